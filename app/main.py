@@ -1,0 +1,37 @@
+"""The dashboard's frame: the list of pages, and one clear line for whatever a page cannot do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import shared
+import streamlit as st
+
+HERE = Path(__file__).resolve().parent
+
+st.set_page_config(page_title="weanalysis", page_icon=str(HERE / "icon.png"), layout="wide")
+st.logo(str(HERE / "icon.png"), size="large")
+shared.style()
+
+# A page is one file and one line. The folder must not be called "pages": Streamlit would take its files for pages of
+# their own, and a link to one would open it without this frame.
+page = st.navigation(
+    {
+        "": [
+            st.Page("views/overview.py", title="Overview", icon=":material/home:", default=True),
+            st.Page("views/jobs.py", title="Jobs", icon=":material/play_circle:"),
+        ],
+        "Importance": [
+            st.Page("views/location.py", title="Location maps", icon=":material/grid_on:"),
+            st.Page("views/magnitude.py", title="Magnitude", icon=":material/show_chart:"),
+            st.Page("views/compare.py", title="Compare", icon=":material/compare:"),
+        ],
+        "Training": [
+            st.Page("views/runs.py", title="Training runs", icon=":material/timeline:"),
+            st.Page("views/multipliers.py", title="Multipliers", icon=":material/tune:"),
+            st.Page("views/excitation.py", title="Excitation", icon=":material/bolt:"),
+        ],
+    }
+)
+with shared.faults():
+    page.run()

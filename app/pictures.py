@@ -1,0 +1,129 @@
+"""The images of a study, as people see them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import reading
+import shared
+import streamlit as st
+
+from weanalysis.cache import Cache
+from weanalysis.errors import DataError
+
+A_PAGE = 24
+_SIDE = 112
+KINDS = {
+    "lost": ("Lost", "right before, wrong without the weights"),
+    "gained": ("Gained", "wrong before, right without the weights"),
+    "other": ("Still wrong", "from one wrong class to another"),
+}
+
+
+def changed_images(study: pd.Series, row: pd.Series, key: str) -> None:
+    """Show the images whose prediction changed by the ablation in `row` of a study's table, named by its place."""
+    changes = reading.changes(study, int(row.name))
+    about = reading.describe(study)
+    classes = about.get("classes") or []
+    kind = np.select(
+        [changes["correct_before"] & ~changes["correct_after"], ~changes["correct_before"] & changes["correct_after"]],
+        ["lost", "gained"],
+        "other",
+    )
+    counts = {name: int((kind == name).sum()) for name in KINDS}
+    st.markdown(
+        "**Images whose prediction changed**",
+        help="What the network answered before → after the zeroing; the right answer is bold.",
+    )
+    if not len(changes):
+        none = "None of {:,}: without these weights the network answers the same.".format(int(row["num_images"] or 0))
+        st.caption(none if row["num_images"] > 0 else "Not measured yet.")
+        return
+    offered = [name for name in KINDS if counts[name]]
+    wanted = st.segmented_control(
+        "Which",
+        offered,
+        default=offered[0],
+        required=True,
+        format_func=lambda name: f"{KINDS[name][0]} ({counts[name]})",
+        key=f"{key}-kind",
+        label_visibility="collapsed",
+    )
+    wanted = wanted if wanted in offered else offered[0]
+    st.caption(KINDS[wanted][1][0].upper() + KINDS[wanted][1][1:] + ".")
+    chosen = changes[kind == wanted].reset_index(drop=True)
+    page = 1
+    if len(chosen) > A_PAGE:
+        page = st.pagination(-(-len(chosen) // A_PAGE), key=f"{key}-page-{wanted}")
+    chosen = chosen.iloc[(page - 1) * A_PAGE : page * A_PAGE]
+    try:
+        pictures, known_by = _pictures(about, chosen["image_id"].to_numpy())
+    except DataError as error:
+        st.warning(f"The pictures cannot be shown: {shared.plain(error)}", icon=":material/image_not_supported:")
+        st.dataframe(_named(chosen, classes).assign(image=chosen["image_id"].to_numpy()), hide_index=True)
+        return
+    # A network that does not know its classes by name takes class k of the data as its output k.
+    named = _named(chosen, classes or known_by)
+    if [label for _, _, label in pictures] != named["target"].tolist():
+        st.warning(
+            f"The images at {shared.plain(about['data'])} are no longer those of the study: their labels differ.",
+            icon=":material/warning:",
+        )
+    grid = st.grid(min_column_width=_SIDE + 8, gap="small", key=f"{key}-images")
+    for (picture, file, _), row in zip(pictures, named.itertuples(), strict=True):
+        with grid.cell():
+            st.image(picture, width=_SIDE, alt=f"{file}: {row.target}")
+            before, after = (f"{_coloured(name, name == row.target)}" for name in (row.before, row.after))
+            st.caption(f"{before} → {after}", help=f"{shared.plain(file)}: label {shared.plain(row.target)}")
+
+
+def _named(changes: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Return target, before and after by their names."""
+    return pd.DataFrame({side: [_class(classes, c) for c in changes[side]] for side in ("target", "before", "after")})
+
+
+def _class(classes: Sequence[str], index: int) -> str:
+    return classes[index] if 0 <= index < len(classes) else f"class {index}"
+
+
+def _coloured(name: str, right: bool) -> str:
+    short = name if len(name) <= 24 else name[:23] + "…"
+    return f":blue[**{shared.plain(short)}**]" if right else f":red[{shared.plain(short)}]"
+
+
+def _pictures(about: dict[str, Any], ids: np.ndarray) -> tuple[list[tuple[Any, str, str]], tuple[str, ...]]:
+    """Return picture, file name and class name of the images with these ids, and the names of all classes.
+
+    An id is the image's place in the dataset before it was shuffled.
+    """
+    data, place = _images(str(about["data"]), int(about["seed"]), str(reading.cache().root))
+    missing = [int(number) for number in ids if number not in place]
+    if missing:
+        raise DataError(f"{about['data']} no longer has the image number {missing[0]}; it had it when it was measured")
+    shown = []
+    for served in (place[int(number)] for number in ids):
+        picture = data.picture(served)
+        if max(picture.size) < _SIDE:  # the browser would blur what is only a few pixels wide
+            factor = _SIDE // max(picture.size)
+            picture = picture.resize((picture.width * factor, picture.height * factor), resample=0)
+        shown.append((picture, data.label(served), data.classes[int(data.targets[served])]))
+    return shown, data.classes
+
+
+@st.cache_resource(show_spinner="Finding the images…", max_entries=4)
+def _images(spec: str, seed: int, root: str) -> tuple[Any, dict[int, int]]:
+    """Return the images that `spec` names, and the served place of each by its id."""
+    from weanalysis.data import SOURCES, load_data  # loads torch, which only this view of the dashboard needs
+
+    if spec.partition(":")[0] not in SOURCES:
+        raise DataError(f"the study was run from Python on a dataset of its own ({spec}), which is not known here")
+    try:
+        data = load_data(spec, seed=seed, cache=Cache(Path(root)))
+    except DataError:
+        # A study that left out bad images numbers the others as this does; one without bad images does not get here.
+        data = load_data(spec, seed=seed, cache=Cache(Path(root)), skip_bad_images=True)
+    return data, {int(number): served for served, number in enumerate(data.ids)}

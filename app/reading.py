@@ -1,0 +1,154 @@
+"""What the pages read: the store, and the weights and multipliers that studies left. Nothing here writes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from safetensors import SafetensorError, safe_open
+
+from weanalysis.cache import Cache, find_cache, safe_name
+from weanalysis.results import Store
+from weanalysis.results.statistics import Comparison
+
+_STUDY_COLUMNS = ["id", "name", "kind", "model", "data", "metric", "state", "num_images", "done", "total", "updated"]
+
+
+def cache() -> Cache:
+    return find_cache()
+
+
+def studies(*kinds: str) -> pd.DataFrame:
+    """Return the studies of `kinds` (all where none is named), the last changed first; empty without a store."""
+    if not cache().results.is_file():
+        return pd.DataFrame(columns=_STUDY_COLUMNS)
+    with Store.open(cache().results, readonly=True) as store:
+        found = store.studies()
+    if kinds and len(found):
+        found = found[found["kind"].isin(kinds)]
+    return found.reset_index(drop=True)
+
+
+def table(study: pd.Series) -> pd.DataFrame:
+    """Return the rows of a study as they are now."""
+    return _table(str(cache().results), int(study["id"]), study["metric"], float(study["updated"]))
+
+
+@st.cache_data(show_spinner=False, max_entries=32)
+def _table(path: str, study_id: int, metric: str, updated: float) -> pd.DataFrame:
+    """Read a study once for every state it was in, which `updated` tells apart."""
+    with Store.open(path, readonly=True) as store:
+        return store.table(study_id, metric)
+
+
+def changes(study: pd.Series, position: int) -> pd.DataFrame:
+    """Return the images that the ablation in row `position` of a study's table changed."""
+    return _changes(str(cache().results), int(study["id"]), position, study["metric"], float(study["updated"]))
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _changes(path: str, study_id: int, position: int, metric: str, updated: float) -> pd.DataFrame:
+    with Store.open(path, readonly=True) as store:
+        return store.changes(study_id, position, metric)
+
+
+def all_changes(study: pd.Series, positions: pd.Series) -> pd.DataFrame:
+    """Return the changed images of many ablations of a study as one table, with the column position."""
+    wanted = tuple(int(position) for position in positions)
+    return _all_changes(str(cache().results), int(study["id"]), wanted, study["metric"], float(study["updated"]))
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def _all_changes(path: str, study_id: int, wanted: tuple[int, ...], metric: str, updated: float) -> pd.DataFrame:
+    with Store.open(path, readonly=True) as store:
+        return pd.concat([store.changes(study_id, place, metric).assign(position=place) for place in wanted])
+
+
+def compare(study: pd.Series, first: int, second: int) -> Comparison:
+    """Compare D of two rows of a study's table on the same images: the second minus the first."""
+    with Store.open(cache().results, readonly=True) as store:
+        return store.compare(int(study["id"]), first, second, study["metric"])
+
+
+def intact(study: pd.Series) -> pd.DataFrame:
+    """Return what the intact network answered: image_id, target, prediction, top1, top5."""
+    return _intact(str(cache().results), int(study["id"]), float(study["updated"]))
+
+
+@st.cache_data(show_spinner=False, max_entries=16)
+def _intact(path: str, study_id: int, updated: float) -> pd.DataFrame:
+    with Store.open(path, readonly=True) as store:
+        return store.intact(study_id)
+
+
+def describe(study: pd.Series) -> dict[str, Any]:
+    """Return the settings of a study: its data, seed, classes, what it skipped …"""
+    with Store.open(cache().results, readonly=True) as store:
+        return store.describe(int(study["id"]))
+
+
+def weight(study: pd.Series, layer: str) -> np.ndarray | None:
+    """Return the weight of a layer as a study used it; None where it is not in the cache any more."""
+    return _weight(*_weights_file(study), layer)
+
+
+def layers_with_weights(study: pd.Series) -> list[str]:
+    """Return the names of the convolutions whose weights a study kept."""
+    return _layers(*_weights_file(study))
+
+
+def multipliers(study: pd.Series) -> dict[str, np.ndarray]:
+    """Return LWE's m of every layer of the network of a study, (Out, In/groups); empty for a network without LWE."""
+    path = cache().weights / f"{safe_name(str(study['weights_hash']))}-multipliers.safetensors"
+    return _multipliers(str(path), path.stat().st_mtime) if path.is_file() else {}
+
+
+@st.cache_data(show_spinner=False, max_entries=8)
+def _multipliers(path: str, changed: float) -> dict[str, np.ndarray]:
+    try:
+        with safe_open(path, framework="np") as kept:
+            return {name: kept.get_tensor(name) for name in sorted(kept.keys(), key=_natural)}
+    except (OSError, SafetensorError):
+        return {}
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Sort "conv10" behind "conv9"."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def _weights_file(study: pd.Series) -> tuple[str, float]:
+    """Return the file of weights of a study, and when it last changed."""
+    path = cache().weights / f"{safe_name(str(study['weights_hash']))}.safetensors"
+    return str(path), path.stat().st_mtime if path.is_file() else 0.0
+
+
+@st.cache_data(show_spinner=False, max_entries=256)
+def _weight(path: str, changed: float, layer: str) -> np.ndarray | None:
+    try:
+        with safe_open(path, framework="np") as weights:
+            name = f"{layer}.weight"
+            return weights.get_tensor(name) if name in weights.keys() else None  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _layers(path: str, changed: float) -> list[str]:
+    try:
+        with safe_open(path, framework="np") as weights:
+            names = [name for name in weights.keys() if name.endswith(".weight")]  # noqa: SIM118
+            convolutions = [name for name in names if len(weights.get_slice(name).get_shape()) > 2]
+    except (OSError, SafetensorError):
+        return []
+    return [name.removesuffix(".weight") for name in sorted(convolutions, key=_natural)]
+
+
+def again(study: pd.Series) -> pd.Series:
+    """Return the row of a study as it is now: it may have gone on since the page was drawn."""
+    found = studies()
+    found = found[found["id"] == study["id"]]
+    return found.iloc[0] if len(found) else study

@@ -1,0 +1,236 @@
+"""What the pages share: how they look, choosing a study, and a figure that can be saved."""
+
+from __future__ import annotations
+
+import functools
+import html
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import pandas as pd
+import plotly.graph_objects as go
+import reading
+import streamlit as st
+
+from weanalysis import figures
+from weanalysis.cache import safe_name
+from weanalysis.errors import WeanalysisError
+
+Colour = Literal["blue", "green", "orange", "red", "gray"]
+
+POLL_SECONDS = 3.0
+RUNNING = "running"
+SILENT_MINUTES = 10
+
+# Streamlit leaves much room above and beside a page; an instrument needs it for its figures.
+_STYLE = """
+<style>
+.stMainBlockContainer {padding: 2.6rem 2rem 3rem 2rem;}
+[data-testid="stMetricValue"] {font-size: 1.5rem;}
+</style>
+"""
+
+_SAVE_BUTTONS = st.components.v2.component(
+    "weanalysis_save_figure",
+    html="<div><button data-format='png'>PNG</button><button data-format='svg'>SVG</button></div>",
+    css="""
+    div {display: flex; gap: 1rem;}
+    button {
+        font: inherit; cursor: pointer; padding: 0.3rem 0.75rem; font-size: 0.875rem; color: var(--st-text-color);
+        background: var(--st-background-color); border: 1px solid var(--st-border-color);
+        border-radius: var(--st-button-radius, 0.5rem);
+    }
+    button:hover, button:focus-visible {border-color: var(--st-primary-color); color: var(--st-primary-color);}
+    """,
+    # Plotly's own camera button does the work; it reads the format from the options at the moment of the click.
+    js="""
+    export default function ({ parentElement, data }) {
+        for (const button of parentElement.querySelectorAll("button")) {
+            button.onclick = () => {
+                const plot = document.querySelector(`.st-key-${data.key} .js-plotly-plot`);
+                const camera = plot?.querySelector('.modebar-btn[data-title^="Download plot"]');
+                if (!camera) return;
+                const options = { filename: data.name, scale: button.dataset.format === "png" ? 2 : 1 };
+                plot._context.toImageButtonOptions = { ...options, format: button.dataset.format };
+                camera.click();
+            };
+        }
+    }
+    """,
+)
+
+
+def style() -> None:
+    """Set what Streamlit's configuration cannot: the margins of the page."""
+    st.html(_STYLE)
+
+
+@contextmanager
+def faults() -> Iterator[None]:
+    """Say in one line what could not be read; the rest of the page works on."""
+    try:
+        yield
+    except WeanalysisError as error:
+        st.error(plain(error), icon=":material/error:")
+    except (sqlite3.Error, OSError) as error:
+        st.error(f"The cache {plain(reading.cache().root)} cannot be read ({plain(error)}).", icon=":material/error:")
+
+
+def live(running: bool) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Make a part of a page that is drawn anew by itself while `running`, and that keeps its faults to itself."""
+
+    def decorate(part: Callable[[], None]) -> Callable[[], None]:
+        @st.fragment(run_every=POLL_SECONDS if running else None)
+        @functools.wraps(part)
+        def guarded() -> None:
+            with faults():
+                part()
+
+        return guarded
+
+    return decorate
+
+
+def theme() -> str:
+    """Return "light" or "dark", as the reader's browser shows the page now."""
+    return "dark" if st.context.theme.type == "dark" else "light"
+
+
+def label(study: pd.Series) -> str:
+    """Return the words by which a study is chosen and linked to: its name, and its number, since names may repeat."""
+    return f"{study['name']} · {study['id']}"
+
+
+def choose_study(*kinds: str) -> pd.Series:
+    """Let the reader choose among the studies of `kinds`; end the page with how to begin where there is none."""
+    found = reading.studies(*kinds)
+    if found.empty:
+        how_to_begin(kinds[0])
+        st.stop()
+    by_label = {label(study): study for _, study in found.iterrows()}
+    chosen = st.selectbox("Study", list(by_label), key="study", bind="query-params", width=640)
+    return by_label[chosen]
+
+
+def how_to_begin(kind: str | None = None) -> None:
+    """Say which command makes what this page shows."""
+    what = f"No {kind} study yet" if kind else "Nothing has been measured yet"
+    st.info(
+        f"{what}. Run a study under Jobs or in a terminal; it appears here while it runs.",
+        icon=":material/rocket_launch:",
+    )
+    study = f" --study {kind}" if kind else ""
+    st.markdown("**On a network trained here on handwritten digits** (nothing to download, a few minutes):")
+    st.code(f"weanalysis ablate --model resnet20{study}", language="bash")
+    st.markdown("**On your own network and images:**")
+    st.code(f"weanalysis ablate --model resnet50 --weights FILE --data imagefolder:DIR{study}", language="bash")
+    st.caption(f"Results are kept in {plain(reading.cache().root)}.")
+
+
+def headline(study: pd.Series, rows: pd.DataFrame) -> None:
+    """Say in one line what was measured, on what, and how far it is."""
+    parts = [f"**{plain(study['model'])}** on **{plain(study['data'])}**"]
+    if len(intact := rows["intact"].dropna()):
+        parts.append(f"intact {study['metric']} {intact.iloc[0]:.2f} %")
+    parts.append(f"{rows['drop'].notna().sum():,} of {len(rows):,} ablations measured")
+    if len(counts := rows["num_images"].dropna()) and counts.max() > 0:
+        parts.append(f"on {int(counts.max()):,} images")
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(" · ".join(parts))
+        state_badge(study["state"])
+        silent = (time.time() - float(study["updated"])) / 60
+        if study["state"] == RUNNING and silent > SILENT_MINUTES:
+            st.badge(
+                f"no news for {silent:,.0f} min",
+                color="orange",
+                help="It may have been killed. The same command takes it up again; nothing measured is lost.",
+            )
+
+
+def most_important(rows: pd.DataFrame, count: int = 10) -> None:
+    """List the ablations that cost most."""
+    worst = rows.dropna(subset=["drop"]).nlargest(count, "drop")
+    if worst.empty:
+        return
+    st.markdown(
+        f"**The {len(worst)} most important**",
+        help="The largest of many noisy values is likely overestimated: read D with its interval.",
+    )
+    st.dataframe(
+        pd.DataFrame(
+            {
+                "layer": worst["layer"],
+                "out": worst["out_channel"],
+                "in": worst["in_channel"],
+                "drop": worst["drop"],
+                "interval": [
+                    figures.interval(low, high) for low, high in zip(worst["drop_low"], worst["drop_high"], strict=True)
+                ],
+                "q": worst["q_value"],
+                "flipped": worst["num_flipped"],
+            }
+        ).dropna(axis=1, how="all"),
+        hide_index=True,
+        column_config={
+            "layer": st.column_config.TextColumn("Layer"),
+            "out": st.column_config.NumberColumn("Output channel", format="%d"),
+            "in": st.column_config.NumberColumn("Input channel", format="%d"),
+            "drop": st.column_config.NumberColumn("D (points)", format="%+.2f"),
+            "interval": st.column_config.TextColumn("95 % interval", help="Tango's paired score interval."),
+            "q": st.column_config.NumberColumn("q", format="%.2g", help="False discovery rate, Benjamini-Hochberg."),
+            "flipped": st.column_config.NumberColumn("Images flipped", format="localized"),
+        },
+    )
+
+
+def state_badge(state: str) -> None:
+    colours: dict[str, Colour] = {"running": "blue", "complete": "green", "stopped": "orange", "failed": "red"}
+    st.badge(state, color=colours.get(state, "gray"))
+
+
+def show(
+    figure: go.Figure,
+    key: str,
+    data: pd.DataFrame,
+    name: str,
+    alt: str,
+    on_click: Callable[[], None] | None = None,
+) -> Any:
+    """Show `figure` under `key` with buttons that save it as PNG or SVG and `data` as CSV, as files called `name`.
+
+    `on_click` is called when the reader clicks on a point; the point is then in st.session_state[key].
+    """
+    event = st.plotly_chart(
+        figure,
+        key=key,
+        theme=None,
+        alt=alt,
+        on_select=on_click or "ignore",
+        selection_mode="points",
+        config={
+            "displaylogo": False,
+            "showSendToCloud": False,
+            "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
+        },
+    )
+    saving = st.popover("Save", icon=":material/download:", type="tertiary", key=f"{key}-save")
+    with saving, st.container(horizontal=True, vertical_alignment="center"):
+        _SAVE_BUTTONS(key=f"{key}-picture", data={"key": key, "name": safe_name(name)}, width="content")
+        st.download_button(
+            "CSV",
+            lambda: data.to_csv(index=False).encode(),
+            file_name=f"{safe_name(name)}.csv",
+            mime="text/csv",
+            key=f"{key}-csv",
+            on_click="ignore",
+        )
+    return event
+
+
+def plain(text: object) -> str:
+    """Keep a name from being read as Markdown or HTML."""
+    escaped = html.escape(str(text), quote=False)
+    return "".join("\\" + sign if sign in "\\`*_{}[]()#+-.!|~:$" else sign for sign in escaped)

@@ -1,0 +1,237 @@
+"""Two studies side by side: a baseline and its WE-trained twin, or any two that asked the same question."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import kernels
+import pandas as pd
+import pictures
+import reading
+import shared
+import streamlit as st
+
+from weanalysis import figures
+from weanalysis.errors import StudyError
+from weanalysis.results.statistics import (
+    change_matrix,
+    common_images,
+    compare_correctness,
+    compare_maps,
+    rank_agreement,
+)
+
+COMPARED = ("location", "magnitude")
+PLACE = {"location": ["layer", "out_channel", "in_channel"], "magnitude": ["layer", "percentile", "draw"]}
+
+st.title("Compare")
+st.caption(
+    "Do two networks need the same weights, and the same images for it?",
+    help="Any two studies of the same kind on the same images, such as those of a baseline and of a network trained "
+    "with Weight Excitation. What is said holds for these two networks; what a way of training does takes several "
+    "seeds of each.",
+)
+
+found = reading.studies(*COMPARED)
+if len(found) < 2:
+    shared.how_to_begin("location")
+    st.caption("Two studies of the same kind are needed for a comparison.")
+    st.stop()
+by_label = {shared.label(study): study for _, study in found.iterrows()}
+with st.container(horizontal=True):
+    first_label = st.selectbox("First", list(by_label), key="first", bind="query-params")
+    first = by_label[first_label]
+    others = [name for name, study in by_label.items() if study["kind"] == first["kind"] and name != first_label]
+    if not others:
+        st.info(f"There is no other {first['kind']} study to compare it with.", icon=":material/compare_arrows:")
+        st.stop()
+    second = by_label[st.selectbox("Second", others, key="second", bind="query-params")]
+
+
+def accuracies() -> bool:
+    """Compare the intact networks on the images that both have seen; tell whether their images can be paired."""
+    one, two = reading.intact(first), reading.intact(second)
+    metric = first["metric"]
+    if one.empty or two.empty:
+        st.caption("One of the two has measured nothing yet.")
+        return False
+    with st.container(horizontal=True):
+        for study, images in ((first, one), (second, two)):
+            st.metric(f"{shared.plain(study['name'])}, {metric}", f"{100 * images[metric].mean():.2f} %")
+        try:
+            paired = paired_images(one, two)
+            result = compare_correctness(
+                paired["image_id"], paired[f"{metric}_1"], paired["image_id"], paired[f"{metric}_2"]
+            )
+        except StudyError as error:
+            st.caption(f"Their images cannot be paired: {shared.plain(error)}.")
+            return False
+        st.metric(
+            "Difference (points)",
+            figures.points(result.difference),
+            help="Accuracy of the first minus that of the second, intact, on the same images.",
+        )
+        st.metric(
+            "95 % interval",
+            figures.interval(result.difference_low, result.difference_high),
+            help=f"Tango's paired score interval on {result.num_images:,} images. "
+            f"McNemar's exact test: p = {result.p_value:.2g}.",
+        )
+    return True
+
+
+def paired_images(one: pd.DataFrame, two: pd.DataFrame) -> pd.DataFrame:
+    """Return the images of both, a row an image; raise StudyError where they are not the same images."""
+    if first["data"] != second["data"]:
+        raise StudyError(f"one is measured on {first['data']}, the other on {second['data']}")
+    common_images(one["image_id"], two["image_id"])
+    both = one.merge(two, on="image_id", suffixes=("_1", "_2"))
+    if (both["target_1"] != both["target_2"]).any():
+        raise StudyError("the labels of their images differ")
+    return both
+
+
+def pairs_of(one: pd.DataFrame, two: pd.DataFrame) -> pd.DataFrame:
+    """Return the places that both have measured: D, the number of images and the row's place in either table."""
+    key = PLACE[first["kind"]]
+    sides = []
+    for name, rows, more in (("first", one, ["depth", "metric"]), ("second", two, [])):
+        named = rows.rename(columns={"drop": name, "num_images": f"images_{name}"}).reset_index(names=f"row_{name}")
+        sides.append(named[[*key, *more, name, f"images_{name}", f"row_{name}"]])
+    return sides[0].merge(sides[1], on=key).dropna(subset=["first", "second"]).reset_index(drop=True)
+
+
+@st.cache_data(show_spinner="Pairing the images of every place…", max_entries=8)
+def tested(ids: tuple[int, int], updated: tuple[float, float], pairs: pd.DataFrame, _studies: tuple) -> pd.DataFrame:
+    """Return difference, interval, p and q of the places that both studies measured on all their images so far."""
+    seen = [reading.intact(study)["image_id"] for study in _studies]
+    whole = pairs[(pairs["images_first"] == len(seen[0])) & (pairs["images_second"] == len(seen[1]))]
+    images = common_images(*seen)
+    one, two = (
+        change_matrix(reading.all_changes(study, whole[row]), images, whole[row])
+        for study, row in zip(_studies, ("row_first", "row_second"), strict=True)
+    )
+    return compare_maps(one, two, same_network=False).set_index(whole.index)
+
+
+def differences(pairs: pd.DataFrame, test: bool) -> pd.DataFrame:
+    """Return the table of a mosaic of differences, first minus second."""
+    table = pairs.assign(drop=pairs["first"] - pairs["second"], num_flipped=float("nan"), num_images=0)
+    names = {"difference_low": "drop_low", "difference_high": "drop_high", "p_value": "p_value", "q_value": "q_value"}
+    table[list(names.values())] = float("nan")
+    if test:
+        ids = (int(first["id"]), int(second["id"]))
+        updated = (float(first["updated"]), float(second["updated"]))
+        result = tested(ids, updated, pairs, (first, second))
+        table["drop"] = result["difference"].reindex(table.index)
+        for source, target in names.items():
+            table[target] = result[source].reindex(table.index)
+    return table
+
+
+def maps(one: pd.DataFrame, two: pd.DataFrame, pairs: pd.DataFrame, pairable: bool) -> None:
+    limit = max(pairs["first"].abs().quantile(0.99), pairs["second"].abs().quantile(0.99)) or 1.0
+    grid = st.grid(columns=2, min_column_width=420, gap="medium")
+    for key, study, rows in (("mosaic-1", first, one), ("mosaic-2", second, two)):
+        with grid.cell():
+            st.markdown(f"**{shared.plain(study['name'])}**")
+            shared.show(
+                figures.location_mosaic(
+                    rows, limit=limit, selected=kernels.chosen(), num_columns=4, theme=shared.theme()
+                ),
+                key=key,
+                data=rows,
+                name=f"location-{study['name']}",
+                alt=f"Importance maps of {study['name']}",
+                on_click=partial(kernels.take_click, key),
+            )
+    st.markdown(
+        "**Difference of the maps**, first minus second",
+        help="Red: the first network needs this kernel more. Each image counts for both networks: the interval "
+        "combines both D with their correlation over the images; q is from a sign-flip test over the images.",
+    )
+    test = pairable and st.toggle(
+        "Test every difference",
+        key="test",
+        bind="query-params",
+        help="Pairs the images of every kernel, and greys what cannot be told from zero (q > 0.05).",
+    )
+    table = differences(pairs, test)
+    shared.show(
+        figures.location_mosaic(
+            table, hide_insignificant=test, selected=kernels.chosen(), quantity="difference of D", theme=shared.theme()
+        ),
+        key="mosaic-difference",
+        data=table,
+        name=f"difference-{first['name']}-{second['name']}",
+        alt="Difference of the two importance maps",
+        on_click=lambda: kernels.take_click("mosaic-difference"),
+    )
+    if test:
+        st.caption(
+            f"{(table['q_value'] <= figures.SIGNIFICANT_Q).sum():,} of {len(table):,} differences have q ≤ 0.05."
+        )
+
+
+def images_of(one: pd.DataFrame, two: pd.DataFrame) -> None:
+    """Show the images that either network needs the chosen kernel for."""
+    place = kernels.choose(one, "A kernel opens here: the images that either network needs it for.")
+    if place is None:
+        return
+    row = one.loc[place]
+    same = (two["layer"] == row["layer"]) & (two["out_channel"] == row["out_channel"])
+    other = two[same & (two["in_channel"] == row["in_channel"])]
+    grid = st.grid(columns=2, min_column_width=420, gap="medium")
+    for key, study, found in (("images-1", first, one.loc[[place]]), ("images-2", second, other)):
+        with grid.cell():
+            if found.empty:
+                st.caption(f"{shared.plain(study['name'])} has not measured this kernel.")
+                continue
+            drop = figures.points(found["drop"].iloc[0])
+            st.markdown(f"**{shared.plain(study['name'])}**: D = {drop} points")
+            pictures.changed_images(study, found.iloc[0], key)
+
+
+pairable = accuracies()
+one, two = reading.table(first), reading.table(second)
+pairs = pairs_of(one, two)
+if pairs.empty:
+    st.info(
+        "The two studies have no place in common: their layers or channels differ.", icon=":material/compare_arrows:"
+    )
+elif first["kind"] == "location":
+    maps(one, two, pairs, pairable)
+    images_of(one, two)
+else:
+    shared.show(
+        figures.magnitude_curves({shared.label(first): one, shared.label(second): two}, theme=shared.theme()),
+        key="curves",
+        data=pd.concat([one.assign(name=first["name"]), two.assign(name=second["name"])]),
+        name=f"magnitude-{first['name']}-{second['name']}",
+        alt="D against percentile of both studies",
+    )
+grid = st.grid(columns=2, min_column_width=420, gap="medium")
+with grid.cell():
+    st.markdown("**How much of either network is needed**", help="Share of the ablations that cost at least a given D.")
+    shared.show(
+        figures.drop_distributions({shared.label(first): one, shared.label(second): two}, theme=shared.theme()),
+        key="distributions",
+        data=pd.concat([one.assign(name=first["name"]), two.assign(name=second["name"])]),
+        name="distributions",
+        alt="Distribution of D in both studies",
+    )
+with grid.cell():
+    agreement = rank_agreement(pairs["first"], pairs["second"])
+    st.markdown(
+        "**Do they agree about what matters?**",
+        help="Spearman's rank correlation of D over the places that both measured. The noise of finitely many images "
+        "makes it smaller than that of the true D.",
+    )
+    st.caption(f"Rank correlation {agreement.value:+.2f}, 95 % interval {agreement.low:+.2f} to {agreement.high:+.2f}.")
+    shared.show(
+        figures.drop_agreement(pairs, shared.label(first), shared.label(second), theme=shared.theme()),
+        key="agreement",
+        data=pairs,
+        name="agreement",
+        alt="D of the first study against D of the second",
+    )

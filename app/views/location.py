@@ -1,0 +1,160 @@
+"""Location maps (paper, Fig. 2): where in the network the kernels are that it needs."""
+
+from __future__ import annotations
+
+import kernels
+import pandas as pd
+import pictures
+import reading
+import shared
+import streamlit as st
+
+from weanalysis import figures
+from weanalysis.figures import Scale, Value
+
+LAYERS_A_PAGE = 48
+KERNELS_A_PAGE = 12_000  # more cells than that are slow to hover over, and too small to hit
+VALUES: dict[str, Value] = {"D": "drop", "Significance": "significance", "Flipped images": "flipped"}
+SCALES: dict[str, Scale] = {"Shared": "shared", "Per layer": "layer"}
+
+st.title("Location maps")
+st.caption(
+    "One map a layer, in network order: each cell is one kernel, set to zero. Red kernels were needed.",
+    help="Rows are output channels, columns input channels, equidistant in the layer. Paper, section 3.1, Fig. 2.",
+)
+
+study = shared.choose_study("location")
+with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+    value = st.segmented_control(
+        "Colour shows",
+        list(VALUES),
+        default="D",
+        required=True,
+        key="value",
+        bind="query-params",
+        help="**D**: loss of the metric when the kernel is zeroed, in percentage points. **Significance**: q, the "
+        "false discovery rate at which this D differs from zero (McNemar's exact test, Benjamini-Hochberg). "
+        "**Flipped images**: share of images that turned right or wrong.",
+    )
+    scale = st.segmented_control(
+        "Colour scale",
+        list(SCALES),
+        default="Shared",
+        required=True,
+        key="scale",
+        bind="query-params",
+        help="**Shared** compares layers; **Per layer** stretches each layer to its own largest value.",
+    )
+    hide = st.toggle(
+        "Hide what cannot be told from zero",
+        key="hide",
+        bind="query-params",
+        help=f"Greys kernels with q > {figures.SIGNIFICANT_Q:g}.",
+    )
+
+
+@shared.live(study["state"] == shared.RUNNING)
+def maps() -> None:
+    now = reading.again(study)
+    rows = reading.table(now)
+    shared.headline(now, rows)
+    shown = layers_of_page(rows)
+    # Left to right and line by line; what fits into a gap is drawn up, so that two columns leave none.
+    grid = st.grid(columns=3, min_column_width=300, gap="medium", dense=True)
+    mosaic = grid.cell(column_span=2)
+    with grid.cell():
+        position = kernels.choose(
+            rows, "A kernel opens here: its weights, its D, its neighbours, and the images that it was needed for."
+        )
+        if position is not None:
+            show_kernel(now, rows.loc[position])
+    with mosaic:
+        shared.show(
+            figures.location_mosaic(
+                shown, VALUES[value], SCALES[scale], hide, selected=kernels.chosen(), theme=shared.theme()
+            ),
+            key="mosaic",
+            data=rows,
+            name=f"location-{now['name']}",
+            alt=f"Importance maps of {rows['layer'].nunique()} layers",
+            on_click=lambda: kernels.take_click("mosaic"),
+        )
+    if position is not None:
+        images = grid.cell(column_span="all")
+        with grid.cell():
+            show_neighbours(rows, position)
+    with grid.cell(column_span="all" if position is None else 2):
+        st.markdown(
+            "**How much D varies, by depth**",
+            help="Dots are kernels. The line is the standard deviation of D among the kernels of a layer with its "
+            "95 % interval; it holds the noise of finitely many images too. "
+            "Paper, section 3.1: early layers fluctuate more.",
+        )
+        shared.show(
+            figures.layer_spread(rows, theme=shared.theme()),
+            key="spread",
+            data=rows[["layer", "depth", "out_channel", "in_channel", "drop"]],
+            name=f"spread-{now['name']}",
+            alt="Spread of D in each layer, by depth",
+        )
+    with grid.cell(column_span="all"):
+        shared.most_important(rows)
+    if position is not None:
+        with images:  # last, since finding them may take a while
+            pictures.changed_images(now, rows.loc[position], "changed")
+
+
+def layers_of_page(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the layers that fit one picture; let the reader turn the page where there are more."""
+    counts = rows.dropna(subset=["layer"]).groupby(["depth", "layer"]).size()
+    pages: list[list[str]] = [[]]
+    room = KERNELS_A_PAGE
+    for (_, layer), count in counts.items():
+        if pages[-1] and (len(pages[-1]) == LAYERS_A_PAGE or count > room):
+            pages.append([])
+            room = KERNELS_A_PAGE
+        pages[-1].append(layer)
+        room -= count
+    if len(pages) == 1:
+        return rows
+    page = st.pagination(len(pages), key="page", bind="query-params")
+    return rows[rows["layer"].isin(pages[page - 1])]
+
+
+def show_kernel(now: pd.Series, row: pd.Series) -> None:
+    layer, out, into = row["layer"], int(row["out_channel"]), int(row["in_channel"])
+    with st.container(horizontal=True):
+        st.metric(
+            "D (points)",
+            figures.points(row["drop"]),
+            help="Accuracy lost when this kernel is zeroed. Positive: it was needed.",
+        )
+        st.metric("95 % interval", figures.interval(row["drop_low"], row["drop_high"]), help="Tango's score interval.")
+    weight = reading.weight(now, layer)
+    if weight is None:
+        st.caption("The weights of this study are no longer in the cache.")
+    else:
+        st.caption(f"Its {'×'.join(map(str, weight.shape[2:]))} weights")
+        shared.show(
+            figures.kernel_weights(weight[out, into], theme=shared.theme()),
+            key="weights",
+            data=pd.DataFrame(weight[out, into].reshape(-1, weight.shape[-1])),
+            name=f"kernel-{layer}-{out}-{into}",
+            alt=f"Weights of the kernel from input {into} to output {out} of {layer}",
+        )
+
+
+def show_neighbours(rows: pd.DataFrame, position: int) -> None:
+    row = rows.loc[position]
+    layer, out, into = row["layer"], int(row["out_channel"]), int(row["in_channel"])
+    st.markdown("**Its neighbours**", help="Kernels with the same output or the same input channel; it is the diamond.")
+    shared.show(
+        figures.kernel_neighbours(rows, layer, out, into, theme=shared.theme()),
+        key="neighbours",
+        data=rows[(rows["layer"] == layer) & ((rows["out_channel"] == out) | (rows["in_channel"] == into))],
+        name=f"neighbours-{layer}-{out}-{into}",
+        alt="D of the kernels with the same output or input channel",
+    )
+
+
+maps()

@@ -1,0 +1,148 @@
+"""Multipliers (paper, section 4.2): what LWE learned to weigh each kernel by, and whether it knew what matters."""
+
+from __future__ import annotations
+
+import curves
+import networks
+import numpy as np
+import pandas as pd
+import reading
+import shared
+import streamlit as st
+
+from weanalysis import figures
+
+st.title("Multipliers")
+st.caption(
+    "LWE multiplies each kernel by a learned m between 0 and 1: which input channels did training turn up, "
+    "which down, and was it right?",
+    help="m is the output of a small network that sees the averages of a filter's kernels (equation 1). It is used "
+    "in training only; afterwards it is folded into the weights. Paper, sections 3.2 and 4.2.",
+)
+
+# Studies keep the multipliers of their network; those of a run without a study are computed from its checkpoint.
+studies = {
+    shared.label(study): study
+    for _, study in reading.studies().iterrows()
+    if study["kind"] == "multiplier" or reading.multipliers(study)
+}
+runs = networks.lwe_runs([run for run in curves.find_curves(reading.cache()) if not run.problem])
+if not studies and not runs:
+    st.info(
+        "No network trained with LWE yet. Train one, and run the study on its checkpoint:", icon=":material/rocket:"
+    )
+    st.code("weanalysis train --model resnet20 --data digits --excitation lwe", language="bash")
+    st.stop()
+
+source = st.selectbox("Study or run", [*studies, *runs], key="source", bind="query-params", width=640)
+
+
+def take_click() -> None:
+    clicked = st.session_state["spread"].selection.points
+    if clicked and (data := clicked[0].get("customdata")):
+        st.session_state["layer"] = data[0]
+
+
+@shared.live(source in studies and studies[source]["state"] == shared.RUNNING)
+def lowest_and_highest() -> None:
+    """Show what zeroing the channels of low and of high multiplier costs."""
+    study = reading.again(studies[source])
+    rows = reading.table(study)
+    shared.headline(study, rows)
+    everywhere = rows[rows["layer"].isna() & rows["fraction"].isna()]
+    ends = {name: everywhere[everywhere["selection"] == name] for name in ("lowest", "highest")}
+    with st.container(horizontal=True):
+        for name, title in (("lowest", "D_L"), ("highest", "D_H")):
+            for row in ends[name].head(1).itertuples():
+                st.metric(
+                    f"{title} (points)",
+                    figures.points(row.drop),
+                    help=f"Accuracy lost when, in every layer at once, the input channel of the {name} mean m is "
+                    f"zeroed; 95 % interval {figures.interval(row.drop_low, row.drop_high)}.",
+                )
+        if all(len(rows) and rows["num_images"].iloc[0] > 0 for rows in ends.values()):
+            contrast = reading.compare(study, int(ends["lowest"].index[0]), int(ends["highest"].index[0]))
+            st.metric(
+                "D_H − D_L (points)",
+                figures.points(contrast.difference),
+                help=f"On the same images; 95 % interval "
+                f"{figures.interval(contrast.difference_low, contrast.difference_high)}, p = {contrast.p_value:.2g} "
+                "(McNemar's exact test).",
+            )
+    grid = st.grid(columns=2, min_column_width=380, gap="medium")
+    with grid.cell():
+        st.markdown(
+            "**More and more channels, in every layer at once**",
+            help="Channels are zeroed in the order of their mean m, from either end, and in random orders beside.",
+        )
+        shared.show(
+            figures.multiplier_curve(rows, theme=shared.theme()),
+            key="rank-curve",
+            data=rows[rows["fraction"].notna()],
+            name=f"rank-curve-{study['name']}",
+            alt="D against the share of channels zeroed, lowest or highest multiplier first, and random",
+        )
+    with grid.cell():
+        st.markdown("**Layer by layer**", help="One layer at a time: its channel of the lowest and of the highest m.")
+        shared.show(
+            figures.multiplier_drops(rows, theme=shared.theme()),
+            key="drops",
+            data=rows[rows["layer"].notna()],
+            name=f"d-low-high-{study['name']}",
+            alt="D_L and D_H of each layer with intervals",
+        )
+
+
+def learned(found: dict[str, np.ndarray]) -> None:
+    """Show the multipliers themselves."""
+    means = pd.DataFrame(
+        [
+            {"layer": layer, "in_channel": channel, "mean_multiplier": mean}
+            for layer, values in found.items()
+            for channel, mean in enumerate(values.mean(axis=0))
+        ]
+    )
+    st.subheader("What was learned")
+    above = st.container()
+    layer = st.selectbox("Layer", list(found), key="layer", bind="query-params", width=420)
+    with above:
+        st.markdown("**All layers**", help="Bands hold all, 90 % and 50 % of a layer's multipliers. Click on a layer.")
+        shared.show(
+            figures.multiplier_spread(found, selected=layer, theme=shared.theme()),
+            key="spread",
+            data=means,
+            name=f"multipliers-{source}",
+            alt="Multipliers of each layer, by depth",
+            on_click=take_click,
+        )
+    grid = st.grid(columns=2, min_column_width=380, gap="medium")
+    with grid.cell():
+        out, into = found[layer].shape
+        st.markdown(f"**Map of {shared.plain(layer)}** ({out} outputs × {into} inputs)")
+        shared.show(
+            figures.multiplier_map(found[layer], layer, theme=shared.theme()),
+            key="map",
+            data=pd.DataFrame(found[layer]),
+            name=f"multipliers-{source}-{layer}",
+            alt=f"Multipliers of {layer}",
+        )
+    with grid.cell():
+        st.markdown("**Input channels by their mean m**", help="The ends are what D_L and D_H are measured by.")
+        shared.show(
+            figures.multiplier_ranks(found[layer], theme=shared.theme()),
+            key="ranks",
+            data=means[means["layer"] == layer],
+            name=f"ranks-{source}-{layer}",
+            alt=f"Mean multiplier of each input channel of {layer}",
+        )
+
+
+if source in studies and studies[source]["kind"] == "multiplier":
+    lowest_and_highest()
+elif source in runs:
+    st.caption("D_L and D_H are measured by a study:")
+    st.code(f"weanalysis ablate --model {runs[source]} --study multiplier", language="bash")
+if found := reading.multipliers(studies[source]) if source in studies else networks.multipliers(runs[source]):
+    learned(found)
+else:
+    st.caption("The multipliers of this study are no longer in the cache.")

@@ -1,0 +1,155 @@
+"""What is in the cache: every study, and what runs now."""
+
+from __future__ import annotations
+
+import curves
+import pandas as pd
+import reading
+import shared
+import streamlit as st
+
+from weanalysis.jobs import Jobs
+
+PAGES = {"location": "views/location.py", "magnitude": "views/magnitude.py", "multiplier": "views/multipliers.py"}
+
+st.title("Overview")
+st.caption(
+    "Which weights of a trained ConvNet matter, and where are they? Each study sets some weights to zero and "
+    "measures the loss of performance **D**.",
+    help="D is the metric of the intact network minus that of the ablated one, in percentage points; "
+    "positive means that the weights were needed. Paper, section 3.1.",
+)
+
+found = reading.studies()
+runs = [run for run in curves.find_curves(reading.cache()) if run.recipe]
+if found.empty and not runs:
+    shared.how_to_begin()
+    if st.button(
+        "Run the demo here",
+        type="primary",
+        icon=":material/play_arrow:",
+        help="Trains a small network on handwritten digits and measures its weights: a few minutes on two cores.",
+    ):
+        Jobs(reading.cache()).start(["demo", "--no-dashboard"])
+        st.switch_page("views/jobs.py")
+    st.stop()
+
+
+def studies() -> None:
+    """Search, filter and list the studies; a selected row opens its page."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        wanted = st.text_input(
+            "Search", key="search", bind="query-params", placeholder="network, data or name", width=320, live=True
+        )
+        kinds = st.pills(
+            "Study", sorted(found["kind"].unique()), selection_mode="multi", key="kind", bind="query-params"
+        )
+        states = st.pills(
+            "State", sorted(found["state"].unique()), selection_mode="multi", key="state", bind="query-params"
+        )
+    shown = found
+    for word in (wanted or "").lower().split():
+        text = shown[["name", "model", "data", "kind"]].astype(str).agg(" ".join, axis=1).str.lower()
+        shown = shown[text.str.contains(word, regex=False)]
+    if kinds:
+        shown = shown[shown["kind"].isin(kinds)]
+    if states:
+        shown = shown[shown["state"].isin(states)]
+    shown = shown.reset_index(drop=True)
+    st.caption(f"{len(shown):,} of {len(found):,} studies. Select a row to open its page.")
+    picked = st.dataframe(
+        pd.DataFrame(
+            {
+                "name": shown["name"],
+                "kind": shown["kind"],
+                "model": shown["model"],
+                "data": shown["data"],
+                "num_images": shown["num_images"],
+                "progress": 100 * shown["done"] / shown["total"].where(shown["total"] > 0),
+                "state": shown["state"],
+                "updated": pd.to_datetime(shown["updated"], unit="s", utc=True),
+            }
+        ),
+        key="studies",
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        column_config={
+            "name": st.column_config.TextColumn("Name", width="medium"),
+            "kind": st.column_config.TextColumn(
+                "Study", help="What is zeroed: kernels by location, weights by magnitude…"
+            ),
+            "model": st.column_config.TextColumn("Network"),
+            "data": st.column_config.TextColumn("Data"),
+            "num_images": st.column_config.NumberColumn("Images", format="localized"),
+            "progress": st.column_config.ProgressColumn("Done", min_value=0, max_value=100, format="%.0f %%"),
+            "state": st.column_config.TextColumn("State"),
+            "updated": st.column_config.DatetimeColumn("Last change", format="distance"),
+        },
+    )
+    if picked.selection.rows:
+        study = shown.iloc[picked.selection.rows[0]]
+        if study["kind"] in PAGES:
+            chosen = "source" if study["kind"] == "multiplier" else "study"
+            st.switch_page(PAGES[study["kind"]], query_params={chosen: shared.label(study)})
+        st.info(
+            f"A {study['kind']} study has no page of its own; `weanalysis export {study['id']} -o FILE` "
+            "writes its table."
+        )
+
+
+def trained() -> None:
+    """List the training runs; a selected row opens its curves."""
+    st.subheader("Training runs")
+    picked = st.dataframe(
+        pd.DataFrame(
+            [
+                {
+                    "run": run.name,
+                    "model": run.recipe.get("model"),
+                    "data": run.recipe.get("data"),
+                    "excitation": run.recipe.get("excitation"),
+                    "best": run.frame["val_top1"].max() if "val_top1" in run.frame else None,
+                    "epochs": len(run.frame),
+                    "state": "finished" if run.finished else "unfinished",
+                    "created": pd.Timestamp(run.created) if run.created else pd.NaT,
+                }
+                for run in runs
+            ]
+        ),
+        key="trained",
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        column_config={
+            "run": st.column_config.TextColumn("Run", width="medium"),
+            "model": st.column_config.TextColumn("Network"),
+            "data": st.column_config.TextColumn("Data"),
+            "excitation": st.column_config.TextColumn(
+                "Excitation", help="Weight excitation during training: LWE by location, MWE by magnitude."
+            ),
+            "best": st.column_config.NumberColumn("Best top-1 (%)", format="%.2f"),
+            "epochs": st.column_config.NumberColumn("Epochs"),
+            "state": st.column_config.TextColumn("State"),
+            "created": st.column_config.DatetimeColumn("Begun", format="distance"),
+        },
+    )
+    if picked.selection.rows:
+        st.switch_page("views/runs.py", query_params={"runs": runs[picked.selection.rows[0]].name})
+
+
+@shared.live((found["state"] == shared.RUNNING).any())
+def running() -> None:
+    now = reading.studies()
+    for _, study in now[now["state"] == shared.RUNNING].iterrows():
+        share = study["done"] / study["total"] if study["total"] else 0.0
+        st.progress(
+            min(share, 1.0), text=f"{shared.plain(study['name'])}: {study['done']:,} of {study['total']:,} steps"
+        )
+
+
+if len(found):
+    running()
+    studies()
+if runs:
+    trained()

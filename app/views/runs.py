@@ -1,0 +1,192 @@
+"""Training runs (paper, Figs 4 and 5): how they went, what differs between them, and which epoch was best."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import curves
+import pandas as pd
+import reading
+import shared
+import streamlit as st
+
+from weanalysis import figures
+from weanalysis.figures import METRIC_TITLES, X_TITLES, best_epoch
+from weanalysis.results.statistics import mean_of_runs
+
+SHOWN_FIRST = 6
+PREFERRED = ("top1", "loss", "top5", "learning_rate", "peak_memory_gib")
+
+st.title("Training runs")
+st.caption(
+    "How training went: any number of runs, alone or as the mean over seeds.",
+    help="Solid lines are validation, dotted ones training (on augmented images, before each step). "
+    "A star is the best epoch. Paper, section 4.2, Figs 4 and 5.",
+)
+
+
+@st.cache_data(show_spinner="Reading the file…", max_entries=32)
+def uploaded(name: str, content: bytes) -> curves.Curves:
+    return curves.read_upload(name, content)
+
+
+with st.sidebar, st.expander("Curves from elsewhere", icon=":material/upload_file:"):
+    files = st.file_uploader(
+        "CSV with an epoch or step column, or a TensorBoard event file",
+        accept_multiple_files=True,
+        key="uploads",
+        help="Stays on this machine. Folders that lie in the cache's runs/ are found by themselves.",
+    )
+brought = [uploaded(file.name, file.getvalue()) for file in files or []]
+found = curves.find_curves(reading.cache()) + brought
+for broken in (run for run in found if run.problem):
+    st.warning(shared.plain(broken.problem), icon=":material/warning:")
+names = [run.name for run in found if not run.problem]
+if not names:
+    st.info("No training run yet. Train one in a terminal; it appears here while it runs.", icon=":material/rocket:")
+    st.code("weanalysis train --model resnet20 --data digits --excitation lwe", language="bash")
+    st.stop()
+
+chosen = st.multiselect("Runs", names, default=names[:SHOWN_FIRST], key="runs", bind="query-params")
+if not chosen:
+    st.caption("Choose at least one run.")
+    st.stop()
+
+
+def metrics_of(runs: list[curves.Curves]) -> list[str]:
+    """Return what can be drawn, with train_… and val_… as one, the usual ones first."""
+    columns = dict.fromkeys(column for run in runs for column in run.frame.columns if column not in curves.PLACES)
+    shared_names = dict.fromkeys(column.removeprefix("val_").removeprefix("train_") for column in columns)
+    known = [name for name in PREFERRED if name in shared_names]
+    return known + [name for name in shared_names if name not in known]
+
+
+def same_but_for_seed(run: curves.Curves) -> str:
+    """Return a text that runs share which differ in nothing but their seed; runs of elsewhere are alone."""
+    recipe = {name: value for name, value in run.recipe.items() if name != "seed"}
+    return json.dumps(recipe, sort_keys=True) if recipe else run.name
+
+
+def group_names(runs: list[curves.Curves]) -> dict[str, str]:
+    """Name each group of seeds by what sets its recipe apart from the others."""
+    differing = [name for name in differences(runs).index if name != "seed"]
+    described: dict[str, str] = {}
+    for run in runs:
+        words = [f"{name} {_word(run.recipe[name])}" for name in differing if name in run.recipe]
+        described.setdefault(same_but_for_seed(run), ", ".join(words) or run.recipe.get("model", run.name))
+    return {run.name: described[same_but_for_seed(run)] for run in runs}
+
+
+def differences(runs: list[curves.Curves]) -> pd.DataFrame:
+    """Return the fields of the recipes that are not the same in all runs, a column a run."""
+    table = pd.DataFrame({run.name: {name: _word(value) for name, value in run.recipe.items()} for run in runs})
+    return table[table.nunique(axis=1, dropna=False) > 1]
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def summary(runs: list[curves.Curves]) -> pd.DataFrame:
+    rows = []
+    for run in runs:
+        top1 = run.frame.get("val_top1", pd.Series(dtype=float)).dropna()
+        best = best_epoch(top1, "top1") if len(top1) else None
+        rows.append(
+            {
+                "run": run.name,
+                "best": None if best is None else top1.iloc[best],
+                "best_epoch": None if best is None else run.frame.loc[top1.index[best]].get("epoch"),
+                "last": None if best is None else top1.iloc[-1],
+                "epochs": len(run.frame),
+                "minutes": run.frame["seconds"].max() / 60 if "seconds" in run.frame else None,
+                "state": "finished" if run.finished else "unfinished",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+@shared.live(any(not run.finished for run in found))
+def drawn() -> None:
+    now = [run for run in curves.find_curves(reading.cache()) + brought if run.name in chosen and not run.problem]
+    offered = metrics_of(now)
+    if not offered:
+        st.info("No epoch has ended yet.", icon=":material/hourglass_top:")
+        return
+    places = [place for place in curves.PLACES if any(place in run.frame for run in now)]
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        metric = st.selectbox(
+            "Curve", offered, format_func=lambda name: METRIC_TITLES.get(name, name), key="metric", bind="query-params"
+        )
+        x = st.segmented_control(
+            "By",
+            places,
+            default=places[0],
+            required=True,
+            format_func=lambda name: X_TITLES.get(name, name),
+            key="by",
+            bind="query-params",
+        )
+        smoothing = st.slider(
+            "Smoothing",
+            0.0,
+            0.95,
+            0.0,
+            0.05,
+            key="smoothing",
+            bind="query-params",
+            width=200,
+            help="The weight of the past in an exponential mean. The raw line stays, paler.",
+        )
+        grouped = st.toggle("Mean over seeds", key="seeds", bind="query-params", help="Band: range of the runs.")
+        training = st.toggle("Training too", value=True, key="training", bind="query-params")
+    groups = group_names(now) if grouped else None
+    shared.show(
+        figures.training_curves(
+            {run.name: run.frame for run in now},
+            metric,
+            x if x in places else places[0],
+            smoothing=smoothing,
+            groups=groups,
+            show_training=training,
+            theme=shared.theme(),
+        ),
+        key="curves",
+        data=pd.concat([run.frame.assign(run=run.name) for run in now]),
+        name=f"runs-{metric}",
+        alt=f"{METRIC_TITLES.get(metric, metric)} of {len(now)} runs",
+    )
+    table = summary(now)
+    st.dataframe(
+        table.dropna(axis=1, how="all"),
+        hide_index=True,
+        column_config={
+            "run": "Run",
+            "best": st.column_config.NumberColumn("Best top-1 (%)", format="%.2f"),
+            "best_epoch": st.column_config.NumberColumn("at epoch", format="%d"),
+            "last": st.column_config.NumberColumn("Last top-1 (%)", format="%.2f"),
+            "epochs": st.column_config.NumberColumn("Rows", help="Epochs (or steps) recorded."),
+            "minutes": st.column_config.NumberColumn("Minutes", format="%.1f"),
+            "state": "State",
+        },
+    )
+    if groups:
+        for group in dict.fromkeys(groups.values()):
+            last = table.loc[table["run"].map(groups) == group, "last"].dropna()
+            if len(last) > 1:
+                mean = mean_of_runs(last)
+                st.caption(
+                    f"{shared.plain(group)}: last top-1 {mean.value:.2f} %, 95 % interval over {len(last)} seeds "
+                    f"{mean.low:.2f} to {mean.high:.2f} %."
+                )
+    if len(now) > 1:
+        apart = differences(now)
+        st.markdown("**What differs in their recipes**", help="Settings that all of these runs share are left out.")
+        if len(apart):
+            st.dataframe(apart.rename_axis("setting").reset_index(), hide_index=True)
+        else:
+            st.caption("Nothing.")
+
+
+drawn()

@@ -1,0 +1,105 @@
+"""What a training step costs under each excitation against the same network without: time and memory, side by side.
+
+    python benchmarks/training_step.py            # ResNet-18, batch 64, 64x64 images, on two cores: about five minutes
+    python benchmarks/training_step.py --quick    # fewer rounds, a smaller batch
+
+A step is forward, backward and SGD with momentum. Every round makes one step of every network, so that a change of the
+machine's speed meets all of them, in an order that turns from round to round. A ratio compares two steps of one round;
+`fastest` compares the fastest steps of all rounds. Processor time is what the process' threads spent together: what
+else runs on the machine counts less in it, but threads that wait for work do count. The goal is a ratio of 1.10 at
+most for LWE, normalization included, and below those of wn and sn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+
+import torch
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
+
+from weanalysis.excitation import excite
+from weanalysis.excitation.costs import LiveBytes
+from weanalysis.models import build
+
+BASELINE = "baseline"
+KINDS = ("lwe", "mwe", "lwe+mwe", "ws", "wn", "sn")
+
+
+def make_step(model: str, kind: str, batch_size: int, image_size: int) -> tuple[Callable[[], None], Callable[[], int]]:
+    """A training step of a network with excitation `kind`, and a way to count the most bytes alive during one."""
+    torch.manual_seed(0)
+    net = build({"source": "torchvision", "name": model, "num_classes": 1000}).train()
+    if kind != BASELINE:
+        excite(net, kind)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
+    images, targets = torch.randn(batch_size, 3, image_size, image_size), torch.arange(batch_size) % 1000
+
+    def step() -> None:
+        F.cross_entropy(net(images), targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def peak_bytes() -> int:
+        states = [leaf for leaf in tree_leaves(optimizer.state_dict()["state"]) if isinstance(leaf, torch.Tensor)]
+        with LiveBytes(*net.parameters(), *net.buffers(), images, *states) as live:
+            step()
+        return live.peak
+
+    return step, peak_bytes
+
+
+def main() -> None:
+    """Print a row for the baseline and for each excitation."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="5 rounds at batch 16")
+    parser.add_argument("--model", default="resnet18", help="a torchvision name")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--kinds", default=",".join(KINDS), help="separated by commas")
+    given = parser.parse_args()
+    if given.quick:
+        given.rounds, given.batch_size = 5, 16
+    torch.set_num_threads(given.threads)
+
+    names = [BASELINE, *given.kinds.split(",")]
+    steps = {name: make_step(given.model, name, given.batch_size, given.image_size) for name in names}
+    memory = {name: peak_bytes() for name, (_, peak_bytes) in steps.items()}
+    wall: dict[str, list[float]] = {name: [] for name in names}
+    processor: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(given.rounds + 1):
+        for place in range(len(names)):
+            name = names[(turn + place) % len(names)]
+            began, used = time.perf_counter(), time.process_time()
+            steps[name][0]()
+            if turn:  # the first round warms up
+                wall[name].append(time.perf_counter() - began)
+                processor[name].append(time.process_time() - used)
+
+    print(f"{given.model}, batch {given.batch_size}, {given.image_size}x{given.image_size}, {given.rounds} rounds")
+    print(
+        f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, {given.threads} threads, "
+        f"torch {torch.__version__}, load {', '.join(f'{load:.1f}' for load in os.getloadavg())}"
+    )
+    print(
+        f"{'':<10}{'seconds':>9}{'ratio':>8}{'min':>7}{'max':>7}{'processor':>11}{'min':>7}{'max':>7}{'peak GiB':>10}"
+    )
+    for name in names:
+        row = f"{name:<10}{statistics.median(wall[name]):>9.3f}"
+        for times, width in ((wall, 8), (processor, 14)):
+            ratios = [one / other for one, other in zip(times[name], times[BASELINE], strict=True)]
+            row += f"{statistics.median(ratios):>{width}.3f}{min(ratios):>7.3f}{max(ratios):>7.3f}"
+            row += f"{min(times[name]) / min(times[BASELINE]):>9.3f}"
+        print(row + f"{memory[name] / 2**30:>10.3f}")
+
+
+if __name__ == "__main__":
+    main()

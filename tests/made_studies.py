@@ -1,0 +1,289 @@
+"""Studies that never ran: plausible lost and gained images, as tables and as they lie in a results file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import save_file
+
+from weanalysis.results import COLUMNS, Store
+from weanalysis.results.statistics import drop_table
+
+CLASSES = 10
+SHARD = 250
+
+
+@cache
+def digit_targets() -> np.ndarray:
+    """Return the labels of the digits by their ids, and made-up ones for ids beyond them."""
+    from weanalysis.data import load_data
+
+    digits = load_data("digits")
+    targets = np.random.default_rng(99).integers(0, CLASSES, 10_000)
+    targets[digits.ids] = digits.targets
+    return targets
+
+
+def resnet20_layers() -> list[tuple[str, int, int]]:
+    """Return (name, output channels, input channels) of ResNet-20's 3x3 layers."""
+    layers = [("conv1", 16, 3)]
+    for stage, width in enumerate((16, 32, 64), start=1):
+        for block in range(3):
+            first = width // 2 if stage > 1 and block == 0 else width
+            layers += [(f"layer{stage}.{block}.conv1", width, first), (f"layer{stage}.{block}.conv2", width, width)]
+    return layers
+
+
+def location_plan(layers: list[tuple[str, int, int]] | None = None, grid: int = 5, seed: int = 0) -> pd.DataFrame:
+    """Return the rows of a location study with the share of images that each kernel costs and brings."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for depth, (layer, num_out, num_in) in enumerate(layers or resnet20_layers()):
+        scale = 0.012 * np.exp(-depth / 5) + 0.0008
+        for out_channel in np.unique(np.linspace(0, num_out - 1, min(grid, num_out)).round().astype(int)):
+            for in_channel in np.unique(np.linspace(0, num_in - 1, min(grid, num_in)).round().astype(int)):
+                rows.append(
+                    {
+                        "layer": layer,
+                        "depth": depth,
+                        "selection": "kernel",
+                        "out_channel": int(out_channel),
+                        "in_channel": int(in_channel),
+                        "num_weights": 9,
+                        "loses": generator.gamma(0.35, 3 * scale) + scale / 2,
+                        "gains": scale / 2,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def magnitude_plan(layers: list[str] | None = None, repeats: int = 1) -> pd.DataFrame:
+    """Return the rows of a magnitude study over percentiles 1 to 100: of the whole network, or of each layer."""
+    return pd.DataFrame(
+        [
+            {
+                "layer": layer,
+                "depth": depth if layer else None,
+                "selection": "weight",
+                "percentile": float(percentile),
+                "draw": draw,
+                "num_weights": 1 if layer else 19,
+                "loses": 0.004 + 0.10 * (percentile / 100) ** 8,
+                "gains": 0.005,
+            }
+            for depth, layer in enumerate(layers or [None])
+            for percentile in range(1, 101)
+            for draw in range(repeats)
+        ]
+    )
+
+
+def multiplier_plan(layers: list[str]) -> pd.DataFrame:
+    """Return the rows of a multiplier study: in all layers at once, by rank, and layer by layer."""
+    costs = {"lowest": 0.01, "random": 0.1, "highest": 0.4}
+    every = [("lowest", None), ("highest", None), *(("random", draw) for draw in range(3))]
+    rows = [
+        {"selection": selection, "draw": draw, "fraction": fraction, "loses": costs[selection] * (1 + (fraction or 0))}
+        for fraction in (None, 0.1, 0.2, 0.3)
+        for selection, draw in every
+    ]
+    rows += [
+        {"layer": layer, "depth": depth, "selection": selection, "in_channel": 3, "loses": costs[selection] / 5}
+        for depth, layer in enumerate(layers)
+        for selection in ("lowest", "highest")
+    ]
+    return pd.DataFrame(rows).assign(gains=0.004, num_weights=9)
+
+
+def finished(plan: pd.DataFrame, num_images: int = 2000, num_done: int | None = None, seed: int = 0) -> pd.DataFrame:
+    """Return the table of a plan, of which only the first `num_done` rows were measured."""
+    generator = np.random.default_rng(seed)
+    measured = np.arange(len(plan)) < (len(plan) if num_done is None else num_done)
+    table = plan.assign(num_images=np.where(measured, num_images, 0))
+    table["num_correct"] = (0.81 * table["num_images"]).round()
+    table["lost"] = generator.poisson(table["num_images"] * plan["loses"])
+    table["gained"] = generator.poisson(table["num_images"] * plan["gains"])
+    table = drop_table(table)
+    table["study"], table["metric"], table["evaluate"] = "made", "top1", "exact"
+    table["num_flipped"] = table["lost"] + table["gained"]
+    table["num_evaluated"] = table["num_images"]
+    table["screen_low"] = table["screen_high"] = table["drop"]
+    return table.reindex(columns=list(COLUMNS))
+
+
+@dataclass
+class MadeShard:
+    """What the engine would hand to the store for one shard."""
+
+    start: int
+    stop: int
+    targets: np.ndarray
+    predictions: np.ndarray
+    top5: np.ndarray
+    counts: np.ndarray
+    positions: np.ndarray
+    classes: np.ndarray
+    correct: np.ndarray
+    largest_difference: float = 1e-6
+    num_rechecked: int = 0
+    seconds: float = 0.5
+
+
+def write_study(
+    path: Path,
+    kind: str,
+    plan: pd.DataFrame,
+    name: str,
+    num_images: int = 500,
+    num_shards: int | None = None,
+    state: str = "complete",
+    seed: int = 0,
+    **settings: Any,
+) -> int:
+    """Write a study into the results file at `path`, only `num_shards` of its shards, and return its number."""
+    generator = np.random.default_rng(seed)
+    labels = plan.drop(columns=["loses", "gains"])
+    rows = labels.astype(object).where(labels.notna(), None).to_dict("records")
+    starts = range(0, num_images, SHARD)
+    about = {"model": "resnet20", "weights": "auto", "data": "digits", "command": f"weanalysis ablate --study {kind}"}
+    about |= settings
+    context = {"weights_hash": "", "evaluate": "exact", "shard_size": SHARD, "seed": seed} | settings
+    with Store.open(path) as store:
+        context_id = store.context({**about, **context, "name": name})
+        study_id = store.begin_study(
+            context_id,
+            f"{kind}:{name}",
+            kind,
+            name,
+            "top1",
+            num_images,
+            [(f"{row['layer']}|{position}", row) for position, row in enumerate(rows)],
+            about,
+        )
+        ids = store.ablation_ids(study_id)
+        done = list(starts)[:num_shards]
+        for count, start in enumerate(done, start=1):
+            shard = _made_shard(generator, plan, start, min(start + SHARD, num_images))
+            image_ids = np.arange(shard.start, shard.stop)
+            store.write(context_id, ids, image_ids, shard, study_id, count, len(starts))
+        store.set_state(study_id, state, len(done), len(starts))
+    return study_id
+
+
+def _made_shard(generator: np.random.Generator, plan: pd.DataFrame, start: int, stop: int) -> MadeShard:
+    count = stop - start
+    targets = digit_targets()[start:stop]
+    right = generator.random(count) < 0.81
+    predictions = np.where(right, targets, (targets + 1) % CLASSES)
+    counts, positions, classes, correct = [], [], [], []
+    for loses, gains in zip(plan["loses"], plan["gains"], strict=True):
+        flips = np.where(right, generator.random(count) < loses / 0.81, generator.random(count) < gains / 0.19)
+        (places,) = np.nonzero(flips)
+        now = ~right[places]
+        counts.append(len(places))
+        positions.append(places)
+        classes.append(np.where(now, targets[places], (targets[places] + 2) % CLASSES))
+        correct.append(np.where(now, 3, 2))
+    return MadeShard(
+        start,
+        stop,
+        targets,
+        predictions,
+        np.ones(count, bool),
+        np.array(counts),
+        np.concatenate(positions),
+        np.concatenate(classes),
+        np.concatenate(correct),
+    )
+
+
+def write_weights(root: Path, weights_hash: str, seed: int = 0) -> None:
+    """Write the weights of ResNet-20's 3x3 layers where a study with that hash looks for them."""
+    generator = np.random.default_rng(seed)
+    folder = root / "weights"
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        f"{name}.weight": generator.normal(scale=0.1, size=(num_out, num_in, 3, 3)).astype(np.float32)
+        for name, num_out, num_in in resnet20_layers()
+    }
+    save_file(weights, folder / f"{weights_hash}.safetensors")
+
+
+def write_multipliers(root: Path, weights_hash: str, seed: int = 0) -> dict[str, np.ndarray]:
+    """Write and return multipliers of ResNet-20's 3x3 layers where a study with that hash looks for them."""
+    generator = np.random.default_rng(seed)
+    found = {
+        name: generator.beta(3 + depth, 5, size=(num_out, num_in)).astype(np.float32)
+        for depth, (name, num_out, num_in) in enumerate(resnet20_layers())
+    }
+    (root / "weights").mkdir(parents=True, exist_ok=True)
+    save_file(found, root / "weights" / f"{weights_hash}-multipliers.safetensors")
+    return found
+
+
+def made_metrics(epochs: int = 8, seed: int = 0, lift: float = 0.0) -> pd.DataFrame:
+    """Return the metrics of a run that learns, as training writes them; `lift` adds to its final accuracy."""
+    generator = np.random.default_rng(seed)
+    epoch = np.arange(1, epochs + 1)
+    top1 = 90 + lift - 70 * np.exp(-epoch / 2.0) + generator.normal(0, 0.6, epochs)
+    return pd.DataFrame(
+        {
+            "epoch": epoch,
+            "step": 33 * epoch,
+            "seconds": 20.0 * epoch,
+            "learning_rate": 0.025 * (1 + np.cos(np.pi * epoch / epochs)) / 2,
+            "train_loss": 2.3 * np.exp(-epoch / 2.5) + 0.5,
+            "train_top1": top1 - 3,
+            "train_top5": np.minimum(top1 + 5, 100),
+            "val_loss": 2.3 * np.exp(-epoch / 2.0) + 0.4,
+            "val_top1": top1,
+            "val_top5": np.minimum(top1 + 8, 100),
+            "peak_memory_gib": 0.5,
+        }
+    )
+
+
+def write_run(
+    root: Path, name: str, epochs: int = 8, seed: int = 0, lift: float = 0.0, finished: bool = True, **recipe: Any
+) -> Path:
+    """Write a run folder into a cache as training leaves it."""
+    folder = root / "runs" / name
+    folder.mkdir(parents=True)
+    recipe = {"model": "resnet20", "data": "digits", "excitation": "none", "epochs": 8.0, "seed": seed, **recipe}
+    created = f"2026-01-0{seed + 1}T12:00:00+00:00"
+    (folder / "recipe.json").write_text(json.dumps({"created": created, "recipe": recipe, "image_size": 32}))
+    metrics = made_metrics(epochs, seed, lift)
+    metrics.to_csv(folder / "metrics.csv", index=False)
+    if finished:
+        best = {"top1": metrics["val_top1"].iloc[-1], "best_top1": metrics["val_top1"].max(), "epochs": 8.0}
+        (folder / "result.json").write_text(json.dumps(best))
+    return folder
+
+
+def write_runs(root: Path) -> None:
+    """Write three seeds of a baseline and of LWE, one of them still in training."""
+    for seed in range(3):
+        write_run(root, f"baseline-{seed}", seed=seed)
+        write_run(root, f"lwe-{seed}", seed=seed + 3, lift=2.0, excitation="lwe", finished=seed < 2, epochs=8 - seed)
+
+
+def write_demo(root: Path) -> Path:
+    """Fill a cache with a finished, a running and a layer-by-layer study, and return its results file."""
+    path = root / "results.sqlite"
+    names = [name for name, _, _ in resnet20_layers()]
+    write_weights(root, "aaaa")
+    known = {"weights_hash": "aaaa", "layers": names}
+    write_study(path, "magnitude", magnitude_plan(names), "by layer", state="stopped", num_shards=1, **known)
+    write_study(path, "magnitude", magnitude_plan(repeats=3), "baseline magnitude", num_images=2000, **known)
+    write_study(
+        path, "location", location_plan(seed=4), "begun location", num_images=1000, num_shards=1, state="running"
+    )
+    write_study(path, "location", location_plan(seed=1), "lwe location", num_images=700, seed=1, **known)
+    write_study(path, "location", location_plan(), "baseline location", num_images=700, **known)
+    return path

@@ -1,0 +1,412 @@
+"""The main job from end to end: kept, resumed, extended, interrupted, in processes, and refused in one line."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from weanalysis import cli
+from weanalysis.ablation import Interrupted, ablate, schedule, studies
+from weanalysis.cache import Cache
+from weanalysis.errors import DeviceError, StoreError, StudyError, WeanalysisError
+from weanalysis.models import build, save_checkpoint
+from weanalysis.results import COLUMNS, Store
+
+NUM_IMAGES, NUM_CLASSES = 24, 6
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.one = nn.Conv2d(3, 6, 3, padding=1)
+        self.two = nn.Conv2d(6, 6, 3, padding=1)
+        self.head = nn.Linear(6, NUM_CLASSES)
+        # No class may win on every image, or nothing that is zeroed would show.
+        with torch.no_grad():
+            self.head.bias -= self(torch.randn(100, 3, 8, 8)).mean(0)
+
+    def forward(self, x):
+        x = torch.relu(self.two(torch.relu(self.one(x))))
+        return self.head(x.mean((2, 3)))
+
+
+class Images(torch.utils.data.Dataset):
+    def __init__(self, num_images=NUM_IMAGES):
+        self.images = torch.randn(NUM_IMAGES, 3, 8, 8, generator=torch.Generator().manual_seed(1))[:num_images]
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index], index % NUM_CLASSES
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return Cache(tmp_path / "results")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Forty small pictures in ten class folders, and a resnet20 with random weights that uses several classes."""
+    root = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(0)
+    for index in range(40):
+        target = root / "images" / f"class{index % 10}"
+        target.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+        Image.fromarray(pixels).save(target / f"{index}.png")
+    architecture = {"source": "builtin", "name": "resnet20", "num_classes": 10, "options": {}}
+    torch.manual_seed(0)
+    net = build(architecture)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var.fill_(0.5)
+    with torch.no_grad():
+        net.fc.bias -= net(torch.randn(40, 3, 32, 32)).mean(0)
+    save_checkpoint(root / "net.safetensors", net, architecture, {})
+    return root
+
+
+def count_blocks(cache: Cache) -> int:
+    with Store.open(cache.results, readonly=True) as store:
+        return store._db.execute("SELECT count(*) FROM blocks").fetchone()[0]
+
+
+def plain_drop(net: nn.Module, ablation: studies.Ablation, data: Images) -> float:
+    images, targets = torch.stack([x for x, _ in data]), torch.tensor([y for _, y in data])
+    with torch.no_grad():
+        intact = (net(images).argmax(1) == targets).float().mean()
+        wounded = Small()
+        wounded.load_state_dict(net.state_dict())
+        wounded.get_submodule(ablation.layer).weight[ablation.out_channel, ablation.in_channel] = 0
+        return 100 * float(intact - (wounded(images).argmax(1) == targets).float().mean())
+
+
+def test_every_drop_is_that_of_a_plain_loop(cache):
+    net, data = Small(), Images()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    study = studies.location(net, "all")
+    table = ablate(net, data, study, cache=cache, shard_size=7)
+    assert tuple(table.columns) == COLUMNS and len(table) == len(study.ablations) == 6 * 3 + 6 * 6
+    expected = [plain_drop(net, ablation, data) for ablation in study.ablations]
+    assert np.allclose(table["drop"], expected, atol=1e-9)
+    assert np.count_nonzero(expected) > 5
+    assert (table["drop_low"] < table["drop"]).all() and (table["drop"] < table["drop_high"]).all()
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert table.attrs["intact"] == table["intact"].iloc[0] and table.attrs["num_images"] == NUM_IMAGES
+
+
+def test_the_same_question_is_answered_from_the_cache(cache):
+    net, data = Small(), Images()
+    first = ablate(net, data, "location", cache=cache, shard_size=7, grid="3x3")
+    blocks = count_blocks(cache)
+    second = ablate(net, data, "location", cache=cache, shard_size=7, grid="3x3")
+    assert count_blocks(cache) == blocks and second.attrs["reused"] == len(second) * 4
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_more_images_and_every_kernel_extend_what_is_there(cache, monkeypatch):
+    done: list[tuple[str, int]] = []
+    measure = schedule.Evaluator.measure
+
+    def watched(self, images, targets, ablations, start=0):
+        done.extend((ablation.key, start) for ablation in ablations)
+        return measure(self, images, targets, ablations, start)
+
+    monkeypatch.setattr(schedule.Evaluator, "measure", watched)
+    net = Small()
+    whole = Images()
+    # The same data, of which fewer images are served: what load_data(num_images=) makes.
+    few = Images(12)
+    from weanalysis.ablation.inputs import GivenImages
+
+    served = GivenImages(whole)
+    part = GivenImages(few)
+    part.fingerprint = served.fingerprint
+    ablate(net, part, "location", cache=cache, shard_size=6, grid="2x2")
+    assert len(done) == len(set(done)) == 8 * 2
+    ablate(net, served, "location", cache=cache, shard_size=6, grid="2x2")
+    assert len(done) == len(set(done)) == 8 * 4
+    table = ablate(net, served, "location", cache=cache, shard_size=6, grid="all")
+    assert len(done) == len(set(done)) == 54 * 4
+    fresh = ablate(net, whole, "location", cache=Cache(cache.root / "fresh"), shard_size=6, grid="all")
+    pd.testing.assert_frame_equal(table, fresh)
+
+
+@pytest.mark.parametrize("kind", ["magnitude", "channel", "layer"])
+def test_every_study_is_the_same_exactly_and_naively(cache, kind):
+    net, data = Small(), Images()
+    tables = [
+        ablate(net, data, kind, evaluate=mode, cache=cache).drop(columns="evaluate") for mode in ("exact", "naive")
+    ]
+    pd.testing.assert_frame_equal(*tables)
+    assert tables[0]["num_flipped"].sum() > 0
+
+
+def test_processes_give_the_same_table(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(schedule, "TASK_SECONDS", 0.0)
+    tables = []
+    for jobs in ("1", "2"):
+        run("ablate", "--jobs", jobs, *of(folder), "--cache", str(tmp_path / jobs), "--grid", "2x2")
+        with Store.open(tmp_path / jobs / "results.sqlite", readonly=True) as store:
+            tables.append(store.table(1))
+            assert set(store.studies()["state"]) == {"complete"}
+    pd.testing.assert_frame_equal(*tables)
+    assert tables[0]["num_flipped"].sum() > 0
+
+
+def of(folder) -> list[str]:
+    return [
+        "--model", str(folder / "net.safetensors"), "--data", f"imagefolder:{folder / 'images'}", "--shard-size", "10"
+    ]  # fmt: skip
+
+
+def run(*words: str) -> int:
+    """Run the command line in this process and return its exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["weanalysis", *words])
+        try:
+            cli.main()
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
+
+
+def test_a_killed_study_goes_on_where_it_was(folder, tmp_path):
+    """SIGKILL in the middle; the second start repeats nothing that was kept and ends with the same table."""
+    words = ["ablate", "--jobs", "1", *of(folder), "--grid", "3x3", "--cache"]
+    assert run(*words, str(tmp_path / "whole")) == 0
+    cache = Cache(tmp_path / "killed")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "weanalysis", *words, str(cache.root)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    kept = 0
+    while kept == 0 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+        if cache.results.is_file():
+            try:
+                kept = count_blocks(cache)
+            except Exception:
+                kept = 0
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = count_blocks(cache)
+    assert kept >= 1
+    if kept < 4:
+        with Store.open(cache.results, readonly=True) as store:
+            assert store.studies()["state"].tolist() == ["running"]
+    assert run(*words, str(cache.root)) == 0
+    assert count_blocks(cache) == count_blocks(Cache(tmp_path / "whole"))
+    with Store.open(cache.results, readonly=True) as one, Store.open(tmp_path / "whole/results.sqlite", True) as two:
+        pd.testing.assert_frame_equal(one.table(1), two.table(1))
+        assert one.studies()["state"].tolist() == ["complete"]
+
+
+def test_ctrl_c_finishes_the_task_in_hand_and_says_how_to_go_on(folder, cache, capsys, monkeypatch):
+    write = Store.write
+
+    def interrupting(self, *arguments):
+        write(self, *arguments)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Store, "write", interrupting)
+    words = ["ablate", "--jobs", "1", *of(folder), "--grid", "1x1", "--cache", str(cache.root)]
+    assert run(*words) == 130
+    assert "run the same command again" in capsys.readouterr().err
+    with Store.open(cache.results, readonly=True) as store:
+        assert store.studies()["state"].tolist() == ["stopped"]
+        assert store.table(1)["num_images"].tolist() == [10] * 19
+    monkeypatch.setattr(Store, "write", write)
+    assert run(*words) == 0
+    with Store.open(cache.results, readonly=True) as store:
+        assert store.table(1)["num_images"].tolist() == [40] * 19
+
+
+def test_interrupted_in_python(cache):
+    def stop(status):
+        if status.done:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="stopped with 8 of 32"):
+        ablate(Small(), Images(), "location", grid="2x2", cache=cache, shard_size=6, report=stop)
+
+
+def test_a_second_process_on_the_same_study_is_refused(cache):
+    net, data = Small(), Images()
+    caught = []
+
+    def meanwhile(status):
+        if not caught:
+            with pytest.raises(StoreError, match="another process is working on the study") as error:
+                ablate(net, data, "layer", cache=cache)
+            caught.append(error)
+
+    ablate(net, data, "layer", cache=cache, report=meanwhile)
+    assert caught
+
+
+def test_a_failing_image_keeps_what_was_measured(cache):
+    class Breaking(Images):
+        reads = 0
+
+        def __getitem__(self, index):
+            # Read once for the fingerprint and once for the first look; then the last shard fails.
+            Breaking.reads += 1
+            if Breaking.reads > NUM_IMAGES + 20 and index >= 18:
+                raise WeanalysisError("image 20 cannot be read")
+            return super().__getitem__(index)
+
+    net, data = Small(), Breaking()
+    with pytest.raises(WeanalysisError, match="image 20"):
+        ablate(net, data, "layer", cache=cache, shard_size=6)
+    with Store.open(cache.results, readonly=True) as store:
+        assert store.studies()["state"].tolist() == ["failed"]
+        assert store.table(1)["num_images"].tolist() == [18, 18]
+
+
+def test_reports_count_up_to_what_the_table_says(cache):
+    reports = []
+    table = ablate(Small(), Images(), "location", grid="2x2", cache=cache, shard_size=6, report=reports.append)
+    assert [status.done for status in reports] == [0, 8, 16, 24, 32] and reports[-1].total == 32
+    last = reports[-1].counts
+    assert np.array_equal(last["lost"] + last["gained"], table["num_flipped"])
+    assert np.allclose(100 * last["num_correct"] / last["num_images"], table["intact"])
+    assert reports[-1].seconds_left == pytest.approx(0, abs=1e-6) and np.isnan(reports[0].seconds_left)
+
+
+def test_json_is_one_object_with_the_contracts_keys(folder, cache, capsys):
+    capsys.readouterr()
+    words = ["--grid", "1x1", "--layers", "layer1.*", "--json", "--cache", str(cache.root)]
+    assert run("ablate", *of(folder), *words) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert set(printed) == {"study", "model", "data", "metric", "intact", "num_images", "evaluate", "seconds", "rows"}
+    assert len(printed["rows"]) == 6 and set(printed["rows"][0]) == set(COLUMNS)
+    assert printed["rows"][0]["percentile"] is None and printed["num_images"] == 40
+
+
+def test_summary_list_and_export(folder, cache, capsys, tmp_path):
+    words = ["--cache", str(cache.root)]
+    assert run("ablate", *of(folder), "--grid", "1x1", "--name", "mine", *words) == 0
+    text = capsys.readouterr().out
+    for phrase in ("mine: intact top-1", "most important", "least important", "weanalysis export 1"):
+        assert phrase in text
+    assert run("list", *words) == 0
+    assert "mine" in capsys.readouterr().out
+    assert run("list", "--json", *words) == 0
+    assert json.loads(capsys.readouterr().out)["studies"][0]["state"] == "complete"
+    for suffix, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet)):
+        assert run("export", "mine", "-o", str(tmp_path / f"table{suffix}"), *words) == 0
+        assert len(read(tmp_path / f"table{suffix}")) == 19
+    for what, name in (("models", "resnet110"), ("data", "imagefolder"), ("runs", "no runs")):
+        assert run("list", what, *words) == 0
+        assert name in capsys.readouterr().out
+
+
+BAD = {
+    "unknown model": (["--model", "resnet5O"], "did you mean .*resnet50"),
+    "unknown data": (["--data", "digit"], "did you mean digits"),
+    "unknown study": (["--study", "magnitud"], "did you mean magnitude"),
+    "unknown metric": (["--metric", "top2"], "did you mean"),
+    "unknown evaluation": (["--evaluate", "fast"], "choose from"),
+    "unknown dtype": (["--dtype", "float8"], "did you mean float"),
+    "no such folder": (["--data", "imagefolder:/nowhere"], "/nowhere"),
+    "no such checkpoint": (["--model", "/nowhere/net.safetensors"], "/nowhere/net.safetensors"),
+    "grid": (["--grid", "5by5"], "malformed"),
+    "percentile": (["--study", "magnitude", "--percentiles", "0-10"], "percentile 0 is not allowed"),
+    "layers": (["--layers", "nothing*"], "unknown layer"),
+    "device": (["--device", "cuda:3"], "does not exist"),
+    "odd device": (["--device", "tpu!"], "unknown"),
+    "jobs": (["--jobs", "0"], "jobs 0"),
+    "images": (["--images", "0"], "num_images|images"),
+    "mean": (["--mean", "0.5"], "three numbers"),
+    "option of another study": (["--percentiles", "50"], "does not belong to --study location"),
+    "model option": (["--model-option", "shortcut"], "KEY=VALUE"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_status_1(folder, cache, case, capsys):
+    words, line = BAD[case]
+    base = [] if case in ("unknown model", "unknown data", "no such checkpoint", "no such folder") else of(folder)
+    if case == "no such folder":
+        base = of(folder)[:2]
+    assert run("ablate", *base, *words, "--cache", str(cache.root)) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    errors = [text for text in printed.err.splitlines() if text.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in printed.err
+    assert re.search(line, errors[0])
+    if cache.results.is_file():
+        with Store.open(cache.results, readonly=True) as store:
+            assert store.studies().empty
+
+
+def test_a_cache_that_cannot_be_used_is_refused(folder, tmp_path, capsys):
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    assert run("ablate", *of(folder), "--cache", str(blocked / "cache")) == 1
+    assert "cannot be written" in capsys.readouterr().err
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "results.sqlite").write_bytes(b"not a database at all " * 100)
+    assert run("ablate", *of(folder), "--grid", "1x1", "--cache", str(broken)) == 1
+    assert "cannot be opened as a results file" in capsys.readouterr().err
+    assert (broken / "results.sqlite").read_bytes().startswith(b"not a database")
+
+
+def test_wrong_usage_is_status_2():
+    assert run("ablate", "--no-such-option") == 2
+    assert run("no-such-command") == 2
+    assert run("export", "1") == 2
+
+
+def test_networks_that_cannot_be_measured(cache):
+    data = Images()
+    broken = Small()
+    broken.head.weight.data[0] = float("nan")
+    with pytest.raises(StudyError, match="NaN"):
+        ablate(broken, data, "layer", cache=cache)
+    with pytest.raises(StudyError, match="top5 says nothing"):
+        five = Small()
+        five.head = nn.Linear(6, 5)
+        ablate(five, data, "layer", metric="top5", cache=cache)
+    with pytest.raises(WeanalysisError, match="is no network"):
+        ablate("resnet20", data, "layer", cache=cache)
+    with pytest.raises(WeanalysisError, match="is no data set"):
+        ablate(Small(), 3, "layer", cache=cache)
+    assert not cache.results.is_file()
+
+
+def test_devices():
+    assert schedule.find_devices("cpu") == ("cpu",)
+    assert schedule.find_devices("auto") == (("cuda:0",) if torch.cuda.is_available() else ("cpu",))
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="no CUDA device"):
+            schedule.find_devices("cuda:0,cuda:1")
+    with pytest.raises(DeviceError, match="not supported"):
+        schedule.find_devices("meta")
+
+
+def test_tasks_cover_a_shard_once_and_end_soon():
+    net = Small()
+    ablations = studies.location(net, "all").ablations
+    costs = [0.5] * len(ablations)
+    tasks = schedule.cut(range(len(ablations)), costs, 0, 10, 1.0, ablations)
+    assert [place for task in tasks for place in task.places] == list(range(len(ablations)))
+    assert len(tasks) == 4 and all(len(task.places) <= schedule.TASK_ABLATIONS for task in tasks)
+    assert len(schedule.cut(range(len(ablations)), costs, 0, 10, 1e-6, ablations)) == 1
+    assert schedule.cut([], costs, 0, 10, 1.0, ablations) == []

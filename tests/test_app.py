@@ -1,0 +1,717 @@
+"""Every page of the dashboard with no data, with some and with all of it, run as Streamlit runs it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_studies import (
+    location_plan,
+    made_metrics,
+    magnitude_plan,
+    multiplier_plan,
+    resnet20_layers,
+    write_demo,
+    write_multipliers,
+    write_run,
+    write_runs,
+    write_study,
+)
+from safetensors.numpy import load_file
+from streamlit.proto.WidgetStates_pb2 import WidgetState
+from streamlit.testing.v1 import AppTest
+
+from weanalysis import figures
+from weanalysis.cache import ENVIRONMENT_VARIABLE, Cache
+from weanalysis.dashboard import app_folder, launch
+from weanalysis.errors import StoreError
+from weanalysis.jobs import Jobs
+from weanalysis.results import Store
+
+STUDY_PAGES = ("overview", "location", "magnitude", "compare")
+PAGES = (*STUDY_PAGES, "runs", "multipliers", "excitation", "jobs")
+BEGIN = {"runs": "weanalysis train", "multipliers": "weanalysis train"}
+
+Open = Callable[..., AppTest]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def open_page(cache: Path) -> Open:
+    def open_page(page: str, **query: str) -> AppTest:
+        app = AppTest.from_file(str(app_folder() / "main.py"), default_timeout=60)
+        app.query_params.update(query)
+        app.run()
+        if page != "overview":
+            app.switch_page(f"views/{page}.py").run()
+        return app
+
+    return open_page
+
+
+def words(app: AppTest) -> str:
+    """Return all text of a page."""
+    kinds = (app.title, app.caption, app.markdown, app.info, app.error, app.warning, app.code, app.get("badge"))
+    return "\n".join(str(element.value) for kind in kinds for element in kind)
+
+
+def charts(app: AppTest) -> list[dict]:
+    return [json.loads(element.proto.spec) for element in app.get("plotly_chart")]
+
+
+def chart(app: AppTest) -> dict:
+    return charts(app)[0]
+
+
+def decoded(array: dict) -> np.ndarray:
+    """Return an array as Plotly's JSON holds it."""
+    shape = [int(side) for side in array["shape"].split(",")]
+    return np.frombuffer(base64.b64decode(array["bdata"]), array["dtype"]).reshape(shape)
+
+
+def click(app: AppTest, key: str, customdata: list) -> None:
+    """Click on a point of a chart, as the browser reports it."""
+    chart = next(element for element in app.get("plotly_chart") if element.proto.id.endswith(f"-{key}"))
+    selection = {"points": [{"customdata": customdata}], "point_indices": [0], "box": [], "lasso": []}
+    states = app._tree.get_widget_states()
+    states.widgets.append(WidgetState(id=chart.proto.id, string_value=json.dumps({"selection": selection})))
+    app._run(states)
+
+
+def wait_until(true: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+
+
+def is_well(app: AppTest) -> None:
+    assert not app.exception, app.exception[0].value
+    assert not app.error, app.error[0].value
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_an_empty_cache_says_how_to_begin(page: str, open_page: Open, cache: Path) -> None:
+    app = open_page(page)
+    is_well(app)
+    assert BEGIN.get(page, "weanalysis ablate") + " --model resnet20" in words(app)
+    assert bool(app.get("plotly_chart")) == (page == "excitation"), "equations need no data"
+    assert not list(cache.iterdir()), "looking must write nothing"
+
+
+@pytest.mark.parametrize("page", STUDY_PAGES)
+def test_a_file_that_is_no_store_is_one_clear_line(page: str, open_page: Open, cache: Path) -> None:
+    (cache / "results.sqlite").write_bytes(b"no database" * 100)
+    app = open_page(page)
+    assert not app.exception
+    assert "cannot be opened as a results file" in app.error[0].value
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_full_data_shows_a_page_without_complaint(page: str, open_page: Open, cache: Path) -> None:
+    write_demo(cache)
+    write_runs(cache)
+    app = open_page(page)
+    is_well(app)
+    assert page in ("overview", "multipliers", "jobs") or app.get("plotly_chart")
+
+
+def test_overview_lists_searches_and_filters(open_page: Open, cache: Path) -> None:
+    write_demo(cache)
+    app = open_page("overview")
+    assert list(app.dataframe[0].value["name"]) == [
+        "baseline location",
+        "lwe location",
+        "begun location",
+        "baseline magnitude",
+        "by layer",
+    ]
+    assert app.dataframe[0].value["progress"].tolist() == [100, 100, 25, 100, 50]
+    app.text_input(key="search").set_value("LWE resnet").run()
+    assert list(app.dataframe[0].value["name"]) == ["lwe location"]
+    app.text_input(key="search").set_value("")
+    app.pills(key="kind").set_value(["magnitude"]).run()
+    assert set(app.dataframe[0].value["name"]) == {"baseline magnitude", "by layer"}
+    assert app.get("progress")[0].proto.text.startswith("begun location")
+
+
+def test_location_draws_the_chosen_study(open_page: Open, cache: Path) -> None:
+    write_demo(cache)
+    app = open_page("location")
+    assert app.selectbox(key="study").value.startswith("baseline location")
+    assert chart(app)["data"][0]["type"] == "heatmap"
+    assert len(chart(app)["data"][1]["customdata"]) == 465
+    assert "465 of 465 ablations" in words(app)
+    assert "700 images" in words(app)
+
+
+def test_a_running_study_is_shown_as_far_as_it_is(open_page: Open, cache: Path) -> None:
+    path = cache / "results.sqlite"
+    write_study(path, "location", location_plan(), "begun", num_shards=0, state="running")
+    app = open_page("location")
+    is_well(app)
+    assert "0 of 465 ablations" in words(app)
+    app = open_page("location", study="begun · 1")
+    assert all("not measured" in text for text in chart(app)["data"][1]["text"])
+
+
+def test_a_study_that_was_killed_long_ago_says_that_there_is_no_news(open_page: Open, cache: Path) -> None:
+    path = cache / "results.sqlite"
+    write_study(path, "location", location_plan(grid=2), "killed", num_images=500, num_shards=1, state="running")
+    assert "no news" not in words(open_page("location"))
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE studies SET updated = updated - 3600")
+    assert "no news for 60 min" in words(open_page("location"))
+
+
+def test_settings_change_the_mosaic(open_page: Open, cache: Path) -> None:
+    write_demo(cache)
+    app = open_page("location")
+    app.segmented_control(key="value").set_value("Flipped images").run()
+    assert "flipped" in chart(app)["data"][0]["colorbar"]["title"]["text"]
+    app.segmented_control(key="value").set_value("D")
+    app.segmented_control(key="scale").set_value("Per layer").run()
+    assert chart(app)["data"][0]["zmax"] == 1
+    is_well(app)
+
+
+def test_many_layers_turn_into_pages(open_page: Open, cache: Path) -> None:
+    layers = [(f"features.denseblock{b}.denselayer{n}.conv2", 8, 8) for b in range(1, 5) for n in range(1, 26)]
+    write_study(cache / "results.sqlite", "location", location_plan(layers, grid=2), "dense", num_images=250)
+    app = open_page("location")
+    is_well(app)
+    first = {key[0] for key in chart(app)["data"][1]["customdata"]}
+    assert len(first) == 48
+    app.pagination(key="page").set_value(3).run()
+    last = {key[0] for key in chart(app)["data"][1]["customdata"]}
+    assert len(last) == 4
+    assert not first & last
+
+
+def test_a_click_opens_the_kernel_with_its_weights_and_its_images(open_page: Open, cache: Path) -> None:
+    write_demo(cache)
+    app = open_page("location", study="baseline location · 5")
+    assert not app.metric
+    with Store.open(cache / "results.sqlite", readonly=True) as store:
+        table = store.table(5)
+        worst = table.loc[table["drop"].idxmax()]
+        changes = store.changes(5, int(worst.name))
+    click(app, "mosaic", [worst["layer"], int(worst["out_channel"]), int(worst["in_channel"]), int(worst.name)])
+    is_well(app)
+    assert app.selectbox(key="kernel-layer").value == worst["layer"]
+    assert app.selectbox(key="kernel-out").value == worst["out_channel"]
+    assert app.metric[0].value == figures.points(worst["drop"])
+    assert app.metric[1].value == figures.interval(worst["drop_low"], worst["drop_high"])
+    weight = load_file(cache / "weights" / "aaaa.safetensors")[f"{worst['layer']}.weight"]
+    shown = next(chart for chart in charts(app) if len(chart["data"][0].get("z", {}).get("shape", "")) == 4)
+    own = weight[int(worst["out_channel"]), int(worst["in_channel"])]
+    assert np.allclose(decoded(shown["data"][0]["z"]), own)
+    lost = changes[changes["correct_before"] & ~changes["correct_after"]]
+    assert len(app.image) == min(24, len(lost)) > 0
+    assert not app.warning
+    frames = [shape for shape in chart(app)["layout"]["shapes"] if "layer" not in shape]
+    assert len(frames) == 2, "the clicked cell is framed"
+
+
+def test_a_kernel_has_an_address(open_page: Open, cache: Path) -> None:
+    write_demo(cache)
+    app = open_page("location", study="baseline location · 5", kernel="layer3.2.conv2:63:32")
+    is_well(app)
+    chosen = [app.selectbox(key=f"kernel-{side}").value for side in ("layer", "out", "in")]
+    assert chosen == ["layer3.2.conv2", 63, 32]
+    assert app.metric
+    app.selectbox(key="kernel-out").select(16).run()
+    assert app.query_params["kernel"] in ("layer3.2.conv2:16:32", ["layer3.2.conv2:16:32"])
+    app.selectbox(key="kernel-layer").set_value(None).run()
+    is_well(app)
+    assert "kernel" not in app.query_params
+
+
+@pytest.mark.parametrize("kernel", ["nowhere:1:2", "conv1:99:0", "conv1", "conv1:x:0", "::", "<b>:1:1"])
+def test_an_address_that_names_no_kernel_shows_the_maps(kernel: str, open_page: Open, cache: Path) -> None:
+    write_demo(cache)
+    app = open_page("location", kernel=kernel)
+    is_well(app)
+    assert not app.metric
+    assert app.get("plotly_chart")
+
+
+def test_lost_weights_and_moved_images_are_said_and_the_rest_works(open_page: Open, cache: Path) -> None:
+    path = cache / "results.sqlite"
+    plan = location_plan(grid=2).assign(loses=0.2)
+    write_study(path, "location", plan, "moved", num_images=250, data="imagefolder:/nowhere/at/all")
+    app = open_page("location", kernel="conv1:0:0")
+    is_well(app)
+    assert "no longer in the cache" in words(app)
+    assert "/nowhere/at/all" in app.warning[0].value.replace("\\", "")
+    assert app.metric[0].value.startswith("+")
+    assert len(app.get("plotly_chart")) == 3
+
+
+def test_images_of_another_dataset_are_noticed(open_page: Open, cache: Path) -> None:
+    plan = location_plan(grid=2).assign(loses=0.2)
+    classes = [f"not a digit {number}" for number in range(10)]
+    write_study(cache / "results.sqlite", "location", plan, "other", num_images=250, classes=classes)
+    app = open_page("location", kernel="conv1:0:0")
+    assert "no longer those of the study" in app.warning[0].value
+
+
+def test_maps_of_every_kernel_turn_into_pages_too(open_page: Open, cache: Path) -> None:
+    layers = [("a", 64, 128), ("b", 64, 64), ("c", 16, 16)]
+    plan = location_plan(layers, grid=128).assign(loses=0.01)
+    write_study(cache / "results.sqlite", "location", plan, "all", num_images=20)
+    app = open_page("location")
+    is_well(app)
+    assert {key[0] for key in chart(app)["data"][1]["customdata"]} == {"a"}
+    app.pagination(key="page").set_value(2).run()
+    assert {key[0] for key in chart(app)["data"][1]["customdata"]} == {"b", "c"}
+
+
+def test_magnitude_shows_curve_weight_and_images_of_a_percentile(open_page: Open, cache: Path) -> None:
+    write_demo(cache)
+    app = open_page("magnitude")
+    assert app.selectbox(key="study").value.startswith("baseline magnitude")
+    assert len(app.get("plotly_chart")) == 2, "the curve, and the weights of a layer"
+    click(app, "curve", [75.0])
+    is_well(app)
+    assert app.select_slider(key="b").value == 75
+    with Store.open(cache / "results.sqlite", readonly=True) as store:
+        table = store.table(2)
+    second = table[table["percentile"] == 75].iloc[1]
+    app.pagination(key="draw").set_value(2).run()
+    is_well(app)
+    assert app.metric[0].value == figures.points(second["drop"])
+    weight = load_file(cache / "weights" / "aaaa.safetensors")["conv1.weight"]
+    marked = charts(app)[1]["layout"]["shapes"][0]["x0"]
+    assert marked == pytest.approx(np.sort(np.abs(weight).ravel())[int(np.ceil(0.75 * weight.size)) - 1])
+
+
+def test_a_click_on_the_magnitude_map_chooses_layer_and_percentile(open_page: Open, cache: Path) -> None:
+    write_demo(cache)
+    app = open_page("magnitude", study="by layer · 1")
+    is_well(app)
+    assert len(app.get("plotly_chart")) == 3
+    click(app, "map", ["layer2.0.conv1", 98.0])
+    is_well(app)
+    assert (app.selectbox(key="layer").value, app.select_slider(key="b").value) == ("layer2.0.conv1", 98)
+    with Store.open(cache / "results.sqlite", readonly=True) as store:
+        table = store.table(1)
+    own = table[(table["layer"] == "layer2.0.conv1") & (table["percentile"] == 98)].iloc[0]
+    assert app.metric[0].value == figures.points(own["drop"])
+    line = next(trace for trace in chart(app)["data"] if trace["name"] == "D")
+    assert len(line["customdata"]) == 100
+
+
+def test_compare_pairs_two_networks_image_by_image(open_page: Open, cache: Path) -> None:
+    write_demo(cache)
+    with Store.open(cache / "results.sqlite", readonly=True) as store:
+        one, two = store.table(5), store.table(4)
+        right = [store.intact(number)["top1"].mean() for number in (5, 4)]
+        changes = [
+            pd.concat([store.changes(number, place).assign(position=place) for place in range(465)])
+            for number in (5, 4)
+        ]
+    app = open_page("compare", first="baseline location · 5", second="lwe location · 4")
+    is_well(app)
+    assert app.metric[0].value == f"{100 * right[0]:.2f} %"
+    assert app.metric[2].value == figures.points(100 * (right[0] - right[1]))
+    first, second, difference, *_ = charts(app)
+    assert first["data"][0]["zmax"] == second["data"][0]["zmax"], "one scale for both"
+    assert len(difference["data"][1]["customdata"]) == 465
+    rho = pd.Series(one["drop"]).corr(two["drop"], method="spearman")
+    assert f"Rank correlation {rho:+.2f}" in words(app)
+    app.toggle(key="test").set_value(True).run()
+    is_well(app)
+    text = charts(app)[2]["data"][1]["text"]
+    # By hand: D of either network over all 700 images, place by place.
+    by_hand = [
+        (frame.assign(net=frame["correct_before"] * 1 - frame["correct_after"] * 1).groupby("position")["net"].sum())
+        for frame in changes
+    ]
+    apart = 100 * (by_hand[0].reindex(range(465), fill_value=0) - by_hand[1].reindex(range(465), fill_value=0)) / 700
+    order = [key[3] for key in charts(app)[2]["data"][1]["customdata"]]
+    assert all(f"= {figures.points(apart[place])} " in text[number] for number, place in enumerate(order))
+    assert "of 465 differences have q" in words(app)
+
+
+def test_compare_shows_the_images_of_both_networks(open_page: Open, cache: Path) -> None:
+    write_demo(cache)
+    link = {"first": "baseline location · 5", "second": "lwe location · 4", "kernel": "layer1.0.conv1:0:0"}
+    app = open_page("compare", **link)
+    is_well(app)
+    assert sum("Images whose prediction changed" in markdown.value for markdown in app.markdown) == 2
+
+
+def test_a_half_measured_study_is_compared_where_it_is_measured(open_page: Open, cache: Path) -> None:
+    write_demo(cache)
+    app = open_page("compare", first="baseline location · 5", second="begun location · 3")
+    is_well(app)
+    app.toggle(key="test").set_value(True).run()
+    is_well(app)
+
+
+def test_studies_that_cannot_be_paired_say_why(open_page: Open, cache: Path) -> None:
+    path = cache / "results.sqlite"
+    write_study(path, "location", location_plan(grid=2), "one", num_images=250)
+    write_study(path, "location", location_plan(grid=2), "two", num_images=250, data="cifar10")
+    app = open_page("compare")
+    is_well(app)
+    assert "cannot be paired" in words(app)
+    assert not app.toggle
+    other = location_plan([("elsewhere", 8, 8)], grid=2)
+    write_study(path, "location", other, "three", num_images=250)
+    app = open_page("compare", first="three · 3", second="one · 1")
+    is_well(app)
+    assert "no place in common" in words(app)
+
+
+def test_magnitude_studies_are_compared_as_curves(open_page: Open, cache: Path) -> None:
+    write_demo(cache)
+    write_study(cache / "results.sqlite", "magnitude", magnitude_plan(), "other magnitude", num_images=500)
+    app = open_page("compare", first="other magnitude · 6", second="baseline magnitude · 2")
+    is_well(app)
+    names = {trace.get("name") for trace in chart(app)["data"]}
+    assert {"other magnitude · 6", "baseline magnitude · 2"} <= names
+
+
+def test_excitation_follows_eps_and_shows_a_layer_s_weights(open_page: Open, cache: Path) -> None:
+    write_demo(cache)
+    app = open_page("excitation")
+    is_well(app)
+    assert app.metric[0].value == "5.76"
+    assert len(app.get("plotly_chart")) == 2
+    app.slider(key="eps").set_value(0.2)
+    app.selectbox(key="layer").select("layer2.0.conv1").run()
+    is_well(app)
+    assert app.metric[0].value == f"{1.2**2 / (1.2**2 - 1):.2f}"
+    weight = load_file(cache / "weights" / "aaaa.safetensors")["layer2.0.conv1.weight"]
+    rows = weight.reshape(len(weight), -1)
+    rows = (rows - rows.mean(1, keepdims=True)) / rows.std(1, keepdims=True)
+    share = (figures.gain(rows, 0.2) > 2).mean()
+    assert f"{share:.1%} of the {weight.size:,} weights" in words(app)
+    app.toggle(key="standardize").set_value(False).run()
+    share = (figures.gain(weight, 0.2) > 2).mean()
+    assert f"{share:.1%} of the {weight.size:,} weights" in words(app)
+    assert list(app.selectbox(key="layer").options)[:2] == ["conv1", "layer1.0.conv1"]
+
+
+def test_multipliers_of_a_trained_network_are_shown(open_page: Open, cache: Path) -> None:
+    from weanalysis.excitation import excitation_of, excite, multipliers
+    from weanalysis.models import build, save_checkpoint
+
+    architecture = {"source": "builtin", "name": "resnet20", "num_classes": 10, "options": {}}
+    net = excite(build(architecture), "lwe")
+    folder = write_run(cache, "lwe", excitation="lwe")
+    save_checkpoint(folder / "best.safetensors", net, {**architecture, "excitation": excitation_of(net)}, {})
+    write_run(cache, "baseline", seed=1)
+    app = open_page("multipliers")
+    is_well(app)
+    assert list(app.selectbox(key="source").options) == ["lwe"]
+    click(app, "spread", ["layer2.0.conv1"])
+    is_well(app)
+    assert app.selectbox(key="layer").value == "layer2.0.conv1"
+    own = multipliers(net)["layer2.0.conv1"].numpy()
+    assert np.allclose(decoded(charts(app)[1]["data"][0]["z"]), own, atol=1e-6)
+    lowest = own.mean(axis=0).argmin()
+    assert f"lowest: channel {lowest}" in charts(app)[2]["data"][1]["text"]
+
+
+def test_a_multiplier_study_shows_d_low_and_d_high(open_page: Open, cache: Path) -> None:
+    path, names = cache / "results.sqlite", [name for name, _, _ in resnet20_layers()]
+    write_study(path, "multiplier", multiplier_plan(names[1:]), "lwe multipliers", weights_hash="bbbb")
+    learned = write_multipliers(cache, "bbbb")
+    app = open_page("multipliers")
+    is_well(app)
+    with Store.open(path, readonly=True) as store:
+        table = store.table(1)
+        contrast = store.compare(1, 0, 1)
+    low, high = table.iloc[0], table.iloc[1]
+    assert (low["selection"], high["selection"]) == ("lowest", "highest")
+    assert [metric.value for metric in app.metric] == [
+        figures.points(low["drop"]),
+        figures.points(high["drop"]),
+        figures.points(contrast.difference),
+    ]
+    assert len(app.get("plotly_chart")) == 5
+    assert list(app.selectbox(key="layer").options) == names
+    click(app, "spread", ["layer3.0.conv1"])
+    assert np.allclose(decoded(charts(app)[3]["data"][0]["z"]), learned["layer3.0.conv1"])
+    write_study(path, "multiplier", multiplier_plan(names[1:]), "begun", num_shards=0, state="running")
+    app = open_page("multipliers", source="begun · 2")
+    is_well(app)
+    assert "no longer in the cache" in words(app)
+
+
+def test_the_job_form_writes_the_command_to_copy(open_page: Open, cache: Path) -> None:
+    app = open_page("jobs")
+    assert app.code[0].value == "weanalysis ablate --model resnet20 --data digits"
+    app.selectbox(key="job-kind").select("magnitude").run()
+    app.text_input(key="job-data").set_value("imagefolder:my pictures")
+    app.number_input(key="job-repeats").set_value(5)
+    app.number_input(key="job-images").set_value(200)
+    app.text_input(key="more-ablate").set_value("--layers 'layer1.*'").run()
+    is_well(app)
+    assert app.code[0].value == (
+        "weanalysis ablate --model resnet20 --data 'imagefolder:my pictures' --study magnitude --repeats 5 "
+        "--images 200 --layers 'layer1.*'"
+    )
+
+
+def test_the_training_form_writes_its_command(open_page: Open, cache: Path) -> None:
+    app = open_page("jobs", form="Training")
+    assert app.code[0].value == "weanalysis train --model resnet20 --data digits"
+    app.selectbox(key="train-excitation").select("lwe")
+    app.selectbox(key="train-recipe").select("digits")
+    app.text_input(key="train-seeds").set_value("0-2")
+    app.text_input(key="more-train").set_value("--lr 0.01").run()
+    is_well(app)
+    assert app.code[0].value == (
+        "weanalysis train --model resnet20 --data digits --excitation lwe --recipe digits --seeds 0-2 --lr 0.01"
+    )
+    app.text_input(key="more-train").set_value("--epochs x").run()
+    app.button[0].click().run()
+    assert "'x' is not a valid float" in app.error[0].value
+    assert Jobs(Cache(cache)).all() == []
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [("--nonsense 3", "nonsense"), ("--images many", "many"), ("'open", "More options"), ("--help", "help")],
+)
+def test_a_mistake_in_the_form_starts_nothing(more: str, line: str, open_page: Open, cache: Path) -> None:
+    app = open_page("jobs")
+    app.text_input(key="more-ablate").set_value(more).run()
+    if not app.error:
+        app.button[0].click().run()
+    assert not app.exception
+    assert line in app.error[0].value
+    assert Jobs(Cache(cache)).all() == []
+
+
+@pytest.mark.slow
+def test_a_job_is_started_watched_and_run_again(open_page: Open, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    jobs = Jobs(Cache(cache))
+    app = open_page("jobs")
+    app.text_input(key="job-weights").set_value("none")
+    app.text_input(key="job-grid").set_value("1x1")
+    app.number_input(key="job-images").set_value(10).run()
+    app.button[0].click().run()
+    is_well(app)
+    (job,) = jobs.all()
+    assert "running" in words(app)
+    app.button[0].click().run()
+    assert "running already, as job 1" in app.error[0].value
+    wait_until(lambda: not jobs.get(job.id).active)
+    app = open_page("jobs")
+    is_well(app)
+    assert jobs.get(job.id).state == "finished", jobs.log(job.id)
+    assert "finished" in words(app)
+    app.button(key="again-1").click().run()
+    is_well(app)
+    wait_until(lambda: not jobs.get(2).active)
+    app = open_page("overview")
+    assert list(app.dataframe[0].value["progress"]) == [100, 100], "other random weights, another study"
+
+
+def test_an_empty_overview_starts_the_demo(open_page: Open, cache: Path) -> None:
+    app = open_page("overview")
+    app.button[0].click().run()
+    jobs = Jobs(Cache(cache))
+    (job,) = jobs.all()
+    jobs.kill(job.id)
+    assert job.command == ("demo", "--no-dashboard")
+    assert app.title[0].value == "Jobs"
+
+
+def test_hostile_names_are_shown_as_text(open_page: Open, cache: Path) -> None:
+    name = "<script>alert(1)</script> **bold** \N{GRINNING FACE} \"'" + "x" * 300
+    write_study(
+        cache / "results.sqlite", "location", location_plan(grid=2), name, num_images=250, model=name, data=name
+    )
+    for page in ("overview", "location"):
+        app = open_page(page)
+        is_well(app)
+        assert "<script>" not in words(app)
+        assert "**bold**" not in words(app)
+
+
+def test_runs_are_drawn_grouped_and_told_apart(open_page: Open, cache: Path) -> None:
+    write_runs(cache)
+    app = open_page("runs")
+    is_well(app)
+    assert set(app.multiselect(key="runs").value) == {
+        f"{kind}-{seed}" for kind in ("baseline", "lwe") for seed in range(3)
+    }
+    best = app.dataframe[0].value.set_index("run").loc["lwe-0"]
+    expected = made_metrics(8, 3, 2.0)["val_top1"]
+    assert best["best"] == pytest.approx(expected.max())
+    assert best["best_epoch"] == expected.idxmax() + 1
+    assert set(app.dataframe[1].value["setting"]) == {"excitation", "seed"}
+    app.toggle(key="seeds").set_value(True).run()
+    is_well(app)
+    names = {trace.get("name") for trace in chart(app)["data"]}
+    assert {"excitation none (mean of 3)", "excitation lwe (mean of 3)"} <= names
+    assert "95 % interval over 3 seeds" in words(app)
+    app.selectbox(key="metric").select("learning_rate")
+    app.segmented_control(key="by").set_value("seconds")
+    app.slider(key="smoothing").set_value(0.5).run()
+    is_well(app)
+    assert chart(app)["layout"]["yaxis"]["title"]["text"] == "learning rate"
+
+
+def test_broken_runs_are_named_and_the_others_work(open_page: Open, cache: Path) -> None:
+    write_run(cache, "good")
+    (write_run(cache, "torn", seed=1) / "metrics.csv").write_text('epoch,val_top1\n1,2\n1,2,3,4\n"')
+    (write_run(cache, "unread", seed=2) / "recipe.json").write_text("{")
+    (write_run(cache, "odd", seed=3) / "recipe.json").write_text('{"recipe": 3}')
+    (cache / "runs" / "notes.csv").write_text("a,b\n1,2\n")
+    app = open_page("runs")
+    is_well(app)
+    said = "\n".join(warning.value for warning in app.warning).replace("\\", "")
+    assert all(name in said for name in ("torn/metrics.csv", "unread/recipe.json", "odd", "notes.csv"))
+    assert len(app.warning) == 4
+    assert app.multiselect(key="runs").value == ["good"]
+    assert app.get("plotly_chart")
+
+
+def test_curves_of_other_programs_are_read(open_page: Open, cache: Path) -> None:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    (cache / "runs" / "theirs").mkdir(parents=True)
+    (cache / "runs" / "theirs" / "log.csv").write_text("Epoch, accuracy, note\n1, 0.5, a\n2, 0.75, b\n")
+    writer = EventFileWriter(str(cache / "runs" / "board" / "fold1"))
+    for step in (10, 20):
+        value = Summary.Value(tag="loss/eval", simple_value=1 / step)
+        writer.add_event(Event(step=step, wall_time=step, summary=Summary(value=[value])))
+    writer.close()
+    app = open_page("runs")
+    is_well(app)
+    assert set(app.multiselect(key="runs").value) == {"theirs/log", "board/fold1"}
+    app.selectbox(key="metric").select("loss/eval")
+    app.segmented_control(key="by").set_value("step").run()
+    is_well(app)
+    assert chart(app)["data"][0]["name"] == "board/fold1"
+
+
+def test_a_run_that_just_began_waits(open_page: Open, cache: Path) -> None:
+    folder = write_run(cache, "begun", finished=False)
+    (folder / "metrics.csv").unlink()
+    app = open_page("runs")
+    is_well(app)
+    assert "No epoch has ended yet" in words(app)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("ok.csv", b"step,loss\n1,2\n", ""),
+        ("bad.csv", b"loss\n1\n", "no column"),
+        ("picture.png", b"\x89PNG", "neither"),
+        ("../../events.out.tfevents.1", b"junk", "no scalars"),
+    ],
+)
+def test_an_upload_is_read_or_refused_in_a_line(name: str, content: bytes, problem: str) -> None:
+    import sys
+
+    sys.path.insert(0, str(app_folder()))
+    try:
+        from curves import read_upload
+    finally:
+        sys.path.remove(str(app_folder()))
+    read = read_upload(name, content)
+    assert problem in read.problem
+    assert bool(read.problem) == bool(problem)
+
+
+def test_runs_alone_fill_the_overview(open_page: Open, cache: Path) -> None:
+    write_runs(cache)
+    app = open_page("overview")
+    is_well(app)
+    assert len(app.dataframe[0].value) == 6
+
+
+def test_a_store_that_breaks_while_it_is_watched_is_one_clear_line(open_page: Open, cache: Path) -> None:
+    path = cache / "results.sqlite"
+    write_study(path, "location", location_plan(grid=2), "broken", num_images=250)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE blocks SET context_id = 99")
+        db.execute("DROP TABLE shards")
+    app = open_page("location")
+    assert not app.exception
+    assert "cannot be read" in app.error[0].value
+
+
+def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(StoreError, match=f"cannot listen at 127.0.0.1:{port} .*--port"):
+            launch(Cache(tmp_path), port)
+    for port in (0, 70_000, -1):
+        with pytest.raises(StoreError, match=f"{port} is no port"):
+            launch(Cache(tmp_path), port)
+    with pytest.raises(StoreError, match=r"cannot listen at no\.such\.host\.invalid"):
+        launch(Cache(tmp_path), 8501, "no.such.host.invalid")
+
+
+def test_without_streamlit_the_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(StoreError, match="pip install streamlit"):
+        launch(Cache(tmp_path))
+
+
+def test_the_pages_are_found_in_a_checkout_and_in_an_installed_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (app_folder() / "main.py").is_file()
+    package = tmp_path / "site-packages" / "weanalysis"
+    (package / "_app").mkdir(parents=True)
+    monkeypatch.setattr("weanalysis.dashboard.__file__", str(package / "dashboard.py"))
+    with pytest.raises(StoreError, match="install weanalysis again"):
+        app_folder()
+    (package / "_app" / "main.py").touch()
+    assert app_folder() == package / "_app"
+
+
+def test_the_server_is_started_closed_to_others_and_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = {}
+
+    class Process:
+        def __init__(self, command: list[str], env: dict[str, str]):
+            started.update(command=command, env=env)
+
+        def wait(self) -> int:
+            return 3
+
+    monkeypatch.setattr("subprocess.Popen", Process)
+    assert launch(Cache(tmp_path), port=free_port()) == 3
+    options = dict(flag[2:].split("=", 1) for flag in started["command"] if flag.startswith("--"))
+    assert options["server.address"] == "127.0.0.1"
+    assert options["browser.gatherUsageStats"] == "false"
+    assert options["client.showErrorDetails"] == "none"
+    assert options["server.headless"] == "true"
+    assert len(json.loads(options["theme.chartCategoricalColors"])) == 10
+    assert started["env"][ENVIRONMENT_VARIABLE] == str(tmp_path)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

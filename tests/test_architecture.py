@@ -1,0 +1,299 @@
+"""The house is as ARCHITECTURE.md draws it: what imports what, what loads when, and what every public name owes."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+
+import weanalysis
+from weanalysis.cli import cli
+from weanalysis.results import COLUMNS
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = sorted(
+    ".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "weanalysis").rglob("__init__.py")
+)
+PUBLIC = [package for package in PACKAGES if package != "weanalysis.cli"]
+COMMANDS = cli.commands
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import: the part of the house and the file it is in, the function around it, and what it names."""
+
+    part: str
+    file: str
+    function: str | None
+    module: str
+
+    @property
+    def package(self) -> str:
+        return self.module.partition(".")[0]
+
+    @property
+    def imported_part(self) -> str | None:
+        return self.module.split(".")[1] if self.module.startswith("weanalysis.") else None
+
+
+def imports_of(path: Path) -> Iterator[Import]:
+    inside = path.relative_to(ROOT)
+    part = "app" if inside.parts[0] == "app" else inside.with_suffix("").parts[1]
+
+    def walk(node: ast.AST, function: str | None) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            modules = []
+            if isinstance(child, ast.Import):
+                modules = [alias.name for alias in child.names]
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{inside}: imports are absolute here"
+                names = [f"weanalysis.{alias.name}" for alias in child.names]
+                modules = names if child.module == "weanalysis" else [str(child.module)]
+            yield from (Import(part, inside.as_posix(), function, module) for module in modules)
+            is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            yield from walk(child, child.name if is_function else function)
+
+    return walk(ast.parse(path.read_text(encoding="utf-8")), None)
+
+
+FILES = [*(ROOT / "weanalysis").rglob("*.py"), *(ROOT / "app").rglob("*.py")]
+IMPORTS = [found for path in FILES for found in imports_of(path)]
+PARTS = {found.part for found in IMPORTS if found.part not in ("__init__", "__main__")} | {"errors"}
+
+
+def allowed() -> dict[str, set[str]]:
+    """Read ARCHITECTURE.md's table of what may import what."""
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    section = page.partition("## What may import what")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \|([^|\n]*)\|$", section, re.M))
+    rules = {}
+    for part, cell in rows.items():
+        named = set(re.findall(r"`(\w+)`", cell))
+        rules[part] = PARTS - named - {part} if "everything but" in cell else named
+    return rules
+
+
+def test_every_part_of_the_code_is_in_the_table_and_in_the_picture() -> None:
+    assert set(allowed()) == PARTS
+    picture = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("```")[1]
+    drawn = set(re.findall(r"^ *(\w+)(?:/|\.py) ", picture, re.M))
+    assert drawn - {"__init__", "benchmarks"} == PARTS
+
+
+def test_the_parts_import_only_what_the_table_allows() -> None:
+    rules = allowed()
+    known = [found for found in IMPORTS if found.part in rules and found.imported_part not in (None, found.part)]
+    assert len({(found.part, found.imported_part) for found in known}) > 20, "the imports were not found"
+    assert [f"{found.file}: {found.module}" for found in known if found.imported_part not in rules[found.part]] == []
+
+
+def test_nothing_depends_on_itself_through_others() -> None:
+    rules = allowed()
+    placed: set[str] = set()
+    while ready := {part for part in rules if part not in placed and rules[part] <= placed}:
+        placed |= ready
+    assert placed == set(rules)
+
+
+@pytest.mark.parametrize(
+    ("libraries", "homes"),
+    [
+        ({"torch", "torchvision", "timm", "accelerate"},
+         {"ablation", "data", "excitation", "models", "training", "_torchvision"}),
+        ({"streamlit"}, {"app"}),
+        ({"plotly"}, {"figures", "app"}),
+        ({"click"}, {"cli", "app"}),
+        ({"rich"}, {"cli"}),
+        ({"sqlite3"}, {"results", "jobs", "app"}),
+    ],
+    ids=lambda value: min(value),
+)  # fmt: skip
+def test_libraries_stay_in_their_rooms(libraries: set[str], homes: set[str]) -> None:
+    found = [found for found in IMPORTS if found.package in libraries]
+    assert found, "the imports were not found"
+    assert [f"{found.file}: {found.module}" for found in found if found.part not in homes] == []
+
+
+def test_the_dashboard_loads_torch_in_the_functions_named_only() -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    named = {(file, function) for function, file in re.findall(r"`(\w+)` in `(app/[\w/]+\.py)`", page)}
+    heavy = {"ablation", "data", "excitation", "loading", "models", "_torchvision"}
+    found = {(found.file, found.function) for found in IMPORTS if found.part == "app" and found.imported_part in heavy}
+    assert found == named
+
+
+def test_torchvision_comes_after_the_module_that_makes_it_importable() -> None:
+    for path in (ROOT / "weanalysis").rglob("*.py"):
+        if path.name == "_torchvision.py":
+            continue
+        modules = [found.module for found in imports_of(path)]
+        late = [place for place, module in enumerate(modules) if module.partition(".")[0] in ("torchvision", "timm")]
+        if late:
+            assert "weanalysis._torchvision" in modules, path
+
+
+# What loads when --------------------------------------------------------------------------------------------------
+
+BLOCKER = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def run(program: str, blocked: set[str] = frozenset()) -> str:  # type: ignore[assignment]
+    """Run a program in a new Python in which some packages are not installed, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKER.format(blocked=set(blocked)) + program],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+LOADED = "; import sys; print(sorted({'torch', 'streamlit', 'plotly', 'pandas'} & set(sys.modules)))"
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    assert run("import weanalysis; dir(weanalysis)" + LOADED) == "[]\n"
+
+
+def test_asking_for_help_loads_nothing_heavy() -> None:
+    assert run("import weanalysis.cli" + LOADED) == "[]\n"
+
+
+def test_results_figures_and_runs_load_no_torch() -> None:
+    program = (
+        "import weanalysis.results, weanalysis.results.statistics, weanalysis.figures, weanalysis.dashboard\n"
+        "from weanalysis.training import Recipe, list_runs, read_metrics\n"
+        "print(Recipe(model='resnet20').run_name)"
+    )
+    assert run(program, {"torch", "torchvision", "timm", "accelerate"}).startswith("resnet20-digits-")
+
+
+def test_the_engine_works_where_the_dashboard_s_libraries_are_missing() -> None:
+    program = """
+import tempfile, torch
+import weanalysis.ablation, weanalysis.data, weanalysis.excitation, weanalysis.loading, weanalysis.models
+import weanalysis.results, weanalysis.training
+torch.set_num_threads(1)
+torch.manual_seed(0)
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+                          torch.nn.Flatten(), torch.nn.Linear(2, 3)).eval()
+images = [(torch.randn(3, 8, 8), index % 3) for index in range(12)]
+with tempfile.TemporaryDirectory() as cache:
+    print(len(weanalysis.ablation.ablate(net, images, "location", grid="all", cache=cache)))
+"""
+    assert run(program, {"streamlit", "plotly", "tensorboard", "click", "rich"}).splitlines()[-1] == "6"
+
+
+# What a public name owes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_every_package_lists_its_public_names_and_explains_them(package: str) -> None:
+    module = importlib.import_module(package)
+    assert (module.__doc__ or "").strip()
+    assert sorted(set(module.__all__)) == sorted(module.__all__), "a name is listed twice"
+    for name in module.__all__:
+        value = getattr(module, name)
+        # A class or function of this package; constants and type aliases are explained where they are defined.
+        if getattr(value, "__module__", "").startswith("weanalysis") and callable(value):
+            own = vars(value).get("__doc__") if isinstance(value, type) else value.__doc__
+            assert (own or "").strip(), f"{package}.{name} has no docstring"
+            assert not own.startswith(f"{name}("), f"{package}.{name} has only the docstring that dataclass makes"
+
+
+def options(name: str) -> set[str]:
+    """The options that a command takes."""
+    params = COMMANDS[name].params
+    return {"--help", *(option for parameter in params for option in (*parameter.opts, *parameter.secondary_opts))}
+
+
+def code_of(page: str) -> str:
+    """Return what stands in blocks of code and between backticks, a line each, without what is marked as missing."""
+    text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    prose, blocks = text.split("```")[::2], text.split("```")[1::2]
+    lines = [line for part in prose for line in part.splitlines() if "not there yet" not in line]
+    return "\n".join([*blocks, *(code for line in lines for code in re.findall("`([^`]+)`", line))])
+
+
+def invocations(code: str) -> dict[str, set[str]]:
+    """Find every line `weanalysis COMMAND ...`, also after `docker run ...`, and the options given to each command."""
+    found: dict[str, set[str]] = {}
+    for name, rest in re.findall(r"^(?: *|docker run .*)weanalysis ([a-z]+)(.*)$", code, re.M):
+        rest = re.split(r"\s{2,}", rest)[0] if not rest.startswith("  ") else ""  # what follows two spaces explains
+        found.setdefault(name, set()).update(re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest))
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_an_example_and_is_in_the_readme(name: str) -> None:
+    text = COMMANDS[name].get_help(click.Context(COMMANDS[name], info_name=f"weanalysis {name}"))
+    summary, _, examples = text.partition("Examples:")
+    assert len(summary.splitlines()) > 2
+    assert f"weanalysis {name}" in examples
+    assert invocations(examples)[name] <= options(name)
+    assert name in invocations(code_of("README.md")), f"README.md does not show weanalysis {name}"
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_option_says_what_it_does(name: str) -> None:
+    silent = [
+        parameter.name for parameter in COMMANDS[name].params
+        if isinstance(parameter, click.Option) and not parameter.help and parameter.name != "port"
+    ]  # fmt: skip
+    assert silent == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/paper.md"])
+def test_the_documentation_shows_only_commands_and_options_that_exist(page: str) -> None:
+    shown = invocations(code_of(page))
+    assert shown
+    for name, given in shown.items():
+        assert name in COMMANDS, f"{page}: there is no weanalysis {name}"
+        assert given <= options(name), f"{page}: weanalysis {name} does not take {given - options(name)}"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "cache" / "README.md"]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+# What the README promises ------------------------------------------------------------------------------------------
+
+
+def test_the_readme_explains_every_column() -> None:
+    rows = re.findall(r"^\| (`[^|]*) \| [^|]+ \|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} >= set(COLUMNS)
+
+
+def test_the_readme_s_python_uses_what_is_there() -> None:
+    """Each call of `wa....`, `Recipe` and `train` is bound to the signature of what it calls."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    bound = 0
+    for block in blocks:
+        for call in (node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Call)):
+            path = ast.unparse(call.func).split(".")
+            if path[0] not in ("wa", "Recipe", "train") or "(" in ast.unparse(call.func):
+                continue
+            target: object = weanalysis if path[0] == "wa" else getattr(weanalysis, path[0])
+            for name in path[1:]:
+                target = getattr(target, name)
+            keywords = {keyword.arg: None for keyword in call.keywords if keyword.arg}
+            inspect.signature(target).bind(*call.args, **keywords)  # type: ignore[arg-type]
+            bound += 1
+    assert bound >= 8

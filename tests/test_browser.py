@@ -1,0 +1,299 @@
+"""The dashboard in a real Chromium: what a person sees, clicks, saves and links to, and what leaves the machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_studies import write_demo, write_runs
+
+from weanalysis.figures import points
+from weanalysis.results import Store
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright's Python package is not installed")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+pytestmark = [
+    pytest.mark.browser,
+    # A check that nobody sees skipped: with CI set, a missing browser is a failure.
+    pytest.mark.skipif(
+        CHROMIUM is None and not os.environ.get("CI"), reason="no chromium on the PATH; apt-get install chromium"
+    ),
+]
+
+START = (
+    "import sys; from pathlib import Path; from weanalysis.cache import Cache; from weanalysis.dashboard import launch"
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cache")
+    write_demo(root)
+    write_runs(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def address(cache: Path) -> Iterator[str]:
+    port = free_port()
+    program = f"{START}; sys.exit(launch(Cache(Path(sys.argv[1])), port=int(sys.argv[2])))"
+    log = cache / "server.log"
+    with open(log, "wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-c", program, str(cache), str(port)],
+            cwd=CHECKOUT,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        try:
+            for _ in range(120):
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2)
+                    break
+                except OSError:
+                    assert server.poll() is None, log.read_text()
+                    time.sleep(0.5)
+            else:
+                pytest.fail("the dashboard did not start:\n" + log.read_text())
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait(timeout=60)
+    with pytest.raises(OSError):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+class Visitor:
+    """A fresh browser profile, and all that went wrong or out while it was used."""
+
+    def __init__(self, browser: Any, address: str, cache: Path, **options: Any):
+        self.context = browser.new_context(viewport={"width": 1440, "height": 1000}, **options)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(30_000)
+        self.address, self.cache = address, cache
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("websocket", lambda websocket: self.requests.append(websocket.url))
+
+    def _hear(self, message: Any) -> None:
+        # On a page's own address Streamlit first looks for its server below that address, which is not found.
+        probing = "/_stcore/" in str(message.location.get("url", ""))
+        if message.type == "error" and not probing:
+            self.errors.append(message.text)
+
+    def visit(self, path: str) -> Any:
+        self.page.goto(self.address + path)
+        self.page.wait_for_selector("h1")
+        return self.page
+
+    def chart(self, key: str) -> Any:
+        plot = self.page.locator(f".st-key-{key} .js-plotly-plot .nsewdrag").first
+        plot.wait_for()
+        self.page.wait_for_timeout(1000)
+        return plot
+
+    def leave(self) -> None:
+        self.context.close()
+        local = ("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:")
+        assert not [url for url in self.requests if not url.startswith(local)]
+        assert not self.errors
+
+
+@pytest.fixture
+def visitor(browser: Any, address: str, cache: Path) -> Iterator[Visitor]:
+    visitor = Visitor(browser, address, cache)
+    yield visitor
+    visitor.leave()
+
+
+def test_from_the_overview_to_the_maps(visitor: Visitor) -> None:
+    page = visitor.visit("/")
+    page.get_by_text("5 of 5 studies").wait_for()
+    page.get_by_role("link", name="Location maps").click()
+    visitor.chart("mosaic")
+    page.get_by_text("layer2.0.conv1", exact=True).first.wait_for()
+    assert page.get_by_text("465 of 465 ablations").is_visible()
+    assert page.locator(".st-key-mosaic .hm").count() == 1, "one heatmap for all layers"
+
+
+def test_a_page_opened_by_its_address_has_the_frame(visitor: Visitor) -> None:
+    page = visitor.visit("/magnitude")
+    visitor.chart("curve")
+    assert page.get_by_role("link", name="Location maps").is_visible()
+    assert "magnitude" in page.url
+
+
+def test_hovering_a_cell_tells_its_kernel(visitor: Visitor) -> None:
+    page = visitor.visit("/location")
+    box = visitor.chart("mosaic").bounding_box()
+    page.mouse.move(box["x"] + 30, box["y"] + 70)
+    page.mouse.move(box["x"] + 32, box["y"] + 72)
+    label = page.locator(".st-key-mosaic .hoverlayer .hovertext")
+    label.wait_for()
+    assert "conv1output" in label.text_content()
+    assert "95 % interval" in label.text_content()
+
+
+def test_settings_are_in_the_address_and_open_elsewhere(
+    visitor: Visitor, browser: Any, address: str, cache: Path
+) -> None:
+    page = visitor.visit("/location")
+    visitor.chart("mosaic")
+    page.get_by_text("Significance", exact=True).click()
+    page.get_by_text("Hide what cannot be told from zero").click()
+    page.wait_for_url("**hide=true**")
+    assert "value=Significance" in page.url
+    second = Visitor(browser, address, cache)
+    second.visit(page.url.removeprefix(address))
+    second.chart("mosaic")
+    assert second.page.locator(".st-key-mosaic .cbtitle").text_content().strip() == "q"
+    assert second.page.locator(".st-key-hide input").is_checked()
+    second.leave()
+
+
+def test_a_figure_is_saved_as_picture_drawing_and_table(visitor: Visitor, tmp_path: Path) -> None:
+    page = visitor.visit("/location?study=baseline+location+·+5")
+    visitor.chart("mosaic")
+    for button, start in (("PNG", b"\x89PNG"), ("SVG", b"<svg"), ("CSV", b"study,layer,depth")):
+        page.locator(".st-key-mosaic-save button").first.click()
+        with page.expect_download() as download:
+            page.get_by_role("button", name=button, exact=True).click()
+        target = tmp_path / download.value.suggested_filename
+        download.value.save_as(target)
+        assert target.name == f"location-baseline-location.{button.lower()}"
+        assert target.read_bytes().startswith(start)
+        page.keyboard.press("Escape")
+
+
+def test_a_click_on_a_cell_opens_the_kernel_and_the_images_it_was_needed_for(visitor: Visitor) -> None:
+    page = visitor.visit("/location?study=baseline+location+·+5")
+    with Store.open(visitor.cache / "results.sqlite", readonly=True) as store:
+        table = store.table(5)
+    plot = visitor.chart("mosaic")
+    worst = table.loc[table["drop"].idxmax()]
+    place = page.evaluate(
+        """([layer, out, into]) => {
+            const plot = document.querySelector('.st-key-mosaic .js-plotly-plot');
+            const dots = plot._fullData[1], axes = plot._fullLayout;
+            const k = dots.customdata.findIndex(c => c[0] === layer && c[1] === out && c[2] === into);
+            return [axes.xaxis.d2p(dots.x[k]), axes.yaxis.d2p(dots.y[k])];
+        }""",
+        [worst["layer"], worst["out_channel"], worst["in_channel"]],
+    )
+    box = plot.bounding_box()
+    page.mouse.move(box["x"] + place[0], box["y"] + place[1] - 2)
+    page.mouse.move(box["x"] + place[0], box["y"] + place[1])
+    page.locator(".st-key-mosaic .hoverlayer .hovertext").wait_for()
+    page.mouse.click(box["x"] + place[0], box["y"] + place[1])
+    page.get_by_text(points(worst["drop"]), exact=True).first.wait_for()
+    page.wait_for_url(f"**kernel={worst['layer']}**")
+    page.get_by_text("Images whose prediction changed").wait_for()
+    page.locator(".st-key-changed-images img").first.wait_for(timeout=90_000)
+    assert 0 < page.locator(".st-key-changed-images img").count() <= 24
+    link = page.url
+    page.goto("about:blank")
+    page.goto(link)
+    page.get_by_text(points(worst["drop"]), exact=True).first.wait_for()
+
+
+def test_two_networks_are_compared(visitor: Visitor) -> None:
+    page = visitor.visit("/compare?first=baseline+location+·+5&second=lwe+location+·+4")
+    visitor.chart("mosaic-difference")
+    assert page.get_by_text("Difference (points)").is_visible()
+    page.get_by_text("Test every difference").click()
+    page.get_by_text("of 465 differences have q").wait_for(timeout=90_000)
+
+
+def test_curves_of_runs_are_smoothed_and_grouped(visitor: Visitor) -> None:
+    page = visitor.visit("/runs")
+    visitor.chart("curves")
+    page.get_by_text("Mean over seeds", exact=True).click()
+    page.locator(".st-key-curves .legendtext", has_text="excitation lwe (mean of 3)").wait_for()
+
+
+@pytest.mark.slow
+def test_a_job_is_started_watched_cancelled_and_resumed(visitor: Visitor, browser: Any, address: str) -> None:
+    from weanalysis.models import build, save_checkpoint
+
+    architecture = {"source": "builtin", "name": "resnet20", "num_classes": 10, "options": {}}
+    checkpoint = visitor.cache / "random.safetensors"
+    save_checkpoint(checkpoint, build(architecture), architecture, {})
+    page = visitor.visit("/jobs")
+    page.get_by_role("textbox", name="Network").fill(str(checkpoint))
+    page.get_by_role("textbox", name="More options").fill("--grid 3x3 --shard-size 10 --jobs 1")
+    page.keyboard.press("Enter")
+    page.get_by_text("shard-size").first.wait_for()
+    page.get_by_role("button", name="Start", exact=True).click()
+    job = page.locator(".st-key-job-1")
+    job.get_by_text("running", exact=True).wait_for()
+    page.reload()
+    job.get_by_text("measurements", exact=False).first.wait_for(timeout=300_000)
+    second = Visitor(browser, address, visitor.cache)
+    second.visit("/jobs").locator(".st-key-job-1").get_by_role("button", name="Cancel").click()
+    second.leave()
+    job.get_by_text("cancelled", exact=True).wait_for(timeout=300_000)
+    job.get_by_role("button", name="Resume").click()
+    again = page.locator(".st-key-job-2")
+    again.get_by_text("running", exact=True).wait_for()
+    again.get_by_role("button", name="Cancel").click()
+    again.get_by_text("cancelled", exact=True).wait_for(timeout=300_000)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_page_and_its_figures_follow_the_browser_s_theme(
+    browser: Any, address: str, cache: Path, theme: str
+) -> None:
+    from weanalysis.figures import THEMES
+
+    visitor = Visitor(browser, address, cache, color_scheme=theme)
+    page = visitor.visit("/location")
+    visitor.chart("mosaic")
+    red, green, blue = (int(THEMES[theme].page[start : start + 2], 16) for start in (1, 3, 5))
+    wanted = f"rgb({red}, {green}, {blue})"
+    page.wait_for_function(
+        "wanted => getComputedStyle(document.querySelector('.stApp')).backgroundColor === wanted", arg=wanted
+    )
+    page.wait_for_function(
+        "wanted => getComputedStyle(document.querySelector('.st-key-mosaic .main-svg')).backgroundColor === wanted",
+        arg=wanted,
+    )
+    visitor.leave()

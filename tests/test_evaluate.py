@@ -1,0 +1,380 @@
+"""`exact` equals `naive` image by image, and both equal what a plain loop or a hand computation gives."""
+
+import copy
+import operator
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from weanalysis._torchvision import torchvision
+from weanalysis.ablation import evaluate, studies
+from weanalysis.ablation.evaluate import Evaluator, Measured
+from weanalysis.ablation.graph import Graph, Untraceable
+from weanalysis.ablation.studies import Ablation, Part
+from weanalysis.errors import DeviceError, StudyError
+from weanalysis.models import build
+
+FIELDS = ("start", "stop", "targets", "predictions", "top5", "counts", "positions", "classes", "correct")
+
+
+def assert_same(first: Measured, second: Measured) -> None:
+    for name in FIELDS:
+        assert np.array_equal(getattr(first, name), getattr(second, name)), name
+
+
+def shaken(net: nn.Module, size: int, num_images: int = 8) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """Make a randomly initialized network lively: fitting batch norms, and no class that wins on every image."""
+    generator = torch.Generator().manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, generator=generator)
+        if hasattr(module, "layer_scale") and isinstance(module.layer_scale, nn.Parameter):
+            nn.init.constant_(module.layer_scale, 0.5)
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    images = torch.randn(num_images, 3, size, size, generator=generator)
+    # Statistics of these images keep activations of one size: without, deep networks amplify rounding into noise.
+    with torch.no_grad():
+        net.train()(images)
+    net.eval().requires_grad_(False)
+    classifier = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
+    with torch.no_grad():
+        logits = net(images)
+        classifier.weight /= logits.std()
+        classifier.bias -= classifier.bias
+        classifier.bias -= net(images).mean(0)
+        return net, images, net(images).argmax(1)
+
+
+def candidates(layer: studies.Layer) -> dict[str, list[Ablation]]:
+    """For each kind of selection, ablations of a layer to choose from."""
+    num_out, num_in = layer.shape
+    outs, ins = studies.equidistant(num_out, 6), studies.equidistant(num_in, 6)
+    count = layer.conv.weight.numel()
+    parts = {
+        "filter": [Part(layer.name, (o,)) for o in outs],
+        "input channel": [Part(layer.name, None, (i,)) for i in ins],
+        "kernel": [Part(layer.name, (o,), (i,)) for o in outs for i in ins],
+        "single": [Part(layer.name, ranks=(rank, rank)) for rank in range(count, max(0, count - 12), -1)],
+        "layer": [Part(layer.name)],
+    }
+    return {
+        selection: [Ablation((part,), selection, 1, layer.name) for part in found] for selection, found in parts.items()
+    }
+
+
+def some_ablations(net: nn.Module, images: torch.Tensor) -> list[Ablation]:
+    """In four layers all over the network, one ablation of each kind that changes the logits; and one everywhere."""
+    layers = studies.find_layers(net)
+    naive = Evaluator(net, "naive")
+    intact = naive.logits(images)
+
+    def has_effect(ablation: Ablation) -> bool:
+        # The same computation on the same images: any difference is the ablation's.
+        return not torch.equal(naive.logits(images, ablation), intact)
+
+    picked = []
+    places = studies.equidistant(len(layers), 4)
+    for place in places:
+        for found in candidates(layers[place]).values():
+            picked += list(islice(filter(has_effect, found), 1))
+    assert len(picked) >= 3 * len(places), "ablations that change nothing prove nothing"
+    everywhere = tuple(Part(layer.name, ranks=(layer.conv.weight.numel(),) * 2) for layer in layers)
+    return [*picked, Ablation(everywhere, "single", 1)]
+
+
+def torchvision_net(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    options = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    return torchvision.models.get_model(name, num_classes=10, **options)
+
+
+def timm_net(name: str) -> nn.Module:
+    import timm
+
+    torch.manual_seed(0)
+    return timm.create_model(name, num_classes=10)
+
+
+class CallsTwice(nn.Module):
+    """One convolution called on the image and again on its own output."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.shared = nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x):
+        first = self.shared(torch.relu(self.stem(x)))
+        second = self.shared(torch.relu(first))
+        return self.head((first + second).mean((2, 3)))
+
+
+NETWORKS = {
+    "resnet18": (lambda: torchvision_net("resnet18"), 48),
+    "resnext50_32x4d": (lambda: torchvision_net("resnext50_32x4d"), 48),
+    "mobilenet_v2": (lambda: torchvision_net("mobilenet_v2"), 48),
+    "densenet121": (lambda: torchvision_net("densenet121"), 64),
+    "googlenet": (lambda: torchvision_net("googlenet"), 48),
+    "vgg16_bn": (lambda: torchvision_net("vgg16_bn"), 32),
+    "efficientnet_b0": (lambda: torchvision_net("efficientnet_b0"), 48),
+    "convnext_tiny": (lambda: torchvision_net("convnext_tiny"), 64),
+    "shufflenet_v2_x0_5": (lambda: torchvision_net("shufflenet_v2_x0_5"), 48),
+    "resnet20": (lambda: build({"source": "builtin", "name": "resnet20", "num_classes": 10}), 32),
+    "timm:seresnet18": (lambda: timm_net("legacy_seresnet18"), 48),
+    "timm:tf_efficientnet_lite0": (lambda: timm_net("tf_efficientnet_lite0"), 48),
+    "calls one convolution twice": (CallsTwice, 12),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_exact_is_naive_image_by_image(name):
+    make, size = NETWORKS[name]
+    net, images, targets = shaken(make(), size)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    ablations = some_ablations(net, images)
+    exact, naive = Evaluator(net, "exact", batch_size=5), Evaluator(net, "naive", batch_size=5)
+    assert exact.note == ""
+    # The classifier's bias takes away what all images share, which is much larger than what is left.
+    shared = [module for module in net.modules() if isinstance(module, nn.Linear)][-1].bias.abs().max()
+    scale = float(naive.logits(images).abs().max() + shared)
+    for ablation in ablations:
+        torch.testing.assert_close(
+            exact.logits(images, ablation), naive.logits(images, ablation), rtol=1e-3, atol=1e-4 * scale
+        )
+    first, second = exact.measure(images, targets, ablations), naive.measure(images, targets, ablations)
+    assert_same(first, second)
+    assert first.counts.sum() > len(ablations) / 4, "too few flips for the comparison to mean anything"
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    for evaluator in (exact, naive):
+        assert all(torch.equal(v, before[k]) for k, v in evaluator._net.state_dict().items())
+
+
+def test_naive_is_a_plain_loop():
+    net, images, targets = shaken(NETWORKS["resnet20"][0](), 32)
+    ablations = studies.location(net, "2x2", layers="layer1.*").ablations
+    measured = Evaluator(net, "naive").measure(images, targets, ablations, start=100)
+    ends = np.cumsum(measured.counts)
+    with torch.no_grad():
+        intact = net(images).argmax(1)
+        for ablation, count, end in zip(ablations, measured.counts, ends, strict=True):
+            wounded = copy.deepcopy(net)
+            wounded.get_submodule(ablation.layer).weight[ablation.out_channel, ablation.in_channel] = 0
+            after = wounded(images).argmax(1)
+            changed = torch.nonzero(after != intact).flatten().tolist()
+            places = measured.positions[end - count : end].tolist()
+            assert set(changed) <= set(places)  # the others changed their top-5 only
+            assert measured.classes[end - count : end].tolist() == after[places].tolist()
+    assert (measured.start, measured.stop) == (100, 108)
+
+
+def test_a_hand_weighted_network_gives_the_numbers_computed_by_hand():
+    """Class 0 is fed by channel 0 alone and class 1 by channel 1; a 1x1 convolution called twice doubles them."""
+
+    class ByHand(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 2, 1, bias=False)
+            self.conv.weight.data = torch.tensor([[2.0, 0.0], [0.0, 2.0]]).view(2, 2, 1, 1)
+
+        def forward(self, x):
+            return self.conv(self.conv(x)).mean((2, 3))
+
+    images = torch.tensor([[3.0, 1.0], [1.0, 3.0], [5.0, 4.0], [-1.0, 2.0]]).view(4, 2, 1, 1)
+    targets = torch.tensor([0, 1, 0, 1])
+    ablations = [
+        Ablation((Part("conv", (0,), (0,)),), "kernel", 1, "conv"),  # class 0's logit becomes 0
+        Ablation((Part("conv", (1,), (1,)),), "kernel", 1, "conv"),  # class 1's logit becomes 0
+        Ablation((Part("conv", (0,), (1,)),), "kernel", 1, "conv"),  # a zero already: nothing changes
+    ]
+    for mode in ("exact", "naive"):
+        measured = Evaluator(ByHand(), mode).measure(images, targets, ablations)
+        assert measured.predictions.tolist() == [0, 1, 0, 1]
+        # Zeroing [0, 0]: logits (0, 4), (0, 12), (0, 16), (0, 8): images 0 and 2 become class 1.
+        # Zeroing [1, 1]: logits (12, 0), (4, 0), (20, 0), (-4, 0): image 1 becomes class 0, image 3 stays.
+        assert measured.counts.tolist() == [2, 1, 0], mode
+        assert measured.positions.tolist() == [0, 2, 1]
+        assert measured.classes.tolist() == [1, 1, 0]
+        assert (measured.correct & 1).tolist() == [0, 0, 0]
+
+
+def test_batch_size_and_shards_change_nothing():
+    net, images, targets = shaken(NETWORKS["resnet20"][0](), 32, num_images=10)
+    ablations = some_ablations(net, images)
+    whole = Evaluator(net, "exact", batch_size=10).measure(images, targets, ablations)
+    for batch_size in (1, 3):
+        assert_same(whole, Evaluator(net, "exact", batch_size=batch_size).measure(images, targets, ablations))
+
+
+def test_decisions_that_hang_on_rounding_are_made_by_the_naive_way(monkeypatch):
+    """With a fast path that is wrong by up to 1e-3, every decision is still the naive one."""
+    net, images, targets = shaken(CallsTwice(), 12, num_images=50)
+    ablations = studies.location(net, "all").ablations
+    naive = Evaluator(net, "naive").measure(images, targets, ablations)
+    plain = Graph.rerun
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(self, *arguments):
+        logits = plain(self, *arguments)
+        return logits + 1e-3 * (2 * torch.rand(logits.shape, generator=generator) - 1)
+
+    monkeypatch.setattr(Graph, "rerun", noisy)
+    noisy_result = Evaluator(net, "exact").measure(images, targets, ablations)
+    assert_same(noisy_result, naive)
+    assert noisy_result.num_rechecked > 0
+    assert noisy_result.largest_difference > 1e-4
+    monkeypatch.setattr(evaluate, "TIE_FACTOR", 0.0)
+    unguarded = Evaluator(net, "exact").measure(images, targets, ablations)
+    assert unguarded.num_rechecked < noisy_result.num_rechecked
+
+
+class Branching(nn.Module):
+    """Cannot be traced: its forward looks at values."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, x):
+        x = self.conv(x)
+        if x.mean() > 0:
+            x = torch.relu(x)
+        return self.head(x.mean((2, 3)))
+
+
+class WritesParts(nn.Module):
+    """Cannot be traced safely: it writes into a part of an activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, x):
+        x = self.conv(x)
+        x[:, ::2] = 0
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("make", [Branching, WritesParts])
+def test_what_cannot_be_traced_is_evaluated_whole_and_says_so(make):
+    net, images, targets = shaken(make(), 12)
+    ablations = some_ablations(net, images)
+    evaluator = Evaluator(net, "exact")
+    assert "cannot be traced" in evaluator.note
+    assert_same(evaluator.measure(images, targets, ablations),
+                Evaluator(net, "naive").measure(images, targets, ablations))  # fmt: skip
+
+
+class WritesInPlace(nn.Module):
+    """In-place operations of every kind that torch networks use."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.one = nn.Conv2d(6, 6, 3, padding=1)
+        self.two = nn.Conv2d(6, 6, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, x):
+        x = self.norm(self.stem(x))
+        y = self.relu(x)
+        y += self.one(y)
+        y = y.relu_()
+        z = nn.functional.relu(self.two(y), inplace=True)
+        z.add_(y)
+        y.mul_(0.5)
+        return self.head(operator.iadd(z, y).mean((2, 3)))
+
+
+def test_in_place_operations_never_reach_a_kept_activation():
+    net, images, targets = shaken(WritesInPlace(), 12)
+    ablations = some_ablations(net, images)
+    evaluator = Evaluator(net, "exact", batch_size=3)
+    assert evaluator.note == ""
+    assert_same(evaluator.measure(images, targets, ablations),
+                Evaluator(net, "naive", batch_size=3).measure(images, targets, ablations))  # fmt: skip
+
+
+def test_a_graph_computes_no_more_than_lies_downstream():
+    net = NETWORKS["resnet20"][0]().eval()
+    graph = Graph(copy.deepcopy(net))
+    last = graph.downstream(["layer3.2.conv2"])
+    assert len(last.steps) < 10 and [step.layer for step in last.first] == ["layer3.2.conv2"]
+    assert len(graph.downstream(["conv1"]).steps) == len(graph.steps)
+
+
+def test_weights_are_back_after_a_failing_run():
+    class Fragile(CallsTwice):
+        def forward(self, x):
+            if getattr(self, "broken", False):
+                raise RuntimeError("out of luck")
+            return super().forward(x)
+
+    net, images, _ = shaken(Fragile(), 12)
+    evaluator = Evaluator(net, "naive")
+    before = {key: value.clone() for key, value in evaluator._net.state_dict().items()}
+    (ablation,) = studies.layer(net, "shared").ablations
+    evaluator._net.broken = True
+    with pytest.raises(RuntimeError, match="out of luck"):
+        evaluator.logits(images, ablation)
+    assert all(torch.equal(value, before[key]) for key, value in evaluator._net.state_dict().items())
+    exact = Evaluator(net, "exact")
+    with pytest.raises(RuntimeError):
+        exact.logits(torch.randn(1, 5, 12, 12), ablation)
+    for part in (exact._net, exact._graph._root):
+        assert all(torch.equal(p.detach(), before[k]) for k, p in part.named_parameters())
+
+
+def test_top5_is_counted_by_rank():
+    logits = torch.arange(8.0).repeat(8, 1)
+    targets = torch.arange(8)
+    decisions = evaluate.Decisions.of(logits, targets)
+    assert decisions.predictions.tolist() == [7] * 8
+    assert (decisions.correct & 1).tolist() == [0] * 7 + [1]
+    assert ((decisions.correct & 2) > 0).tolist() == [False] * 3 + [True] * 5
+    logits[0, 3] = float("nan")
+    assert evaluate.Decisions.of(logits, targets).predictions[0] == -1
+    assert evaluate.Decisions.of(logits, targets).correct[0] == 0
+
+
+def test_unusable_networks_are_refused_in_one_line():
+    images, targets = torch.randn(2, 3, 12, 12), torch.tensor([0, 1])
+    broken = CallsTwice()
+    broken.head.bias.data[0] = float("nan")
+    with pytest.raises(StudyError, match="NaN"):
+        Evaluator(broken).measure(images, targets, [])
+    with pytest.raises(StudyError, match=r"class 12.*0 to 9"):
+        Evaluator(CallsTwice()).measure(images, torch.tensor([0, 12]), [])
+    with pytest.raises(StudyError, match="not \\(images, classes\\) logits"):
+        Evaluator(nn.Sequential(nn.Conv2d(3, 4, 3))).measure(images, targets, [])
+    with pytest.raises(DeviceError, match="cuda"):
+        Evaluator(CallsTwice(), device="cuda:7")
+
+
+def test_tracing_refuses_two_inputs():
+    class TwoInputs(nn.Module):
+        def forward(self, x, y):
+            return x + y
+
+    with pytest.raises(Untraceable, match="second input"):
+        Graph(TwoInputs())
+
+
+def test_memory_is_let_go_as_layers_are_done():
+    """What is kept for one image shrinks to nothing but what the last layers read."""
+    net, images, _ = shaken(NETWORKS["resnet20"][0](), 32)
+    evaluator = Evaluator(net, "exact")
+    every = studies.location(net, "1x1").ablations
+    last = [ablation for ablation in every if ablation.layer == "layer3.2.conv2"]
+    # 64 channels of 8x8, in float32: the convolution's input and the shortcut beside it.
+    assert evaluator.kept_bytes(images[:1], last) == 2 * 64 * 8 * 8 * 4
+    assert evaluator.kept_bytes(images[:1], every) > 20 * evaluator.kept_bytes(images[:1], last)

@@ -1,0 +1,356 @@
+"""Figures say what their tables hold: the right cell, the right colour, the right words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from made_studies import finished, location_plan, made_metrics, magnitude_plan, multiplier_plan, resnet20_layers
+
+from weanalysis import figures
+
+
+@pytest.fixture(scope="module")
+def study() -> pd.DataFrame:
+    return finished(location_plan())
+
+
+def heatmap(figure: go.Figure) -> go.Heatmap:
+    (trace,) = (trace for trace in figure.data if trace.type == "heatmap")
+    return trace
+
+
+def markers(figure: go.Figure) -> go.Scattergl:
+    (trace,) = (trace for trace in figure.data if trace.type == "scattergl")
+    return trace
+
+
+def test_every_kernel_has_its_own_cell_with_its_own_drop(study: pd.DataFrame) -> None:
+    shuffled = study.sample(frac=1, random_state=3).reset_index(drop=True)
+    figure = figures.location_mosaic(shuffled)
+    z, points = np.asarray(heatmap(figure).z), markers(figure)
+    assert len(points.customdata) == len(study) == 465
+    seen = set()
+    for x, y, (layer, out_channel, in_channel, position) in zip(points.x, points.y, points.customdata, strict=True):
+        row = shuffled.iloc[position]
+        assert (row["layer"], row["out_channel"], row["in_channel"]) == (layer, out_channel, in_channel)
+        assert z[int(y), int(x)] == pytest.approx(row["drop"], abs=1e-5)
+        seen.add((x, y))
+    assert len(seen) == 465
+    assert np.isfinite(z).sum() == 465, "gutters must be NaN, and nothing else may be"
+
+
+def test_layers_stand_in_network_order_with_outputs_down_and_inputs_across(study: pd.DataFrame) -> None:
+    figure = figures.location_mosaic(study)
+    assert [note.text for note in figure.layout.annotations] == [name for name, _, _ in resnet20_layers()]
+    points = markers(figure)
+    place = {tuple(key[:3]): (x, y) for key, x, y in zip(points.customdata, points.x, points.y, strict=True)}
+    left, top = place["layer1.0.conv1", 0, 0]
+    assert place["layer1.0.conv1", 15, 0] == (left, top + 4)
+    assert place["layer1.0.conv1", 0, 15] == (left + 4, top)
+    assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1], "the first output channel is the upper one"
+
+
+def test_the_shared_scale_is_centred_at_zero_and_owns_up_to_being_cut(study: pd.DataFrame) -> None:
+    shown = heatmap(figures.location_mosaic(study))
+    assert shown.zmin == -shown.zmax
+    assert shown.zmax == pytest.approx(study["drop"].abs().quantile(0.99))
+    assert any("≥" in text for text in shown.colorbar.ticktext)
+    even = study.assign(drop=np.linspace(-2, 1, len(study)))
+    whole = heatmap(figures.location_mosaic(even))
+    assert (whole.zmin, whole.zmax) == (-2, 2)
+    assert whole.colorbar.ticktext is None
+    assert heatmap(figures.location_mosaic(study, limit=7.0)).zmax == 7
+
+
+def test_a_scale_of_its_own_takes_each_layer_to_its_largest_value(study: pd.DataFrame) -> None:
+    figure = figures.location_mosaic(study, scale="layer")
+    z, points = np.asarray(heatmap(figure).z), markers(figure)
+    by_layer: dict[str, list[float]] = {}
+    for x, y, key in zip(points.x, points.y, points.customdata, strict=True):
+        by_layer.setdefault(key[0], []).append(z[int(y), int(x)])
+    assert all(max(np.abs(values)) == pytest.approx(1) for values in by_layer.values())
+    quiet = study.assign(drop=0.0)
+    assert np.isnan(np.asarray(heatmap(figures.location_mosaic(quiet, scale="layer")).z)).all()
+
+
+def test_hiding_leaves_exactly_what_differs_from_zero(study: pd.DataFrame) -> None:
+    z = np.asarray(heatmap(figures.location_mosaic(study, hide_insignificant=True)).z)
+    assert 0 < np.isfinite(z).sum() == (study["q_value"] <= 0.05).sum() < 465
+
+
+def test_significance_has_the_sign_of_d_and_flips_are_a_share() -> None:
+    table = finished(location_plan()).head(2)
+    table = table.assign(drop=[3.0, -3.0], q_value=[0.01, 1e-9], num_flipped=[50, 20], num_images=[1000, 1000])
+    logs = np.asarray(heatmap(figures.location_mosaic(table, "significance")).z)
+    assert sorted(logs[np.isfinite(logs)]) == pytest.approx([-4.0, 2.0])
+    shares = heatmap(figures.location_mosaic(table, "flipped"))
+    assert sorted(np.asarray(shares.z)[np.isfinite(shares.z)]) == pytest.approx([2.0, 5.0])
+    assert shares.zmin == 0
+
+
+def test_hover_names_the_kernel_its_drop_and_its_interval(study: pd.DataFrame) -> None:
+    figure = figures.location_mosaic(study)
+    points = markers(figure)
+    number = next(place for place, key in enumerate(points.customdata) if key[:3] == ["layer1.1.conv2", 4, 8])
+    row = study.iloc[points.customdata[number][3]]
+    text = points.text[number]
+    assert "layer1.1.conv2" in text
+    assert "output 4, input 8" in text
+    assert figures.points(row["drop"]) in text
+    assert figures.interval(row["drop_low"], row["drop_high"]) in text
+    assert f"{int(row['num_flipped'])} of 2,000" in text
+
+
+def test_a_running_study_shows_what_is_there_and_greys_the_rest() -> None:
+    partial = finished(location_plan(), num_done=200)
+    figure = figures.location_mosaic(partial)
+    assert np.isfinite(np.asarray(heatmap(figure).z)).sum() == 200
+    assert sum("not measured" in text for text in markers(figure).text) == 265
+    empty = figures.location_mosaic(finished(location_plan(), num_done=0))
+    assert not np.isfinite(np.asarray(heatmap(empty).z)).any()
+    assert "measured yet" in figures.location_mosaic(partial.head(0)).layout.annotations[0].text
+
+
+def test_the_selected_kernel_is_framed_where_it_lies(study: pd.DataFrame) -> None:
+    plain = figures.location_mosaic(study)
+    framed = figures.location_mosaic(study, selected=("layer2.0.conv1", 31, 15))
+    frame = framed.layout.shapes[-1]
+    assert len(framed.layout.shapes) == len(plain.layout.shapes) + 2
+    points = markers(framed)
+    place = next(k for k, key in enumerate(points.customdata) if key[:3] == ["layer2.0.conv1", 31, 15])
+    assert (frame.x0, frame.x1) == (points.x[place] - 0.5, points.x[place] + 0.5)
+    assert (frame.y0, frame.y1) == (points.y[place] - 0.5, points.y[place] + 0.5)
+    gone = figures.location_mosaic(study, selected=("layer2.0.conv1", 30, 15))
+    assert len(gone.layout.shapes) == len(plain.layout.shapes)
+
+
+def test_small_maps_are_enlarged_beside_large_ones() -> None:
+    table = finished(location_plan([("small", 4, 3), ("large", 16, 16)], grid=16))
+    figure = figures.location_mosaic(table)
+    z, points = np.asarray(heatmap(figure).z), markers(figure)
+    small = table[table["layer"] == "small"].set_index(["out_channel", "in_channel"])["drop"]
+    for x, y, (layer, out_channel, in_channel, _) in zip(points.x, points.y, points.customdata, strict=True):
+        if layer == "small":
+            block = z[int(y - 1.5) : int(y + 2.5), int(x - 1.5) : int(x + 2.5)]
+            assert block.shape == (4, 4)
+            assert np.allclose(block, small[out_channel, in_channel])
+
+
+def test_names_are_text_whatever_they_hold() -> None:
+    name = "<img src=x onerror=alert(1)>"
+    figure = figures.location_mosaic(finished(location_plan([(name, 8, 8)])))
+    spread = figures.layer_spread(finished(location_plan([(name, 8, 8)])))
+    assert "<img" not in str(figure.layout.annotations[0].to_plotly_json())
+    assert not any("<img" in text for text in markers(figure).text)
+    assert not any("<img" in text for text in spread.data[1].text)
+
+
+def test_two_hundred_layers_keep_names_that_tell_them_apart() -> None:
+    layers = [(f"features.denseblock{b}.denselayer{n}.conv2", 32, 128) for b in range(1, 5) for n in range(1, 51)]
+    figure = figures.location_mosaic(finished(location_plan(layers)))
+    names = [note.text for note in figure.layout.annotations]
+    assert len(set(names)) == 200
+    assert any("d3.d17.conv2" in name for name in names)
+
+
+def test_spread_is_the_standard_deviation_of_each_layer_with_an_interval_around_it(study: pd.DataFrame) -> None:
+    _, line = figures.layer_spread(study).data
+    expected = study.groupby("depth")["drop"].std()
+    assert list(line.y) == pytest.approx(list(expected))
+    assert (np.asarray(line.error_y.array) >= 0).all()
+    assert (np.asarray(line.error_y.arrayminus) > 0).all()
+    wide = finished(location_plan([("wide", 64, 64)], grid=64))
+    dots, narrow = figures.layer_spread(wide).data
+    assert len(dots.y) == 3000
+    assert "3,000 of 4,096" in dots.name
+    # 4,096 kernels pin the standard deviation down: the same distribution bootstrapped by hand.
+    values = wide["drop"].to_numpy()
+    draws = np.random.default_rng(1).choice(values, size=(400, len(values))).std(axis=1, ddof=1)
+    assert narrow.error_y.array[0] == pytest.approx(1.96 * draws.std(), rel=0.15)
+
+
+def test_the_magnitude_curve_has_a_point_a_percentile_and_its_band() -> None:
+    table = finished(magnitude_plan())
+    band, line = figures.magnitude_curve(table).data
+    assert list(line.x) == list(range(1, 101))
+    assert list(line.y) == pytest.approx(list(table["drop"]))
+    assert list(band.y[:100]) == pytest.approx(list(table["drop_high"]))
+    assert list(band.y[100:]) == pytest.approx(list(table["drop_low"][::-1]))
+
+
+def test_repeats_are_shown_one_by_one_and_as_their_mean() -> None:
+    table = finished(magnitude_plan(repeats=4))
+    _, draws, line = figures.magnitude_curve(table).data
+    assert len(draws.y) == 400
+    assert line.y[49] == pytest.approx(table.loc[table["percentile"] == 50, "drop"].mean())
+
+
+def test_one_layer_is_taken_out_of_a_layer_by_layer_study() -> None:
+    table = finished(magnitude_plan(["a", "b"]))
+    *_, line = figures.magnitude_curve(table, "b").data
+    assert list(line.y) == pytest.approx(list(table.loc[table["layer"] == "b", "drop"]))
+    assert "measured yet" in figures.magnitude_curve(table, "c").layout.annotations[0].text
+
+
+def test_the_magnitude_map_holds_layers_from_the_top_and_percentiles() -> None:
+    table = finished(magnitude_plan(["z", "a"], repeats=2))
+    shown = heatmap(figures.magnitude_map(table))
+    first = table[(table["layer"] == "z") & (table["percentile"] == 98)]["drop"].mean()
+    assert shown.z[0][97] == pytest.approx(first)
+    assert shown.zmin == -shown.zmax
+    assert list(figures.magnitude_map(table).layout.yaxis.ticktext) == ["z", "a"]
+    assert list(figures.magnitude_map(table).layout.yaxis.range) == [1.5, -0.5]
+
+
+def test_the_histogram_marks_the_weight_that_a_study_zeroes() -> None:
+    weight = np.array([[-4.0, 1.0], [3.0, -2.0]])
+    figure = figures.weight_histogram(weight, 75)
+    assert sum(figure.data[0].y) == 4
+    assert figure.layout.shapes[0].x0 == 3.0, "rank 3 of 4 at the 75th percentile"
+    assert figures.weight_histogram(weight, 1).layout.shapes[0].x0 == 1.0
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_both_themes_colour_page_ink_and_scale(theme: str, study: pd.DataFrame) -> None:
+    figure = figures.location_mosaic(study, theme=theme)
+    assert figure.layout.paper_bgcolor == figures.THEMES[theme].page
+    assert figure.layout.font.color == figures.THEMES[theme].ink
+    middle = heatmap(figure).colorscale[len(heatmap(figure).colorscale) // 2]
+    assert middle[0] == 0.5
+
+
+def test_there_are_exactly_ten_categorical_colours() -> None:
+    assert len(set(figures.CATEGORICAL)) == 10
+
+
+def test_a_kernel_is_drawn_as_it_lies_with_its_weights_written() -> None:
+    weight = np.array([[0.5, -0.25], [0.0, 1.0], [0.125, -1.0]])
+    shown = heatmap(figures.kernel_weights(weight))
+    assert np.array_equal(shown.z, weight)
+    assert (shown.zmin, shown.zmax) == (-1, 1)
+    assert shown.text[0][1] == "−0.25"
+    assert figures.kernel_weights(weight).layout.yaxis.autorange == "reversed"
+    moments = heatmap(figures.kernel_weights(np.stack([weight, 2 * weight])))
+    assert np.asarray(moments.z).shape == (3, 5)
+    assert np.isnan(np.asarray(moments.z)[:, 2]).all()
+    assert np.array_equal(np.asarray(moments.z)[:, 3:], 2 * weight)
+
+
+def test_neighbours_are_the_kernels_of_the_same_output_or_input(study: pd.DataFrame) -> None:
+    inputs, outputs = figures.kernel_neighbours(study, "layer1.0.conv1", 8, 4).data
+    layer = study[study["layer"] == "layer1.0.conv1"]
+    assert list(inputs.y) == list(layer[layer["out_channel"] == 8]["drop"])
+    assert list(outputs.y) == list(layer[layer["in_channel"] == 4]["drop"])
+    assert list(inputs.x)[list(inputs.marker.symbol).index("diamond")] == 4
+    assert list(outputs.x)[list(outputs.marker.symbol).index("diamond")] == 8
+
+
+def test_curves_pair_validation_with_training_and_star_the_best_epoch() -> None:
+    runs = {"one": made_metrics(), "two": made_metrics(seed=1)}
+    figure = figures.training_curves(runs)
+    lines = [trace for trace in figure.data if trace.mode == "lines"]
+    assert [trace.line.dash for trace in lines] == ["solid", "solid", "dot", "dot"]
+    assert list(lines[0].y) == list(runs["one"]["val_top1"])
+    assert list(lines[2].y) == list(runs["one"]["train_top1"])
+    star = next(trace for trace in figure.data if trace.mode == "markers")
+    best = runs["one"]["val_top1"].idxmax()
+    assert (star.x[0], star.y[0]) == (runs["one"]["epoch"][best], runs["one"]["val_top1"][best])
+    losses = figures.training_curves(runs, "loss", "seconds")
+    star = next(trace for trace in losses.data if trace.mode == "markers")
+    assert star.y[0] == runs["one"]["val_loss"].min()
+    assert losses.data[0].x[-1] == pytest.approx(160 / 60)
+
+
+def test_smoothing_keeps_the_raw_line() -> None:
+    frame = made_metrics()
+    raw, smooth, *_ = figures.training_curves({"one": frame}, smoothing=0.5, show_training=False).data
+    assert list(raw.y) == list(frame["val_top1"])
+    assert raw.line.color.startswith("rgba")
+    weights = 0.5 ** np.arange(7, -1, -1)
+    assert smooth.y[-1] == pytest.approx(np.average(frame["val_top1"], weights=weights))
+    assert smooth.y[0] == frame["val_top1"].iloc[0]
+
+
+def test_seeds_are_drawn_as_their_mean_and_range() -> None:
+    runs = {"a": made_metrics(seed=0), "b": made_metrics(seed=1), "c": made_metrics(6, seed=2)}
+    figure = figures.training_curves(runs, groups=dict.fromkeys(runs, "g"), show_training=False)
+    band, mean = figure.data[-2:]
+    expected = np.stack([frame["val_top1"].to_numpy()[:6] for frame in runs.values()])
+    assert list(mean.x) == [1, 2, 3, 4, 5, 6]
+    assert list(mean.y) == pytest.approx(list(expected.mean(axis=0)))
+    assert list(band.y[:6]) == pytest.approx(list(expected.max(axis=0)))
+    assert list(band.y[6:]) == pytest.approx(list(expected.min(axis=0)[::-1]))
+    assert mean.name == "g (mean of 3)"
+
+
+def test_a_column_of_elsewhere_is_drawn_and_a_missing_one_is_said() -> None:
+    frame = pd.DataFrame({"step": [1, 2, 3], "perplexity": [9.0, np.nan, 7.0]})
+    line = figures.training_curves({"other": frame}, "perplexity", "step").data[0]
+    assert (list(line.x), list(line.y)) == ([1, 3], [9, 7])
+    assert "has recorded" in figures.training_curves({"other": frame}, "top1").layout.annotations[0].text
+
+
+def test_excitation_is_the_paper_s() -> None:
+    torch = pytest.importorskip("torch")
+    from weanalysis.excitation import MWE
+
+    weight = np.random.default_rng(0).normal(size=(8, 4, 3, 3))
+    tensor = torch.tensor(weight, requires_grad=True)
+    out = MWE(eps=0.1, normalize=False)(tensor)
+    out.sum().backward()
+    assert np.allclose(figures.excited(weight, 0.1), out.detach().numpy(), rtol=1e-5)
+    assert np.allclose(figures.gain(weight, 0.1), tensor.grad.numpy(), rtol=1e-5)
+    assert figures.gain(1.0, 0.1, 1.0) == pytest.approx(5.76, abs=0.005)
+    assert not figures.excited(np.zeros(3), 0.1).any()
+    assert (figures.gain(np.zeros(3), 0.1) == 1).all()
+
+
+def test_excitation_curves_show_the_chosen_eps_among_others() -> None:
+    figure = figures.excitation_curves(0.3)
+    names = [trace.name for trace in figure.data if trace.showlegend is not False]
+    assert names == ["no excitation", "ε = 0.01", "ε = 0.1", "ε = 0.2", "ε = 0.3"]
+    chosen = figure.data[-1]
+    assert max(chosen.y) == pytest.approx(1.3**2 / (1.3**2 - 1))
+    assert len([trace for trace in figures.excitation_curves(0.1).data if trace.name == "ε = 0.1"]) == 2
+
+
+def test_a_layer_s_weights_are_all_counted_before_and_after() -> None:
+    weight = np.random.default_rng(0).normal(size=(16, 8, 3, 3))
+    before, after, curve = figures.excitation_of_layer(weight, 0.1).data
+    assert sum(before.y) == sum(after.y) == weight.size
+    assert max(curve.y) == pytest.approx(5.76, abs=0.01)
+
+
+def test_multipliers_are_drawn_by_channel_by_layer_and_by_rank() -> None:
+    values = np.array([[0.2, 0.9, 0.5], [0.4, 0.7, 0.3]])
+    assert np.allclose(heatmap(figures.multiplier_map(values, "a")).z, values)
+    line = figures.multiplier_spread({"a": values, "b": values / 2}).data[-1]
+    assert list(line.y) == pytest.approx([0.45, 0.225])
+    ranks, ends = figures.multiplier_ranks(values).data
+    assert list(ranks.y) == pytest.approx([0.3, 0.4, 0.8])
+    assert list(ends.text) == ["lowest: channel 0", "highest: channel 1"]
+    wide = heatmap(figures.multiplier_map(np.random.default_rng(0).random((2048, 1024)), "wide"))
+    assert np.asarray(wide.z).shape == (512, 512)
+
+
+def test_d_low_and_d_high_stand_beside_each_other_by_layer() -> None:
+    table = finished(multiplier_plan(["a", "b"]))
+    low, high = figures.multiplier_drops(table).data
+    for trace, selection in ((low, "lowest"), (high, "highest")):
+        own = table[(table["selection"] == selection) & table["layer"].notna()]
+        assert list(trace.x) == list(own["drop"])
+        assert [round(y) for y in trace.y] == [0, 1]
+        assert list(trace.error_x.array) == pytest.approx(list(own["drop_high"] - own["drop"]))
+    assert "measured yet" in figures.multiplier_drops(table.head(2)).layout.annotations[0].text
+
+
+def test_the_rank_curve_starts_from_either_end_and_from_chance() -> None:
+    table = finished(multiplier_plan(["a"]))
+    lines = {trace.name: trace for trace in figures.multiplier_curve(table).data if trace.mode == "lines+markers"}
+    assert set(lines) == {"highest multiplier first", "random channels", "lowest multiplier first"}
+    random = table[(table["selection"] == "random") & table["fraction"].notna()]
+    assert list(lines["random channels"].x) == pytest.approx([10, 20, 30])
+    assert list(lines["random channels"].y) == pytest.approx(list(random.groupby("fraction")["drop"].mean()))
+    assert "measured yet" in figures.multiplier_curve(table.head(5)).layout.annotations[0].text

@@ -1,0 +1,163 @@
+"""The multiplier study (§4.2), and ablating networks that were trained with weight excitation."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from torch import nn
+
+from weanalysis.ablation import Evaluator, ablate, studies
+from weanalysis.ablation.inputs import as_model, folded
+from weanalysis.ablation.studies.multiplier import mean_multiplier
+from weanalysis.cache import Cache
+from weanalysis.errors import StudyError
+from weanalysis.excitation import excite, multipliers
+from weanalysis.results import Store
+
+
+def excited_net(kind: str = "lwe") -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 12, 3, padding=1, groups=2), nn.ReLU(),
+        nn.Conv2d(12, 10, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 6),
+    )  # fmt: skip
+    net = excite(net, kind, reduction=2)
+    # As trained: the multipliers of different channels differ.
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    with torch.no_grad():
+        net[-1].bias -= net(torch.randn(50, 3, 8, 8)).mean(0)
+    return net.eval()
+
+
+class Images(torch.utils.data.Dataset):
+    def __init__(self):
+        self.images = torch.randn(30, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def __len__(self):
+        return 30
+
+    def __getitem__(self, index):
+        return self.images[index], index % 6
+
+
+def test_mean_multiplier_averages_over_the_outputs_that_read_the_channel():
+    net = excited_net()
+    found = multipliers(net)
+    grouped = next(layer for layer in studies.find_layers(net) if layer.name == "2")
+    means = mean_multiplier(grouped, found)
+    m = found["2"].numpy()  # (12, 4): outputs 0-5 read inputs 0-3, outputs 6-11 read inputs 4-7
+    by_hand = [m[:6, c].mean() if c < 4 else m[6:, c - 4].mean() for c in range(8)]
+    np.testing.assert_allclose(means, by_hand, rtol=1e-6)
+
+
+def test_lowest_and_highest_are_those_and_the_stem_is_left_out():
+    net = excited_net()
+    study = studies.multiplier(net, draws=2, fractions=(0.5,))
+    assert dict(study.skipped) == {"0": "the stem, which the paper leaves out"} and study.layers == ("2", "4")
+    layers = {layer.name: layer for layer in studies.find_layers(net)}
+    means = {name: mean_multiplier(layers[name], multipliers(net)) for name in study.layers}
+    lowest, highest = study.ablations[0], study.ablations[1]
+    assert (lowest.selection, highest.selection, lowest.layer) == ("lowest", "highest", None)
+    for ablation, pick in ((lowest, np.argmin), (highest, np.argmax)):
+        by_layer = {part.layer: part for part in ablation.parts}
+        channel = int(pick(means["2"]))
+        assert by_layer["2"].in_channels == (channel % 4,)
+        assert by_layer["2"].out_channels == tuple(range(6) if channel < 4 else range(6, 12))
+        assert by_layer["4"].in_channels == (int(pick(means["4"])),) and by_layer["4"].out_channels is None
+        assert ablation.num_weights == 6 * 9 + 10 * 9
+    half = [a for a in study.ablations if a.fraction == 0.5]
+    assert [(a.selection, a.draw) for a in half] == [("lowest", None), ("highest", None), ("random", 0), ("random", 1)]
+    assert {len([part for part in a.parts if part.layer == "4"]) for a in half} == {6}
+    below, above = ({p.in_channels[0] for p in a.parts if p.layer == "4"} for a in half[:2])
+    assert below | above == set(range(12)) and not below & above
+    single = [a for a in study.ablations if a.layer is not None]
+    assert [(a.layer, a.selection) for a in single] == [(x, s) for x in ("2", "4") for s in ("lowest", "highest")]
+    assert single[0].in_channel == int(np.argmin(means["2"]))
+
+
+def test_random_channels_follow_the_seed():
+    net = excited_net()
+    keys = [[a.key for a in studies.multiplier(net, seed=seed).ablations] for seed in (0, 0, 1)]
+    assert keys[0] == keys[1] != keys[2]
+
+
+@pytest.mark.parametrize("kind", ["lwe", "mwe", "lwe+mwe", "ws"])
+def test_zeroing_folded_weights_is_zeroing_inside_the_excited_network(kind):
+    """A hook that zeroes the weight the excited network computes with gives the logits that the engine measures."""
+    net = excited_net(kind)
+    images = torch.stack([image for image, _ in Images()])
+    plain = folded(as_model(net)).net
+    ablations = studies.location(plain, "2x2").ablations
+    for evaluator in (Evaluator(plain, "exact"), Evaluator(plain, "naive")):
+        for ablation in ablations:
+            inside = excited_net(kind)
+            inside.load_state_dict(net.state_dict())
+            conv = inside.get_submodule(ablation.layer)
+            mask = torch.ones(conv.out_channels, conv.in_channels // conv.groups, 1, 1)
+            mask[ablation.out_channel, ablation.in_channel] = 0
+
+            class Masked(nn.Module):
+                def __init__(self, mask):
+                    super().__init__()
+                    self.mask = mask
+
+                def forward(self, weight):
+                    return weight * self.mask
+
+            torch.nn.utils.parametrize.register_parametrization(conv, "weight", Masked(mask))
+            with torch.no_grad():
+                expected = inside(images)
+            torch.testing.assert_close(evaluator.logits(images, ablation), expected, rtol=1e-4, atol=1e-4)
+            assert not torch.allclose(expected, net(images), atol=1e-4)
+
+
+def test_study_of_an_excited_network_ends_with_d_low_and_d_high(tmp_path):
+    net, cache = excited_net(), Cache(tmp_path / "c")
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    table = ablate(net, Images(), "multiplier", cache=cache)
+    lowest, highest = table.iloc[0], table.iloc[1]
+    about = table.attrs
+    assert about["d_low"] == lowest["drop"] and about["d_high"] == highest["drop"]
+    assert about["d_low_interval"] == [lowest["drop_low"], lowest["drop_high"]]
+    assert about["d_high_minus_d_low"] == pytest.approx(highest["drop"] - lowest["drop"])
+    low, high = about["d_high_minus_d_low_interval"]
+    assert low < about["d_high_minus_d_low"] < high
+    twin = table[(table["selection"] == "lowest") & (table["fraction"] == 0.1)].iloc[0]
+    assert twin["num_images"] == 30, "of 8 and 12 channels, a tenth is one: measured once, shown twice"
+    assert twin["drop"] == lowest["drop"]
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items()), "the network stays excited"
+    (kept,) = cache.weights.glob("*-multipliers.safetensors")
+    for name, m in load_file(kept).items():
+        np.testing.assert_allclose(m, multipliers(net)[name].numpy())
+
+
+def test_two_ablations_are_compared_on_the_same_images(tmp_path):
+    cache = Cache(tmp_path / "c")
+    net, data = excited_net(), Images()
+    ablate(net, data, "multiplier", cache=cache, shard_size=7)
+    with Store.open(cache.results, readonly=True) as store:
+        right = [store.correctness(1, position) for position in (0, 1)]
+        comparison = store.compare(1, 0, 1)
+    plain = folded(as_model(net)).net
+    study = studies.multiplier(net)
+    images, targets = data.images, np.arange(30) % 6
+    for series, ablation in zip(right, study.ablations, strict=False):
+        predictions = Evaluator(plain, "naive").logits(images, ablation).argmax(1).numpy()
+        assert series.sort_index().tolist() == (predictions == targets).tolist()
+    assert comparison.difference == pytest.approx(100 * (right[0].mean() - right[1].mean()))
+    assert comparison.num_images == 30
+
+
+def test_a_network_without_lwe_is_refused_in_one_line(tmp_path):
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 6))
+    with pytest.raises(StudyError, match=r"no LWE multipliers.*--excitation lwe"):
+        ablate(plain, Images(), "multiplier", cache=Cache(tmp_path / "c"))
+    with pytest.raises(StudyError, match="no LWE"):
+        studies.multiplier(excited_net("mwe"))
+    with pytest.raises(StudyError, match="between 0 and 1"):
+        studies.multiplier(excited_net(), fractions=(0.0, 0.5))
+    with pytest.raises(StudyError, match="at least 1"):
+        studies.multiplier(excited_net(), channels=0)
+    with pytest.raises(StudyError, match="no layer is left"):
+        studies.multiplier(excited_net(), channels=12)

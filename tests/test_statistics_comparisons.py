@@ -1,0 +1,351 @@
+"""Comparisons, rankings, bootstrap and planning against independent implementations and closed forms."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse, stats
+from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
+
+from weanalysis.errors import StudyError
+from weanalysis.results import statistics
+
+
+def sparse_changes(dense) -> sparse.csr_array:
+    return sparse.csr_array(np.asarray(dense, dtype=np.int8))
+
+
+def test_two_networks_are_paired_on_their_common_images():
+    first = pd.Series([1, 1, 0, 1, 0, 1, 1], index=[3, 1, 4, 15, 9, 2, 6])
+    second = pd.Series([0, 0, 1, 1, 1, 0], index=[1, 3, 9, 2, 5, 6])
+    result = statistics.compare_correctness(first.index, first, second.index, second)
+    # common: 1, 2, 3, 6, 9; lost 1, 3 and 6, gained 9
+    expected = statistics.paired_difference(3, 1, 5)
+    assert (result.num_images, result.num_left_out) == (5, 3)
+    assert (result.difference, result.difference_low, result.difference_high) == pytest.approx(
+        tuple(100 * float(x) for x in expected)
+    )
+    assert result.p_value == pytest.approx(stats.binomtest(1, 4).pvalue)
+    swapped = statistics.compare_correctness(second.index, second, first.index, first)
+    assert swapped.difference == -result.difference and swapped.difference_low == pytest.approx(-result.difference_high)
+
+
+def test_results_without_a_common_image_are_refused():
+    with pytest.raises(StudyError, match=r"no image in common \(2 and 3 images\)"):
+        statistics.common_images([1, 2], [3, 4, 5])
+    with pytest.raises(StudyError, match="twice"):
+        statistics.common_images([1, 1], [1, 2])
+    assert statistics.common_images([5, 2, 9], [9, 1, 5]).tolist() == [5, 9]
+
+
+def test_change_matrix_puts_every_change_in_its_place():
+    changes = pd.DataFrame(
+        {
+            "position": [7, 7, 2, 2, 99],
+            "image_id": [10, 30, 10, 20, 10],
+            "correct_before": [True, False, True, False, True],
+            "correct_after": [False, True, False, False, False],  # image 20 went from one wrong class to another
+        }
+    )
+    matrix = statistics.change_matrix(changes, images=[30, 20, 10], positions=[2, 7])
+    assert matrix.toarray().tolist() == [[0, -1], [0, 0], [1, 1]] and matrix.nnz == 3
+    with pytest.raises(ValueError, match="twice"):
+        statistics.change_matrix(pd.concat([changes, changes]), [10, 20, 30], [2, 7])
+
+
+def test_two_ablations_of_one_network_differ_by_tangos_interval():
+    first = sparse_changes([[1], [1], [1], [0], [-1], [0], [0], [0]])
+    second = sparse_changes([[1], [0], [0], [1], [0], [0], [0], [0]])
+    row = statistics.compare_maps(first, second, same_network=True).iloc[0]
+    expected = statistics.paired_difference(2, 2, 8)
+    assert row[["first", "second"]].tolist() == [25, 25]
+    assert row[["difference", "difference_low", "difference_high"]].tolist() == pytest.approx(
+        [100 * float(x) for x in expected]
+    )
+    assert row["p_value"] == 1 and row["num_images"] == 8
+    with pytest.raises(ValueError, match="disagree"):
+        statistics.compare_maps(first, -first, same_network=True)
+    with pytest.raises(ValueError, match="shapes"):
+        statistics.compare_maps(first, sparse_changes([[1, 0]] * 8), same_network=True)
+
+
+def test_sign_flip_p_value_by_trying_every_sign():
+    rng = np.random.default_rng(5)
+    first, second = (rng.choice([-1, 0, 0, 1], size=(11, 30)) for _ in range(2))
+    first[:, 0] = second[:, 0]
+    table = statistics.compare_maps(sparse_changes(first), sparse_changes(second), same_network=False)
+    for place in range(30):
+        apart = (first - second)[:, place]
+        apart = apart[apart != 0]
+        sums = [abs(apart @ signs) for signs in itertools.product([-1, 1], repeat=len(apart))]
+        assert table.loc[place, "p_value"] == pytest.approx(np.mean(np.array(sums) >= abs(apart.sum())), abs=1e-12)
+    np.testing.assert_allclose(table["difference"], 100 * (first - second).mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(table["q_value"], stats.false_discovery_control(table["p_value"]))
+
+
+def test_maps_of_two_networks_combine_both_intervals():
+    rng = np.random.default_rng(6)
+    first, second = (rng.choice([-1, 0, 1], p=[0.05, 0.8, 0.15], size=(300, 8)) for _ in range(2))
+    second[:150] = first[:150]
+    table = statistics.compare_maps(sparse_changes(first), sparse_changes(second), same_network=False)
+    for place in range(8):
+        a, b = first[:, place], second[:, place]
+        (da, la, ha), (db, lb, hb) = (
+            statistics.paired_difference((x == 1).sum(), (x == -1).sum(), 300) for x in (a, b)
+        )
+        r = np.corrcoef(a, b)[0, 1]
+        low = da - db - np.sqrt((da - la) ** 2 + (hb - db) ** 2 - 2 * r * (da - la) * (hb - db))
+        high = da - db + np.sqrt((ha - da) ** 2 + (db - lb) ** 2 - 2 * r * (ha - da) * (db - lb))
+        assert table.loc[place, "difference_low"] == pytest.approx(100 * low)
+        assert table.loc[place, "difference_high"] == pytest.approx(100 * high)
+    none = statistics.compare_maps(sparse_changes(np.zeros((50, 1))), sparse_changes(np.zeros((50, 1))), False).iloc[0]
+    assert none["difference"] == 0 and none["p_value"] == 1 and none["difference_low"] < 0 < none["difference_high"]
+
+
+@pytest.mark.parametrize("expected", [2, 8, 40])
+def test_coverage_of_map_differences(expected):
+    # Rows are images; each column is one simulated study. Half of the changed images change in both.
+    rng, num_images, share = np.random.default_rng(7), 500, expected / 500
+    kind = rng.choice(4, p=[1 - 2 * share, share, share / 2, share / 2], size=(num_images, 4000))
+    first, second = np.isin(kind, [1, 2]), np.isin(kind, [1, 3]) * np.where(rng.random(kind.shape) < 0.9, 1, -1)
+    table = statistics.compare_maps(sparse_changes(first), sparse_changes(second), same_network=False)
+    truth = 100 * 1.5 * share * 0.2
+    assert ((table["difference_low"] <= truth) & (truth <= table["difference_high"])).mean() >= 0.945
+
+
+def test_layers_are_compared_image_by_image():
+    rng = np.random.default_rng(8)
+    first = rng.choice([-1, 0, 1], p=[0.02, 0.88, 0.1], size=(400, 6))
+    second = rng.choice([-1, 0, 1], p=[0.02, 0.95, 0.03], size=(400, 9))
+    result = statistics.compare_layers(sparse_changes(first), sparse_changes(second))
+    test = stats.ttest_rel(first.mean(axis=1), second.mean(axis=1))
+    interval = test.confidence_interval()
+    assert result.difference == pytest.approx(100 * (first.mean() - second.mean()))
+    assert (result.difference_low, result.difference_high) == pytest.approx((100 * interval.low, 100 * interval.high))
+    assert result.p_value == pytest.approx(test.pvalue) and result.num_images == 400
+    same = statistics.compare_layers(sparse_changes(first), sparse_changes(first))
+    assert same.difference == 0 and same.p_value == 1 and same.difference_low < 0 < same.difference_high
+    with pytest.raises(ValueError, match="paired"):
+        statistics.compare_layers(sparse_changes(first), sparse_changes(second[:10]))
+
+
+def test_bootstrap_against_scipy_and_the_closed_form():
+    losses = np.random.default_rng(9).gamma(2, size=(400, 1))
+
+    def mean(sums):
+        return sums[..., 0] / 400
+
+    estimate = statistics.stratified_bootstrap(losses, mean, np.random.default_rng(1), num_resamples=6000)
+    other = stats.bootstrap((losses[:, 0],), np.mean, method="percentile", rng=np.random.default_rng(2))
+    assert estimate.value == pytest.approx(losses.mean())
+    assert estimate[1:3] == pytest.approx(tuple(other.confidence_interval), abs=0.02)
+    half = 1.96 * losses.std() / np.sqrt(400)
+    assert estimate[1:3] == pytest.approx((losses.mean() - half, losses.mean() + half), abs=0.02)
+    again = statistics.stratified_bootstrap(losses, mean, np.random.default_rng(1), num_resamples=6000)
+    assert again == estimate
+
+
+def test_strata_keep_their_sizes():
+    # Two classes far apart: within the strata the mean varies by 0.1 / sqrt(200) only.
+    target = np.repeat([0, 1], [50, 150])
+    losses = 10.0 * target + np.tile([-0.1, 0.1], 100)
+
+    def mean(sums):
+        return sums[..., 0] / 200
+
+    value, low, high, _ = statistics.stratified_bootstrap(losses[:, None], mean, np.random.default_rng(1), target)
+    assert value == pytest.approx(7.5) and high - low == pytest.approx(2 * 1.96 * 0.1 / np.sqrt(200), rel=0.1)
+    loose = statistics.stratified_bootstrap(losses[:, None], mean, np.random.default_rng(1))
+    assert loose.high - loose.low > 20 * (high - low)
+    assert np.isnan(statistics.stratified_bootstrap(losses[:1, None], mean, np.random.default_rng(1)).low)
+    with pytest.raises(ValueError, match="columns"):
+        statistics.stratified_bootstrap(losses, mean, np.random.default_rng(1))
+
+
+def test_mean_iou_pixel_by_pixel():
+    rng = np.random.default_rng(10)
+    target, prediction = rng.integers(0, 4, (2, 6, 50))  # class 4 of 5 never occurs
+    confusion = np.zeros((6, 5, 5))
+    for image in range(6):
+        np.add.at(confusion[image], (target[image], prediction[image]), 1)
+    expected = np.mean(
+        [((target == c) & (prediction == c)).sum() / ((target == c) | (prediction == c)).sum() for c in range(4)]
+    )
+    counts = statistics.iou_counts(confusion)
+    assert counts.shape == (6, 15) and statistics.mean_iou(counts.sum(axis=0)) == pytest.approx(expected)
+    assert np.isnan(statistics.mean_iou(np.zeros(15)))
+    estimate = statistics.stratified_bootstrap(counts, statistics.mean_iou, rng, num_resamples=500)
+    assert estimate.low < expected < estimate.high
+
+
+def test_runs_are_compared_by_welch():
+    first, second = [97.1, 96.4, 97.9, 96.8], [95.0, 96.1, 94.2]
+    estimate = statistics.compare_runs(first, second)
+    means = CompareMeans(DescrStatsW(first), DescrStatsW(second))
+    assert estimate.value == pytest.approx(np.mean(first) - np.mean(second))
+    assert estimate[1:3] == pytest.approx(means.tconfint_diff(usevar="unequal"))
+    assert estimate.p_value == pytest.approx(means.ttest_ind(usevar="unequal")[1])
+    mean = statistics.mean_of_runs(first)
+    assert mean[1:3] == pytest.approx(DescrStatsW(first).tconfint_mean())
+    assert statistics.compare_runs([97.0], [95.0]).value == 2
+    for lonely in (statistics.compare_runs([97.0], second), statistics.mean_of_runs([97.0])):
+        assert np.isnan([lonely.low, lonely.high]).all()
+    assert np.isnan(statistics.mean_of_runs([]).value) and np.isnan(statistics.compare_runs([], second).value)
+
+
+def test_rank_agreement_by_its_formulas():
+    first = np.array([3, 1, 4, 1, 5, 9, 2, 6, np.nan, 7])
+    second = np.array([2, 7, 1, 8, 2, 8, 1, 8, 2, np.nan])
+    known = slice(0, 8)
+    rho = np.corrcoef(stats.rankdata(first[known]), stats.rankdata(second[known]))[0, 1]
+    estimate = statistics.rank_agreement(first, second)
+    reach = 1.959964 * np.sqrt((1 + rho**2 / 2) / 5)
+    assert estimate.value == pytest.approx(rho)
+    assert estimate[1:3] == pytest.approx((np.tanh(np.arctanh(rho) - reach), np.tanh(np.arctanh(rho) + reach)))
+    pairs = [
+        (np.sign(first[i] - first[j]), np.sign(second[i] - second[j])) for i, j in itertools.combinations(range(8), 2)
+    ]
+    x, y = np.array(pairs).T
+    tau = statistics.rank_agreement(first, second, "kendall")
+    assert tau.value == pytest.approx((x @ y) / np.sqrt((x @ x) * (y @ y)))
+    reach = 1.959964 * np.sqrt(0.437 / 4)
+    assert tau.low == pytest.approx(np.tanh(np.arctanh(tau.value) - reach))
+
+
+@pytest.mark.parametrize("method", ["spearman", "kendall"])
+def test_rank_agreement_edges_and_coverage(method):
+    perfect = statistics.rank_agreement(range(10), range(10), method)
+    assert (perfect.value, perfect.high) == pytest.approx((1, 1)) and perfect.low < 0.95
+    opposite = statistics.rank_agreement(range(10), range(10, 0, -1), method)
+    assert (opposite.value, opposite.low) == pytest.approx((-1, -1)) and opposite.high > -0.95
+    for useless in (([1, 2, 3, 4], [1, 2, 3, 4]), ([1] * 9, range(9))):
+        assert np.isnan(statistics.rank_agreement(*useless, method).value)
+    with pytest.raises(ValueError, match="pearson"):
+        statistics.rank_agreement(range(9), range(9), "pearson")
+    rng, correlation = np.random.default_rng(11), 0.6
+    truth = {"spearman": 6 / np.pi * np.arcsin(correlation / 2), "kendall": 2 / np.pi * np.arcsin(correlation)}[method]
+    draws = rng.multivariate_normal([0, 0], [[1, correlation], [correlation, 1]], size=(600, 60))
+    estimates = [statistics.rank_agreement(*draw.T, method) for draw in draws]
+    assert 0.92 <= np.mean([x.low <= truth <= x.high for x in estimates]) <= 0.98
+
+
+def test_top_overlap_and_its_chance_level():
+    rng = np.random.default_rng(12)
+    first = np.arange(20.0)
+    assert statistics.top_overlap(first, first, 5) == pytest.approx((1, 0.25, 1 / math.comb(20, 5)), rel=1e-9)
+    assert statistics.top_overlap(first, -first, 5) == pytest.approx((0, 0.25, 1))
+    shares = [statistics.top_overlap(first, rng.permutation(first), 5).share for _ in range(4000)]
+    assert np.mean(shares) == pytest.approx(0.25, abs=0.01)
+    # A list without any order agrees with every other just as chance does, wherever its items stand.
+    assert statistics.top_overlap(first, np.zeros(20), 5) == pytest.approx(
+        (0.25, 0.25, stats.hypergeom.sf(0, 20, 5, 5))
+    )
+    assert statistics.top_overlap([1, 2, np.nan, 4], [1, 2, 3, 4], 1).chance == pytest.approx(1 / 3)
+    for k in (0, 21):
+        with pytest.raises(ValueError, match="between 1 and the 20"):
+            statistics.top_overlap(first, first, k)
+
+
+def draw_changes(drops, num_images, rng) -> sparse.csr_array:
+    uniform = rng.random((num_images, 1))  # one draw an image: places share their noise
+    own = rng.random((num_images, len(drops)))
+    lost = np.where(rng.random((num_images, len(drops))) < 0.5, uniform, own) < 0.01 + np.maximum(drops, 0)
+    return sparse_changes(lost.astype(np.int8) - (own > 0.99))
+
+
+def test_spread_is_free_of_sampling_noise():
+    rng = np.random.default_rng(13)
+    results = []
+    for _ in range(150):
+        drops = rng.exponential(0.01, 25)
+        results.append(statistics.spread_of_drop(draw_changes(drops, 400, rng), rng, num_resamples=300))
+    value, low, high, _ = np.transpose(results)
+    assert np.mean(value**2) == pytest.approx(1, rel=0.15)  # the raw variance would be 1.5 times as large
+    assert np.mean((low <= 1) & (high >= 1)) > 0.87
+    assert np.all((low <= value + 1e-12) & (value <= high + 1e-12))
+    equal = [statistics.spread_of_drop(draw_changes(np.full(25, 0.02), 400, rng), rng).value for _ in range(60)]
+    raw = [100 * draw_changes(np.full(25, 0.02), 400, rng).mean(axis=0).std(ddof=1) for _ in range(60)]
+    assert np.mean(np.square(equal)) < 0.15 * np.mean(np.square(raw))
+
+
+def test_spread_by_hand():
+    dense = np.array([[1, 0, 0], [1, 1, 0], [0, -1, 0], [1, 0, 0], [1, 0, 1], [0, 0, 0], [1, 0, 0], [1, 0, 0]])
+    drop = dense.mean(axis=0)
+    noise = np.mean([np.var(row - drop, ddof=1) for row in dense]) / 7
+    estimate = statistics.spread_of_drop(sparse_changes(dense), np.random.default_rng(0), num_resamples=50)
+    assert estimate.value == pytest.approx(100 * np.sqrt(np.var(drop, ddof=1) - noise))
+    unchanged = statistics.spread_of_drop(sparse_changes(np.zeros((8, 4))), np.random.default_rng(0))
+    assert unchanged.value == 0 and np.isnan([unchanged.low, unchanged.high]).all()
+    assert np.isnan(statistics.spread_of_drop(sparse_changes(dense[:, :2]), np.random.default_rng(0)).value)
+
+
+def test_images_needed_reach_their_power():
+    # Connor's formula by hand for D = 0.01 at 3 % changed images.
+    by_hand = ((1.959964 * np.sqrt(0.03) + 0.841621 * np.sqrt(0.03 - 0.0001)) / 0.01) ** 2
+    assert statistics.images_needed(0.01, 0.03) == np.ceil(by_hand) == 2353
+    for difference, discordance in [(0.01, 0.03), (-0.005, 0.04), (0.02, 0.2), (0.01, 0.015)]:
+        num_images = int(statistics.images_needed(difference, discordance))
+        assert statistics.mcnemar_power(difference, discordance, num_images) == pytest.approx(0.8, abs=0.035)
+    np.testing.assert_array_equal(
+        statistics.images_needed([0, np.nan, 0.02, -0.02], [0.1, 0.1, 0, 0.02]),
+        [np.nan, np.nan, *[statistics.images_needed(0.02, 0.02)] * 2],
+    )
+    with pytest.raises(ValueError, match="fractions"):
+        statistics.images_needed(1.5, 0.2)
+
+
+def test_exact_power_by_simulation():
+    rng = np.random.default_rng(14)
+    lost, gained, _ = rng.multinomial(600, [0.03, 0.01, 0.96], size=20_000).T
+    simulated = np.mean(statistics.mcnemar_exact(lost, gained) <= 0.05)
+    assert statistics.mcnemar_power(0.02, 0.04, 600) == pytest.approx(simulated, abs=0.012)
+    assert statistics.mcnemar_power(0, 0.04, 600) < 0.05 and statistics.mcnemar_power(0, 0, 600) == 0
+    with pytest.raises(ValueError, match="must hold"):
+        statistics.mcnemar_power(0.05, 0.04, 600)
+
+
+def half(rng, chances, num_images=2000):
+    counts = np.array([rng.multinomial(num_images, [*pair, 1 - sum(pair)]) for pair in chances])
+    return pd.DataFrame(counts[:, :2], columns=["lost", "gained"]).assign(num_images=num_images)
+
+
+def test_improvements_are_confirmed_on_the_other_half():
+    rng = np.random.default_rng(15)
+    chances = [(0.002, 0.02)] * 3 + [(0.01, 0.01)] * 300
+    result = statistics.confirm_improvements(half(rng, chances), half(rng, chances))
+    assert result.table["confirmed"].tolist() == [True] * 3 + [False] * 300
+    assert 3 < result.num_chosen < 40 and result.num_confirmed == 3
+    table = result.table
+    assert table["p_value"].notna().sum() == result.num_chosen
+    np.testing.assert_allclose(
+        table.loc[table["chosen"], "q_value"], stats.false_discovery_control(table.loc[table["chosen"], "p_value"])
+    )
+    assert table.loc[0, "drop"] == pytest.approx(-1.8, abs=0.8) and table.loc[0, "drop_high"] < 0
+
+
+def test_when_nothing_improves_the_answer_says_what_could_be_missed():
+    rng, wrong, missed = np.random.default_rng(16), 0, []
+    none = [(0.01, 0.01)] * 100
+    chances = [*none, (0.01, 0.014)]
+    for _ in range(80):
+        wrong += statistics.confirm_improvements(half(rng, none), half(rng, none)).num_confirmed > 0
+        missed.append(statistics.confirm_improvements(half(rng, chances), half(rng, chances)).largest_missed)
+    assert wrong <= 0.1 * 80
+    assert np.mean(np.array(missed) >= 0.4) >= 0.95  # the true improvement of the last one, in points
+    assert np.median(missed) < 1.5
+    for num, z in ((1, 1.644854), (2, 1.959964)):  # one-sided, at 5 % shared among all ablations
+        unchanged = pd.DataFrame({"lost": [0] * num, "gained": [0] * num, "num_images": [1000] * num})
+        bound = statistics.confirm_improvements(unchanged, unchanged).largest_missed
+        assert bound == pytest.approx(100 * z**2 / (2000 + z**2), rel=1e-5)
+
+
+def test_halves_must_belong_together():
+    good = pd.DataFrame({"lost": [1], "gained": [2], "num_images": [10]})
+    with pytest.raises(StudyError, match="same ablations"):
+        statistics.confirm_improvements(good, pd.concat([good, good]))
+    with pytest.raises(StudyError, match="need images"):
+        statistics.confirm_improvements(good, good * 0)

@@ -1,0 +1,229 @@
+"""The store gives back what was written, sums it as a plain loop does, and never does work twice."""
+
+import sqlite3
+import types
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from weanalysis.errors import StoreError
+from weanalysis.results import COLUMNS, Store
+from weanalysis.results.statistics import paired_difference
+from weanalysis.results.store import content_key, shards_of
+
+NUM_CLASSES = 12
+SETTINGS = {"architecture": {"name": "net"}, "weights_hash": "w", "fingerprint": "f", "seed": 0, "shard_size": 4,
+            "dtype": "float32", "evaluate": "exact"}  # fmt: skip
+ABOUT = {"model": "net", "weights": "none", "data": "digits", "options": {}, "layers": ["conv"], "skipped": [],
+         "notes": [], "command": "weanalysis ablate"}  # fmt: skip
+
+
+class World:
+    """Made-up predictions of an intact network and of six ablated ones on ten images."""
+
+    def __init__(self, num_images: int = 10, num_ablations: int = 6):
+        rng = np.random.default_rng(3)
+        self.image_ids = rng.permutation(100)[:num_images]
+        self.targets = rng.integers(0, NUM_CLASSES, num_images)
+        self.intact = np.where(rng.random(num_images) < 0.6, self.targets, rng.integers(0, NUM_CLASSES, num_images))
+        self.intact_top5 = (self.intact == self.targets) | (rng.random(num_images) < 0.5)
+        shape = (num_ablations, num_images)
+        self.after = np.where(rng.random(shape) < 0.6, self.intact, rng.integers(0, NUM_CLASSES, shape))
+        same = self.after == self.intact
+        self.after_top5 = np.where(
+            same, self.intact_top5, (self.after == self.targets) | (rng.random(self.after.shape) < 0.4)
+        )
+        self.keys = [f"conv[{a};0]" for a in range(num_ablations)]
+        labels = {"layer": "conv", "depth": 0, "selection": "kernel", "in_channel": 0, "num_weights": 9}
+        self.plan = [(key, {**labels, "out_channel": a}) for a, key in enumerate(self.keys)]
+
+    def measured(self, start: int, stop: int, ablations: list[int]) -> types.SimpleNamespace:
+        span = slice(start, stop)
+        counts, positions, classes, correct = [], [], [], []
+        for a in ablations:
+            after, top5 = self.after[a, span], self.after_top5[a, span]
+            (places,) = np.nonzero((after != self.intact[span]) | (top5 != self.intact_top5[span]))
+            counts.append(len(places))
+            positions += places.tolist()
+            classes += after[places].tolist()
+            right = (after == self.targets[span])[places]
+            correct += (right.astype(int) + 2 * top5[places].astype(int)).tolist()
+        return types.SimpleNamespace(
+            start=start, stop=stop, targets=self.targets[span], predictions=self.intact[span],
+            top5=self.intact_top5[span], counts=np.array(counts), positions=np.array(positions, int),
+            classes=np.array(classes, int), correct=np.array(correct, int), largest_difference=1e-6,
+            num_rechecked=1, seconds=0.5,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store.open(tmp_path / "results.sqlite") as opened:
+        yield opened
+
+
+def begin(store: Store, world: World, num_images: int = 10, ablations=range(6), key: str = "k") -> tuple[int, int]:
+    context = store.context(SETTINGS)
+    plan = [world.plan[a] for a in ablations]
+    return context, store.begin_study(context, key, "location", "net-map", "top1", num_images, plan, ABOUT)
+
+
+def fill(store: Store, world: World, context: int, study: int, shard: tuple[int, int], ablations: list[int]) -> None:
+    ids = store.ablation_ids(study)
+    store.write(context, ids[ablations], world.image_ids[slice(*shard)], world.measured(*shard, ablations), study, 1, 2)
+
+
+def test_shards_cut_images():
+    assert shards_of(10, 4) == [(0, 4), (4, 8), (8, 10)]
+    assert shards_of(8, 4) == [(0, 4), (4, 8)]
+
+
+@pytest.mark.parametrize("metric", ["top1", "top5"])
+def test_table_is_the_count_of_a_plain_loop(store, world, metric):
+    context, study = begin(store, world)
+    for shard in shards_of(10, 4):
+        fill(store, world, context, study, shard, [0, 1, 2])
+        fill(store, world, context, study, shard, [3, 4, 5])
+    table = store.table(study, metric)
+    assert tuple(table.columns) == COLUMNS
+    for a, row in table.iterrows():
+        if metric == "top1":
+            before, after = world.intact == world.targets, world.after[a] == world.targets
+        else:
+            before, after = world.intact_top5, world.after_top5[a]
+        lost, gained = int((before & ~after).sum()), int((~before & after).sum())
+        assert row["intact"] == pytest.approx(100 * before.mean())
+        assert row["ablated"] == pytest.approx(100 * after.mean())
+        assert row["drop"] == pytest.approx(100 * (before.mean() - after.mean()))
+        assert row["num_flipped"] == lost + gained
+        _, low, high = paired_difference(lost, gained, 10)
+        assert (row["drop_low"], row["drop_high"]) == (pytest.approx(100 * low), pytest.approx(100 * high))
+        assert row["screen_low"] == row["drop"] == row["screen_high"]
+        assert (row["num_images"], row["num_evaluated"], row["metric"], row["evaluate"]) == (10, 10, metric, "exact")
+        assert np.isnan(row["percentile"]) and row["out_channel"] == a
+
+
+def test_what_is_not_measured_is_nan_never_zero(store, world):
+    context, study = begin(store, world)
+    fill(store, world, context, study, (0, 4), [0, 1])
+    table = store.table(study)
+    assert table["num_images"].tolist() == [4, 4, 0, 0, 0, 0]
+    assert table["drop"].notna().tolist() == [True, True, False, False, False, False]
+    for column in ("intact", "ablated", "drop_low", "drop_high", "p_value", "q_value"):
+        assert table[column][2:].isna().all(), column
+
+
+def test_done_says_what_never_to_do_again_and_more_images_extend(store, world):
+    context, study = begin(store, world, num_images=8)
+    ids = store.ablation_ids(study)
+    fill(store, world, context, study, (0, 4), [0, 1, 2])
+    fill(store, world, context, study, (0, 4), [4])
+    assert store.done(context, 0, 4).tolist() == sorted(ids[[0, 1, 2, 4]].tolist())
+    assert store.done(context, 4, 8).tolist() == []
+    again = begin(store, world, num_images=10)
+    assert again == (context, study), "more images are the same study"
+    assert store.table(study)["num_images"].tolist() == [4, 4, 4, 0, 4, 0]
+    other_context, other = begin(store, world, ablations=range(2, 6), key="another grid")
+    assert other_context == context and other != study
+    assert store.table(other)["num_images"].tolist() == [4, 0, 4, 0], "another grid finds what is there"
+
+
+def test_another_context_never_shares(store, world):
+    context, study = begin(store, world)
+    fill(store, world, context, study, (0, 4), [0])
+    for changed in ({"weights_hash": "v"}, {"fingerprint": "g"}, {"seed": 1}, {"evaluate": "naive"}, {"shard_size": 5}):
+        other = store.context({**SETTINGS, **changed})
+        assert other != context
+        assert not len(store.done(other, 0, 4))
+    assert store.context(dict(reversed(SETTINGS.items()))) == context, "the order of keys is no difference"
+
+
+def test_two_writers_of_the_same_ablation_count_once(store, world):
+    context, study = begin(store, world)
+    fill(store, world, context, study, (0, 4), [0, 1])
+    once = store.table(study)
+    fill(store, world, context, study, (0, 4), [1, 2])
+    twice = store.table(study)
+    pd.testing.assert_frame_equal(once.iloc[:2].drop(columns="q_value"), twice.iloc[:2].drop(columns="q_value"))
+    assert twice["num_images"].tolist() == [4, 4, 4, 0, 0, 0]
+
+
+def test_the_same_ablation_twice_in_a_plan(store, world):
+    context = store.context(SETTINGS)
+    plan = [world.plan[0], world.plan[1], world.plan[0]]
+    study = store.begin_study(context, "k", "magnitude", "n", "top1", 4, plan, ABOUT)
+    fill(store, world, context, study, (0, 4), [0, 1])
+    table = store.table(study)
+    assert table["num_flipped"][0] == table["num_flipped"][2] and (table["num_images"] == 4).all()
+
+
+def test_changes_name_the_images(store, world):
+    context, study = begin(store, world)
+    for shard in shards_of(10, 4):
+        fill(store, world, context, study, shard, [3, 1])
+    changes = store.changes(study, 1)
+    changed = (world.after[1] != world.intact) | (world.after_top5[1] != world.intact_top5)
+    assert changes["image_id"].tolist() == world.image_ids[changed].tolist()
+    assert changes["target"].tolist() == world.targets[changed].tolist()
+    assert changes["before"].tolist() == world.intact[changed].tolist()
+    assert changes["after"].tolist() == world.after[1][changed].tolist()
+    assert changes["correct_after"].tolist() == (world.after[1] == world.targets)[changed].tolist()
+    assert store.changes(study, 0).empty
+    intact = store.intact(study)
+    assert intact["prediction"].tolist() == world.intact.tolist()
+    with pytest.raises(StoreError, match="no ablation 99"):
+        store.changes(study, 99)
+
+
+def test_studies_are_found_by_number_name_or_beginning(store, world):
+    _, study = begin(store, world)
+    assert store.find(study) == store.find("net-map") == store.find("net") == study
+    store.begin_study(store.context(SETTINGS), "k2", "layer", "net-layers", "top1", 4, world.plan, ABOUT)
+    with pytest.raises(StoreError, match=r"2 studies match 'net'.*give the number"):
+        store.find("net")
+    with pytest.raises(StoreError, match="no study 'x'"):
+        store.find("x")
+    studies = store.studies()
+    assert set(studies["model"]) == {"net"} and set(studies["state"]) == {"running"}
+
+
+def test_readers_read_while_one_writes(store, world, tmp_path):
+    context, study = begin(store, world)
+    with Store.open(tmp_path / "results.sqlite", readonly=True) as reader:
+        fill(store, world, context, study, (0, 4), [0])
+        assert reader.table(study)["num_images"][0] == 4
+        with pytest.raises(StoreError, match="cannot be written"):
+            reader.set_state(study, "complete", 1, 1)
+
+
+def test_unusable_files_are_refused_and_left_alone(tmp_path):
+    with pytest.raises(StoreError, match="no results"):
+        Store.open(tmp_path / "none.sqlite", readonly=True)
+    text = tmp_path / "text.sqlite"
+    text.write_text("this is no database, but a file that someone may want to keep" * 20)
+    before = text.read_bytes()
+    for readonly in (True, False):
+        with pytest.raises(StoreError, match="cannot be opened as a results file"):
+            Store.open(text, readonly=readonly)
+    assert text.read_bytes() == before
+    other = tmp_path / "other.sqlite"
+    with sqlite3.connect(other) as db:
+        db.execute("CREATE TABLE studies (x)")
+    with pytest.raises(StoreError):
+        Store.open(other)
+
+
+def test_content_key_ignores_order_only():
+    assert content_key({"a": 1, "b": 2}) == content_key({"b": 2, "a": 1}) != content_key({"a": 1, "b": 3})
+
+
+def test_unknown_metric_lists_the_known(store, world):
+    _, study = begin(store, world)
+    with pytest.raises(StoreError, match="top1, top5"):
+        store.table(study, "top3")

@@ -1,0 +1,267 @@
+"""What must be recomputed: a network traced once, and, for a set of layers, what lies downstream of them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+_PLAIN_FORWARDS = {kind.forward for kind in CONVOLUTIONS}
+
+# Every write into a tensor that an ablation may still read would corrupt the kept activations,
+# so that a traced network computes without in-place operations.
+_OUT_OF_PLACE: dict[Callable[..., Any], Callable[..., Any]] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a module computes as torch's own convolutions do, whatever its class is called."""
+    return isinstance(module, CONVOLUTIONS) and type(module).forward in _PLAIN_FORWARDS
+
+
+class Untraceable(Exception):
+    """The network's forward cannot be replayed node by node; the message says why."""
+
+
+class _Tracer(fx.Tracer):
+    """torch.fx's tracer, for which a convolution of any class is one operation."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, CONVOLUTIONS) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _trace(net: nn.Module) -> tuple[nn.Module, fx.Graph]:
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(net)
+    except Exception as error:  # torch.fx raises whatever the network's own forward raises on a proxy
+        line = (str(error).splitlines() or [""])[0]
+        raise Untraceable(f"{type(error).__name__}: {line}") from error
+    return tracer.root, graph
+
+
+def convolutions(net: nn.Module) -> dict[str, Convolution]:
+    """A network's convolutions by name: in the order of the forward pass where it can be traced, else as registered."""
+    registered = {name: module for name, module in net.named_modules() if isinstance(module, CONVOLUTIONS)}
+    try:
+        root, graph = _trace(net)
+    except Untraceable:
+        return registered
+    names = {module: name for name, module in registered.items()}
+    called = [root.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
+    order = dict.fromkeys(names[module] for module in called if module in names)
+    return {name: registered[name] for name in [*order, *(name for name in registered if name not in order)]}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of the traced network; its arguments hold nodes where values of earlier steps go.
+
+    `layer` is the name of the convolution that it calls, None for any other operation.
+    """
+
+    node: fx.Node
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    layer: str | None = None
+
+    def run(self, values: Mapping[fx.Node, Any]) -> Any:
+        """Compute the step's value from the values of the steps before."""
+        look_up = values.__getitem__
+        return self.function(*fx.map_arg(self.args, look_up), **fx.map_arg(self.kwargs, look_up))
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """All that changes when some layers change, in order, and what it reads from upstream.
+
+    `first` are the steps of changed layers whose own input stays intact; `freed[k]` are values nobody reads
+    after step k.
+    """
+
+    layers: tuple[str, ...]
+    steps: tuple[Step, ...]
+    first: tuple[Step, ...]
+    frontier: frozenset[fx.Node]
+    freed: tuple[tuple[fx.Node, ...], ...]
+
+
+class Graph:
+    """A network's forward pass as a list of steps without in-place operations.
+
+    Takes over `net` (sets `inplace=False` in its modules): pass a copy that nobody else uses. The traced steps
+    read the modules' current weights. `fold` merges each batch norm into the plain convolution before it, where
+    nothing else reads that convolution; a zeroed weight stays zero then. Raises Untraceable.
+    """
+
+    def __init__(self, net: nn.Module, fold: bool = False):
+        self._root, graph = _trace(net)
+        if fold:
+            self._fold_batch_norms(graph)
+        for module in net.modules():
+            if getattr(module, "inplace", False) is True:
+                module.inplace = False  # type: ignore[assignment]
+        # A module registered under two names goes by its first, as in named_modules().
+        self._names = {module: name for name, module in self._root.named_modules()}
+        self._input: fx.Node | None = None
+        self._output: Any = None
+        self.steps: list[Step] = []
+        self._constants: dict[fx.Node, Any] = {}
+        for node in graph.nodes:
+            self._add(node)
+        self._users: dict[fx.Node, list[fx.Node]] = {step.node: list(step.node.users) for step in self.steps}
+        self._by_layer: dict[str, list[Step]] = {}
+        for step in self.steps:
+            if step.layer is not None:
+                self._by_layer.setdefault(step.layer, []).append(step)
+
+    def _fold_batch_norms(self, graph: fx.Graph) -> None:
+        calls: dict[nn.Module, int] = {}
+        called = [node for node in graph.nodes if node.op == "call_module"]
+        for node in called:
+            module = self._root.get_submodule(str(node.target))
+            calls[module] = calls.get(module, 0) + 1
+        for node in called:
+            norm = self._root.get_submodule(str(node.target))
+            source = node.args[0]
+            if not (isinstance(norm, BATCH_NORMS) and isinstance(source, fx.Node) and source.op == "call_module"):
+                continue
+            conv = self._root.get_submodule(str(source.target))
+            alone = len(source.users) == 1 and calls[conv] == 1 and calls[norm] == 1
+            if not (alone and is_plain(conv) and norm.running_mean is not None and norm.running_var is not None):
+                continue
+            assert isinstance(conv, CONVOLUTIONS)
+            conv.weight, conv.bias = nn.utils.fusion.fuse_conv_bn_weights(
+                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+
+    def _add(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            if self._input is None:
+                self._input = node
+            elif node.args:
+                self._constants[node] = node.args[0]
+            else:
+                raise Untraceable(f"its forward takes a second input {node.target!r}")
+            return
+        if node.op == "output":
+            self._output = node.args[0]
+            return
+        if node.op == "get_attr":
+            value: Any = self._root
+            for attribute in str(node.target).split("."):
+                value = getattr(value, attribute)
+            self._constants[node] = value
+            return
+        kwargs = dict(node.kwargs)
+        if kwargs.get("inplace") is True:
+            kwargs["inplace"] = False
+        function = self._function(node)
+        layer = self._names[function] if isinstance(function, CONVOLUTIONS) else None
+        self.steps.append(Step(node, function, node.args, kwargs, layer))
+
+    def _function(self, node: fx.Node) -> Callable[..., Any]:
+        if node.op == "call_module":
+            return self._root.get_submodule(str(node.target))
+        if node.op == "call_function":
+            assert callable(node.target)
+            if node.target is operator.setitem:
+                raise Untraceable("its forward writes into a part of a tensor")
+            name = getattr(node.target, "__name__", "")
+            if name.endswith("_") and not name.endswith("__") and "out" not in node.kwargs:
+                plain = getattr(torch, name[:-1], None) or getattr(nn.functional, name[:-1], None)
+                if plain is None:
+                    raise Untraceable(f"its forward calls the in-place function {name}")
+                return plain
+            return _OUT_OF_PLACE.get(node.target, node.target)
+        name = str(node.target)
+        if name.endswith("_") and not name.endswith("__"):
+            if not hasattr(Tensor, name[:-1]):
+                raise Untraceable(f"its forward calls the in-place method {name}")
+            name = name[:-1]
+        return lambda tensor, *args, **kwargs: getattr(tensor, name)(*args, **kwargs)
+
+    def downstream(self, layers: Iterable[str]) -> Downstream:
+        """Find what must be recomputed when the weights of `layers` change; a layer never called changes nothing."""
+        changed_layers = tuple(dict.fromkeys(layers))
+        roots = {step.node for name in changed_layers for step in self._by_layer.get(name, ())}
+        changed: set[fx.Node] = set()
+        steps: list[Step] = []
+        first: list[Step] = []
+        frontier: set[fx.Node] = set()
+        for step in self.steps:
+            sources = step.node.all_input_nodes
+            if any(source in changed for source in sources):
+                changed.add(step.node)
+                steps.append(step)
+            elif step.node in roots:
+                changed.add(step.node)
+                steps.append(step)
+                first.append(step)
+            else:
+                continue
+            frontier.update(source for source in sources if source not in changed and source not in self._constants)
+        kept = {node for node in self._nodes(self._output) if node in changed}
+        frontier |= {node for node in self._nodes(self._output) if node not in changed}
+        last_use: dict[fx.Node, int] = {}
+        for position, step in enumerate(steps):
+            last_use[step.node] = position
+            for source in step.node.all_input_nodes:
+                if source in changed:
+                    last_use[source] = position
+        freed: list[list[fx.Node]] = [[] for _ in steps]
+        for node, position in last_use.items():
+            if node not in kept:
+                freed[position].append(node)
+        return Downstream(changed_layers, tuple(steps), tuple(first), frozenset(frontier), tuple(map(tuple, freed)))
+
+    @staticmethod
+    def _nodes(structure: Any) -> list[fx.Node]:
+        found: list[fx.Node] = []
+        fx.map_arg(structure, found.append)
+        return found
+
+    def run(self, images: Tensor, keep: frozenset[fx.Node]) -> tuple[Any, dict[fx.Node, Any]]:
+        """Compute the intact output and the values in `keep`; every other value is freed at its last use."""
+        assert self._input is not None
+        values: dict[fx.Node, Any] = {self._input: images, **self._constants}
+        wanted = keep | set(self._nodes(self._output))
+        remaining = {node: len(users) for node, users in self._users.items()}
+        for step in self.steps:
+            values[step.node] = step.run(values)
+            for source in step.node.all_input_nodes:
+                if source in remaining:
+                    remaining[source] -= 1
+                    if remaining[source] == 0 and source not in wanted:
+                        values.pop(source, None)
+        output = fx.map_arg(self._output, values.__getitem__)
+        return output, {node: values[node] for node in keep}
+
+    def rerun(
+        self, downstream: Downstream, frontier: Mapping[fx.Node, Any], changed: Mapping[fx.Node, Any]
+    ) -> Any:
+        """Compute the output again; `changed` gives the values of the first steps, all else is computed anew."""
+        values: dict[fx.Node, Any] = {**self._constants, **frontier}
+        for step, freed in zip(downstream.steps, downstream.freed, strict=True):
+            node = step.node
+            values[node] = changed[node] if node in changed else step.run(values)
+            for dead in freed:
+                values.pop(dead, None)
+        return fx.map_arg(self._output, values.__getitem__)

@@ -1,0 +1,235 @@
+"""Who measures what, when: tasks of one shard and some ablations, done in this process or in joblib's, one a GPU."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import joblib
+import torch
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from torch import Tensor, nn
+
+from weanalysis.ablation.evaluate import Evaluator, Measured, Mode
+from weanalysis.ablation.studies import Ablation
+from weanalysis.errors import DeviceError, WeanalysisError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# A task should end soon enough for progress to be seen and for Ctrl-C to be answered, and last long enough
+# for the intact forward pass and the decoding that it begins with not to count.
+TASK_SECONDS = 20.0
+
+# Fewer ablations than this would not repay the passes over the intact network that every task begins with.
+TASK_ABLATIONS = 16
+
+# Activations kept for one batch of images may take this much in each process.
+KEPT_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every task of a study shares: the network, the images, and how to evaluate.
+
+    `net` is the network itself, or None where `architecture` and the file `weights` rebuild it.
+    `key` tells one work from another within a process.
+    """
+
+    key: str
+    net: nn.Module | None
+    architecture: dict[str, Any] | None
+    weights: Path | None
+    data: Any
+    mode: Mode
+    dtype: str
+    batch_size: int
+    devices: tuple[str, ...]
+    locks: Path
+
+    def load(self) -> nn.Module:
+        """Return the network: the one at hand, or built and read from its file."""
+        if self.net is not None:
+            return self.net
+        from weanalysis.models import build, read_state_dict
+
+        assert self.architecture is not None and self.weights is not None
+        net = build(self.architecture)
+        net.load_state_dict(read_state_dict(self.weights)[0])
+        return net
+
+
+@dataclass(frozen=True)
+class Task:
+    """Ablations to measure on the images `start` … `stop`−1; `places` are their positions in the study."""
+
+    start: int
+    stop: int
+    places: tuple[int, ...]
+    ablations: tuple[Ablation, ...]
+
+
+def find_devices(device: str) -> tuple[str, ...]:
+    """Read "auto", "cpu", "cuda", "cuda:0,cuda:1" or "mps"; raise DeviceError for what this machine does not have.
+
+    "auto" is one GPU where there is one, else the CPU.
+    """
+    if device == "auto":
+        return ("cuda:0",) if torch.cuda.is_available() else ("cpu",)
+    found = []
+    for name in (part.strip() for part in device.split(",")):
+        try:
+            kind = torch.device(name)
+        except RuntimeError:
+            raise DeviceError(f"device {name!r} is unknown: choose auto, cpu, cuda:0, or several GPUs as "
+                              "cuda:0,cuda:1") from None
+        if kind.type == "cuda":
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            if (kind.index or 0) >= count:
+                there = f"{count} CUDA device(s)" if count else "no CUDA device"
+                raise DeviceError(f"device {name!r} does not exist: this machine has {there}; use --device cpu"
+                                  + (f" or cuda:0 to cuda:{count - 1}" if count else ""))
+            name = f"cuda:{kind.index or 0}"
+        elif kind.type == "mps" and not torch.backends.mps.is_available():
+            raise DeviceError("device 'mps' does not exist on this machine; use --device cpu")
+        elif kind.type not in ("cpu", "mps"):
+            raise DeviceError(f"device {name!r} is not supported: choose auto, cpu, mps or cuda:N")
+        found.append(name)
+    return tuple(dict.fromkeys(found))
+
+
+def cut(places: Sequence[int], costs: Sequence[float], start: int, stop: int, seconds_per_image: float,
+        ablations: Sequence[Ablation]) -> list[Task]:  # fmt: skip
+    """Cut a shard's ablations into tasks of about TASK_SECONDS, from the measured cost of one forward pass."""
+    tasks: list[Task] = []
+    chosen: list[int] = []
+    seconds = 0.0
+    for place in places:
+        cost = costs[place] * seconds_per_image * (stop - start)
+        if len(chosen) >= TASK_ABLATIONS and seconds + cost > TASK_SECONDS:
+            tasks.append(Task(start, stop, tuple(chosen), tuple(ablations[p] for p in chosen)))
+            chosen, seconds = [], 0.0
+        chosen.append(place)
+        seconds += cost
+    if chosen:
+        tasks.append(Task(start, stop, tuple(chosen), tuple(ablations[p] for p in chosen)))
+    return tasks
+
+
+class StopRequest:
+    """Turns the first Ctrl-C into a flag that is looked at between tasks; the second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Listen within the block; only the main thread can, elsewhere Ctrl-C keeps its meaning."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+
+        def on_signal(_number: int, _frame: Any) -> None:
+            if self.asked:
+                raise KeyboardInterrupt
+            self.asked = True
+
+        previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+class _Worker:
+    """A process's own network and the images of the shard in hand, kept from task to task."""
+
+    def __init__(self, work: Work, device: str, evaluator: Evaluator | None = None):
+        self.work = work
+        self.evaluator = evaluator or Evaluator(work.load(), work.mode, device, DTYPES[work.dtype], work.batch_size)
+        self._shard: tuple[tuple[int, int], tuple[Tensor, Tensor]] | None = None
+
+    def run(self, task: Task, threads: int) -> Measured:
+        span = (task.start, task.stop)
+        if self._shard is None or self._shard[0] != span:
+            self._shard = None
+            self._shard = (span, self.work.data.batch(task.start, task.stop, threads))
+        images, targets = self._shard[1]
+        return self.evaluator.measure(images, targets, task.ablations, task.start)
+
+
+_worker: _Worker | None = None
+_claims: list[filelock.BaseFileLock] = []
+
+
+def _claim(work: Work) -> str:
+    """Give this process a GPU of its own: the first one whose lock no other process of the study holds."""
+    if len(work.devices) == 1:
+        return work.devices[0]
+    for device in work.devices:
+        lock = filelock.FileLock(work.locks / f"{work.key}-{device.replace(':', '-')}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            continue
+        _claims.append(lock)
+        return device
+    return work.devices[os.getpid() % len(work.devices)]
+
+
+def _run_in_worker(work: Work, task: Task, threads: int) -> tuple[Task, Measured | Exception]:
+    """Measure a task in a process of joblib's; an error comes back as a value, so that none is lost."""
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and lets the task in hand finish
+    try:
+        torch.set_num_threads(threads)
+        if _worker is None or _worker.work.key != work.key:
+            _worker = _Worker(work, _claim(work))
+        return task, _worker.run(task, threads)
+    except Exception as error:
+        return task, error
+
+
+def run(
+    work: Work, tasks: Sequence[Task], jobs: int, stop: StopRequest, evaluator: Evaluator | None = None
+) -> Iterator[tuple[Task, Measured]]:
+    """Measure the tasks with `jobs` processes (1: in this one) and yield each as it is done.
+
+    A stop that is asked for ends it after the tasks in hand. Raises the WeanalysisError of a task, or DeviceError
+    where a process died.
+    """
+    if jobs == 1:
+        worker = _Worker(work, work.devices[0], evaluator)
+        for task in tasks:
+            if stop.asked:
+                return
+            yield task, worker.run(task, torch.get_num_threads())
+        return
+    threads = max(1, (joblib.cpu_count(only_physical_cores=True) or 1) // jobs)
+
+    def waiting() -> Iterator[Any]:
+        for task in tasks:
+            if stop.asked:
+                return
+            yield joblib.delayed(_run_in_worker)(work, task, threads)
+
+    parallel = joblib.Parallel(n_jobs=jobs, backend="loky", return_as="generator_unordered", batch_size=1,
+                               pre_dispatch=jobs, max_nbytes=None)  # fmt: skip
+    try:
+        for task, outcome in parallel(waiting()):
+            if isinstance(outcome, WeanalysisError):
+                raise outcome
+            if isinstance(outcome, Exception):
+                raise DeviceError(f"a worker process failed on images {task.start} to {task.stop - 1}: "
+                                  f"{type(outcome).__name__}: {outcome}; finished shards are kept") from outcome
+            yield task, outcome
+    except TerminatedWorkerError as error:
+        raise DeviceError("a worker process died, most likely for lack of memory; finished shards are kept: "
+                          f"run the same command again with --jobs {max(1, jobs // 2)}") from error

@@ -1,0 +1,49 @@
+"""What to zero: a study is a list of ablations of one network, and of the layers it leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from weanalysis.ablation.studies.channel import channel, layer
+from weanalysis.ablation.studies.layers import Layer, equidistant, find_layers
+from weanalysis.ablation.studies.location import location, parse_grid
+from weanalysis.ablation.studies.magnitude import magnitude, parse_percentiles
+from weanalysis.ablation.studies.multiplier import multiplier
+from weanalysis.ablation.studies.parts import Ablation, Part, Study
+from weanalysis.errors import StudyError, unknown_name
+
+__all__ = [
+    "STUDIES",
+    "Ablation",
+    "Layer",
+    "Part",
+    "Study",
+    "channel",
+    "equidistant",
+    "find_layers",
+    "layer",
+    "location",
+    "magnitude",
+    "make_study",
+    "multiplier",
+    "parse_grid",
+    "parse_percentiles",
+]
+
+STUDIES: dict[str, Callable[..., Study]] = {
+    "location": location,
+    "magnitude": magnitude,
+    "multiplier": multiplier,
+    "channel": channel,
+    "layer": layer,
+}
+
+
+def make_study(kind: str, net: nn.Module, **options: Any) -> Study:
+    """Make the study of that name; raise StudyError for an unknown name or a wrong option."""
+    if kind not in STUDIES:
+        raise StudyError(unknown_name("study", kind, STUDIES))
+    return STUDIES[kind](net, **options)

@@ -1,0 +1,76 @@
+"""The location study: one kernel at a time (§3.1, Fig. 2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import nn
+
+from weanalysis.ablation.studies.layers import equidistant, find_layers, select_layers
+from weanalysis.ablation.studies.parts import Ablation, Part, Study
+from weanalysis.errors import StudyError
+
+
+def parse_grid(grid: str | tuple[int, int] | Sequence[int]) -> tuple[int, int] | None:
+    """Read "5x5" (output × input channels) or "all" (None, every kernel); raise StudyError for anything else."""
+    if isinstance(grid, str):
+        if grid == "all":
+            return None
+        sides = grid.lower().replace("×", "x").split("x")
+        if len(sides) != 2 or not all(side.strip().isdecimal() for side in sides):
+            raise StudyError(f"grid {grid!r} is malformed: write N1xN2, such as 5x5 (output x input channels), or all")
+        grid = (int(sides[0]), int(sides[1]))
+    rows, columns = grid
+    if rows < 1 or columns < 1:
+        raise StudyError(f"grid {rows}x{columns} is empty: both sides must be at least 1, such as 5x5")
+    return int(rows), int(columns)
+
+
+def location(
+    net: nn.Module,
+    grid: str | tuple[int, int] = (5, 5),
+    kernel_size: str | int = 3,
+    layers: str | None = None,
+) -> Study:
+    """Zero one kernel at a time on an N1 × N2 grid of output × input channels of each layer (§3.1, Fig. 2).
+
+    `grid`: (N1, N2), "5x5", or "all" for every kernel. `kernel_size`: 3 keeps the layers whose kernels are 3 on
+    every side, as the paper does; another number likewise; "any" keeps all convolutions. `layers`: a glob, or
+    several with commas. Raises StudyError.
+    """
+    sides = parse_grid(grid)
+    skipped: list[tuple[str, str]] = []
+    notes: list[str] = []
+    chosen = select_layers(find_layers(net), layers, skipped)
+    if kernel_size != "any":
+        try:
+            side = int(kernel_size)
+        except ValueError:
+            raise StudyError(f"kernel size {kernel_size!r} is malformed: give a number such as 3, or any") from None
+        fitting = [layer for layer in chosen if set(layer.kernel_size) == {side}]
+        if not fitting:
+            found = sorted({"x".join(map(str, layer.kernel_size)) for layer in chosen})
+            raise StudyError(f"no selected layer has {side}x{side} kernels (found {', '.join(found)}); "
+                             "choose --kernel-size any, or other --layers")
+        skipped += [
+            (layer.name, f"its kernels are {'x'.join(map(str, layer.kernel_size))}, not {side}x{side}")
+            for layer in chosen if layer not in fitting
+        ]
+        chosen = fitting
+    ablations = []
+    for layer in chosen:
+        num_out, num_in = layer.shape
+        rows, columns = sides if sides is not None else (num_out, num_in)
+        if rows > num_out or columns > num_in:
+            rows, columns = min(rows, num_out), min(columns, num_in)
+            notes.append(f"{layer.name} has {num_out}x{num_in} kernels"
+                         f"{f' ({layer.kind})' if layer.conv.groups > 1 else ''}: its grid is {rows}x{columns}")
+        area = math.prod(layer.kernel_size)
+        ablations += [
+            Ablation((Part(layer.name, (o,), (i,)),), "kernel", area, layer.name, layer.depth, o, i)
+            for o in equidistant(num_out, rows)
+            for i in equidistant(num_in, columns)
+        ]
+    options = {"grid": "all" if sides is None else f"{sides[0]}x{sides[1]}", "kernel_size": str(kernel_size)}
+    return Study("location", options, tuple(ablations), tuple(skipped), tuple(notes), tuple(x.name for x in chosen))

@@ -1,0 +1,77 @@
+"""The nouns of a study: weights that are zeroed together, and the list of them that answers one question."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Weights of one layer: `weight[out_channels, in_channels]`, or a range of ranks of its sorted |w|.
+
+    `None` means all channels; `in_channels` counts within the group, as the weight does (0 … In/groups − 1).
+    `ranks` = (first, last), counted from 1 in ascending |w|, both included; the rest is then None.
+    """
+
+    layer: str
+    out_channels: tuple[int, ...] | None = None
+    in_channels: tuple[int, ...] | None = None
+    ranks: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        if self.ranks is not None:
+            return f"{self.layer}|w|{self.ranks[0]}..{self.ranks[1]}"
+        sides = ("*" if side is None else ",".join(map(str, side)) for side in (self.out_channels, self.in_channels))
+        return f"{self.layer}[{';'.join(sides)}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """A set of weights that is zeroed together, and the words of design for the table's row.
+
+    `depth` is the layer's place among the network's convolutions, from 0 in the order of the forward pass;
+    `percentile`, `fraction` and `draw` are None where they do not apply.
+    """
+
+    parts: tuple[Part, ...]
+    selection: str
+    num_weights: int
+    layer: str | None = None
+    depth: int | None = None
+    out_channel: int | None = None
+    in_channel: int | None = None
+    percentile: float | None = None
+    fraction: float | None = None
+    draw: int | None = None
+
+    @property
+    def key(self) -> str:
+        """What is zeroed, in words where they are short, else a hash of them; equal exactly if the weights are."""
+        text = " ".join(sorted(map(str, self.parts)))
+        return text if len(text) <= 120 else "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers it touches, each once."""
+        return tuple(dict.fromkeys(part.layer for part in self.parts))
+
+
+@dataclass(frozen=True)
+class Study:
+    """The ablations of one question; `skipped` lists (layer, reason), `notes` what was changed about the request."""
+
+    kind: str
+    options: dict[str, Any]
+    ablations: tuple[Ablation, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    layers: tuple[str, ...] = field(default=())
+
+    @property
+    def key(self) -> str:
+        """A hash of the question, the same for the same network and options, whatever the number of images."""
+        described = json.dumps([self.kind, self.options, self.layers], sort_keys=True)
+        return hashlib.sha256(described.encode()).hexdigest()[:16]

@@ -1,0 +1,90 @@
+"""Where a user's runs leave things: the only module that names a file or folder of the cache."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from weanalysis.errors import StoreError
+
+ENVIRONMENT_VARIABLE = "WEANALYSIS_CACHE"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The folder with every result, run, checkpoint and downloaded dataset of a user."""
+
+    root: Path
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results.sqlite"
+
+    @property
+    def jobs(self) -> Path:
+        return self.root / "jobs.sqlite"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def weights(self) -> Path:
+        return self.root / "weights"
+
+    @property
+    def locks(self) -> Path:
+        return self.root / "locks"
+
+    def ready(self) -> Cache:
+        """Make the folder if it is not there; raise StoreError where it cannot be written."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe = self.root / f".write-test-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise StoreError(
+                f"the cache {self.root} cannot be written ({error.strerror or error}); "
+                f"choose another folder with --cache DIR or {ENVIRONMENT_VARIABLE}"
+            ) from error
+        return self
+
+
+def find_cache(path: str | os.PathLike[str] | None = None) -> Cache:
+    """Return the cache named by `path`, else by WEANALYSIS_CACHE, else a checkout's `cache/`, else the user's own."""
+    named = path or os.environ.get(ENVIRONMENT_VARIABLE)
+    if named:
+        return Cache(Path(named).expanduser().resolve())
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "weanalysis" / "cache.py").is_file() and (folder / "pyproject.toml").is_file():
+            return Cache(folder / "cache")
+    import platformdirs
+
+    return Cache(Path(platformdirs.user_cache_dir("weanalysis", appauthor=False)))
+
+
+def safe_name(name: str) -> str:
+    """Turn any text into a file name: letters, digits, dot, dash and underscore, never empty, hidden or a path."""
+    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+    return cleaned[:100] or "unnamed"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash at any moment, finds the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

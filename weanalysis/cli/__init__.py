@@ -1,0 +1,52 @@
+"""The `weanalysis` command: parse, call, print. Everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from weanalysis.cli import ablate, compare, costs, demo, show, train
+from weanalysis.errors import WeanalysisError
+
+HELP = """Show which weights of a trained ConvNet matter, and where they are.
+
+\b
+Begin with one of these; neither needs a download:
+  weanalysis demo                      train on handwritten digits, run the studies, open the dashboard
+  weanalysis ablate --model resnet20   measure every location of a 5x5 grid in each layer
+"""
+
+COMMANDS = (
+    demo.demo, ablate.ablate, train.train, compare.compare, train.fold, costs.costs, show.list_, show.export,
+    show.dashboard,
+)  # fmt: skip
+
+
+@click.group(help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="weanalysis")
+def cli() -> None:
+    pass
+
+
+for command in COMMANDS:
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line: exit 0 when done, 1 and a line for a user's error, 2 for wrong usage, 130 after Ctrl-C."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt) as interruption:
+        # click turns Ctrl-C into an exception of its own, and keeps the one that says how to go on as its cause.
+        print(interruption.__cause__ or interruption or "interrupted", file=sys.stderr)
+        sys.exit(130)
+    except WeanalysisError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,162 @@
+"""`weanalysis ablate`: the main job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from weanalysis.cli.options import (
+    cache_option,
+    data_options,
+    json_option,
+    model_options,
+    parse_model_options,
+    parse_triple,
+    quiet_option,
+)
+from weanalysis.errors import StudyError
+
+EXAMPLES = """Measure how much worse a network gets when weights are zeroed.
+
+\b
+Examples:
+  weanalysis ablate --model resnet20                            5x5 kernels a layer, on handwritten digits
+  weanalysis ablate --model resnet50 --data imagenet:/data/imagenet --images 2000
+  weanalysis ablate --model resnet20 --weights net.th --data imagefolder:photos/test --grid all
+  weanalysis ablate --model resnet18 --study magnitude --percentiles 1-100 --repeats 5
+  weanalysis ablate --model resnet18 --study channel --layers 'layer1.*' --json
+
+Work is kept: the same command continues where it was stopped, and more images, another grid or more
+percentiles only add what is missing.
+"""
+
+# Which options belong to which study: (the option, the study's own name for it).
+STUDY_OPTIONS = {
+    "location": {"grid": "grid", "kernel_size": "kernel_size", "layers": "layers"},
+    "magnitude": {"percentiles": "percentiles", "scope": "scope", "percentile_width": "percentile_width",
+                  "repeats": "repeats", "layers": "layers"},
+    "multiplier": {"channels": "channels", "fractions": "fractions", "draws": "draws", "layers": "layers"},
+    "channel": {"side": "side", "grid": "grid", "layers": "layers"},
+    "layer": {"layers": "layers"},
+}  # fmt: skip
+
+
+@click.command(help=EXAMPLES)
+@model_options
+@data_options
+@click.option("--study", default="location", show_default=True, metavar="KIND",
+              help="location, magnitude, multiplier (of an LWE network), channel or layer.")
+@click.option("--grid", metavar="N1xN2|all", help="location: output x input channels (default 5x5), or all kernels. "
+              "channel: how many channels a layer, or all (default).")
+@click.option("--kernel-size", metavar="K|any", help="location: layers with KxK kernels (default 3), or any.")
+@click.option("--percentiles", metavar="LIST", help="magnitude: such as 1-100 (default) or 50,75,90-100.")
+@click.option("--scope", metavar="network|layer", help="magnitude: every layer at once (default), or one at a time.")
+@click.option("--percentile-width", type=float, metavar="K", help="magnitude: zero the whole bin (b-K, b].")
+@click.option("--repeats", type=int, metavar="R", help="magnitude: the R weights nearest to each percentile.")
+@click.option("--channels", type=int, metavar="K", help="multiplier: K input channels of each layer (default 1).")
+@click.option("--fractions", metavar="LIST", help="multiplier: of the rank curve (default 0.1,0.2,0.3,0.4,0.5).")
+@click.option("--draws", type=int, metavar="R", help="multiplier: random draws beside each rank (default 5).")
+@click.option("--side", metavar="out|in|both", help="channel: filters, input channels, or both (default).")
+@click.option("--layers", metavar="GLOB", help="Only layers whose name matches, such as 'layer1.*' (commas allowed).")
+@click.option("--metric", default="top1", show_default=True, metavar="top1|top5", help="What D is the decrease of.")
+@click.option("--evaluate", default="exact", show_default=True, metavar="exact|naive",
+              help="exact recomputes only what a zeroed weight changes; naive runs the whole network.")
+@click.option("--images", type=int, metavar="N", help="Only N images, drawn by the seed (default: all).")
+@click.option("--seed", type=int, default=0, show_default=True, help="Draws the order of the images.")
+@click.option("--jobs", "-j", type=int, metavar="N", help="Processes on the CPU (default: chosen by a measurement).")
+@click.option("--device", default="auto", show_default=True, metavar="DEVICE",
+              help="auto, cpu, or GPUs such as cuda:0,cuda:1 (one process each).")
+@click.option("--dtype", default="float32", show_default=True, metavar="float32|bfloat16", help="Arithmetic.")
+@click.option("--batch-size", type=int, metavar="N", help="Images at a time (default: what fits 512 MiB).")
+@click.option("--shard-size", type=int, default=250, show_default=True, metavar="N",
+              help="Images measured and kept as a unit.")
+@click.option("--name", metavar="NAME", help="A name for the study (default: model, data and kind).")
+@json_option
+@quiet_option
+@cache_option
+@click.pass_context
+def ablate(ctx: click.Context, /, **given: Any) -> None:
+    from rich.console import Console
+
+    from weanalysis.ablation import STUDIES, Interrupted
+    from weanalysis.ablation import ablate as run
+    from weanalysis.cache import find_cache
+    from weanalysis.cli.display import Watcher
+    from weanalysis.errors import unknown_name
+    from weanalysis.loading import load_data, load_model
+
+    kind = given["study"]
+    if kind not in STUDIES:
+        raise StudyError(unknown_name("study", kind, STUDIES))
+    options = _study_options(ctx, kind, given)
+    cache = find_cache(given["cache"]).ready()
+    with Watcher(given["quiet"]) as watcher:
+        model = load_model(
+            given["model"], given["weights"], given["num_classes"], given["data"],
+            options=parse_model_options(given["model_options"]), image_size=given["image_size"], cache=cache,
+            progress=watcher.training,
+        )  # fmt: skip
+        watcher.rest()
+        data = load_data(
+            given["data"], parse_triple("mean", given["mean"]), parse_triple("std", given["std"]),
+            given["image_size"], given["images"], given["seed"], model, cache=cache,
+            skip_bad_images=given["skip_bad_images"],
+        )  # fmt: skip
+        for note in (*model.notes, *data.notes):
+            watcher.say(note)
+        try:
+            table = run(
+                model, data, kind, given["evaluate"], given["metric"], cache=cache, device=given["device"],
+                dtype=given["dtype"], jobs=given["jobs"], batch_size=given["batch_size"],
+                shard_size=given["shard_size"], name=given["name"], report=watcher.study, say=watcher.say, **options,
+            )  # fmt: skip
+        except Interrupted as stop:
+            watcher.rest()
+            raise KeyboardInterrupt(
+                f"{stop}; they are kept: run the same command again to go on, or `weanalysis export {stop.study_id} "
+                "-o so-far.csv` to see what there is"
+            ) from None
+    if given["as_json"]:
+        _print_json(table, kind, given)
+    else:
+        from weanalysis.cli.summary import print_study
+
+        print_study(Console(highlight=False), table, cache)
+
+
+def _study_options(ctx: click.Context, kind: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Collect the options of a study that were given; refuse those of another study."""
+    every = {option for options in STUDY_OPTIONS.values() for option in options}
+    chosen = {}
+    for option in sorted(every):
+        if ctx.get_parameter_source(option) == ParameterSource.DEFAULT or given[option] is None:
+            continue
+        if option not in STUDY_OPTIONS[kind]:
+            homes = ", ".join(name for name, options in STUDY_OPTIONS.items() if option in options)
+            raise StudyError(f"--{option.replace('_', '-')} does not belong to --study {kind} (it is for {homes}); "
+                             "leave it out, or choose that study")
+        chosen[STUDY_OPTIONS[kind][option]] = _numbers(given[option]) if option == "fractions" else given[option]
+    return chosen
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise StudyError(f"--fractions {text!r} is malformed: give numbers such as 0.1,0.2,0.5") from None
+
+
+def _print_json(table: Any, kind: str, given: dict[str, Any]) -> None:
+    import json
+
+    from weanalysis.results import to_json_rows
+
+    about = table.attrs
+    contrast = {key: value for key, value in about.items() if key.startswith(("d_low", "d_high"))}
+    click.echo(json.dumps({
+        "study": kind, "model": given["model"], "data": given["data"], "metric": given["metric"],
+        "intact": about["intact"], "num_images": about["num_images"], "evaluate": given["evaluate"],
+        "seconds": about["seconds"], **contrast, "rows": to_json_rows(table),
+    }, allow_nan=False))  # fmt: skip

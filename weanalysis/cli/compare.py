@@ -1,0 +1,251 @@
+"""`weanalysis compare`: two networks, two groups of runs, or two studies side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from weanalysis.cli.options import cache_option, json_option, quiet_option
+from weanalysis.errors import StudyError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+    from weanalysis.comparison import NetworkComparison, StudyComparison
+
+COMPARE_HELP = """Compare two networks, two groups of training runs, or two studies. Differences are B minus A.
+
+A and B are each a run (its name or folder), a checkpoint file of this program, several of these with commas, or a
+study (its number or name). Networks are run over the same images: the interval of two networks is over images and
+speaks of these two only; with several runs a side it is over runs, and speaks of how they were trained. Of two
+studies, D is compared place by place. "run:NAME" and "study:NAME" tell apart what has the same name.
+
+\b
+Examples:
+  weanalysis compare resnet20-digits-33d7dbca resnet20-digits-lwe-5c1f07aa
+  weanalysis compare resnet20-digits-33d7dbca resnet20-digits-lwe-5c1f07aa --every-seed --reach 95,98
+  weanalysis compare a.safetensors b.safetensors --data imagefolder:photos/test --json
+  weanalysis compare 1 2
+"""
+
+FALSE_DISCOVERY_RATE = 0.05
+
+# Curves longer than this are shown at evenly spread epochs.
+MOST_EPOCHS = 12
+
+
+@click.command(help=COMPARE_HELP)
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--data", "-d", metavar="DATA", help="Images to compare networks on (default: those that both were "
+              "validated on).")
+@click.option("--metric", metavar="top1|top5", help="What is compared (default: top1, or the studies' own).")
+@click.option("--reach", metavar="LIST", help="Accuracies in percent, such as 90,95, for which to tell the epochs it "
+              "took (default: the highest that all runs reached).")
+@click.option("--every-seed", is_flag=True, help="With a run, take all finished runs that differ in the seed alone.")
+@click.option("--images", type=int, metavar="N", help="Only N images (default: all).")
+@click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu or cuda:N.")
+@click.option("--batch-size", type=int, default=100, show_default=True, metavar="N", help="Images at a time.")
+@json_option
+@quiet_option
+@cache_option
+def compare(**given: Any) -> None:
+    import json
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from weanalysis.cache import find_cache
+    from weanalysis.cli.display import Watcher
+    from weanalysis.comparison import compare as run
+    from weanalysis.results.export import to_json_value
+
+    if given["batch_size"] < 1:
+        raise StudyError(f"--batch-size {given['batch_size']} is not allowed; give 1 or more")
+    with (
+        Watcher(given["quiet"]) as watcher,
+        Progress(console=watcher.console, transient=True, disable=not watcher.console.is_terminal) as progress,
+    ):
+        tasks: dict[str, Any] = {}
+
+        def report(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(f"running {name}", total=total)
+            progress.update(tasks[name], completed=done)
+
+        found = run(
+            given["first"], given["second"], given["data"], metric=given["metric"], reach=_levels(given["reach"]),
+            every_seed=given["every_seed"], num_images=given["images"], device=given["device"],
+            batch_size=given["batch_size"], cache=find_cache(given["cache"]), report=report,
+        )  # fmt: skip
+        for note in found.notes:
+            watcher.say(note)
+    if given["as_json"]:
+        click.echo(json.dumps(to_json_value(found.summary()), allow_nan=False))
+        return
+    print_comparison(Console(highlight=False), found)
+
+
+def print_comparison(console: Console, found: NetworkComparison | StudyComparison) -> None:
+    """Print what `weanalysis.compare` found, and what it speaks of."""
+    from weanalysis.comparison import StudyComparison
+
+    if isinstance(found, StudyComparison):
+        _print_studies(console, found)
+    else:
+        _print_networks(console, found)
+
+
+def _levels(text: str | None) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise StudyError(f"--reach {text!r} is malformed: give percents, such as 90,95") from None
+
+
+def _table(*columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
+    return table
+
+
+def _points(value: float, low: float, high: float) -> str:
+    if math.isnan(low):
+        return f"{value:+.2f} points"
+    return f"{value:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}"
+
+
+def _shown(value: float, form: str = ".4g") -> str:
+    return "" if math.isnan(value) else format(value, form)
+
+
+def _rows(table: pd.DataFrame) -> Iterator[Any]:
+    yield from table.itertuples()
+
+
+def _print_networks(console: Console, found: NetworkComparison) -> None:
+    metric = {"top1": "top-1", "top5": "top-5"}[found.metric]
+    console.print(f"\nA: {found.first}\nB: {found.second}\n", markup=False, soft_wrap=True)
+    means = [sum(side.accuracy) / len(side.accuracy) for side in found.sides]
+    console.print(f"{metric} on {found.num_images:,} images of {found.data}: A {means[0]:.2f} %, B {means[1]:.2f} %",
+                  markup=False, soft_wrap=True)  # fmt: skip
+    difference = f"[bold]B minus A: {_points(found.difference, found.difference_low, found.difference_high)}[/bold]"
+    if found.is_of_two_networks:
+        console.print(f"{difference} (Tango, paired by image); McNemar's exact p = {found.p_value:.2g}", soft_wrap=True)
+        console.print(f"Images that one alone has right: A {found.alone[0]:.0f}, B {found.alone[1]:.0f}.")
+        console.print(
+            "This speaks of these two networks only. What a way of training does takes several runs a side: train "
+            "with --seeds 0-4, then compare with --every-seed.", soft_wrap=True,
+        )  # fmt: skip
+    else:
+        runs = " and ".join(str(len(side.members)) for side in found.sides)
+        test = "" if math.isnan(found.p_value) else f" (Welch, over {runs} runs); p = {found.p_value:.2g}"
+        console.print(f"{difference}{test}", soft_wrap=True)
+        for name, side in zip("AB", found.sides, strict=True):
+            console.print(f"{name}: {', '.join(f'{value:.2f}' for value in side.accuracy)} %", soft_wrap=True)
+    _print_facts(console, found)
+    _print_curves(console, found)
+
+
+def _print_facts(console: Console, found: NetworkComparison) -> None:
+    table = _table("", "A", "B", "B / A")
+
+    def add(name: str, first: float, second: float, form: str) -> None:
+        if not (math.isnan(first) and math.isnan(second)):
+            table.add_row(name, _shown(first, form), _shown(second, form), _shown(second / first, ".3f"))
+
+    for row in _rows(found.reached):
+        add(f"epochs to {row.accuracy:.2f} % (validation)", row.first, row.second, ".1f")
+    add("training step (s)", *found.step_s, ".4f")
+    add("peak memory of training (GiB)", *found.memory_gib, ".2f")
+    first, second = found.costs.loc["first"], found.costs.loc["second"]
+    add("parameters in training (M)", first["train_params"] / 1e6, second["train_params"] / 1e6, ".3f")
+    add("parameters at inference (M)", first["inference_params"] / 1e6, second["inference_params"] / 1e6, ".3f")
+    add("GFLOPs of an image", first["gflops"], second["gflops"], ".4f")
+    if table.row_count:
+        console.print()
+        console.print(table)
+    for row in _rows(found.reached):
+        missing = [f"{name}: {got} of {len(side.runs)} runs"
+                   for name, got, side in zip("AB", (row.first_runs, row.second_runs), found.sides, strict=True)
+                   if got < len(side.runs)]  # fmt: skip
+        if missing:
+            console.print(f"{row.accuracy:g} % was not reached by all ({'; '.join(missing)} did).")
+    if not all(map(math.isnan, found.step_s)):
+        console.print("Step time and memory are what the runs recorded (on the CPU, memory of the whole process): "
+                      "compare those of one machine.", soft_wrap=True)  # fmt: skip
+    if found.recipes:
+        listed = "; ".join(f"{name}: {one!r} in A, {two!r} in B" for name, (one, two) in found.recipes.items())
+        console.print(f"Their recipes differ in {listed}.", markup=False, soft_wrap=True)
+
+
+def _print_curves(console: Console, found: NetworkComparison) -> None:
+    curves = found.curves
+    if curves.empty:
+        return
+    step = math.ceil(len(curves) / MOST_EPOCHS)
+    table = _table("epoch", "A (%)", "B (%)", "B - A")
+    for row in _rows(curves[(len(curves) - 1) % step :: step]):
+        table.add_row(f"{row.epoch:.0f}", _shown(row.first, ".2f"), _shown(row.second, ".2f"),
+                      _shown(row.second - row.first, "+.2f"))  # fmt: skip
+    console.print("\nValidation accuracy by epoch" + (" (means over runs)" if not found.is_of_two_networks else ""))
+    console.print(table)
+
+
+def _print_studies(console: Console, found: StudyComparison, shown: int = 5) -> None:
+    from weanalysis.cli.display import named
+
+    console.print(f"\nA: {found.first}\nB: {found.second}\n", markup=False, soft_wrap=True)
+    places = found.places
+    mean = _points(found.difference, found.difference_low, found.difference_high)
+    console.print(f"Mean D of {len(places):,} places on {found.num_images:,} images: A {places['first'].mean():.3f}, B "
+                  f"{places['second'].mean():.3f}")
+    console.print(f"[bold]B minus A: {mean}[/bold] (over images), p = {found.p_value:.2g}; positive: B needs these "
+                  "weights more", soft_wrap=True)  # fmt: skip
+    accuracy = found.accuracy
+    difference = _points(accuracy.difference, accuracy.difference_low, accuracy.difference_high)
+    console.print(f"Intact {found.metric}: A {found.intact[0]:.2f} %, B {found.intact[1]:.2f} %; B minus A "
+                  f"{difference} (Tango), McNemar's exact p = {accuracy.p_value:.2g}", soft_wrap=True)  # fmt: skip
+    agreement = found.agreement
+    if not math.isnan(agreement.value):
+        console.print(f"Rank correlation of D: {agreement.value:+.2f}, 95 % interval {agreement.low:+.2f} to "
+                      f"{agreement.high:+.2f}")
+    certain = places["q_value"] < FALSE_DISCOVERY_RATE
+    console.print(
+        f"{(certain & (places['difference'] > 0)).sum():,} places matter more in B and "
+        f"{(certain & (places['difference'] < 0)).sum():,} more in A, beyond chance ({FALSE_DISCOVERY_RATE:.0%} false "
+        "discovery rate).", soft_wrap=True,
+    )  # fmt: skip
+    table = _table("largest differences", "D in A", "D in B", "B - A [95 %]", "q")
+    largest = places["difference"].abs().sort_values(ascending=False, kind="stable").index[:shown]
+    for row in _rows(places.loc[largest]):
+        table.add_row(named(row), f"{row.first:+.2f}", f"{row.second:+.2f}",
+                      f"{row.difference:+.2f} [{row.difference_low:+.2f}, {row.difference_high:+.2f}]",
+                      f"{row.q_value:.2g}")  # fmt: skip
+    console.print()
+    console.print(table)
+    _print_images(console, found, shown)
+    console.print("\nThis speaks of these two networks only.")
+
+
+def _print_images(console: Console, found: StudyComparison, shown: int) -> None:
+    images = found.images
+    in_a, in_b = images["first"] > 0, images["second"] > 0
+    console.print(f"\nImages that are lost where some place is zeroed: {(in_a & in_b).sum():,} in both networks, "
+                  f"{(in_a & ~in_b).sum():,} in A alone, {(in_b & ~in_a).sum():,} in B alone.", soft_wrap=True)
+    table = _table("image", "class", "places in A", "places in B")
+    apart = (images["second"] - images["first"]).abs().sort_values(ascending=False, kind="stable").index[:shown]
+    for row in _rows(images.loc[apart]):
+        name = found.classes[row.target] if 0 <= row.target < len(found.classes) else str(row.target)
+        table.add_row(str(row.image_id), name, str(row.first), str(row.second))
+    if len(images):
+        console.print("Lost by the most different numbers of places:")
+        console.print(table)

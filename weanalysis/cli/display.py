@@ -1,0 +1,163 @@
+"""What a person sees in the terminal while something runs, and when it is done."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from weanalysis.ablation import Status
+    from weanalysis.training import Progress
+
+# Without a terminal, progress is a line now and then: in a log, a thousand lines hide the one that matters.
+SECONDS_BETWEEN_LINES = 10.0
+
+# Studies this large are summed up from their rows only every few seconds.
+SECONDS_BETWEEN_TABLES = 1.0
+
+
+def duration(seconds: float) -> str:
+    """Word a time: "42 s", "3 min 05 s", "2 h 10 min"; "…" where it is not known."""
+    if not math.isfinite(seconds):
+        return "…"
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def named(row: Any) -> str:
+    """Word what a row of a study's table zeroes: "layer1.0.conv1[3, 5]", "90th percentile" …"""
+    if row.selection == "kernel":
+        return f"{row.layer}[{row.out_channel:.0f}, {row.in_channel:.0f}]"
+    if row.selection == "filter":
+        return f"{row.layer}[{row.out_channel:.0f}, :]"
+    if row.selection == "input channel":
+        return f"{row.layer}[:, {row.in_channel:.0f}]"
+    place = row.layer if isinstance(row.layer, str) else "every layer"
+    if row.selection in ("single", "bin"):
+        draw = f", draw {row.draw:.0f}" if row.draw and row.draw > 0 else ""
+        return f"{place}, percentile {row.percentile:g}{draw}"
+    if row.selection in ("lowest", "highest", "random"):
+        fraction = getattr(row, "fraction", None)
+        amount = f"{fraction:.0%} of channels" if fraction and fraction == fraction else "channel"
+        draw = f", draw {row.draw:.0f}" if row.draw is not None and row.draw == row.draw else ""
+        return f"{place}, {row.selection} {amount}{draw}"
+    return str(place)
+
+
+def points(row: Any) -> str:
+    """Word a D with its interval: "+1.39 [+0.72, +2.61]"."""
+    return f"{row.drop:+.2f} [{row.drop_low:+.2f}, {row.drop_high:+.2f}]"
+
+
+def rows_table(rows: pd.DataFrame, title: str) -> Table:
+    """Lay out rows of a study's table: what is zeroed, D with its interval, images flipped."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("zeroed")
+    table.add_column("D, points [95 %]", justify="right")
+    table.add_column("flipped", justify="right")
+    for row in rows.itertuples():
+        table.add_row(named(row), points(row), f"{row.num_flipped:.0f} of {row.num_images:.0f}")
+    return table
+
+
+class Watcher:
+    """Shows a training run or a study on standard error: live in a terminal, else a line now and then."""
+
+    def __init__(self, quiet: bool = False):
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._live: Live | None = None
+        self._last = -math.inf
+
+    def __enter__(self) -> Watcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.rest()
+
+    def rest(self) -> None:
+        """Take the live picture away, so that what follows is printed below."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def say(self, line: str) -> None:
+        """Print a line for a person."""
+        self.console.print(f"note: {line}", markup=False, soft_wrap=True)
+
+    def _show(self, done: float, picture: RenderableType, line: str, last: bool) -> None:
+        if self.console.is_terminal:
+            if self._live is None:
+                self._live = Live(console=self.console, refresh_per_second=4, transient=True)
+                self._live.start()
+            self._live.update(picture)
+        elif last or time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = time.monotonic()
+            self.console.print(line, markup=False, soft_wrap=True)
+        if last:
+            self.rest()
+
+    def training(self, progress: Progress) -> None:
+        """Show a report of a training run."""
+        if progress.note:
+            self.console.print(progress.note, markup=False, soft_wrap=True)
+        share = progress.step / max(1, progress.num_steps)
+        accuracy = f", validation top-1 {progress.val_top1:.1f} %" if math.isfinite(progress.val_top1) else ""
+        loss = f", loss {progress.loss:.3f}" if math.isfinite(progress.loss) else ""
+        words = (f"training {progress.run}: epoch {progress.epoch} of {progress.num_epochs:g}{loss}{accuracy}, "
+                 f"{duration(progress.eta_seconds)} left")
+        self._show(share, _bar(share, words), f"{share:4.0%}  {words}", progress.step >= progress.num_steps)
+
+    def study(self, status: Status) -> None:
+        """Show how far a study has come, and what it has found so far."""
+        share = status.done / max(1, status.total)
+        reused = f" ({status.reused:,} from the cache)" if status.reused else ""
+        words = (f"{status.name}: {status.done:,} of {status.total:,} measurements{reused}, "
+                 f"{duration(status.seconds_left)} left, {status.jobs} process{'es' if status.jobs > 1 else ''}")
+        due = time.monotonic() - self._last >= SECONDS_BETWEEN_TABLES
+        found = most_important(status) if due or not self.console.is_terminal else None
+        last = status.done >= status.total
+        if self.console.is_terminal:
+            if found is not None:
+                self._last = time.monotonic()
+                self._found: RenderableType = rows_table(found, "most important so far") if len(found) else Text("")
+            self._show(share, Group(_bar(share, words), self._found), "", last)
+        else:
+            top = "; so far most: " + ", ".join(
+                f"{named(row)} {points(row)}" for row in found[:2].itertuples()
+            ) if found is not None and len(found) and not last else ""
+            self._show(share, "", f"{share:4.0%}  {words}{top}", last)
+
+
+def _bar(share: float, words: str) -> RenderableType:
+    row = Table.grid(padding=(0, 1))
+    row.add_row(ProgressBar(total=1.0, completed=min(share, 1.0), width=24), Text(f"{share:4.0%}"), Text(words))
+    return row
+
+
+def most_important(status: Status, number: int = 5) -> pd.DataFrame:
+    """The ablations of a running study with the largest D so far, as rows of its table."""
+    from weanalysis.results.statistics import drop_table
+
+    counts = status.counts
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drop = (counts["lost"] - counts["gained"]) / counts["num_images"]
+    (measured,) = np.nonzero(counts["num_images"])
+    places = measured[np.argsort(-drop[measured], kind="stable")][:number]
+    rows = drop_table(pd.DataFrame({name: values[places] for name, values in counts.items()}))
+    rows["num_flipped"] = rows["lost"] + rows["gained"]
+    for label in ("layer", "selection", "out_channel", "in_channel", "percentile", "fraction", "draw"):
+        rows[label] = [getattr(status.study.ablations[place], label) for place in places]
+    return rows

@@ -1,0 +1,78 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from weanalysis.errors import DataError, ModelError
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+cache_option = click.option(
+    "--cache", "cache", metavar="DIR", help="Where results are kept (default: $WEANALYSIS_CACHE, a checkout's cache/, "
+    "or the user's cache folder)."
+)  # fmt: skip
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and no notes, only the result.")
+
+
+def stacked(*decorators: Decorator) -> Decorator:
+    """Make one decorator of several, the first one outermost."""
+
+    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+model_options = stacked(
+    click.option("--model", "-m", default="resnet50", show_default=True, metavar="NAME",
+                 help="A torchvision network, timm:NAME, a built-in one (resnet20/32/44/56/110, vgg19_cifar, "
+                 "resnext29_16x64d), or a checkpoint file of this program."),
+    click.option("--model-option", "model_options", multiple=True, metavar="KEY=VALUE",
+                 help="An option of the network's constructor, such as shortcut=B for the CIFAR ResNets."),
+    click.option("--num-classes", type=int, metavar="N", help="Outputs of the network (default: the weights' own)."),
+    click.option("--weights", "-w", default="auto", show_default=True, metavar="W",
+                 help="auto, none, a torchvision weights name, or a file (.safetensors, .pt, .pth, .th)."),
+)  # fmt: skip
+
+data_options = stacked(
+    click.option("--data", "-d", default="digits", show_default=True, metavar="DATA",
+                 help="digits, imagefolder:DIR, imagenet:DIR, cifar10[:DIR], cifar100[:DIR] or hf:NAME."),
+    click.option("--image-size", type=int, metavar="PIXELS", help="Side of the network's square input."),
+    click.option("--mean", metavar="R,G,B", help="Mean of the normalization, such as 0.485,0.456,0.406."),
+    click.option("--std", metavar="R,G,B", help="Standard deviation of the normalization."),
+    click.option("--skip-bad-images", is_flag=True, help="Leave out files that are no images instead of refusing."),
+)  # fmt: skip
+
+
+def parse_triple(name: str, text: str | None) -> tuple[float, float, float] | None:
+    """Read "0.485,0.456,0.406"; raise DataError for anything but three numbers."""
+    if text is None:
+        return None
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        raise DataError(f"--{name} {text!r} is malformed: give three numbers, such as 0.485,0.456,0.406") from None
+    return red, green, blue
+
+
+def parse_model_options(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Read KEY=VALUE pairs; values that look like numbers, true or false become such. Raises ModelError."""
+    import json
+
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise ModelError(f"--model-option {pair!r} is malformed: write KEY=VALUE, such as shortcut=B")
+        try:
+            options[key] = json.loads(value)
+        except json.JSONDecodeError:
+            options[key] = value
+    return options

@@ -1,0 +1,55 @@
+"""How a finished study ends in the terminal: what was found, how sure it is, where it is kept, what to type next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from weanalysis.cache import Cache
+from weanalysis.cli.display import duration, rows_table
+
+# Benjamini and Hochberg's share of false findings among those called different from 0.
+FALSE_DISCOVERY_RATE = 0.05
+
+
+def print_study(console: Console, table: pd.DataFrame, cache: Cache, shown: int = 5) -> None:
+    """Print intact accuracy, the most and the least important rows with intervals, and where to go from here."""
+    about = table.attrs
+    metric = {"top1": "top-1", "top5": "top-5"}[table["metric"].iloc[0]]
+    measured = table.dropna(subset="drop")
+    ordered = measured.sort_values("drop", ascending=False, kind="stable")
+    console.print(f"\n[bold]{about['name']}[/bold]: intact {metric} {about['intact']:.2f} % on "
+                  f"{about['num_images']:,} images; {len(table):,} ablations in {duration(about['seconds'])}"
+                  + (f" ({about['reused']:,} measurements were in the cache)" if about["reused"] else ""))
+    console.print(rows_table(ordered[:shown], "most important"))
+    console.print(rows_table(ordered[::-1][:shown], "least important"))
+    if "d_low" in about:
+        _print_contrast(console, about)
+    worse = ((measured["q_value"] < FALSE_DISCOVERY_RATE) & (measured["drop"] > 0)).sum()
+    better = ((measured["q_value"] < FALSE_DISCOVERY_RATE) & (measured["drop"] < 0)).sum()
+    silent = (measured["num_flipped"] == 0).sum()
+    console.print(
+        f"Of {len(measured):,} ablations, {worse:,} make the network worse and {better:,} better beyond chance "
+        f"(exact McNemar test, {FALSE_DISCOVERY_RATE:.0%} false discovery rate); {silent:,} flip no image."
+    )
+    console.print("D is the decrease of accuracy in percentage points; its interval is for the population that the "
+                  "images were drawn from.")
+    study, place = about["study_id"], cache.root
+    console.print(f"\nKept as study {study} in {place}. Next:", soft_wrap=True)
+    where = f" --cache {place}"
+    console.print(f"  weanalysis dashboard{where}                 look at its maps", soft_wrap=True)
+    console.print(f"  weanalysis export {study} -o study.csv{where}   take the table elsewhere", soft_wrap=True)
+
+
+def _print_contrast(console: Console, about: dict[str, Any]) -> None:
+    def with_interval(key: str) -> str:
+        low, high = about[f"{key}_interval"]
+        return f"{about[key]:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+    console.print(
+        f"In every layer at once, without the channel of the lowest multiplier: D_L = {with_interval('d_low')}; of the "
+        f"highest: D_H = {with_interval('d_high')}; D_H - D_L = {with_interval('d_high_minus_d_low')} points, exact "
+        f"McNemar p = {about['d_high_minus_d_low_p_value']:.2g}."
+    )

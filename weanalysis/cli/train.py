@@ -1,0 +1,349 @@
+"""`weanalysis train` and `fold`: a network with Weight Excitation, and without any trace of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
+
+import click
+
+from weanalysis.cli.options import (
+    Decorator,
+    cache_option,
+    json_option,
+    parse_model_options,
+    parse_triple,
+    quiet_option,
+    stacked,
+)
+from weanalysis.errors import ModelError, TrainingError
+from weanalysis.training import PRESETS, Recipe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from weanalysis.training import Run
+
+
+class Flag(NamedTuple):
+    """How a field of a recipe is given: what it does, what to write, and other names of the option."""
+
+    help: str
+    metavar: str | None = None
+    names: tuple[str, ...] = ()
+
+
+FLAGS = {
+    "model": Flag("A torchvision network, timm:NAME, or a built-in one (resnet20/32/44/56/110, vgg19_cifar, "
+                  "resnext29_16x64d).", "NAME", ("-m",)),
+    "options": Flag("An option of the network's constructor, such as shortcut=B.", "KEY=VALUE", ("--model-option",)),
+    "data": Flag("digits, imagefolder:DIR, imagenet:DIR, cifar10[:DIR], cifar100[:DIR] or hf:NAME.", "DATA", ("-d",)),
+    "image_size": Flag("Side of the network's square input (default: the images', or what the network needs).",
+                       "PIXELS"),
+    "mean": Flag("Mean of the normalization, such as 0.485,0.456,0.406.", "R,G,B"),
+    "std": Flag("Standard deviation of the normalization.", "R,G,B"),
+    "attention": Flag("Attention blocks: none, se, cbam or bam.", "KIND"),
+    "norm": Flag("Normalization layers: bn or gn (groups of 32 channels).", "KIND"),
+    "excitation": Flag("none, lwe, mwe, lwe+mwe, we (LWE, and MWE on depthwise convolutions), or what the paper "
+                       "compares with: ws, wn, sn.", "KIND"),
+    "normalize": Flag("Standardize weights before LWE and MWE."),
+    "reduction": Flag("LWE's ratio of inputs to hidden units.", "R"),
+    "eps": Flag("MWE's epsilon, above 0: the smaller, the stronger.", "E"),
+    "layers": Flag("Excite only layers whose name matches, such as 'layer1.*' (commas allowed).", "GLOB"),
+    "epochs": Flag("Passes over the training images; fractions allowed.", "N"),
+    "batch_size": Flag("Images of one step, over all GPUs and accumulation steps.", "N"),
+    "optimizer": Flag("sgd or adamw.", "NAME"),
+    "learning_rate": Flag("The highest learning rate.", "LR", ("--lr",)),
+    "momentum": Flag("Momentum of SGD.", "M"),
+    "nesterov": Flag("Nesterov's momentum."),
+    "weight_decay": Flag("Weight decay.", "W"),
+    "schedule": Flag("multistep (times gamma at each milestone) or cosine.", "NAME"),
+    "milestones": Flag("Epochs at which multistep lowers the rate, such as 30,60,90.", "LIST"),
+    "gamma": Flag("What multistep multiplies the rate with.", "G"),
+    "warmup_epochs": Flag("Epochs in which the rate rises to its highest.", "N"),
+    "cycle_epochs": Flag("Epochs until cosine restarts; without, it does not.", "N"),
+    "cycle_factor": Flag("How much longer each cycle is than the one before.", "F"),
+    "augmentation": Flag("none, pad-crop-flip, resized-crop-flip or shift-rotate.", "NAME"),
+    "label_smoothing": Flag("Share of the label that is spread over all classes.", "S"),
+    "mixed_precision": Flag("no, bf16, or fp16 (GPUs only).", "KIND"),
+    "accumulation_steps": Flag("Parts that a step's images are worked through in, to save memory.", "N"),
+    "channels_last": Flag("Keep activations channel by channel last, which is faster."),
+    "seed": Flag("Draws the weights, the order of the images and their augmentation.", "N"),
+}  # fmt: skip
+
+TRAIN_HELP = """Train a network, with Weight Excitation or without, and keep it as a run in the cache.
+
+A recipe is a set of values from the paper, each of which is also an option. A run that was stopped, by Ctrl-C or
+otherwise, goes on where it was when the same command is given again.
+
+\b
+Examples:
+  weanalysis train --model resnet20 --data digits
+  weanalysis train --model resnet20 --data digits --excitation lwe --seeds 0-4
+  weanalysis train --model resnet50 --data imagenet:/data/imagenet --excitation lwe --attention se
+  weanalysis train --model resnet18 --data imagefolder:photos --recipe digits --epochs 20 --lr 0.01
+
+\b
+Recipes:
+{presets}
+"""
+
+
+def _preset_line(name: str) -> str:
+    recipe = Recipe.from_preset(name, model="")
+    steps = ", ".join(f"{epoch:g}" for epoch in recipe.milestones)
+    schedule = f"x{recipe.gamma:g} at {steps}" if recipe.milestones else recipe.schedule
+    if recipe.cycle_epochs:
+        schedule += f" restarting after {recipe.cycle_epochs:g} epochs, then x{recipe.cycle_factor:g}"
+    return (f"  {name:<13} {recipe.epochs:g} epochs of batch {recipe.batch_size}, {recipe.optimizer} "
+            f"{recipe.learning_rate:g}, {schedule}, decay {recipe.weight_decay:g}")  # fmt: skip
+
+
+def _recipe_options() -> Decorator:
+    """Make an option of each field of a recipe; not given, it is None (or empty) and left to the preset."""
+    hints = get_type_hints(Recipe)
+    decided_by_presets = set().union(*PRESETS.values())
+    made = []
+    for field in fields(Recipe):
+        flag, kind = FLAGS[field.name], hints[field.name]
+        plain = field.name.replace("_", "-")
+        names = flag.names if field.name == "options" else (f"--{plain}", *flag.names)
+        settings: dict[str, Any] = {"help": flag.help, "metavar": flag.metavar}
+        default = None if field.default is MISSING else field.default
+        if field.name in decided_by_presets:
+            settings["help"] += " (Default: the recipe's.)"
+        elif default is not None:
+            shown = f"--{'' if default else 'no-'}{plain}" if kind is bool else default
+            settings["help"] += f" (Default: {shown}.)"
+        if kind is bool:
+            names = (f"--{plain}/--no-{plain}", *flag.names)
+            settings |= {"metavar": None, "default": None}  # not given is neither on nor off
+        elif kind in (int, int | None):
+            settings["type"] = int
+        elif kind in (float, float | None):
+            settings["type"] = float
+        elif field.name == "options":
+            settings["multiple"] = True
+        made.append(click.option(*names, field.name, required=field.name == "model", **settings))
+    return stacked(*made)
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise TrainingError(f"--{name} {text!r} is malformed: give numbers, such as 30,60,90") from None
+
+
+def _given_values(given: dict[str, Any]) -> dict[str, Any]:
+    """Collect the recipe's fields that were given, as the recipe takes them."""
+    values = {field.name: given[field.name] for field in fields(Recipe) if given[field.name] not in (None, ())}
+    if "options" in values:
+        values["options"] = parse_model_options(values["options"])
+    for name in ("mean", "std"):
+        if name in values:
+            values[name] = parse_triple(name, values[name])
+    if "milestones" in values:
+        values["milestones"] = _numbers("milestones", values["milestones"])
+    if "layers" in values:
+        values["layers"] = tuple(values["layers"].split(","))
+    return values
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read "0-4" or "0,3,7-9" as whole numbers in the order given, each once; raise TrainingError otherwise."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise TrainingError(f"--seeds {text!r} is malformed: give whole numbers, such as 0-4 or 0,3,7")
+        seeds += range(int(first), int(last or first) + 1)
+    return list(dict.fromkeys(seeds))
+
+
+def _preset_for(data: str) -> str:
+    """The recipe that suits some data where none was asked for."""
+    source = data.partition(":")[0]
+    return "digits" if source == "digits" else "cifar" if source.startswith("cifar") else "imagenet"
+
+
+def _is_first_process() -> bool:
+    """Tell whether this process speaks for those that `accelerate launch` or `torchrun` started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@click.command(help=TRAIN_HELP.format(presets="\n".join(map(_preset_line, PRESETS))))
+@click.option("--recipe", "preset", metavar="|".join(PRESETS), help="Where the values not given come from (default: "
+              "digits, cifar or imagenet, whichever suits the data).")
+@_recipe_options()
+@click.option("--seeds", metavar="LIST", help="Train one run for each seed, such as 0-4, one after the other.")
+@click.option("--name", metavar="NAME", help="A name for the run (default: made of what is trained).")
+@click.option("--resume/--no-resume", default=True, show_default=True,
+              help="Go on with a run that was begun; --no-resume begins anew and replaces it.")
+@click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")
+@click.option("--workers", type=int, metavar="N", help="Processes that decode images (default: chosen).")
+@click.option("--skip-bad-images", is_flag=True, help="Leave out files that are no images instead of refusing.")
+@json_option
+@quiet_option
+@cache_option
+def train(**given: Any) -> None:
+    from rich.console import Console
+
+    from weanalysis.cache import find_cache
+    from weanalysis.cli.display import Watcher
+    from weanalysis.training import train as run_training
+
+    if given["seeds"] is not None and given["seed"] is not None:
+        raise TrainingError("--seed and --seeds say different things; give one of them")
+    if given["workers"] is not None and given["workers"] < 0:
+        raise TrainingError(f"--workers {given['workers']} is not allowed; give 0 or more")
+    cache = find_cache(given["cache"])
+    values = _given_values(given)
+    preset = given["preset"] or _preset_for(values.get("data", "digits"))
+    seeds = [values.pop("seed", 0)] if given["seeds"] is None else parse_seeds(given["seeds"])
+    first_process = _is_first_process()
+    runs: list[Run] = []
+    with Watcher(given["quiet"] or not first_process) as watcher:
+        for seed in seeds:
+            recipe = Recipe.from_preset(preset, **{**values, "seed": seed})
+            name = given["name"]
+            if name is not None and given["seeds"] is not None:
+                name = f"{name}-seed{seed}"
+            reports = 0
+
+            def report(progress: Any) -> None:
+                nonlocal reports
+                reports += 1
+                watcher.training(progress)
+
+            run = run_training(
+                recipe, cache, name=name, resume=given["resume"], device=given["device"],
+                num_workers=given["workers"], skip_bad_images=given["skip_bad_images"], progress=report,
+            )  # fmt: skip
+            watcher.rest()
+            if not reports and first_process:
+                watcher.say(f"the run {run.name} was finished before; --no-resume trains it anew")
+            runs.append(run)
+    if not first_process:
+        return
+    if given["as_json"]:
+        print_objects([_summary(run) for run in runs])
+    else:
+        _print_runs(Console(highlight=False), runs, preset)
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    result = run.result
+    assert result is not None
+    epochs = result["epochs"]
+    return {
+        "run": run.name, "checkpoint": str(run.checkpoint), "top1": result["top1"],
+        "epochs": int(epochs) if epochs == int(epochs) else epochs, "seconds": result["seconds"],
+    }  # fmt: skip
+
+
+def print_objects(objects: list[dict[str, Any]]) -> None:
+    """Print one JSON object, or several as a list; what is not finite is null."""
+    import json
+
+    from weanalysis.results.export import to_json_value
+
+    click.echo(json.dumps(to_json_value(objects if len(objects) > 1 else objects[0]), allow_nan=False))
+
+
+def _print_runs(console: Console, runs: list[Run], preset: str) -> None:
+    from weanalysis.cli.display import duration
+    from weanalysis.results.statistics import mean_of_runs
+
+    for run in runs:
+        result = run.result
+        assert result is not None
+        console.print(
+            f"[bold]{run.name}[/bold]: top-1 {result['top1']:.2f} % after {result['epochs']:g} epochs of the recipe "
+            f"{preset} (best {result['best_top1']:.2f} % after {result['best_epoch']}), "
+            f"{duration(result['seconds'])}", soft_wrap=True,
+        )  # fmt: skip
+        console.print(f"  {run.checkpoint}", soft_wrap=True)
+    if len(runs) > 1:
+        mean = mean_of_runs([run.result["top1"] for run in runs if run.result])
+        console.print(f"Mean over {len(runs)} seeds: {mean.value:.2f} %, 95 % interval {mean.low:.2f} to "
+                      f"{mean.high:.2f} (Student's t).")
+    recipe = runs[-1].recipe
+    where = f" --cache {runs[-1].folder.parent.parent}"
+    console.print("\nNext:")
+    console.print(f"  weanalysis ablate --model {runs[-1].checkpoint} --data {recipe['data']}{where}", soft_wrap=True)
+    console.print(f"  weanalysis compare {','.join(run.name for run in runs)} OTHER{where}", soft_wrap=True)
+
+
+FOLD_HELP = """Write the plain weights that an excited network computes with: nothing of the excitation is left.
+
+CHECKPOINT is a checkpoint file of this program, or a run. torchvision or timm load the result with strict=True, as do
+this program and everything else that reads safetensors.
+
+\b
+Examples:
+  weanalysis fold cache/runs/resnet50-lwe/best.safetensors -o resnet50.safetensors
+  weanalysis fold resnet20-digits-lwe-33d7dbca -o plain.safetensors --json
+"""
+
+
+@click.command(help=FOLD_HELP)
+@click.argument("checkpoint", metavar="CHECKPOINT")
+@click.option("--output", "-o", required=True, metavar="FILE", help="The .safetensors file to write.")
+@json_option
+@cache_option
+def fold(checkpoint: str, output: str, as_json: bool, cache: str | None) -> None:
+    import copy
+
+    from rich.console import Console
+
+    from weanalysis.cache import find_cache
+    from weanalysis.comparison import find_checkpoint
+    from weanalysis.excitation import excitation_of
+    from weanalysis.excitation import fold as fold_network
+    from weanalysis.models import load_network, read_state_dict, save_checkpoint
+
+    found = find_cache(cache)
+    source, target = find_checkpoint(checkpoint, found), Path(output).expanduser()
+    if target.resolve() == source.resolve():
+        raise ModelError(f"{target} is the checkpoint itself, whose excitation would be lost; name another file")
+    model = load_network(str(source), cache=found)
+    excitation = excitation_of(model.net)
+    plain = fold_network(copy.deepcopy(model.net))
+    layers = [name for name, module in model.net.named_modules() if hasattr(module, "parametrizations")]
+    architecture = {key: value for key, value in model.architecture.items() if key != "excitation"}
+    about = read_state_dict(source)[1]
+    save_checkpoint(target, plain, architecture, {key: about[key] for key in about if key != "architecture"})
+    assert excitation is not None
+    result = {
+        "checkpoint": str(source), "output": str(target), "model": model.name, "excitation": excitation["kind"],
+        "layers": layers, "train_params": _num_parameters(model.net), "inference_params": _num_parameters(plain),
+    }  # fmt: skip
+    if as_json:
+        print_objects([result])
+        return
+    console = Console(highlight=False)
+    console.print(
+        f"Folded {excitation['kind']} into the weights of {len(layers)} layers of {model.name}: "
+        f"{result['train_params']:,} parameters became {result['inference_params']:,}.", soft_wrap=True,
+    )  # fmt: skip
+    console.print(f"  {target}", soft_wrap=True)
+    console.print(_how_to_load(architecture, target), soft_wrap=True)
+
+
+def _num_parameters(net: Any) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def _how_to_load(architecture: dict[str, Any], path: Path) -> str:
+    """Say in which program the folded file fits, in its own words."""
+    dressed = [f"{key} {architecture[key]}" for key in ("attention", "norm") if architecture.get(key)]
+    if architecture["source"] == "builtin" or dressed:
+        why = f" (it has {' and '.join(dressed)})" if dressed else ""
+        return f"Use it with --model {path}: no other program has this network{why}."
+    options = "".join(f", {key}={value!r}" for key, value in architecture["options"].items())
+    make = {"torchvision": "torchvision.models.get_model", "timm": "timm.create_model"}[architecture["source"]]
+    return (f"Load it anywhere: {make}({architecture['name']!r}, num_classes={architecture['num_classes']}{options})"
+            ".load_state_dict(safetensors.torch.load_file(FILE), strict=True)")

@@ -1,0 +1,65 @@
+"""`compare`: what was named decides whether networks or studies are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from weanalysis.ablation.inputs import as_images
+from weanalysis.ablation.schedule import find_devices
+from weanalysis.cache import Cache, find_cache
+from weanalysis.comparison.networks import Look, NetworkComparison, Report, compare_networks, data_of
+from weanalysis.comparison.sides import SideGiven, StudyOf, find_side
+from weanalysis.comparison.studies import StudyComparison, compare_studies
+from weanalysis.errors import DataError, StudyError, unknown_name
+from weanalysis.results import METRICS
+
+
+def compare(
+    first: SideGiven,
+    second: SideGiven,
+    data: Any = None,
+    *,
+    metric: str | None = None,
+    reach: Sequence[float] = (),
+    every_seed: bool = False,
+    num_images: int | None = None,
+    device: str = "auto",
+    batch_size: int = 100,
+    cache: Cache | str | None = None,
+    report: Report | None = None,
+) -> NetworkComparison | StudyComparison:
+    """Compare two networks, two groups of runs, or two studies, pairing what both saw; differences are second - first.
+
+    Each side is a run (name, folder or `Run`), a checkpoint file of this program, a `Model`, several of these (a
+    sequence, or one text with commas), or a study in the cache (number or name). `every_seed` takes, with a run, all
+    finished runs of the same recipe with other seeds. Networks are run over `data`: what `load_data` takes or
+    returns, or a map-style dataset of (FloatTensor(3, H, W), class index); by default the images that they were
+    validated on. `reach` lists accuracies (percent) for which to tell the epochs it took; by default the highest that
+    all runs reached. `report` is called as images are done.
+
+    Raises:
+        StoreError, StudyError: a side that is not there, is ambiguous, or does not go with the other one.
+        DataError: no images known, different ones, or ones that do not fit a network.
+        ModelError, DeviceError: a checkpoint that cannot be read, a device that is not there.
+    """
+    if metric is not None and metric not in METRICS:
+        raise StudyError(unknown_name("metric", metric, METRICS))
+    for accuracy in reach:
+        if not 0 < accuracy <= 100:
+            raise StudyError(f"an accuracy of {accuracy:g} % cannot be reached; give percent above 0, up to 100")
+    found_cache = cache if isinstance(cache, Cache) else find_cache(cache)
+    one, two = (find_side(side, found_cache, every_seed) for side in (first, second))
+    if isinstance(one, StudyOf) and isinstance(two, StudyOf):
+        if data is not None:
+            raise DataError("two studies are compared on the images that they measured; leave the data out")
+        return compare_studies(one.number, two.number, found_cache, metric)
+    if isinstance(one, StudyOf) or isinstance(two, StudyOf):
+        study, other = (first, second) if isinstance(one, StudyOf) else (second, first)
+        raise StudyError(
+            f"{study!r} is a study and {other!r} a network; compare studies with studies, and networks (runs, "
+            "checkpoints) with networks"
+        )
+    images = data_of([*one, *two]) if data is None else data if isinstance(data, str) else as_images(data)
+    look = Look(images, metric or "top1", num_images, find_devices(device)[0], batch_size, found_cache, report)
+    return compare_networks(one, two, look, reach)

@@ -1,0 +1,150 @@
+"""What is compared: from what a user named to networks or a study."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from weanalysis.cache import Cache
+from weanalysis.errors import ModelError, StoreError, StudyError, unknown_name
+from weanalysis.models import Model, load_network, read_state_dict
+from weanalysis.models.checkpoint import SUFFIXES
+from weanalysis.results import Store
+from weanalysis.training import Run, find_runs
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of a side: a checkpoint file, that of a run, or a network in memory."""
+
+    name: str
+    source: Path | Model
+    run: Run | None = None
+
+    @property
+    def key(self) -> str | int:
+        """The same for members that are the same network."""
+        return id(self.source) if isinstance(self.source, Model) else str(self.source.resolve())
+
+    def load(self, cache: Cache) -> Model:
+        """Return the network; raise ModelError where its file cannot be read."""
+        return self.source if isinstance(self.source, Model) else load_network(str(self.source), cache=cache)
+
+    @property
+    def data(self) -> str | None:
+        """The images that it was trained on, where that is known."""
+        if self.run is not None:
+            return self.run.recipe["data"]
+        return read_state_dict(self.source)[1].get("data") if isinstance(self.source, Path) else None
+
+
+@dataclass(frozen=True)
+class StudyOf:
+    """A study in the cache."""
+
+    number: int
+    name: str
+
+
+Item = str | int | Path | Run | Model
+SideGiven = Item | Sequence[Item]
+
+
+def find_checkpoint(text: str, cache: Cache) -> Path:
+    """Return the checkpoint file that a path, a run's folder or a run's name means; raise StoreError otherwise."""
+    found = _find(text, cache)
+    if isinstance(found, StudyOf):
+        raise StoreError(f"{text!r} is a study; name a checkpoint file or a run")
+    assert isinstance(found.source, Path)
+    return found.source
+
+
+def find_side(given: SideGiven, cache: Cache, every_seed: bool) -> list[Member] | StudyOf:
+    """Find all that stands on one side: one study, or networks, each named once."""
+    items: Sequence[Item]
+    if isinstance(given, str):
+        # os.path says no to what is too long for a path, where Path raises.
+        items = [given] if os.path.exists(given) else [part.strip() for part in given.split(",") if part.strip()]
+    else:
+        items = list(given) if isinstance(given, Sequence) else [given]
+    found = [_find(item, cache) for item in items]
+    if not found:
+        raise StoreError(f"{given!r} names nothing; give a run, a checkpoint file or a study")
+    members = [item for item in found if isinstance(item, Member)]
+    if len(members) < len(found):
+        if len(found) > 1:
+            raise StudyError(f"{given!r} names a study among several; compare one study with one study")
+        assert isinstance(found[0], StudyOf)
+        return found[0]
+    if every_seed:
+        members = list({twin.key: twin for member in members for twin in _of_every_seed(member, cache)}.values())
+    for place, member in enumerate(members):
+        if member.key in [other.key for other in members[:place]]:
+            raise StoreError(f"{member.name} is named twice on one side; each run counts once")
+    return members
+
+
+def _find(item: Item, cache: Cache) -> Member | StudyOf:
+    if isinstance(item, Model):
+        return Member(item.name, item)
+    if isinstance(item, Run):
+        return _member_of(item)
+    if not isinstance(item, str | int | Path):
+        raise ModelError(f"{type(item).__name__} cannot be compared: give a run, a checkpoint file, a Model or a study")
+    path = Path(str(item)).expanduser()
+    if isinstance(item, Path) or path.suffix in SUFFIXES or os.path.isfile(path):
+        run = Run(path.resolve().parent)
+        return Member(str(item), path, run if run.recipe_file.is_file() else None)
+    if os.path.isdir(path):
+        if not Run(path).recipe_file.is_file():
+            raise StoreError(f"the folder {path} holds no training run; name one that `weanalysis list runs` shows")
+        return _member_of(Run(path.resolve()))
+    return _find_by_name(str(item), cache)
+
+
+def _find_by_name(text: str, cache: Cache) -> Member | StudyOf:
+    """Find "NAME", the beginning of one, or a study's number, among runs and studies; "run:" and "study:" decide."""
+    kind, colon, rest = text.partition(":")
+    kind, wanted = (kind, rest) if colon and kind in ("run", "study") else ("", text)
+    runs = {} if kind == "study" else {run.name: run for run in find_runs(cache)}
+    studies = {} if kind == "run" else _studies(cache)
+    if wanted.isdecimal() and int(wanted) in studies:
+        return StudyOf(int(wanted), studies[int(wanted)])
+    for matches in (str.__eq__, str.startswith):
+        found: list[Run | StudyOf] = [run for name, run in runs.items() if matches(name, wanted)]
+        found += [StudyOf(number, name) for number, name in studies.items() if matches(name, wanted)]
+        if len(found) == 1:
+            return found[0] if isinstance(found[0], StudyOf) else _member_of(found[0])
+        if found:
+            offer = ", ".join(f"study:{item.number} ({item.name})" if isinstance(item, StudyOf) else f"run:{item.name}"
+                              for item in found[:8])  # fmt: skip
+            raise StoreError(f"{len(found)} runs and studies match {wanted!r}: {offer}; name one of them")
+    hint = f"`weanalysis list runs` and `weanalysis list` show what is in {cache.root}; a file ends in .safetensors."
+    raise StoreError(unknown_name(kind or "run or study", wanted, [*runs, *studies.values()], hint))
+
+
+def _studies(cache: Cache) -> dict[int, str]:
+    if not cache.results.is_file():
+        return {}
+    with Store.open(cache.results, readonly=True) as store:
+        listed = store.studies()
+    return dict(zip(listed["id"].astype(int), listed["name"], strict=True))
+
+
+def _member_of(run: Run) -> Member:
+    if not run.checkpoint.is_file():
+        raise ModelError(f"the run {run.name} has no checkpoint yet, since its first epoch is not done; train it on")
+    return Member(run.name, run.checkpoint, run)
+
+
+def _of_every_seed(member: Member, cache: Cache) -> list[Member]:
+    """Return a run and all finished runs whose recipe differs from its own in the seed alone, by seed."""
+    if member.run is None:
+        raise StoreError(f"{member.name} is no run, so runs of other seeds are not known; name them, with commas")
+    own = {**member.run.recipe, "seed": None}
+    twins = [run for run in find_runs(cache) if run.finished and {**run.recipe, "seed": None} == own]
+    # Of two runs with one seed, which are named differently, the newer; find_runs has the newest first.
+    by_seed = {run.recipe["seed"]: run for run in [*reversed(twins), member.run]}
+    return [_member_of(by_seed[seed]) for seed in sorted(by_seed)]

@@ -1,0 +1,142 @@
+"""The maps of two studies: D of the same places on the same images, and the images that each network loses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from weanalysis.cache import Cache
+from weanalysis.comparison.difference import Difference
+from weanalysis.errors import StudyError
+from weanalysis.results import Store
+from weanalysis.results.statistics import (
+    Comparison,
+    Estimate,
+    change_matrix,
+    common_images,
+    compare_correctness,
+    compare_layers,
+    compare_maps,
+    rank_agreement,
+)
+
+# What says that two rows of two studies' tables zero the same weights.
+PLACE = ["layer", "selection", "out_channel", "in_channel", "percentile", "fraction", "draw"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyComparison(Difference):
+    """Two studies of one kind: D of the same places on the same images.
+
+    `difference` is that of the mean D over the places, with a t-interval over images; positive means that the second
+    network needs these weights more. `places` has a row a place: layer, selection, out_channel, in_channel,
+    percentile, fraction, draw, first and second (D), difference, difference_low, difference_high, p_value, q_value
+    (Benjamini and Hochberg over the places). `agreement` is the rank correlation of D. `images` has a row an image
+    that any place costs: image_id, target, first and second (the number of places without which the network has it
+    wrong). `intact` holds the accuracies of the two networks on these images (percent), `accuracy` their difference
+    with its interval; `classes` names the targets.
+    """
+
+    intact: tuple[float, float]
+    accuracy: Comparison
+    places: pd.DataFrame
+    agreement: Estimate
+    images: pd.DataFrame
+    classes: tuple[str, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """Return what every comparison does; the metric is "drop of" the studies' own."""
+        return {**super().summary(), "metric": f"drop of {self.metric}"}
+
+
+def compare_studies(first: int, second: int, cache: Cache, metric: str | None = None) -> StudyComparison:
+    """Compare the maps of two studies, place by place and on the images that both measured.
+
+    Raises StudyError where the studies asked different questions, measured other images, or share no place.
+    """
+    with Store.open(cache.results, readonly=True) as store:
+        numbers = (first, second)
+        about = [store.describe(number) for number in numbers]
+        metric = metric or about[0]["metric"]
+        notes = _check_pairable(about)
+        intact = [store.intact(number) for number in numbers]
+        images = common_images(intact[0]["image_id"], intact[1]["image_id"])
+        seen = [frame.set_index("image_id").loc[images] for frame in intact]
+        if (seen[0]["target"].to_numpy() != seen[1]["target"].to_numpy()).any():
+            raise StudyError("the two studies have other labels for the same images, so they cannot be paired")
+        if left_out := sum(map(len, intact)) - 2 * len(images):
+            notes.append(f"{left_out:,} images that one study alone has measured are left out")
+        tables = [store.table(number, metric) for number in numbers]
+        whole = [_whole_rows(table, len(frame)) for table, frame in zip(tables, intact, strict=True)]
+        pairs = whole[0].merge(whole[1], on=PLACE, suffixes=("_1", "_2"))
+        if pairs.empty:
+            raise StudyError("the two studies have no place in common that both have measured: their layers, grids or "
+                             "percentiles differ")
+        unpaired = sum(len(table) for table in tables) - 2 * len(pairs)
+        if unpaired:
+            notes.append(f"{unpaired:,} places of one study alone, or not measured on all images yet, are left out")
+        matrices = [
+            change_matrix(_changes(store, number, pairs[column], metric), images, pairs[column])
+            for number, column in zip(numbers, ("position_1", "position_2"), strict=True)
+        ]
+    same_network = about[0]["weights_hash"] == about[1]["weights_hash"] and bool(
+        (seen[0][metric].to_numpy() == seen[1][metric].to_numpy()).all()
+    )
+    if same_network:
+        notes.append("both studies are of the same network")
+    # The statistics say first minus second.
+    places = compare_maps(matrices[1], matrices[0], same_network).rename(columns={"first": "second", "second": "first"})
+    mean = compare_layers(matrices[1], matrices[0])
+    right = [frame[metric].to_numpy(bool) for frame in seen]
+    lost = [np.asarray((matrix > 0).sum(axis=1)).ravel() for matrix in matrices]
+    costly = (lost[0] > 0) | (lost[1] > 0)
+    by_image = {"image_id": images, "target": seen[0]["target"].to_numpy(), "first": lost[0], "second": lost[1]}
+    return StudyComparison(
+        first=about[0]["name"],
+        second=about[1]["name"],
+        metric=metric,
+        num_images=len(images),
+        difference=mean.difference,
+        difference_low=mean.difference_low,
+        difference_high=mean.difference_high,
+        p_value=mean.p_value,
+        intact=(100 * float(right[0].mean()), 100 * float(right[1].mean())),
+        accuracy=compare_correctness(images, right[1], images, right[0]),
+        places=pd.concat([pairs[PLACE], places[["first", "second", *list(places.columns)[2:]]]], axis=1),
+        agreement=rank_agreement(places["first"], places["second"]),
+        images=pd.DataFrame(by_image)[costly].reset_index(drop=True),
+        classes=tuple(about[0].get("classes") or ()),
+        notes=notes,
+    )
+
+
+def _check_pairable(about: Sequence[dict[str, Any]]) -> list[str]:
+    """Raise StudyError unless both studies zero the same kind of thing on the same images; return what to note."""
+    one, two = about
+    if one["kind"] != two["kind"]:
+        raise StudyError(f"{one['name']} is a {one['kind']} study and {two['name']} a {two['kind']} study; compare two "
+                         "of one kind")
+    if one["data"] != two["data"]:
+        raise StudyError(f"{one['name']} was measured on {one['data']}, {two['name']} on {two['data']}; measure both "
+                         "on the same images to compare them")
+    if one["fingerprint"] == two["fingerprint"]:
+        return []
+    if one.get("transform") == two.get("transform"):
+        raise StudyError(f"the images of {one['data']} changed between {one['name']} and {two['name']}; measure one "
+                         "of them again")
+    return ["the networks see the images differently (another size or normalization); they are paired by their place "
+            "in the data set"]
+
+
+def _whole_rows(table: pd.DataFrame, num_images: int) -> pd.DataFrame:
+    """The rows measured on all images that the study has seen so far, with their place in its table."""
+    rows = table[PLACE].assign(position=np.arange(len(table)))
+    return rows[(table["num_images"] == num_images).to_numpy()]
+
+
+def _changes(store: Store, study_id: int, positions: pd.Series, metric: str) -> pd.DataFrame:
+    return pd.concat([store.changes(study_id, place, metric).assign(position=place) for place in positions])

@@ -1,0 +1,7 @@
+"""Labelled images: where they come from, how they become a network's input, and what identifies them."""
+
+from weanalysis.data.images import ImageData, fit_classes, load_data
+from weanalysis.data.sources import SOURCES, list_sources
+from weanalysis.data.transform import Transform
+
+__all__ = ["SOURCES", "ImageData", "Transform", "fit_classes", "list_sources", "load_data"]

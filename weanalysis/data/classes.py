@@ -1,0 +1,109 @@
+"""Which output of a network stands for which class of a dataset."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from weanalysis.errors import DataError
+
+
+@dataclass(frozen=True)
+class ClassMatch:
+    """`outputs[c]` is the network's index for class c of the data; `classes` names the network's outputs."""
+
+    outputs: np.ndarray
+    classes: tuple[str, ...]
+    note: str | None = None
+
+
+def match_classes(
+    names: Sequence[str],
+    num_outputs: int,
+    output_names: Sequence[str] | None = None,
+    synsets: Sequence[str] | None = None,
+) -> ClassMatch:
+    """Find the output for each class: by WordNet id or name where the network knows them, else by position.
+
+    Position (class k is output k) is taken only if there are as many classes as outputs and no known name says
+    otherwise; a note then says so. Raises DataError where classes are ambiguous or cannot be placed.
+    """
+    num_classes = len(names)
+    if num_classes > num_outputs:
+        raise DataError(
+            f"the data has {num_classes} classes, the network only {num_outputs} outputs; choose data that it was "
+            "trained for, or a network with at least as many outputs"
+        )
+    known = [tuple(known) for known in (output_names, synsets) if known is not None and len(known) == num_outputs]
+    if tuple(names) in known:
+        return ClassMatch(np.arange(num_classes), known[0])
+
+    places = _places(names, known)
+    chosen = [place[0] if len(place) == 1 else -1 for place in places]
+    if -1 not in chosen and len(set(chosen)) == num_classes:
+        note = f"the data's {num_classes} classes were found by name among the network's {num_outputs}"
+        return ClassMatch(np.array(chosen), known[0], None if chosen == list(range(num_outputs)) else note)
+    if num_classes == num_outputs and all(index in place or not place for index, place in enumerate(places)):
+        note = (
+            f"class k of the data is taken as the network's output k ({names[0]} is 0, {names[-1]} is "
+            f"{num_classes - 1}), since the network does not know all of these names"
+        )
+        return ClassMatch(np.arange(num_classes), tuple(names), note)
+    raise DataError(_refusal(names, places, num_outputs, bool(known)))
+
+
+def _places(names: Sequence[str], known: Sequence[tuple[str, ...]]) -> list[list[int]]:
+    """Return for each class the outputs that have its name; the closest way of reading names that finds any decides."""
+    tables: list[dict[str, list[int]]] = [{} for _ in _READINGS]
+    for output_names in known:
+        for index, name in enumerate(output_names):
+            for table, read in zip(tables, _READINGS, strict=True):
+                indices = table.setdefault(read(name), [])
+                if index not in indices:
+                    indices.append(index)
+    repeated = {name for name, count in Counter(names).items() if count > 1}
+    found = []
+    for name in names:
+        readings = (table.get(read(name), []) for table, read in zip(tables, _READINGS, strict=True))
+        # A name that two classes of the data share cannot tell them apart.
+        found.append([] if name in repeated else next((indices for indices in readings if indices), []))
+    return found
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", " ", name).strip().casefold()
+
+
+def _first(name: str) -> str:
+    return name.split(",")[0].strip()
+
+
+# From strict to lenient. ImageNet's names are lists of synonyms, and "Cardigan" is a dog where "cardigan" is a garment.
+_READINGS: tuple[Callable[[str], str], ...] = (str, _plain, _first, lambda name: _plain(_first(name)))
+
+
+def _refusal(names: Sequence[str], places: Sequence[Sequence[int]], num_outputs: int, has_names: bool) -> str:
+    came = f"the data has {len(names)} classes, the network {num_outputs} outputs"
+    wanted = "name the folders as the network names its classes (for ImageNet, by WordNet id such as n01440764)"
+    if not has_names:
+        return f"{came} without names, so that the classes cannot be placed; use data with all {num_outputs} classes"
+    ambiguous = [name for name, place in zip(names, places, strict=True) if len(place) > 1]
+    if ambiguous:
+        return f"{came}, and several of these are called {_some(ambiguous)}; {wanted}"
+    unknown = [name for name, place in zip(names, places, strict=True) if not place]
+    if unknown:
+        return f"{came}, none of which is called {_some(unknown)}; {wanted}"
+    owners: dict[int, list[str]] = {}
+    for name, place in zip(names, places, strict=True):
+        owners.setdefault(place[0], []).append(name)
+    shared = next(group for group in owners.values() if len(group) > 1)
+    return f"{came}, and {_some(shared)} are the same output; {wanted}"
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

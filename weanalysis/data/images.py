@@ -1,0 +1,205 @@
+"""Labelled images in a seeded order, ready for a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from weanalysis.cache import Cache
+from weanalysis.data.classes import match_classes
+from weanalysis.data.fingerprint import examine
+from weanalysis.data.pictures import Pictures, digest
+from weanalysis.data.sources import IMAGENET_TRANSFORM, SOURCES, Labelled
+from weanalysis.data.transform import RGB, Transform
+from weanalysis.errors import DataError, unknown_name
+
+SPLITS = ("test", "train")
+
+
+@dataclass(eq=False)
+class ImageData(Dataset[tuple[Tensor, int]]):
+    """A map-style dataset: `[i]` is (FloatTensor(3, H, W), class index), in an order drawn from `seed`.
+
+    `targets[i]` is the class index and `ids[i]` the position in the unshuffled dataset of the i-th served image.
+    `notes` are lines a person should read. Pictures are read when asked for; reading one that is broken raises
+    DataError with its name. Pickles small: names and labels of files, not their pictures.
+    """
+
+    spec: str
+    split: str
+    classes: tuple[str, ...]
+    targets: np.ndarray
+    transform: Transform
+    seed: int
+    ids: np.ndarray
+    pictures: Pictures = field(repr=False)
+    content: str = field(repr=False)
+    outputs: np.ndarray = field(repr=False)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 (hex) of all images, labels, class indices and the transform, however many are served."""
+        return digest([self.content, self.outputs.tolist(), self.transform.describe()])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        picture, target = self.raw(index)
+        return self.transform(picture), target
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        return (self[index] for index in range(len(self)))
+
+    def raw(self, index: int) -> tuple[Image.Image, int]:
+        """Return the i-th served picture as it lies in the source, in RGB, and its class index."""
+        return self.picture(index), int(self.targets[index])
+
+    def picture(self, index: int) -> Image.Image:
+        """Return the i-th served picture as it lies in the source, in RGB."""
+        return self.pictures.picture(range(len(self))[index])
+
+    def label(self, index: int) -> str:
+        """Return what the i-th served picture is called: its file below the folder, or e.g. "digits #12"."""
+        return self.pictures.label(range(len(self))[index])
+
+    def batch(self, start: int, stop: int, num_threads: int = 1) -> tuple[Tensor, Tensor]:
+        """Return images [start, stop), cut at the end, as FloatTensor(N, 3, H, W) and LongTensor(N)."""
+        indices = range(len(self))[start:stop]
+        size = self.transform.image_size
+        pixels = torch.empty((len(indices), 3, size, size), dtype=torch.uint8)
+
+        def read(position: int) -> None:
+            pixels[position] = self.transform.pixels(self.picture(indices[position]))
+
+        if num_threads > 1:
+            with ThreadPoolExecutor(num_threads) as pool:
+                list(pool.map(read, range(len(indices))))
+        else:
+            for position in range(len(indices)):
+                read(position)
+        return self.transform.normalize(pixels), torch.from_numpy(self.targets[indices.start : indices.stop].copy())
+
+
+def load_data(
+    spec: str,
+    mean: RGB | None = None,
+    std: RGB | None = None,
+    image_size: int | None = None,
+    num_images: int | None = None,
+    seed: int = 0,
+    model: Any = None,
+    split: str = "test",
+    cache: Cache | None = None,
+    skip_bad_images: bool = False,
+) -> ImageData:
+    """Find the images that `spec` names, check and fingerprint them, and return them in the order of `seed`.
+
+    The transform is the model's where it has one, else one that suits the source; `mean`, `std` (of pixels in [0, 1])
+    and `image_size` (pixels) override its parts. With a `model`, class indices are the network's (`fit_classes`).
+    `num_images` serves that many of the seeded order, all if there are fewer (`notes` says so). `cache` keeps
+    downloads, and fingerprints of folders, which are then computed once. Raises DataError for a source that is
+    unknown, missing, empty or has one class, and for files that are no pictures unless `skip_bad_images`.
+    """
+    name, _, place = spec.partition(":")
+    if name not in SOURCES:
+        raise DataError(unknown_name("data", name, SOURCES, "For a folder of pictures use imagefolder:DIR."))
+    _check_choices(num_images, seed, split)
+    found = SOURCES[name].find(place, split, cache)
+    if len(found.classes) < 2:
+        raise DataError(f"{spec} has one class ({', '.join(found.classes)}); at least two are needed")
+    examined = examine(found.pictures, found.labels, cache, decode=skip_bad_images)
+    usable = np.setdiff1d(np.arange(len(found.labels)), list(examined.problems))
+    notes = [*found.notes, *_judge_problems(spec, found, examined.problems, skip_bad_images)]
+
+    transform = getattr(model, "transform", None)
+    if transform is None:
+        transform = _suited_transform(found, examined.size)
+        if image_size is None and transform is not found.transform and transform is IMAGENET_TRANSFORM:
+            notes.append(
+                f"the pictures are not square and of one size: their shorter side becomes {transform.resize_size}, and "
+                f"the {transform.image_size} x {transform.image_size} at the centre are used; --image-size changes that"
+            )
+    if image_size is not None:
+        transform = transform.with_image_size(image_size)
+    transform = replace(
+        transform,
+        mean=transform.mean if mean is None else mean,
+        std=transform.std if std is None else std,
+    )
+
+    order = np.random.default_rng(seed).permutation(len(usable))[:num_images]
+    if num_images is not None and num_images > len(usable):
+        notes.append(f"{num_images:,} images were asked for; {spec} has {len(usable):,}, and all of them are used")
+    data = ImageData(
+        spec=spec,
+        split=split,
+        classes=found.classes,
+        targets=found.labels[usable[order]],
+        transform=transform,
+        seed=seed,
+        ids=order,
+        pictures=found.pictures.take(usable[order]),
+        content=examined.content,
+        outputs=np.arange(len(found.classes)),
+        notes=notes,
+    )
+    return data if model is None else fit_classes(data, model)
+
+
+def fit_classes(data: ImageData, model: Any) -> ImageData:
+    """Return the same images with the network's class indices, from its `classes`, `synsets` and `num_classes`.
+
+    Raises DataError where a class of the data cannot be told to be one of the network's outputs.
+    """
+    match = match_classes(data.classes, model.num_classes, model.classes, getattr(model, "synsets", None))
+    notes = [*data.notes, match.note] if match.note and match.note not in data.notes else data.notes
+    return replace(
+        data,
+        classes=match.classes,
+        targets=match.outputs[data.targets],
+        outputs=match.outputs[data.outputs],
+        notes=notes,
+    )
+
+
+def _check_choices(num_images: int | None, seed: int, split: str) -> None:
+    if split not in SPLITS:
+        raise DataError(unknown_name("split", split, SPLITS))
+    if num_images is not None and num_images < 1:
+        raise DataError(f"{num_images} images were asked for; give 1 or more, or leave it out for all")
+    if seed < 0:
+        raise DataError(f"the seed is {seed}; give 0 or more")
+
+
+def _judge_problems(spec: str, found: Labelled, problems: dict[int, str], skip: bool) -> list[str]:
+    """Return what to note about files that are no pictures; raise DataError where they are not to be skipped."""
+    if not problems:
+        return []
+    named = [f"{found.pictures.label(index)} ({problem})" for index, problem in problems.items()]
+    if len(problems) == len(found.pictures):
+        raise DataError(f"{spec} has no picture that can be read; the first of {len(named)} is {named[0]}")
+    if not skip:
+        more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+        raise DataError(
+            f"{spec} has files that are no pictures: {', '.join(named[:3])}{more}; mend or remove them, or leave them "
+            "out with --skip-bad-images"
+        )
+    return [f"left out, since it is no picture: {name}" for name in named]
+
+
+def _suited_transform(found: Labelled, size: tuple[int, int] | None) -> Transform:
+    if found.transform is not None:
+        return found.transform
+    if size is not None and size[0] == size[1]:
+        return replace(IMAGENET_TRANSFORM, image_size=size[0], resize_size=None)
+    return IMAGENET_TRANSFORM

@@ -1,0 +1,210 @@
+"""Where the pictures of a dataset lie: files, an array, or a Hugging Face dataset, each read only when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from weanalysis.errors import DataError
+
+# What Pillow raises for a file that is no picture, or only a part of one.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What the one pass over a dataset finds out about a picture."""
+
+    digest: str
+    size: tuple[int, int] | None
+    problem: str | None = None
+
+
+class Pictures(Protocol):
+    """Pictures by position; small when pickled, since every worker process gets a copy."""
+
+    def __len__(self) -> int: ...
+
+    def picture(self, index: int) -> Image.Image:
+        """Return one picture as RGB; raise DataError naming it where it cannot be read."""
+
+    def label(self, index: int) -> str:
+        """Return what a person calls this picture."""
+
+    def examine(self, index: int, decode: bool) -> Examined:
+        """Hash one picture and look whether it is one: its header, or with `decode` all of it."""
+
+    def listing(self) -> str | None:
+        """Return what changes whenever a picture may have changed, without reading any; None if nothing does."""
+
+    def take(self, indices: np.ndarray) -> Pictures:
+        """Return the pictures at these positions, in this order."""
+
+
+@dataclass(frozen=True)
+class FilePictures:
+    """Picture files below one folder."""
+
+    root: Path
+    paths: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def picture(self, index: int) -> Image.Image:
+        path = self.root / self.paths[index]
+        try:
+            return _rgb(path.read_bytes())
+        except _UNREADABLE as error:
+            raise DataError(_unreadable(str(path), error)) from error
+
+    def label(self, index: int) -> str:
+        return self.paths[index]
+
+    def examine(self, index: int, decode: bool) -> Examined:
+        path = self.root / self.paths[index]
+        try:
+            return _examine(path.read_bytes(), decode)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({_reason(error)})") from error
+
+    def listing(self) -> str | None:
+        states = []
+        for name in self.paths:
+            try:
+                state = (self.root / name).stat()
+            except OSError as error:
+                raise DataError(f"{self.root / name} cannot be read ({_reason(error)})") from error
+            # The time of the last status change also tells a file that was replaced by one of the same size and age.
+            states.append((name, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+        return digest(states)
+
+    def take(self, indices: np.ndarray) -> FilePictures:
+        return FilePictures(self.root, tuple(self.paths[index] for index in indices))
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayPictures:
+    """Pictures of an array, uint8 (N, H, W) grey or (N, H, W, 3) RGB; `numbers` are what their labels say."""
+
+    name: str
+    array: np.ndarray
+    numbers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def picture(self, index: int) -> Image.Image:
+        return Image.fromarray(self.array[index]).convert("RGB")
+
+    def label(self, index: int) -> str:
+        return f"{self.name} #{self.numbers[index]}"
+
+    def examine(self, index: int, decode: bool) -> Examined:
+        height, width = self.array.shape[1:3]
+        return Examined(_hashed(np.ascontiguousarray(self.array[index]).tobytes()), (width, height))
+
+    def listing(self) -> str | None:
+        return None
+
+    def take(self, indices: np.ndarray) -> ArrayPictures:
+        return ArrayPictures(self.name, self.array[indices], self.numbers[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class TablePictures:
+    """Pictures in a column of a Hugging Face dataset, left undecoded; `numbers` are their rows in the whole of it."""
+
+    name: str
+    table: Any
+    column: str
+    numbers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def picture(self, index: int) -> Image.Image:
+        try:
+            return _rgb(self._content(index))
+        except _UNREADABLE as error:
+            raise DataError(_unreadable(f"{self.name} {self.label(index)}", error)) from error
+
+    def label(self, index: int) -> str:
+        return f"row {self.numbers[index]}"
+
+    def examine(self, index: int, decode: bool) -> Examined:
+        try:
+            content = self._content(index)
+        except OSError as error:
+            return Examined("", None, _reason(error))
+        return _examine(content, decode)
+
+    def listing(self) -> str | None:
+        files = [Path(file["filename"]) for file in self.table.cache_files]
+        if not files or self._is_path(0):
+            return None  # A path says nothing about what the file holds by now.
+        states = [(file.name, (state := file.stat()).st_size, state.st_mtime_ns) for file in files]
+        return digest([states, self.table._fingerprint, self.column])
+
+    def take(self, indices: np.ndarray) -> TablePictures:
+        return TablePictures(self.name, self.table, self.column, self.numbers[indices])
+
+    def _is_path(self, index: int) -> bool:
+        cell = self.table[int(self.numbers[index])][self.column]
+        return cell is not None and cell["bytes"] is None
+
+    def _content(self, index: int) -> bytes:
+        cell = self.table[int(self.numbers[index])][self.column]
+        if cell is None:
+            raise OSError("the row holds no picture")
+        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+
+
+def _examine(content: bytes, decode: bool) -> Examined:
+    size = problem = None
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            size = image.size
+            if decode:
+                image.load()
+            else:
+                image.verify()
+    except _UNREADABLE as error:
+        problem = _reason(error)
+    return Examined(_hashed(content), size, problem)
+
+
+def _rgb(content: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(content)) as image:
+        return image.convert("RGB")
+
+
+def digest(description: Any) -> str:
+    """Return the sha256 (hex) of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _hashed(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=32).hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not a picture in any known format"
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())
+
+
+def _unreadable(name: str, error: Exception) -> str:
+    return (
+        f"{name} cannot be read ({_reason(error)}); mend or remove it, or leave out what is no picture "
+        "with --skip-bad-images"
+    )

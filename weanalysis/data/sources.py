@@ -1,0 +1,234 @@
+"""The sources of labelled images, by name. To add one: write a function like those here and enter it in `SOURCES`."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+import weanalysis._torchvision  # noqa: F401
+
+# isort: split
+from torchvision import datasets
+from torchvision.datasets import folder as torchvision_folder
+
+from weanalysis.cache import Cache, find_cache
+from weanalysis.data.pictures import ArrayPictures, FilePictures, Pictures
+from weanalysis.data.transform import RGB, Transform
+from weanalysis.errors import DataError
+
+IMAGENET_TRANSFORM = Transform(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), resize_size=256)
+# Mean and standard deviation measured on the 8x8 pictures of the training split: one grey value, three times.
+DIGITS_TRANSFORM = Transform(32, (0.3048, 0.3048, 0.3048), (0.3754, 0.3754, 0.3754))
+
+_SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What a source found: pictures, their classes, and the transform for networks that come without one.
+
+    `transform` None means: the pictures' own size where all are square and alike, otherwise ImageNet's transform.
+    """
+
+    pictures: Pictures
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    transform: Transform | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One kind of `--data`: `find(what stands after the colon, split, cache)`, and how to write and describe it."""
+
+    find: Callable[[str, str, Cache | None], Labelled]
+    syntax: str
+    what: str
+    needs: str = ""
+
+
+def _digits(place: str, split: str, cache: Cache | None) -> Labelled:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    if place:
+        raise DataError(f"'digits:{place}' is no data: digits takes nothing after its name")
+    everything = load_digits()
+    parts = train_test_split(
+        np.arange(len(everything.target)), test_size=0.4, stratify=everything.target, random_state=0
+    )
+    numbers = np.sort(parts[("train", "test").index(split)])
+    pictures = np.round(everything.images[numbers] * (255 / 16)).astype(np.uint8)
+    return Labelled(
+        pictures=ArrayPictures("digits", pictures, numbers),
+        labels=everything.target[numbers].astype(np.int64),
+        classes=tuple(str(name) for name in everything.target_names),
+        transform=DIGITS_TRANSFORM,
+    )
+
+
+def _cifar(name: str, dataset: type[datasets.CIFAR10], mean: RGB, std: RGB) -> Callable[..., Labelled]:
+    def find(place: str, split: str, cache: Cache | None) -> Labelled:
+        if place:
+            root = _existing_folder(name, place)
+            root = root.parent if root.name == dataset.base_folder else root
+        else:
+            root = (cache or find_cache()).ready().data
+        try:
+            # torchvision reports a download on standard output, which belongs to results.
+            with contextlib.redirect_stdout(sys.stderr):
+                images = dataset(str(root), train=split == "train", download=not place)
+        except (OSError, RuntimeError, EOFError) as error:
+            raise DataError(
+                f"{name} is not in {root} and cannot be had from {dataset.url} ({_one_line(error)}); unpack the "
+                f"archive elsewhere and give its folder: {name}:DIR"
+                if not place
+                else f"{root} holds no complete {name}; unpack {dataset.url} there, so that it contains "
+                f"{dataset.base_folder}/"
+            ) from error
+        return Labelled(
+            pictures=ArrayPictures(f"{name} {split}", images.data, np.arange(len(images.data))),
+            labels=np.asarray(images.targets, dtype=np.int64),
+            classes=tuple(images.classes),
+            transform=Transform(32, mean, std),
+        )
+
+    return find
+
+
+def _imagefolder(place: str, split: str, cache: Cache | None) -> Labelled:
+    folder = _existing_folder("imagefolder", place)
+    subfolders = _subfolders(folder)
+    known = [name for names in _SPLIT_FOLDERS.values() for name in names]
+    parts = [name for name in known if _subfolders(folder / name)]
+    # A class may be called "train": only folders of folders are splits.
+    is_split = ("train" in parts and len(parts) > 1) or (len(parts) > 0 and set(subfolders) <= set(known))
+    if not is_split:
+        whole = [f"{folder} has no train/ beside test/ or val/, so that all of it is taken as training images"]
+        return _class_folders(folder, notes=whole if split == "train" else [])
+    chosen = next((name for name in _SPLIT_FOLDERS[split] if name in parts), None)
+    if chosen is None:
+        raise DataError(
+            f"{folder} has class folders in {', '.join(f'{name}/' for name in parts)} but none in "
+            f"{_SPLIT_FOLDERS[split][0]}/; to use those images all the same, name their folder: "
+            f"imagefolder:{folder / parts[0]}"
+        )
+    return _class_folders(folder / chosen)
+
+
+def _imagenet(place: str, split: str, cache: Cache | None) -> Labelled:
+    folder = _existing_folder("imagenet", place)
+    chosen = folder / ("train" if split == "train" else "val")
+    if split == "train" and not chosen.is_dir():
+        raise DataError(f"{folder} has no folder train/ with ImageNet's training images")
+    chosen = chosen if chosen.is_dir() else folder
+    strangers = [name for name in _subfolders(chosen) if not re.fullmatch(r"n\d{8}", name)]
+    if strangers or not _subfolders(chosen):
+        found = f"a folder {strangers[0]!r}" if strangers else "no folders"
+        raise DataError(
+            f"{chosen} has {found} where one folder a class is needed, named by WordNet id such as n01440764; "
+            "for class folders with other names use imagefolder:DIR"
+        )
+    return _class_folders(chosen, IMAGENET_TRANSFORM)
+
+
+def _hugging_face(place: str, split: str, cache: Cache | None) -> Labelled:
+    from weanalysis.data.huggingface import find_table
+
+    return find_table(place, split, cache)
+
+
+def _existing_folder(name: str, place: str) -> Path:
+    if not place:
+        raise DataError(f"{name} needs a folder: {name}:DIR")
+    folder = Path(place).expanduser()
+    if not folder.exists():
+        raise DataError(f"the folder {folder} does not exist; give an existing one as {name}:DIR")
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; give one as {name}:DIR")
+    return folder.resolve()
+
+
+def _subfolders(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    except OSError as error:
+        raise DataError(f"the folder {folder} cannot be read ({_one_line(error)})") from error
+
+
+def _class_folders(folder: Path, transform: Transform | None = None, notes: list[str] | None = None) -> Labelled:
+    """List the pictures of a folder that has one folder a class, by torchvision's ImageFolder rules."""
+    extensions = torchvision_folder.IMG_EXTENSIONS
+    allowed = ", ".join(extensions)
+    classes = _subfolders(folder)
+    if not classes:
+        raise DataError(f"{folder} has no class folders; it needs one folder a class, with pictures ({allowed})")
+    index_of = {name: index for index, name in enumerate(classes)}
+    samples = torchvision_folder.make_dataset(folder, index_of, extensions=extensions, allow_empty=True)
+    labels = np.array([label for _, label in samples], dtype=np.int64)
+    empty = sorted(set(range(len(classes))) - set(labels.tolist()))
+    if len(empty) == len(classes):
+        raise DataError(f"{folder} has no pictures in its class folders ({allowed})")
+    if empty:
+        names = ", ".join(repr(classes[index]) for index in empty[:4]) + (" ..." if len(empty) > 4 else "")
+        raise DataError(f"{folder} has class folders without pictures ({allowed}): {names}; fill or remove them")
+    return Labelled(
+        pictures=FilePictures(folder, tuple(Path(path).relative_to(folder).as_posix() for path, _ in samples)),
+        labels=labels,
+        classes=tuple(classes),
+        transform=transform,
+        notes=notes or [],
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+SOURCES: dict[str, Source] = {
+    "digits": Source(_digits, "digits", "scikit-learn's 1,797 handwritten digits: 1,078 to train on, 719 to test on"),
+    "cifar10": Source(
+        _cifar("cifar10", datasets.CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        "cifar10[:DIR]",
+        "CIFAR-10 in its original form",
+        "the unpacked archive in DIR, or network",
+    ),
+    "cifar100": Source(
+        _cifar("cifar100", datasets.CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+        "cifar100[:DIR]",
+        "CIFAR-100 in its original form",
+        "the unpacked archive in DIR, or network",
+    ),
+    "imagenet": Source(
+        _imagenet,
+        "imagenet:DIR",
+        "ImageNet or some of its classes: folders named by WordNet id in DIR/val and DIR/train, or in DIR",
+        "the folder",
+    ),
+    "imagefolder": Source(
+        _imagefolder,
+        "imagefolder:DIR",
+        "pictures in one folder a class, in DIR or in its train/ and test/ (or val/)",
+        "the folder",
+    ),
+    "hf": Source(
+        _hugging_face,
+        "hf:NAME[@CONFIG]",
+        "a Hugging Face dataset with a picture and a label column: a name of the hub, or a local folder",
+        "pip install datasets; network for a name of the hub",
+    ),
+}
+
+
+def list_sources() -> list[dict[str, str]]:
+    """Return name, syntax, what and needs of every source."""
+    return [
+        {"name": name, "syntax": source.syntax, "what": source.what, "needs": source.needs}
+        for name, source in SOURCES.items()
+    ]

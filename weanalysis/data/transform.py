@@ -1,0 +1,144 @@
+"""From a picture to a network's input: a plain description that is hashed, stored and carried out alike everywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+import weanalysis._torchvision  # noqa: F401
+
+# isort: split
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from weanalysis.errors import DataError, unknown_name
+
+RGB = tuple[float, float, float]
+INTERPOLATIONS = tuple(mode.value for mode in InterpolationMode)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Resize, crop the centre, scale to [0, 1] and normalise: PIL picture -> FloatTensor(3, image_size, image_size).
+
+    `resize_size` is what the shorter side becomes before the crop, or with `squash` what both sides become; without
+    it the whole picture is resized straight to image_size x image_size, and one of that size is not resampled.
+    Raises DataError for values that make no transform.
+    """
+
+    image_size: int
+    mean: RGB
+    std: RGB
+    resize_size: int | None = None
+    interpolation: str = "bilinear"
+    squash: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "resize_size"):
+            value = getattr(self, name)
+            if name == "resize_size" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise DataError(f"{name} is {value!r}; give a whole number of pixels, 1 or more")
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _three_numbers(name, getattr(self, name)))
+        if min(self.std) <= 0:
+            raise DataError(f"std is {_listed(self.std)}; each of its three numbers must be greater than 0")
+        if self.interpolation not in INTERPOLATIONS:
+            raise DataError(unknown_name("interpolation", str(self.interpolation), INTERPOLATIONS))
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        return self.normalize(self.pixels(picture))
+
+    def pixels(self, picture: Image.Image) -> Tensor:
+        """Return the resized and cropped RGB picture as a ByteTensor(3, image_size, image_size)."""
+        mode = InterpolationMode(self.interpolation)
+        picture = picture if picture.mode == "RGB" else picture.convert("RGB")
+        if self.resize_size is None:
+            picture = functional.resize(picture, [self.image_size, self.image_size], mode, antialias=True)
+        else:
+            size = [self.resize_size, self.resize_size] if self.squash else [self.resize_size]
+            picture = functional.resize(picture, size, mode, antialias=True)
+            picture = functional.center_crop(picture, [self.image_size, self.image_size])
+        return functional.pil_to_tensor(picture)
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Scale a ByteTensor(..., 3, H, W) to [0, 1], subtract `mean`, divide by `std`: FloatTensor(..., 3, H, W)."""
+        # Divided, not multiplied by 1/255 as v2.functional.to_dtype does: published weights were evaluated on the
+        # former, and the two differ in the last bit.
+        scaled = pixels.to(torch.float32).div_(255)
+        return functional.normalize(scaled, list(self.mean), list(self.std), inplace=True)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the JSON description from which `from_description` makes this transform again."""
+        description = asdict(self)
+        return {**description, "mean": list(self.mean), "std": list(self.std)}
+
+    def with_image_size(self, image_size: int) -> Transform:
+        """Return the transform for another input size; what is cut off the border stays the same share."""
+        resized = replace(self, image_size=image_size)
+        if self.resize_size is None:
+            return resized
+        return replace(resized, resize_size=max(1, round(self.resize_size * image_size / self.image_size)))
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> Transform:
+        """Return the transform that `describe` described; raise DataError where the description is not one."""
+        known = {field.name for field in fields(cls)}
+        if not isinstance(description, Mapping) or not {"image_size", "mean", "std"} <= set(description) <= known:
+            raise DataError(f"{description!r} describes no transform; it needs image_size, mean and std")
+        return cls(**description)
+
+    @classmethod
+    def from_torchvision(cls, preset: Any) -> Transform:
+        """Return torchvision's `ImageClassification` preset (`weights.transforms()`), equal to it bit for bit."""
+        return cls(
+            image_size=int(preset.crop_size[0]),
+            resize_size=int(preset.resize_size[0]),
+            mean=tuple(preset.mean),
+            std=tuple(preset.std),
+            interpolation=preset.interpolation.value,
+        )
+
+    @classmethod
+    def from_timm(cls, config: Mapping[str, Any]) -> Transform:
+        """Return timm's evaluation transform for a configuration of `timm.data.resolve_model_data_config`.
+
+        Raises DataError for networks that read other than square RGB pictures, or that pad them with a border.
+        """
+        channels, height, width = config["input_size"]
+        if channels != 3 or height != width:
+            raise DataError(f"the network reads {channels}x{height}x{width} pictures; only 3xSxS is supported")
+        crop_mode = config.get("crop_mode") or "center"
+        if crop_mode not in ("center", "squash"):
+            raise DataError(
+                f"the network's pictures are cropped by {crop_mode!r}; only center and squash are supported"
+            )
+        return cls(
+            image_size=height,
+            resize_size=math.floor(height / (config.get("crop_pct") or 0.875)),
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            interpolation=config.get("interpolation") or "bilinear",
+            squash=crop_mode == "squash",
+        )
+
+
+def _three_numbers(name: str, values: Sequence[float]) -> RGB:
+    try:
+        numbers = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) != 3 or not all(math.isfinite(number) for number in numbers):
+        raise DataError(f"{name} is {values!r}; give three numbers, one each for red, green and blue")
+    return numbers[0], numbers[1], numbers[2]
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ",".join(f"{number:g}" for number in numbers)

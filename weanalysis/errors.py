@@ -1,0 +1,51 @@
+"""The one family of errors that a user sees: one line each, saying what came, what is allowed, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class WeanalysisError(ValueError):
+    """A user's mistake or an unusable input; the command line prints it as one line and exits with status 1."""
+
+
+class ModelError(WeanalysisError):
+    """A network that is unknown, or weights that cannot be read or do not fit."""
+
+
+class DataError(WeanalysisError):
+    """Images that are missing, unreadable or do not fit the network."""
+
+
+class StudyError(WeanalysisError):
+    """A study that cannot be run as asked."""
+
+
+class StoreError(WeanalysisError):
+    """Results that cannot be read or written."""
+
+
+class DeviceError(WeanalysisError):
+    """A device that does not exist or gave up."""
+
+
+class TrainingError(WeanalysisError):
+    """A training run that cannot start, continue or converge."""
+
+
+class ExcitationError(WeanalysisError):
+    """An excitation that cannot be applied, folded or read."""
+
+
+def unknown_name(kind: str, name: str, choices: Iterable[str], hint: str = "") -> str:
+    """Word the line for a name that is in no registry: the nearest names, else all of them where they are few."""
+    known = sorted(choices)
+    near = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+    if near:
+        offer = "did you mean " + " or ".join(near) + "?"
+    elif len(known) <= 12:
+        offer = "choose from " + ", ".join(known) + "."
+    else:
+        offer = f"{len(known)} names are known."
+    return f"unknown {kind} {name!r}: {offer}" + (f" {hint}" if hint else "")

@@ -1,0 +1,7 @@
+"""Weight Excitation (Quader et al., ECCV 2020) and the reparametrizations it is compared with, for any network."""
+
+from weanalysis.excitation.costs import costs
+from weanalysis.excitation.modules import LWE, MWE, WeightStandardization
+from weanalysis.excitation.network import KINDS, excitation_of, excite, fold, multipliers
+
+__all__ = ["KINDS", "LWE", "MWE", "WeightStandardization", "costs", "excitation_of", "excite", "fold", "multipliers"]

@@ -1,0 +1,118 @@
+"""Weight excitation as parametrizations: modules that map a convolution's weight to the weight it computes with."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from weanalysis.errors import ExcitationError
+from weanalysis.excitation._functions import Locate, Magnify, standardize
+
+# Below this, 1 + eps is 1 in float32 and equation 2 divides by zero at the largest weight.
+SMALLEST_EPS = 1e-6
+
+
+def _kernels(weight: Tensor) -> Tensor:
+    """View a weight as (Out, In/groups, positions), in float32 or better."""
+    exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    return exact.flatten(2) if exact.dim() > 2 else exact.unsqueeze(2)
+
+
+def can_be_standardized(weight: Tensor) -> bool:
+    """Whether the output channels have more than one weight; a single one would become zero."""
+    return weight.numel() > len(weight)
+
+
+def check_reduction(reduction: int) -> None:
+    """Raise ExcitationError unless LWE's reduction ratio is a whole number of at least 1."""
+    if isinstance(reduction, bool) or not isinstance(reduction, int) or reduction < 1:
+        raise ExcitationError(f"the reduction of LWE must be a whole number of at least 1, not {reduction!r}; try 16.")
+
+
+def check_eps(eps: float) -> None:
+    """Raise ExcitationError unless MWE's epsilon is a number that float32 can tell from 0 when added to 1."""
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not math.isfinite(eps) or eps < SMALLEST_EPS:
+        raise ExcitationError(f"the eps of MWE must be a number of at least {SMALLEST_EPS:g}, not {eps!r}; try 0.1.")
+
+
+class WeightStandardization(nn.Module):
+    """Standardize each output channel of a weight to mean 0 and variance 1 (WS; section 3.3, Qiao et al. 2019).
+
+    The variance is the population's, as in that paper. Shapes: (Out, In/groups, ...) to the same.
+    """
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return standardize(_kernels(weight)).view_as(weight).to(weight.dtype)
+
+
+class LWE(nn.Module):
+    """Location-based weight excitation: multiply every kernel of a weight by m in (0, 1) (section 3.2, equation 1).
+
+    m = sigmoid(FC2(ReLU(FC1(average over the kernel's positions)))), one subnetwork for all output channels, with
+    max(1, in_channels // reduction) hidden units and biases in both layers. With `normalize`, the weight is first
+    standardized per output channel. Both layers start as torch's linear layers do, weights and biases uniform in
+    +-1/sqrt(inputs), as in the usual SE block, whose structure this is (the paper names no initialization). So m
+    starts between about 0.25 and 0.75, mostly by FC2's bias: a preference among input channels that all outputs share.
+
+    Args:
+        in_channels: input channels of one group, the weight's second dimension.
+        reduction: ratio of inputs to hidden units.
+        normalize: standardize first; only where an output channel has more than one weight.
+
+    Shapes: (Out, In/groups, ...) to the same. Raises ExcitationError for a reduction below 1.
+    """
+
+    def __init__(self, in_channels: int, reduction: int = 16, normalize: bool = True) -> None:
+        super().__init__()
+        check_reduction(reduction)
+        self.reduction, self.normalize = reduction, normalize
+        num_hidden = max(1, in_channels // reduction)
+        self.fc1 = nn.Linear(in_channels, num_hidden)
+        self.fc2 = nn.Linear(num_hidden, in_channels)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self._locate(weight)[0].view_as(weight).to(weight.dtype)
+
+    def multiplier(self, weight: Tensor) -> Tensor:
+        """Compute m of a weight: (Out, In/groups, ...) to (Out, In/groups), in float32 or better."""
+        return self._locate(weight)[1]
+
+    def _locate(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        kernels = _kernels(weight)
+        layers = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+        normalize = self.normalize and can_be_standardized(weight)
+        return Locate.apply(kernels, *(layer.to(kernels.dtype) for layer in layers), normalize)
+
+    def extra_repr(self) -> str:
+        return f"reduction={self.reduction}, normalize={self.normalize}"
+
+
+class MWE(nn.Module):
+    """Magnitude-based weight excitation: give larger weights larger gradients (section 3.3, equations 2 and 3).
+
+    w becomes M_A / 2 ln((1 + w / M_A) / (1 - w / M_A)) with M_A = (1 + eps) M and M the largest |w| of the whole
+    layer, a constant for the gradient, which is M_A^2 / (M_A^2 - w^2): from 1 to 5.76 at eps = 0.1. It is computed
+    in float32 whatever the weight's type (in bfloat16, eps = 0.001 would divide by zero).
+
+    Args:
+        eps: how far M_A is above M, as a fraction; the smaller, the stronger the excitation.
+        normalize: standardize first; only where an output channel has more than one weight.
+
+    Shapes: (Out, In/groups, ...) to the same. Raises ExcitationError for an eps that is not above 0.
+    """
+
+    def __init__(self, eps: float = 0.1, normalize: bool = True) -> None:
+        super().__init__()
+        check_eps(eps)
+        self.eps, self.normalize = eps, normalize
+
+    def forward(self, weight: Tensor) -> Tensor:
+        kernels = _kernels(weight)
+        if self.normalize and can_be_standardized(weight):
+            kernels = standardize(kernels)
+        return Magnify.apply(kernels, self.eps).view_as(weight).to(weight.dtype)
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps:g}, normalize={self.normalize}"

@@ -1,0 +1,49 @@
+"""Finished tables in, Plotly figures out: the only place that draws."""
+
+from weanalysis.figures.compare import drop_agreement, drop_distributions
+from weanalysis.figures.excitation import excitation_curves, excitation_of_layer, excited, gain
+from weanalysis.figures.kernel import kernel_neighbours, kernel_weights
+from weanalysis.figures.location import SIGNIFICANT_Q, Scale, Value, layer_spread, location_mosaic
+from weanalysis.figures.magnitude import magnitude_curve, magnitude_curves, magnitude_map, weight_histogram
+from weanalysis.figures.multipliers import (
+    multiplier_curve,
+    multiplier_drops,
+    multiplier_map,
+    multiplier_ranks,
+    multiplier_spread,
+)
+from weanalysis.figures.runs import METRIC_TITLES, X_TITLES, best_epoch, training_curves
+from weanalysis.figures.style import CATEGORICAL, THEMES, interval, points
+
+__all__ = [
+    "CATEGORICAL",
+    "METRIC_TITLES",
+    "SIGNIFICANT_Q",
+    "THEMES",
+    "X_TITLES",
+    "Scale",
+    "Value",
+    "best_epoch",
+    "drop_agreement",
+    "drop_distributions",
+    "excitation_curves",
+    "excitation_of_layer",
+    "excited",
+    "gain",
+    "interval",
+    "kernel_neighbours",
+    "kernel_weights",
+    "layer_spread",
+    "location_mosaic",
+    "magnitude_curve",
+    "magnitude_curves",
+    "magnitude_map",
+    "multiplier_curve",
+    "multiplier_drops",
+    "multiplier_map",
+    "multiplier_ranks",
+    "multiplier_spread",
+    "points",
+    "training_curves",
+    "weight_histogram",
+]

@@ -1,0 +1,105 @@
+"""Two studies beside each other: how their D are distributed, and whether they agree about what matters."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from weanalysis.figures.style import CATEGORICAL, THEMES, message_figure, new_figure, points, translucent, unit
+
+_NOTHING = "Nothing has been measured in either study yet."
+
+
+def drop_distributions(tables: Mapping[str, pd.DataFrame], *, theme: str = "light") -> go.Figure:
+    """Draw, for each study by name, which share of its ablations has at least a given D.
+
+    The further right a curve stays high, the more of the network is needed. The shares are on a logarithmic scale.
+    """
+    drops = {name: np.sort(table["drop"].dropna().to_numpy()) for name, table in tables.items()}
+    drops = {name: values for name, values in drops.items() if len(values)}
+    if not drops:
+        return message_figure(_NOTHING, theme)
+    measured_in = unit(str(next(iter(tables.values()))["metric"].iloc[0]))
+    figure = new_figure(
+        theme,
+        380,
+        xaxis_title_text=f"D ({measured_in})" if measured_in else "D",
+        yaxis_title_text="ablations with at least this D (%)",
+        hovermode="closest",
+    )
+    for place, (name, values) in enumerate(drops.items()):
+        share = 100 * np.arange(len(values), 0, -1) / len(values)
+        figure.add_trace(
+            go.Scatter(
+                x=values,
+                y=share,
+                mode="lines",
+                line={"shape": "vh", "width": 2, "color": CATEGORICAL[place % len(CATEGORICAL)]},
+                name=html.escape(name),
+                hovertemplate="%{y:.1f} % cost at least D = %{x:+.2f}<extra></extra>",
+            )
+        )
+    figure.add_vline(x=0, line={"color": THEMES[theme].muted, "width": 1})
+    figure.update_xaxes(zeroline=False)
+    figure.update_yaxes(type="log", dtick=1)
+    return figure
+
+
+def drop_agreement(pairs: pd.DataFrame, first: str, second: str, *, theme: str = "light") -> go.Figure:
+    """Draw D in one study against D in another, a point for each place that both measured.
+
+    `pairs` has the columns layer, first and second (D), and, where they say more, out_channel and in_channel or
+    percentile. On the dashed line both are the same.
+    """
+    if pairs.empty:
+        return message_figure("The two studies have no place in common.", theme)
+    figure = new_figure(
+        theme,
+        380,
+        xaxis_title_text=f"D in {html.escape(first)}",
+        yaxis_title_text=f"D in {html.escape(second)}",
+        hovermode="closest",
+        showlegend=False,
+    )
+    ends = [pairs[["first", "second"]].min().min(), pairs[["first", "second"]].max().max()]
+    figure.add_trace(
+        go.Scatter(
+            x=ends,
+            y=ends,
+            mode="lines",
+            hoverinfo="skip",
+            line={"color": THEMES[theme].muted, "dash": "dash", "width": 1},
+        )
+    )
+    figure.add_trace(
+        go.Scattergl(
+            x=pairs["first"],
+            y=pairs["second"],
+            mode="markers",
+            marker={"size": 6, "color": translucent(THEMES[theme].line, 0.55)},
+            text=[
+                f"<b>{html.escape(str(layer))}</b><br>{html.escape(where)}"
+                f"<br>{html.escape(first)}: D = {points(one)}<br>{html.escape(second)}: D = {points(two)}"
+                for layer, where, one, two in zip(
+                    pairs["layer"], _places(pairs), pairs["first"], pairs["second"], strict=True
+                )
+            ],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(zeroline=True)
+    figure.update_yaxes(zeroline=True)
+    return figure
+
+
+def _places(pairs: pd.DataFrame) -> list[str]:
+    if {"out_channel", "in_channel"} <= set(pairs.columns):
+        channels = zip(pairs["out_channel"], pairs["in_channel"], strict=True)
+        return [f"output {out_channel:.0f}, input {in_channel:.0f}" for out_channel, in_channel in channels]
+    if "percentile" in pairs:
+        return [f"b = {percentile:g}" for percentile in pairs["percentile"]]
+    return [""] * len(pairs)

@@ -1,0 +1,340 @@
+"""Location studies (paper, section 3.1 and Fig. 2): the importance maps of all layers, and how much they vary."""
+
+from __future__ import annotations
+
+import html
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from weanalysis.figures.mosaic import Mosaic, Tile, lay_out
+from weanalysis.figures.style import (
+    CATEGORICAL,
+    SEQUENTIAL,
+    THEMES,
+    colour_bar,
+    each,
+    layer_ticks,
+    measurement,
+    message_figure,
+    new_figure,
+    points,
+    shorten,
+    translucent,
+    unit,
+)
+
+Value = Literal["drop", "significance", "flipped"]
+Scale = Literal["shared", "layer"]
+
+SIGNIFICANT_Q = 0.05
+_LARGEST_LOG_Q = 4.0  # beyond q = 0.0001 a darker colour says nothing more
+_MOST_MARKERS = 30_000  # clickable cells; with more, the page would carry more text than picture
+_MOST_DOTS = 3_000  # beyond it the dots of a layer lie on each other
+_LARGEST_BOOTSTRAP = 2_000
+_NOTHING = "No kernel has been measured yet."
+
+
+def location_mosaic(
+    table: pd.DataFrame,
+    value: Value = "drop",
+    scale: Scale = "shared",
+    hide_insignificant: bool = False,
+    *,
+    selected: tuple[str, int, int] | None = None,
+    limit: float | None = None,
+    num_columns: int | None = None,
+    quantity: str = "D",
+    theme: str = "light",
+) -> go.Figure:
+    """Draw the kernels of every layer as one mosaic: layers in network order, rows output, columns input channels.
+
+    `table` holds the rows of a location study (the results' columns, one row a kernel). `value` is what the colour
+    says: "drop" is D, "significance" is q on a logarithmic scale with the sign of D, "flipped" the share of images
+    whose correctness changed. `scale` "layer" stretches the colours of each layer to its own largest value.
+    `hide_insignificant` greys what cannot be told from zero (q > 0.05). `selected` = (layer, out, in) is framed.
+    `limit` fixes the end of the shared scale, so that two mosaics can be compared. `quantity` names what the column
+    drop holds, if that is not D itself but, say, a difference of two. A click on a cell carries
+    customdata [layer, out_channel, in_channel, position], the last being the row's place in `table`.
+    Paper: section 3.1, "Weight location and importance".
+    """
+    kernels = kernel_rows(table)
+    if kernels.empty:
+        return message_figure(_NOTHING, theme)
+    mosaic = lay_out(kernels, num_columns)
+    shades = _shades(kernels, value)
+    if scale == "layer":
+        shades = shades / shades.abs().groupby(kernels["layer"]).transform("max").where(lambda largest: largest > 0)
+    if hide_insignificant:
+        shades = shades.where(significance(kernels) <= SIGNIFICANT_Q)
+    largest = float(shades.abs().max())
+    largest = largest if largest > 0 else 1.0
+    if limit is None:
+        limit = 1.0 if scale == "layer" else _limit(shades, largest)
+
+    figure = new_figure(
+        theme,
+        mosaic.pixels + 30,
+        margin={"l": 2, "r": 2, "t": 28, "b": 2},
+        hovermode="closest",
+        hoverdistance=-1,
+        showlegend=False,
+        xaxis={"visible": False, "range": [-0.5, mosaic.width - 0.5]},
+        yaxis={"visible": False, "range": [mosaic.height - 0.5, -0.5]},
+    )
+    # Lines between the kernels, as long as a kernel is much larger than a line.
+    hairline = 1 if mosaic.height <= 60 else 0
+    marks = _bar_marks(value, scale, limit, largest, _title(quantity, kernels))
+    figure.add_trace(
+        go.Heatmap(
+            z=mosaic.spread(shades),
+            hoverinfo="skip",
+            xgap=hairline,
+            ygap=hairline,
+            colorscale=SEQUENTIAL if value == "flipped" else THEMES[theme].diverging,
+            zmin=0 if value == "flipped" else -limit,
+            zmax=limit,
+            colorbar=colour_bar(theme, height=mosaic.pixels, **marks),
+        )
+    )
+    # All at once: adding shapes one by one takes Plotly time that grows with the square of their number.
+    frames = [frame for tile in mosaic.tiles for frame in _frame(tile, selected, theme)]
+    figure.update_layout(
+        shapes=[*(_ground(tile, theme) for tile in mosaic.tiles), *frames],
+        annotations=[_name(tile, mosaic, theme) for tile in mosaic.tiles],
+    )
+    if len(kernels) <= _MOST_MARKERS:
+        _add_markers(figure, mosaic, kernels, quantity)
+    return figure
+
+
+def layer_spread(table: pd.DataFrame, *, theme: str = "light", seed: int = 0) -> go.Figure:
+    """Draw, by depth, D of every measured kernel and the standard deviation of D in each layer with its interval.
+
+    The bars are 95 % intervals over the layer's kernels: percentile bootstrap drawn from `seed`, beyond 2,000 kernels
+    from the fourth moment; a layer with fewer than three measured kernels has none. Paper: Fig. 2, "early layers
+    exhibit larger variation".
+    """
+    kernels = kernel_rows(table).dropna(subset=["drop"])
+    if kernels.empty:
+        return message_figure(_NOTHING, theme)
+    generator = np.random.default_rng(seed)
+    spreads = pd.DataFrame([_spread(layer, rows["drop"], generator) for layer, rows in _by_layer(kernels)])
+    places = dict(zip(spreads["layer"], range(len(spreads)), strict=True))
+    dots = kernels if len(kernels) <= _MOST_DOTS else kernels.sample(_MOST_DOTS, random_state=generator).sort_index()
+    measured_in = unit(str(kernels["metric"].iloc[0]))
+    figure = new_figure(
+        theme,
+        380,
+        margin={"l": 8, "r": 12, "t": 8, "b": 8},
+        yaxis_title_text=f"D ({measured_in})" if measured_in else "D",
+        hovermode="closest",
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=dots["layer"].map(places) + generator.uniform(-0.2, 0.2, len(dots)),
+            y=dots["drop"],
+            mode="markers",
+            name="D of one kernel" + (f" ({len(dots):,} of {len(kernels):,})" if len(dots) < len(kernels) else ""),
+            marker={"size": 4, "color": translucent(CATEGORICAL[8], 0.55)},
+            text=_hover_texts(dots),
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=list(range(len(spreads))),
+            y=spreads["sd"],
+            mode="lines+markers",
+            name="standard deviation in the layer",
+            line={"color": CATEGORICAL[1], "width": 2},
+            marker={"size": 6},
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": spreads["high"] - spreads["sd"],
+                "arrayminus": spreads["sd"] - spreads["low"],
+                "thickness": 1.5,
+                "width": 3,
+            },
+            text=[
+                f"<b>{html.escape(layer)}</b><br>standard deviation {points(sd, signed=False)} {measured_in}"
+                f"<br>95 % interval {points(low, signed=False)} to {points(high, signed=False)}"
+                f"<br>{count} kernels"
+                for layer, sd, low, high, count in each(spreads, "layer", "sd", "low", "high", "num_kernels")
+            ],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
+    ticks = layer_ticks(spreads["layer"].tolist(), most=10)
+    figure.update_xaxes(**ticks, tickangle=-45, showgrid=False, zeroline=False)
+    figure.update_yaxes(zeroline=True, zerolinecolor=THEMES[theme].muted)
+    return figure
+
+
+def kernel_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that name one kernel each, in network order; the index is their place in `table`."""
+    numbered = table.reset_index(drop=True)
+    numbered = numbered.dropna(subset=["layer", "out_channel", "in_channel"])
+    return numbered.sort_values(["depth", "layer", "out_channel", "in_channel"], kind="stable")
+
+
+def significance(kernels: pd.DataFrame) -> pd.Series:
+    """Return q of every row, or p where a study is too young to have q."""
+    return kernels["q_value"].astype(float).fillna(kernels["p_value"].astype(float))
+
+
+def _shades(kernels: pd.DataFrame, value: Value) -> pd.Series:
+    """Return the number that the colour of each kernel shows."""
+    drop = kernels["drop"].astype(float)
+    if value == "drop":
+        return drop
+    if value == "significance":
+        smallest = 10.0**-_LARGEST_LOG_Q
+        return np.sign(drop) * -np.log10(significance(kernels).clip(lower=smallest))
+    return 100 * kernels["num_flipped"].astype(float) / kernels["num_images"].astype(float)
+
+
+def _limit(shades: pd.Series, largest: float) -> float:
+    """Return where the shared scale ends: at the largest value, or, where single kernels dwarf all others, below.
+
+    With the scale of one kernel of D = 40, every other would be white.
+    """
+    usual = float(shades.abs().quantile(0.99))
+    return usual if 0 < 1.5 * usual < largest else largest
+
+
+def _title(quantity: str, kernels: pd.DataFrame) -> str:
+    measured_in = unit(str(kernels["metric"].iloc[0]))
+    return f"{quantity}, {measured_in}" if measured_in else quantity
+
+
+def _bar_marks(value: Value, scale: Scale, limit: float, largest: float, quantity: str) -> dict[str, Any]:
+    """Return title and ticks of the colour bar; a scale that ends below the largest value says so."""
+    signs = (1,) if value == "flipped" else (-1, 1)
+    if scale == "layer":
+        ends = {-1: "−max", 1: "max"}
+        return {
+            "title": "of the<br>layer",
+            "tickvals": [0, *signs],
+            "ticktext": ["0", *(ends[sign] for sign in signs)],
+        }
+    if value == "significance":
+        logs = [mark for mark in (-np.log10(SIGNIFICANT_Q), 2.0, 3.0, 4.0) if mark <= limit]
+        return {
+            "title": "q",
+            "tickvals": [0, *(sign * mark for sign in signs for mark in logs)],
+            "ticktext": ["1", *(f"{10**-mark:.4g} {word}" for word in ("better", "worse") for mark in logs)],
+        }
+    title = "images<br>flipped, %" if value == "flipped" else quantity
+    if largest <= limit:
+        return {"title": title}
+    ticks = [sign * part * limit for sign in signs for part in (0.5, 1.0)]
+    words = [points(tick, signed=False) for tick in ticks]
+    return {
+        "title": title,
+        "tickvals": [0, *ticks],
+        "ticktext": [
+            "0",
+            *(
+                ("≥ " if tick > 0 else "≤ ") + word if abs(tick) == limit else word
+                for tick, word in zip(ticks, words, strict=True)
+            ),
+        ],
+    }
+
+
+def _ground(tile: Tile, theme: str) -> dict[str, Any]:
+    """Return the grey below a tile, which shows wherever a kernel is hidden or not measured."""
+    left, top = tile.left - 0.5, tile.top - 0.5
+    right, bottom = left + tile.width, top + tile.height
+    colour = THEMES[theme].tile
+    return _box(left, top, right, bottom) | {"layer": "below", "line": {"width": 0}, "fillcolor": colour}
+
+
+def _name(tile: Tile, mosaic: Mosaic, theme: str) -> dict[str, Any]:
+    return {
+        "x": tile.left - 0.5,
+        "y": tile.top - 0.5,
+        "text": shorten(tile.layer, max(14, 100 // mosaic.num_columns)),
+        "hovertext": html.escape(tile.layer),
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "showarrow": False,
+        "borderpad": 0,
+        "font": {"size": 12, "color": THEMES[theme].muted},
+    }
+
+
+def _frame(tile: Tile, selected: tuple[str, int, int] | None, theme: str) -> list[dict[str, Any]]:
+    """Return the frame of the selected kernel if it is in this tile: a dark line in a light one shows on any colour."""
+    if selected is None or selected[0] != tile.layer:
+        return []
+    if selected[1] not in tile.outs or selected[2] not in tile.ins:
+        return []
+    top = tile.top - 0.5 + tile.zoom * int(np.searchsorted(tile.outs, selected[1]))
+    left = tile.left - 0.5 + tile.zoom * int(np.searchsorted(tile.ins, selected[2]))
+    box = _box(left, top, left + tile.zoom, top + tile.zoom)
+    lines = ((THEMES[theme].page, 5), (THEMES[theme].accent, 2.5))
+    return [box | {"line": {"color": colour, "width": width}} for colour, width in lines]
+
+
+def _box(left: float, top: float, right: float, bottom: float) -> dict[str, Any]:
+    return {"type": "rect", "x0": left, "y0": top, "x1": right, "y1": bottom}
+
+
+def _add_markers(figure: go.Figure, mosaic: Mosaic, kernels: pd.DataFrame, quantity: str) -> None:
+    """Lay an invisible point on every kernel: a heatmap alone tells neither click nor row to Streamlit."""
+    centres = [tile.centres() for tile in mosaic.tiles]
+    invisible = {"marker": {"opacity": 0}}
+    named = kernels.loc[[index for tile in mosaic.tiles for index in tile.rows.index]]
+    keys = (named["layer"], named["out_channel"].astype(int), named["in_channel"].astype(int), named.index)
+    figure.add_trace(
+        go.Scattergl(
+            x=np.concatenate([x for _, x in centres]),
+            y=np.concatenate([y for y, _ in centres]),
+            mode="markers",
+            marker={"size": 14, "opacity": 0},
+            selected=invisible,
+            unselected=invisible,
+            customdata=[list(key) for key in zip(*(column.tolist() for column in keys), strict=True)],
+            text=_hover_texts(named, quantity),
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
+
+
+def _hover_texts(kernels: pd.DataFrame, quantity: str = "D") -> list[str]:
+    measured_in = unit(str(kernels["metric"].iloc[0]))
+    wanted = ("layer", "out_channel", "in_channel", "drop", "drop_low", "drop_high", "num_flipped", "num_images")
+    return [
+        f"<b>{html.escape(str(layer))}</b><br>output {out_channel:.0f}, input {in_channel:.0f}"
+        + measurement(drop, low, high, measured_in, quantity)
+        + ("" if np.isnan(q) else f"<br>q = {q:.2g}")
+        + (f"<br>{flipped:,.0f} of {images:,.0f} images flipped" if images > 0 else "")
+        for (layer, out_channel, in_channel, drop, low, high, flipped, images), q in zip(
+            each(kernels, *wanted), significance(kernels).tolist(), strict=True
+        )
+    ]
+
+
+def _by_layer(kernels: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    return [(str(layer), rows) for layer, rows in kernels.groupby("layer", sort=False)]
+
+
+def _spread(layer: str, drops: pd.Series, generator: np.random.Generator) -> dict[str, Any]:
+    """Return the standard deviation of D over a layer's kernels with its interval."""
+    values = drops.to_numpy(dtype=np.float64)
+    count = len(values)
+    sd = values.std(ddof=1) if count > 1 else np.nan
+    low = high = np.nan
+    if 3 <= count <= _LARGEST_BOOTSTRAP:
+        low, high = np.quantile(generator.choice(values, size=(1000, count)).std(axis=1, ddof=1), [0.025, 0.975])
+    elif count > _LARGEST_BOOTSTRAP and sd > 0:
+        # With thousands of kernels the variance is as good as normal, and its own variance is known.
+        fourth = np.mean((values - values.mean()) ** 4)
+        error = np.sqrt(max(fourth - sd**4, 0) / count) / (2 * sd)
+        low, high = max(sd - 1.96 * error, 0.0), sd + 1.96 * error
+    return {"layer": layer, "sd": sd, "low": low, "high": high, "num_kernels": count}

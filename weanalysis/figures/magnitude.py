@@ -1,0 +1,255 @@
+"""Magnitude studies (paper, section 3.1 and Fig. 1a): how D rises with the rank of the zeroed weight."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike
+
+from weanalysis.figures.style import (
+    CATEGORICAL,
+    THEMES,
+    colour_bar,
+    each,
+    layer_ticks,
+    measurement,
+    message_figure,
+    new_figure,
+    translucent,
+    unit,
+)
+
+_NOTHING = "No percentile has been measured yet."
+
+
+def magnitude_curve(
+    table: pd.DataFrame, layer: str | None = None, *, mark: float | None = None, theme: str = "light"
+) -> go.Figure:
+    """Draw D against the percentile of the zeroed weight, with its 95 % interval as a band.
+
+    `table` holds the rows of a magnitude study; `layer` picks one layer of a study that zeroed layer by layer, None
+    takes the rows as they are. Where a percentile was drawn several times, each draw is a point, and line and band
+    are the means of the draws and of their bounds. `mark` puts an upright line at a percentile. A click on a point
+    carries customdata [percentile]. Paper: Fig. 1a.
+    """
+    return magnitude_curves({"D": table if layer is None else table[table["layer"] == layer]}, mark=mark, theme=theme)
+
+
+def magnitude_curves(
+    tables: Mapping[str, pd.DataFrame], *, mark: float | None = None, theme: str = "light"
+) -> go.Figure:
+    """Draw the curves of several magnitude studies, by name, as `magnitude_curve` draws one."""
+    measured = {name: table.dropna(subset=["percentile", "drop"]) for name, table in tables.items()}
+    measured = {name: rows for name, rows in measured.items() if len(rows)}
+    if not measured:
+        return message_figure(_NOTHING, theme)
+    measured_in = unit(str(next(iter(measured.values()))["metric"].iloc[0]))
+    figure = new_figure(
+        theme,
+        420,
+        hovermode="closest",
+        xaxis_title_text="percentile b of |w| (0: smallest, 100: largest)",
+        yaxis_title_text=f"D ({measured_in})" if measured_in else "D",
+    )
+    for place, (name, rows) in enumerate(measured.items()):
+        colour = THEMES[theme].line if len(measured) == 1 else CATEGORICAL[place % len(CATEGORICAL)]
+        _add_curve(figure, name, rows, colour, measured_in, alone=len(measured) == 1)
+    figure.add_hline(y=0, line={"color": THEMES[theme].muted, "width": 1})
+    if mark is not None:
+        figure.add_vline(x=mark, line={"color": CATEGORICAL[1], "width": 1.5, "dash": "dash"})
+    figure.update_xaxes(range=[-1, 101.5], zeroline=False)
+    figure.update_yaxes(zeroline=False)
+    return figure
+
+
+def _add_curve(figure: go.Figure, name: str, rows: pd.DataFrame, colour: str, measured_in: str, *, alone: bool) -> None:
+    curve = rows.groupby("percentile", as_index=False)[["drop", "drop_low", "drop_high"]].mean()
+    num_draws = rows.groupby("percentile").size().to_numpy()
+    title = html.escape(name)
+    figure.add_trace(
+        go.Scatter(
+            x=pd.concat([curve["percentile"], curve["percentile"][::-1]]),
+            y=pd.concat([curve["drop_high"], curve["drop_low"][::-1]]),
+            fill="toself",
+            fillcolor=translucent(colour, 0.18),
+            line={"width": 0},
+            mode="lines",
+            hoverinfo="skip",
+            legendgroup=name,
+            showlegend=alone,
+            name="95 % interval",
+        )
+    )
+    if num_draws.max() > 1:
+        figure.add_trace(
+            go.Scatter(
+                x=rows["percentile"],
+                y=rows["drop"],
+                mode="markers",
+                name="one draw",
+                legendgroup=name,
+                showlegend=alone,
+                marker={"size": 5, "color": translucent(CATEGORICAL[8] if alone else colour, 0.5)},
+                customdata=[[percentile] for percentile in rows["percentile"].tolist()],
+                hovertemplate="b = %{x}<br>D = %{y:+.2f}<extra>one draw</extra>",
+            )
+        )
+    figure.add_trace(
+        go.Scatter(
+            x=curve["percentile"],
+            y=curve["drop"],
+            mode="lines+markers",
+            name="mean D of the draws" if alone and num_draws.max() > 1 else title,
+            legendgroup=name,
+            line={"color": colour, "width": 2},
+            marker={"size": 5},
+            customdata=[[percentile] for percentile in curve["percentile"].tolist()],
+            text=[
+                ("" if alone else f"{title}<br>")
+                + f"<b>b = {percentile:g}</b>"
+                + measurement(drop, low, high, measured_in)
+                + (f"<br>mean of {count} draws" if count > 1 else "")
+                for (percentile, drop, low, high), count in zip(
+                    each(curve, "percentile", "drop", "drop_low", "drop_high"), num_draws, strict=True
+                )
+            ],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
+
+
+def magnitude_map(table: pd.DataFrame, *, selected: tuple[str, float] | None = None, theme: str = "light") -> go.Figure:
+    """Draw D by layer (network order, from the top) and percentile; repeats are averaged.
+
+    `table` holds the rows of a magnitude study that zeroed layer by layer. `selected` = (layer, percentile) is framed.
+    A click on a cell carries customdata [layer, percentile].
+    """
+    rows = table[table["percentile"].notna() & table["layer"].notna() & table["drop"].notna()]
+    if rows.empty:
+        return message_figure(_NOTHING, theme)
+    means = rows.groupby(["depth", "layer", "percentile"], as_index=False)[["drop", "drop_low", "drop_high"]].mean()
+    layers = list(dict.fromkeys(means["layer"]))
+    z = means.pivot(index="layer", columns="percentile", values="drop").loc[layers]
+    percentiles = z.columns.to_numpy(dtype=np.float64)
+    limit = float(np.nanmax(np.abs(z.to_numpy()))) or 1.0
+    measured_in = unit(str(rows["metric"].iloc[0]))
+    figure = new_figure(
+        theme,
+        max(260, 90 + 20 * len(layers)) if len(layers) <= 60 else 1290,
+        margin={"l": 8, "r": 8, "t": 12, "b": 8},
+        xaxis_title_text="percentile b of |w| (0: smallest, 100: largest)",
+        plot_bgcolor=THEMES[theme].tile,
+        hovermode="closest",
+        hoverdistance=-1,
+    )
+    figure.add_trace(
+        go.Heatmap(
+            x=percentiles,
+            y=list(range(len(layers))),
+            z=z.to_numpy(),
+            hoverinfo="skip",
+            colorscale=THEMES[theme].diverging,
+            zmin=-limit,
+            zmax=limit,
+            colorbar=colour_bar(theme, f"D, {measured_in}" if measured_in else "D"),
+        )
+    )
+    invisible = {"marker": {"opacity": 0}}
+    cells = means.assign(place=means["layer"].map({layer: place for place, layer in enumerate(layers)}))
+    figure.add_trace(
+        go.Scattergl(
+            x=cells["percentile"],
+            y=cells["place"],
+            mode="markers",
+            marker={"size": 8, "opacity": 0},
+            selected=invisible,
+            unselected=invisible,
+            showlegend=False,
+            customdata=[list(key) for key in zip(cells["layer"], cells["percentile"].tolist(), strict=True)],
+            text=[
+                f"<b>{html.escape(layer)}</b><br>b = {percentile:g}" + measurement(drop, low, high, measured_in)
+                for layer, percentile, drop, low, high in each(
+                    cells, "layer", "percentile", "drop", "drop_low", "drop_high"
+                )
+            ],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
+    if selected is not None and selected[0] in layers:
+        place = layers.index(selected[0])
+        width = _step(percentiles)
+        for colour, thickness in ((THEMES[theme].page, 5), (THEMES[theme].accent, 2.5)):
+            figure.add_shape(
+                type="rect",
+                x0=selected[1] - width / 2,
+                x1=selected[1] + width / 2,
+                y0=place - 0.5,
+                y1=place + 0.5,
+                line={"color": colour, "width": thickness},
+            )
+    figure.update_yaxes(
+        **layer_ticks(layers, most=60, length=28),
+        range=[len(layers) - 0.5, -0.5],
+        showgrid=False,
+        zeroline=False,
+    )
+    half = _step(percentiles) / 2
+    figure.update_xaxes(range=[percentiles[0] - half, percentiles[-1] + half], showgrid=False, zeroline=False)
+    return figure
+
+
+def weight_histogram(weight: ArrayLike, percentile: float | None = None, *, theme: str = "light") -> go.Figure:
+    """Draw how the |w| of one layer are distributed, with the weight at `percentile` marked.
+
+    `weight` may have any shape. The marked weight has rank ceil(b n / 100), counted from 1 in ascending |w|, the one
+    that a magnitude study zeroes (paper, section 3.1).
+    """
+    magnitudes = np.sort(np.abs(np.asarray(weight, dtype=np.float64)).ravel())
+    if not len(magnitudes):
+        return message_figure("This layer has no weights.", theme)
+    counts, edges = np.histogram(magnitudes, bins=min(80, max(10, len(magnitudes) // 20)))
+    figure = new_figure(
+        theme,
+        300,
+        bargap=0.02,
+        showlegend=False,
+        margin={"l": 8, "r": 8, "t": 30, "b": 8},
+        xaxis_title_text="|w|",
+        yaxis_title_text="number of weights",
+    )
+    figure.add_trace(
+        go.Bar(
+            x=(edges[:-1] + edges[1:]) / 2,
+            y=counts,
+            width=np.diff(edges),
+            marker={"color": THEMES[theme].line, "line": {"width": 0}},
+            customdata=np.stack([edges[:-1], edges[1:]], axis=1).tolist(),
+            hovertemplate="|w| from %{customdata[0]:.3g} to %{customdata[1]:.3g}<br>%{y:,} weights<extra></extra>",
+        )
+    )
+    if percentile is not None:
+        rank = max(1, int(np.ceil(percentile * len(magnitudes) / 100)))
+        marked = magnitudes[rank - 1]
+        figure.add_vline(
+            x=marked,
+            line={"color": CATEGORICAL[1], "width": 2},
+            annotation={
+                "text": f"b = {percentile:g}: |w| = {marked:.3g}",
+                "font": {"color": CATEGORICAL[1]},
+                "yref": "paper",
+                "y": 1,
+                "yanchor": "bottom",
+                "xanchor": "right" if marked > edges[-1] / 2 else "left",
+            },
+        )
+    figure.update_xaxes(zeroline=False, showgrid=False)
+    return figure
+
+
+def _step(percentiles: np.ndarray) -> float:
+    """Return the smallest distance of two percentiles, 1 for a single one."""
+    return float(np.diff(percentiles).min()) if len(percentiles) > 1 else 1.0

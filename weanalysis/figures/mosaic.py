@@ -1,0 +1,111 @@
+"""Where each layer's map lies when the maps of all layers are drawn as one picture."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+_TILE_PIXELS = 112
+_LABEL_PIXELS = 24
+_KERNEL_PIXELS = 5  # what a kernel of a large map should at least measure, up to a tile of _LARGEST_TILE_PIXELS
+_LARGEST_TILE_PIXELS = 320
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One layer's map: its rows of the table, its channels, its upper left cell, and how many cells draw a kernel."""
+
+    layer: str
+    rows: pd.DataFrame
+    outs: np.ndarray
+    ins: np.ndarray
+    top: int
+    left: int
+    zoom: int
+
+    @property
+    def height(self) -> int:
+        return len(self.outs) * self.zoom
+
+    @property
+    def width(self) -> int:
+        return len(self.ins) * self.zoom
+
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the row and the column of every kernel in the layer's own map."""
+        return (
+            np.searchsorted(self.outs, self.rows["out_channel"].to_numpy()),
+            np.searchsorted(self.ins, self.rows["in_channel"].to_numpy()),
+        )
+
+    def centres(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the y and the x of every kernel's middle, in cells of the mosaic."""
+        down, across = self.places()
+        middle = (self.zoom - 1) / 2
+        return self.top + down * self.zoom + middle, self.left + across * self.zoom + middle
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """The tiles of all layers, `num_columns` in a row, in a picture of `height` times `width` cells."""
+
+    tiles: tuple[Tile, ...]
+    num_columns: int
+    height: int
+    width: int
+    label_cells: int
+    pixels: int
+
+    def spread(self, values: pd.Series) -> np.ndarray:
+        """Lay `values` (indexed as the tiles' rows) out as the picture, NaN between the tiles."""
+        picture = np.full((self.height, self.width), np.nan, dtype=np.float32)
+        for tile in self.tiles:
+            cells = np.full((len(tile.outs), len(tile.ins)), np.nan, dtype=np.float32)
+            cells[tile.places()] = values.loc[tile.rows.index].to_numpy()
+            enlarged = cells.repeat(tile.zoom, axis=0).repeat(tile.zoom, axis=1)
+            picture[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width] = enlarged
+        return picture
+
+
+def lay_out(kernels: pd.DataFrame, num_columns: int | None = None) -> Mosaic:
+    """Place one tile a layer, row by row, in the order in which the layers come in `kernels` (one row a kernel).
+
+    Maps smaller than the largest are enlarged by whole numbers, so that layers of few channels stay readable.
+    """
+    layers = [(str(layer), rows) for layer, rows in kernels.groupby("layer", sort=False)]
+    channels = [(np.unique(rows["out_channel"]), np.unique(rows["in_channel"])) for _, rows in layers]
+    sides = [max(len(outs), len(ins)) for outs, ins in channels]
+    zooms = [max(sides) // side for side in sides]
+    down = max(len(outs) * zoom for (outs, _), zoom in zip(channels, zooms, strict=True))
+    across = max(len(ins) * zoom for (_, ins), zoom in zip(channels, zooms, strict=True))
+    tile_pixels = min(max(_TILE_PIXELS, _KERNEL_PIXELS * down), _LARGEST_TILE_PIXELS)
+    num_columns = min(num_columns or _num_columns(len(layers), tile_pixels), len(layers))
+    gutter = max(1, round(0.1 * across))
+    label_cells = math.ceil(down * _LABEL_PIXELS / tile_pixels)
+
+    tiles = []
+    for place, ((layer, rows), (outs, ins), zoom) in enumerate(zip(layers, channels, zooms, strict=True)):
+        row, column = divmod(place, num_columns)
+        top, left = label_cells + row * (down + label_cells), column * (across + gutter)
+        tiles.append(Tile(layer, rows, outs, ins, top, left, zoom))
+    num_rows = math.ceil(len(layers) / num_columns)
+    height = num_rows * (down + label_cells)
+    return Mosaic(
+        tiles=tuple(tiles),
+        num_columns=num_columns,
+        height=height,
+        width=num_columns * (across + gutter) - gutter,
+        label_cells=label_cells,
+        pixels=round(height * tile_pixels / down),
+    )
+
+
+def _num_columns(num_layers: int, tile_pixels: float) -> int:
+    """Choose so that the last row of tiles is nearly full; more columns where that is a tie."""
+    choices: tuple[int, ...] = (4, 5, 6)
+    if tile_pixels > _TILE_PIXELS:
+        choices = (2, 3) if tile_pixels > 2 * _TILE_PIXELS else (3, 4)
+    return min(choices, key=lambda columns: (-num_layers % columns, -columns))

@@ -1,0 +1,286 @@
+"""LWE's multipliers (paper, sections 3.2 and 4.2): what was learned, and whether it tells which channels matter."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike
+
+from weanalysis.figures.style import (
+    CATEGORICAL,
+    SEQUENTIAL,
+    THEMES,
+    colour_bar,
+    each,
+    layer_ticks,
+    measurement,
+    message_figure,
+    new_figure,
+    translucent,
+    unit,
+)
+
+_MOST_CELLS = 512  # rows or columns of a map that are drawn; a screen has no more pixels for it
+_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+
+def multiplier_drops(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
+    """Draw D_L and D_H of each layer, with intervals: the input channels of the lowest and of the highest multiplier.
+
+    `table` holds the rows of a multiplier study. Paper: section 4.2, "Validity of attention multiplier".
+    """
+    rows = table[table["layer"].notna() & table["drop"].notna()]
+    if rows.empty:
+        return message_figure("No layer has been measured yet.", theme)
+    layers = list(dict.fromkeys(rows.sort_values("depth")["layer"]))
+    measured_in = unit(str(rows["metric"].iloc[0]))
+    figure = new_figure(
+        theme,
+        max(240, 90 + 22 * len(layers)),
+        hovermode="closest",
+        margin={"l": 8, "r": 8, "t": 28, "b": 8},
+        xaxis_title_text=f"D ({measured_in})" if measured_in else "D",
+    )
+    for selection, name, colour, shift in (
+        ("lowest", "D_L: lowest multiplier", THEMES[theme].line, 0.15),
+        ("highest", "D_H: highest multiplier", CATEGORICAL[1], -0.15),
+    ):
+        own = rows[rows["selection"] == selection]
+        figure.add_trace(
+            go.Scatter(
+                x=own["drop"],
+                y=own["layer"].map(layers.index) + shift,
+                mode="markers",
+                name=name,
+                marker={"color": colour, "size": 8},
+                error_x={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": own["drop_high"] - own["drop"],
+                    "arrayminus": own["drop"] - own["drop_low"],
+                    "thickness": 1.5,
+                    "width": 3,
+                },
+                text=[
+                    f"<b>{html.escape(layer)}</b><br>{selection} multiplier"
+                    + ("" if np.isnan(channel) else f": input channel {channel:.0f}")
+                    + measurement(drop, low, high, measured_in)
+                    for layer, channel, drop, low, high in each(
+                        own, "layer", "in_channel", "drop", "drop_low", "drop_high"
+                    )
+                ],
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
+    figure.add_vline(x=0, line={"color": THEMES[theme].muted, "width": 1})
+    figure.update_xaxes(zeroline=False)
+    figure.update_yaxes(
+        **layer_ticks(layers, most=60, length=28),
+        range=[len(layers) - 0.5, -0.5],
+        zeroline=False,
+    )
+    return figure
+
+
+def multiplier_curve(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
+    """Draw D against the share of channels zeroed in every layer: lowest first, highest first, and random ones.
+
+    `table` holds the rows of a multiplier study; of several random draws each is a point, and the line their mean.
+    """
+    rows = table[table["layer"].isna() & table["fraction"].notna() & table["drop"].notna()]
+    if rows.empty:
+        return message_figure("No share of channels has been measured yet.", theme)
+    measured_in = unit(str(rows["metric"].iloc[0]))
+    figure = new_figure(
+        theme,
+        400,
+        hovermode="closest",
+        xaxis_title_text="input channels zeroed in every layer (%)",
+        yaxis_title_text=f"D ({measured_in})" if measured_in else "D",
+    )
+    for selection, colour, name in (
+        ("highest", CATEGORICAL[1], "highest multiplier first"),
+        ("random", CATEGORICAL[8], "random channels"),
+        ("lowest", THEMES[theme].line, "lowest multiplier first"),
+    ):
+        own = rows[rows["selection"] == selection]
+        if own.empty:
+            continue
+        mean = own.groupby("fraction", as_index=False)[["drop", "drop_low", "drop_high"]].mean()
+        share = 100 * mean["fraction"]
+        figure.add_trace(
+            go.Scatter(
+                x=pd.concat([share, share[::-1]]),
+                y=pd.concat([mean["drop_high"], mean["drop_low"][::-1]]),
+                mode="lines",
+                fill="toself",
+                fillcolor=translucent(colour, 0.18),
+                line={"width": 0},
+                hoverinfo="skip",
+                legendgroup=selection,
+                showlegend=False,
+            )
+        )
+        if len(own) > len(mean):
+            figure.add_trace(
+                go.Scatter(
+                    x=100 * own["fraction"],
+                    y=own["drop"],
+                    mode="markers",
+                    marker={"size": 5, "color": translucent(colour, 0.6)},
+                    legendgroup=selection,
+                    showlegend=False,
+                    hovertemplate="%{x:g} %<br>D = %{y:+.2f}<extra>one draw</extra>",
+                )
+            )
+        figure.add_trace(
+            go.Scatter(
+                x=share,
+                y=mean["drop"],
+                mode="lines+markers",
+                name=name,
+                legendgroup=selection,
+                line={"color": colour, "width": 2},
+                text=[
+                    f"<b>{name}</b><br>{100 * fraction:g} % of the channels" + measurement(drop, low, high, measured_in)
+                    for fraction, drop, low, high in each(mean, "fraction", "drop", "drop_low", "drop_high")
+                ],
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
+    figure.add_hline(y=0, line={"color": THEMES[theme].muted, "width": 1})
+    figure.update_xaxes(zeroline=False)
+    figure.update_yaxes(zeroline=False)
+    return figure
+
+
+def multiplier_map(multiplier: ArrayLike, layer: str, *, theme: str = "light") -> go.Figure:
+    """Draw LWE's m of one layer, rows output and columns input channels (equation 1).
+
+    Layers with more than 512 channels a side are drawn by equidistant channels.
+    """
+    values = np.asarray(multiplier, dtype=np.float64)
+    outs, ins = (
+        np.unique(np.linspace(0, side - 1, min(side, _MOST_CELLS)).round().astype(int)) for side in values.shape
+    )
+    figure = new_figure(
+        theme,
+        460,
+        margin={"l": 8, "r": 8, "t": 28, "b": 8},
+        xaxis_title_text="input channel",
+        yaxis_title_text="output channel",
+    )
+    figure.add_trace(
+        go.Heatmap(
+            x=ins,
+            y=outs,
+            z=values[np.ix_(outs, ins)].astype(np.float32),
+            colorscale=SEQUENTIAL,
+            colorbar=colour_bar(theme, "m"),
+            hovertemplate=f"<b>{html.escape(layer)}</b><br>output %{{y}}, input %{{x}}"
+            "<br>m = %{z:.4f}<extra></extra>",
+        )
+    )
+    for update, side, ends in (
+        (figure.update_xaxes, values.shape[1], [-0.5, values.shape[1] - 0.5]),
+        (figure.update_yaxes, values.shape[0], [values.shape[0] - 0.5, -0.5]),
+    ):
+        update(range=ends, dtick=1 if side <= 10 else None, showgrid=False, zeroline=False)
+    return figure
+
+
+def multiplier_spread(
+    multipliers: Mapping[str, ArrayLike], *, selected: str | None = None, theme: str = "light"
+) -> go.Figure:
+    """Draw, by layer in the order of `multipliers`, between which bounds the multipliers m lie.
+
+    Bands hold all, 90 % and 50 % of a layer's multipliers; the line is their median.
+    """
+    if not multipliers:
+        return message_figure("This network has no multipliers.", theme)
+    layers = list(multipliers)
+    table = np.array([np.quantile(np.asarray(multipliers[layer], dtype=np.float64), _QUANTILES) for layer in layers])
+    figure = new_figure(theme, 400, yaxis_title_text="multiplier m", hovermode="x unified")
+    places = np.arange(len(layers))
+    for (low, high), name, alpha in (((0, 6), "all", 0.12), ((1, 5), "90 %", 0.2), ((2, 4), "50 %", 0.32)):
+        figure.add_trace(
+            go.Scatter(
+                x=np.concatenate([places, places[::-1]]),
+                y=np.concatenate([table[:, high], table[::-1, low]]),
+                mode="lines",
+                fill="toself",
+                fillcolor=translucent(THEMES[theme].line, alpha),
+                line={"width": 0},
+                name=name,
+                hoverinfo="skip",
+            )
+        )
+    figure.add_trace(
+        go.Scatter(
+            x=places,
+            y=table[:, 3],
+            mode="lines+markers",
+            name="median",
+            line={"color": THEMES[theme].line, "width": 2},
+            customdata=[[layer] for layer in layers],
+            text=[
+                f"<b>{html.escape(layer)}</b><br>median {row[3]:.4f}<br>all {row[0]:.4f} to {row[6]:.4f}"
+                for layer, row in zip(layers, table, strict=True)
+            ],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
+    if selected in layers:
+        figure.add_vline(x=layers.index(selected), line={"color": CATEGORICAL[1], "width": 1.5, "dash": "dash"})
+    figure.update_xaxes(**layer_ticks(layers, most=14), tickangle=-45, showgrid=False, zeroline=False)
+    return figure
+
+
+def multiplier_ranks(multiplier: ArrayLike, *, theme: str = "light") -> go.Figure:
+    """Draw the mean of m over the outputs of each input channel, from the lowest to the highest.
+
+    The ends are the channels that D_L and D_H are measured by. Paper: section 4.2.
+    """
+    means = np.asarray(multiplier, dtype=np.float64).mean(axis=0)
+    order = np.argsort(means, kind="stable")
+    ranks = pd.Series(means[order])
+    figure = new_figure(
+        theme,
+        300,
+        margin={"l": 8, "r": 8, "t": 28, "b": 8},
+        xaxis_title_text="rank of the input channel",
+        yaxis_title_text="mean m",
+        showlegend=False,
+        hovermode="closest",
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=ranks.index + 1,
+            y=ranks,
+            mode="lines+markers",
+            line={"color": THEMES[theme].line, "width": 1.5},
+            marker={"size": 4},
+            text=[f"input channel {channel}<br>mean m = {means[channel]:.4f}" for channel in order],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
+    ends = [0, len(order) - 1]
+    figure.add_trace(
+        go.Scatter(
+            x=[place + 1 for place in ends],
+            y=ranks.iloc[ends],
+            mode="markers+text",
+            marker={"size": 10, "color": CATEGORICAL[1]},
+            text=[f"lowest: channel {order[0]}", f"highest: channel {order[-1]}"],
+            textposition=["bottom right", "top left"],
+            cliponaxis=False,
+            hoverinfo="skip",
+        )
+    )
+    figure.update_xaxes(dtick=1 if len(order) <= 10 else None, zeroline=False)
+    figure.update_yaxes(zeroline=False)
+    return figure

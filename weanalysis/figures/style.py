@@ -1,0 +1,184 @@
+"""How every figure looks: colours that stay apart for colour-blind eyes, on a light or a dark page."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+SEQUENTIAL = "Cividis"  # shares and magnitudes, which have no sign
+
+# Ten, since Streamlit's chartCategoricalColors takes exactly ten: Okabe and Ito's, less black and yellow, which one
+# of the two pages swallows, and four more of medium lightness.
+CATEGORICAL = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#8C6D31",
+    "#7B61B8",
+    "#8A8A8A",
+    "#A3A800",
+)
+
+
+# Red is a loss, blue a gain, the middle nothing: RdBu reversed, and the same hues from a dark middle on a dark page.
+_RED_BLUE = "RdBu_r"
+_RED_BLUE_ON_DARK = [
+    [0.0, "#9BD0F5"],
+    [0.2, "#3F93D2"],
+    [0.4, "#23486B"],
+    [0.5, "#1C222B"],
+    [0.6, "#6E2B33"],
+    [0.8, "#E0604C"],
+    [1.0, "#FFC2A1"],
+]
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of the page that a figure lies on, and the diverging scale that D is drawn in."""
+
+    ink: str
+    muted: str
+    page: str
+    tile: str
+    grid: str
+    accent: str
+    line: str
+    diverging: Any
+
+
+THEMES = {
+    "light": Theme("#22252A", "#5F6672", "#FFFFFF", "#D5D9DF", "#E8EAED", "#111111", "#0072B2", _RED_BLUE),
+    "dark": Theme("#E8EAED", "#A2A9B4", "#14171C", "#4A515D", "#2A2F37", "#FFD54A", "#56B4E9", _RED_BLUE_ON_DARK),
+}
+
+FONT = '"Source Sans", "Source Sans Pro", "Helvetica Neue", Arial, sans-serif'
+
+
+def new_figure(theme: str, height: int, **layout: object) -> go.Figure:
+    """Return an empty figure in the colours of `theme` ("light" or "dark"), `height` in pixels."""
+    return _styled(go.Figure(), theme, height, layout)
+
+
+def new_panels(theme: str, height: int, panels: dict[str, object], **layout: object) -> go.Figure:
+    """Return an empty figure of several panels; `panels` are the arguments of Plotly's make_subplots."""
+    return _styled(make_subplots(**panels), theme, height, layout)
+
+
+def _styled(figure: go.Figure, theme: str, height: int, layout: dict[str, object]) -> go.Figure:
+    colours = THEMES[theme]
+    axis = {
+        "gridcolor": colours.grid,
+        "zerolinecolor": colours.grid,
+        "linecolor": colours.muted,
+        "tickfont": {"color": colours.muted, "size": 12},
+        "title": {"font": {"color": colours.ink, "size": 13}, "standoff": 8},
+        "automargin": True,
+    }
+    figure.update_layout(
+        template="none",
+        height=height,
+        margin={"l": 8, "r": 8, "t": 28, "b": 8},
+        paper_bgcolor=colours.page,
+        plot_bgcolor=colours.page,
+        font={"family": FONT, "size": 13, "color": colours.ink},
+        hoverlabel={"bgcolor": colours.tile, "bordercolor": colours.muted, "font": {"color": colours.ink, "size": 13}},
+        colorway=list(CATEGORICAL),
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "xanchor": "left", "x": 0},
+        # A new figure of the same study keeps the zoom that the reader chose.
+        uirevision="keep",
+        dragmode="zoom",
+        **{name: axis for name in figure.layout if name.startswith(("xaxis", "yaxis"))},
+        **({} if "xaxis" in figure.layout else {"xaxis": axis, "yaxis": axis}),
+    )
+    figure.update_annotations(font={"size": 13, "color": colours.ink})
+    figure.update_layout(**layout)
+    return figure
+
+
+def message_figure(message: str, theme: str, height: int = 240) -> go.Figure:
+    """Return a figure that says why there is nothing to draw."""
+    figure = new_figure(theme, height)
+    figure.update_layout(xaxis_visible=False, yaxis_visible=False)
+    figure.add_annotation(text=html.escape(message), showarrow=False, font={"color": THEMES[theme].muted, "size": 15})
+    return figure
+
+
+def each(table: pd.DataFrame, *columns: str) -> Iterator[tuple[Any, ...]]:
+    """Go through a table row by row, as tuples of the plain values of these columns."""
+    return zip(*(table[column].tolist() for column in columns), strict=True)
+
+
+def measurement(drop: float, low: float, high: float, measured_in: str, quantity: str = "D") -> str:
+    """Word a D and its interval in two lines of a hover text."""
+    return f"<br>{quantity} = {points(drop)} {measured_in}<br>95 % interval {interval(low, high)}"
+
+
+def translucent(colour: str, alpha: float) -> str:
+    """Turn "#rrggbb" into the same colour that lets what lies below shine through."""
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
+
+
+def shorten(name: str, length: int) -> str:
+    """Fit a layer's name into `length` characters and make it safe to show.
+
+    Its parts are abbreviated from the left, as in "features.denseblock1.conv2" to "f.d1.conv2", so that layers stay
+    apart; what is still too long loses its front.
+    """
+    parts = name.split(".")
+    for place in range(len(parts) - 1):
+        if len(".".join(parts)) <= length:
+            break
+        parts[place] = re.sub(r"[A-Za-z_]+", lambda letters: letters[0][0], parts[place])
+    short = ".".join(parts)
+    return html.escape(short if len(short) <= length else "…" + short[-(length - 1) :])
+
+
+def layer_ticks(layers: Sequence[str], most: int, length: int = 20) -> dict[str, Any]:
+    """Return the ticks of an axis on which the layers lie in order, at even steps and no more than about `most`."""
+    shown = range(0, len(layers), -(-len(layers) // most))
+    return {"tickvals": list(shown), "ticktext": [shorten(layers[place], length) for place in shown]}
+
+
+def points(value: float, signed: bool = True) -> str:
+    """Word a D: two decimals and a true minus sign, or "not measured"."""
+    if math.isnan(value):
+        return "not measured"
+    return f"{value:+.2f}".replace("-", "−") if signed else f"{value:.2f}".replace("-", "−")
+
+
+def interval(low: float, high: float) -> str:
+    """Word an interval, or say that there is none."""
+    return "no interval" if math.isnan(low) or math.isnan(high) else f"{points(low)} to {points(high)}"
+
+
+def colour_bar(theme: str, title: str, height: int | None = None, **more: Any) -> dict[str, Any]:
+    """Return a thin colour bar with `title` above, at the top of the figure where that is `height` pixels high."""
+    bar: dict[str, Any] = {
+        "thickness": 12,
+        "outlinewidth": 0,
+        "xpad": 8,
+        "ypad": 4,
+        "title": {"text": f"{title}<br> ", "font": {"size": 12, "color": THEMES[theme].ink}},
+        "tickfont": {"size": 12, "color": THEMES[theme].muted},
+    }
+    if height is not None:
+        bar |= {"lenmode": "pixels", "len": min(height - 8, 380), "y": 1, "yanchor": "top"}
+    return bar | more
+
+
+def unit(metric: str) -> str:
+    """Return what a D of `metric` is counted in."""
+    return "" if "loss" in metric else "points"

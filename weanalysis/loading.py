@@ -1,0 +1,71 @@
+"""From what a user typed (--model, --weights, --data) to a network and images that fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from weanalysis import data as data_sources
+from weanalysis.cache import Cache, find_cache
+from weanalysis.data import SOURCES, ImageData
+from weanalysis.errors import DataError, unknown_name
+from weanalysis.models import Model, load_network, smallest_image_size
+from weanalysis.models.checkpoint import SUFFIXES
+
+
+def load_model(
+    name: str,
+    weights: str = "auto",
+    num_classes: int | None = None,
+    data: str | ImageData | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    image_size: int | None = None,
+    cache: Cache | str | None = None,
+    progress: Any = None,
+) -> Model:
+    """Get a network that suits some data: by a torchvision, "timm:" or built-in name, or from a checkpoint file.
+
+    `weights` "auto" means a checkpoint's own weights; the published ones for ImageNet data, or where no data is
+    named; for other data the newest run in the cache of that network on that data, which for `digits` is trained
+    now if there is none (`progress` is called meanwhile). "none", the name of published weights, or a file are
+    taken as they are. `.net` of what is returned is the `torch.nn.Module`. Raises ModelError, DataError, TrainingError.
+    """
+    cache = cache if isinstance(cache, Cache) else find_cache(cache)
+    if weights != "auto":
+        return load_network(name, weights, num_classes, options, cache)
+    spec = data.spec if isinstance(data, ImageData) else data
+    if spec is not None and spec.partition(":")[0] not in SOURCES:
+        raise DataError(unknown_name("data", spec, SOURCES, "For a folder of pictures use imagefolder:DIR."))
+    if _is_file(name) or spec is None or spec.partition(":")[0] == "imagenet":
+        return load_network(name, "default", num_classes, options, cache)
+    load_network(name, "none", num_classes, options, cache)  # an unknown name is an error before any training
+    from weanalysis.training import trained_checkpoint
+
+    arguments = {"options": options, "image_size": image_size, **({"progress": progress} if progress else {})}
+    checkpoint = trained_checkpoint(name, spec, cache.ready(), **arguments)
+    return load_network(name, str(checkpoint), num_classes, options, cache)
+
+
+def load_data(
+    spec: str,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    image_size: int | None = None,
+    num_images: int | None = None,
+    seed: int = 0,
+    model: Model | None = None,
+    **others: Any,
+) -> ImageData:
+    """Find labelled images; like `data.load_data`, and digits become large enough for the `model`.
+
+    Raises DataError.
+    """
+    if model is not None and model.transform is None and image_size is None and spec == "digits":
+        image_size = smallest_image_size(model.net)
+    return data_sources.load_data(spec, mean, std, image_size, num_images, seed, model, **others)
+
+
+def _is_file(name: str) -> bool:
+    return Path(name).suffix in SUFFIXES

@@ -1,0 +1,16 @@
+"""Where a network comes from: torchvision, timm, the built-in CIFAR networks, a checkpoint file."""
+
+from weanalysis.models.checkpoint import read_state_dict, save_checkpoint
+from weanalysis.models.model import SOURCES, Model, build, list_models, load_network
+from weanalysis.models.sizes import smallest_image_size
+
+__all__ = [
+    "SOURCES",
+    "Model",
+    "build",
+    "list_models",
+    "load_network",
+    "read_state_dict",
+    "save_checkpoint",
+    "smallest_image_size",
+]

@@ -1,0 +1,172 @@
+"""The built-in networks for images of CIFAR's size, made of torchvision's blocks and named like its networks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache as remember
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weanalysis._torchvision import torchvision
+from weanalysis.errors import ModelError, unknown_name
+from weanalysis.models.source import Source
+
+_Block = type[torchvision.models.resnet.BasicBlock] | type[torchvision.models.resnet.Bottleneck]
+
+
+class SubsampleAndPad(nn.Module):
+    """He et al.'s shortcut A: every second pixel, and channels of zeros on both sides; no parameters.
+
+    (N, C, H, W) -> (N, C + before + after, H / stride, W / stride).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.before = (out_channels - in_channels) // 2
+        self.after = out_channels - in_channels - self.before
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, self.before, self.after))
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}, before={self.before}, after={self.after}"
+
+
+class CifarResNet(nn.Module):
+    """A residual network with a 3x3 stem and one stage a width, each but the first halving the map.
+
+    Takes (N, 3, 32, 32) images (larger ones too), gives (N, num_classes) logits.
+    """
+
+    def __init__(
+        self,
+        block: _Block,
+        num_blocks: int,
+        stem_channels: int,
+        planes: tuple[int, ...],
+        num_classes: int,
+        shortcut: str,
+        groups: int = 1,
+        base_width: int = 64,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, stem_channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem_channels)
+        self.relu = nn.ReLU(inplace=True)
+        in_channels = stem_channels
+        for stage, width in enumerate(planes):
+            blocks = []
+            for index in range(num_blocks):
+                stride = 2 if stage > 0 and index == 0 else 1
+                out_channels = width * block.expansion
+                downsample = None
+                if stride != 1 or in_channels != out_channels:
+                    downsample = _SHORTCUTS[shortcut](in_channels, out_channels, stride)
+                blocks.append(block(in_channels, width, stride, downsample, groups, base_width))
+                in_channels = out_channels
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.num_stages = len(planes)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(in_channels, num_classes)
+        _initialize(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        for stage in range(1, self.num_stages + 1):
+            x = self.get_submodule(f"layer{stage}")(x)
+        return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
+class CifarVGG(nn.Module):
+    """VGG with batch norm and one linear layer behind its five poolings: (N, 3, 32, 32) -> (N, num_classes)."""
+
+    def __init__(self, convs_per_stage: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        in_channels = 3
+        for num_convs, channels in zip(convs_per_stage, (64, 128, 256, 512, 512), strict=True):
+            for _ in range(num_convs):
+                layers += [nn.Conv2d(in_channels, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU(True)]
+                in_channels = channels
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(in_channels, num_classes)
+        _initialize(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
+
+
+def _projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+
+
+_SHORTCUTS: dict[str, Callable[[int, int, int], nn.Module]] = {"A": SubsampleAndPad, "B": _projection}
+
+
+def _initialize(net: nn.Module) -> None:
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _resnet(depth: int, num_classes: int, shortcut: str = "A") -> nn.Module:
+    if shortcut not in _SHORTCUTS:
+        raise ValueError(f"shortcut must be A (subsample, pad with zeros) or B (1x1 convolution), not {shortcut!r}")
+    block = torchvision.models.resnet.BasicBlock
+    return CifarResNet(block, (depth - 2) // 6, 16, (16, 32, 64), num_classes, shortcut)
+
+
+def _resnext29_16x64d(num_classes: int) -> nn.Module:
+    block = torchvision.models.resnet.Bottleneck
+    return CifarResNet(block, 3, 64, (64, 128, 256), num_classes, "B", groups=16)
+
+
+def _vgg19_cifar(num_classes: int) -> nn.Module:
+    return CifarVGG((2, 2, 4, 4, 4), num_classes)
+
+
+#: name -> builder(num_classes, **options). He et al. 2016, section 4.2; Xie et al. 2017, section 5.3.
+BUILTIN: dict[str, Callable[..., nn.Module]] = {
+    **{f"resnet{depth}": partial(_resnet, depth) for depth in (20, 32, 44, 56, 110)},
+    "resnext29_16x64d": _resnext29_16x64d,
+    "vgg19_cifar": _vgg19_cifar,
+}
+
+
+class Builtin(Source):
+    """The networks of this module."""
+
+    def names(self) -> list[str]:
+        return list(BUILTIN)
+
+    def defaults(self, name: str) -> tuple[int, dict[str, Any]]:
+        if name not in BUILTIN:
+            raise ModelError(unknown_name("built-in model", name, BUILTIN))
+        return 10, {"shortcut": "A"} if "shortcut" in self.options(name) else {}
+
+    def build(self, name: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
+        return BUILTIN[name](num_classes=num_classes, **options)
+
+    def options(self, name: str) -> list[str]:
+        return [option for option in inspect.signature(BUILTIN[name]).parameters if option != "num_classes"]
+
+    def num_parameters(self, name: str) -> int | None:
+        return _num_parameters(name)
+
+
+@remember
+def _num_parameters(name: str) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in BUILTIN[name](num_classes=10).parameters())

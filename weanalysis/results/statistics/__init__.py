@@ -1,0 +1,54 @@
+"""What the measured changes allow to say: pure functions over counts, per-image changes and tables.
+
+Arrays of counts give fractions; tables, comparisons and spreads are in percentage points. Missing is NaN.
+"""
+
+from weanalysis.results.statistics.changes import (
+    Comparison,
+    change_matrix,
+    common_images,
+    compare_correctness,
+    compare_layers,
+    compare_maps,
+)
+from weanalysis.results.statistics.maps import Overlap, rank_agreement, spread_of_drop, top_overlap
+from weanalysis.results.statistics.paired import adjust_bh, drop_table, mcnemar_exact, paired_difference
+from weanalysis.results.statistics.planning import Confirmation, confirm_improvements, images_needed, mcnemar_power
+from weanalysis.results.statistics.resampling import (
+    Estimate,
+    compare_runs,
+    iou_counts,
+    mean_iou,
+    mean_of_runs,
+    stratified_bootstrap,
+)
+from weanalysis.results.statistics.sequential import sequential_interval, sequential_p_value
+
+__all__ = [
+    "Comparison",
+    "Confirmation",
+    "Estimate",
+    "Overlap",
+    "adjust_bh",
+    "change_matrix",
+    "common_images",
+    "compare_correctness",
+    "compare_layers",
+    "compare_maps",
+    "compare_runs",
+    "confirm_improvements",
+    "drop_table",
+    "images_needed",
+    "iou_counts",
+    "mcnemar_exact",
+    "mcnemar_power",
+    "mean_iou",
+    "mean_of_runs",
+    "paired_difference",
+    "rank_agreement",
+    "sequential_interval",
+    "sequential_p_value",
+    "spread_of_drop",
+    "stratified_bootstrap",
+    "top_overlap",
+]

@@ -1,0 +1,157 @@
+"""D of one ablation from counts: how far from 0, how certain, and how surprising among many."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import special, stats
+
+Floats = NDArray[np.float64]
+
+# The smallest continuity correction, in images, with which the interval's coverage stays above 94.5 %.
+CONTINUITY = 0.3
+
+
+def paired_difference(
+    lost: ArrayLike,
+    gained: ArrayLike,
+    num_images: ArrayLike,
+    confidence: float = 0.95,
+    continuity: float = CONTINUITY,
+) -> tuple[Floats, Floats, Floats]:
+    """Return D = (lost - gained) / num_images and Tango's paired score interval for it, as fractions.
+
+    `lost` counts the images that turn from correct to wrong, `gained` those that turn from wrong to correct, and
+    `num_images` all images looked at; they broadcast. Returns (difference, low, high) of the broadcast shape, bounds
+    within [-1, 1] and never of width 0; NaN where num_images is 0 or a count is missing. Raises ValueError for counts
+    that cannot be and for a confidence outside (0, 1).
+
+    The interval holds every D that the score test of a paired difference does not reject: T. Tango, Equivalence test
+    and confidence interval for the difference in proportions for the paired-sample design, Statistics in Medicine 17
+    (1998) 891-908.
+
+    Counts come in whole images, and with 2 to 15 changed images expected Tango's 95 % interval holds D in as few as
+    93.0 % of all samples. So where any image changed each bound is moved out by `continuity` images' worth of score
+    (a continuity correction of adjustable size, as P. J. Laud, Pharmaceutical Statistics 16 (2017) 334-348, has for
+    score intervals of rates); 0 gives Tango's own bounds. With the default, exact enumeration over 1,000 and 10,000
+    images gives 94.5 % or more everywhere, and at most 97.3 % from 10 expected changes on. Without any changed image
+    the bounds are Tango's own, +-z^2 / (num_images + z^2).
+    """
+    first, second, total = checked_counts(lost, gained, num_images)
+    z = two_sided_z(confidence)
+    known = (total > 0) & ~np.isnan(first) & ~np.isnan(second)
+    difference, low, high = (np.full(total.shape, np.nan) for _ in range(3))
+    (first, second, total), which = distinct(first[known], second[known], total[known])
+    correction = np.where(first + second > 0, continuity, 0)
+    difference[known] = ((first - second) / total)[which]
+    # Exchanging the two answers turns D into -D, so that one solver finds both bounds.
+    high[known] = _score_bound(first, second, total, z, correction)[which]
+    low[known] = -_score_bound(second, first, total, z, correction)[which]
+    return difference, low, high
+
+
+def mcnemar_exact(lost: ArrayLike, gained: ArrayLike) -> Floats:
+    """Return the two-sided p-value of McNemar's exact test that D is 0: 1 where no image changed, NaN for NaN.
+
+    Under D = 0 each changed image is as likely lost as gained, so that `lost` is binomial(lost + gained, 1/2).
+    Raises ValueError for negative or fractional counts.
+    """
+    first, second, _ = checked_counts(lost, gained, np.inf)
+    fewer, changed = np.minimum(first, second), first + second
+    p_value = np.full(changed.shape, np.nan)
+    known = ~np.isnan(changed)
+    p_value[known] = np.minimum(1.0, 2 * special.bdtr(fewer[known], changed[known].astype(np.int64), 0.5))
+    return p_value
+
+
+def adjust_bh(p_value: ArrayLike) -> Floats:
+    """Return Benjamini and Hochberg's (1995) adjusted p-values over the values that are there; NaN stays NaN.
+
+    Ablations whose adjusted value is at most q hold, in expectation, no more than a share q of false findings.
+    Raises ValueError for values outside [0, 1].
+    """
+    p_value = np.asarray(p_value, dtype=np.float64)
+    adjusted = np.full(p_value.shape, np.nan)
+    known = ~np.isnan(p_value)
+    if known.any():
+        adjusted[known] = stats.false_discovery_control(p_value[known], axis=None, method="bh")
+    return adjusted
+
+
+def drop_table(counts: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+    """Return a copy of `counts` with D of every row in percentage points, its interval, p- and q-value.
+
+    Reads the columns lost, gained and num_images; adds drop, drop_low, drop_high (Tango), p_value (McNemar, exact) and
+    q_value (Benjamini and Hochberg over all rows of the table). With a column num_correct, the images that the intact
+    network has right, it adds intact and ablated in percent too. NaN where num_images is 0 or a count is missing.
+    Raises ValueError for counts that cannot be.
+    """
+    table = counts.copy()
+    lost, gained, num_images = (
+        table[name].to_numpy(np.float64, na_value=np.nan) for name in ("lost", "gained", "num_images")
+    )
+    difference, low, high = paired_difference(lost, gained, num_images, confidence)
+    if "num_correct" in table:
+        num_correct = table["num_correct"].to_numpy(np.float64, na_value=np.nan)
+        if np.any((lost > num_correct) | (gained > num_images - num_correct)):
+            raise ValueError("more images were lost or gained than the intact network has right or wrong")
+        with np.errstate(invalid="ignore", divide="ignore"):
+            table["intact"] = 100 * num_correct / num_images
+            table["ablated"] = 100 * (num_correct - lost + gained) / num_images
+    table["drop"], table["drop_low"], table["drop_high"] = 100 * difference, 100 * low, 100 * high
+    table["p_value"] = np.where(np.isnan(difference), np.nan, mcnemar_exact(lost, gained))
+    table["q_value"] = adjust_bh(table["p_value"])
+    return table
+
+
+def checked_counts(lost: ArrayLike, gained: ArrayLike, num_images: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    """Broadcast the three counts, refusing what no set of images can give."""
+    first, second, total = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (lost, gained, num_images)))
+    for name, counts in (("lost", first), ("gained", second), ("num_images", total)):
+        if np.any(counts < 0) or np.any(counts != np.trunc(counts), where=~np.isnan(counts)):
+            raise ValueError(f"{name} must hold whole numbers from 0")
+    if np.any(first + second > total):
+        raise ValueError("lost + gained must not exceed num_images")
+    return first, second, total
+
+
+def distinct(*counts: Floats) -> tuple[Floats, NDArray[np.intp]]:
+    """Return the different columns of the counts, and which of them each is: many ablations share their few counts."""
+    columns, which = np.unique(np.stack(counts), axis=1, return_inverse=True)
+    return columns, which.reshape(-1)
+
+
+def two_sided_z(confidence: float) -> float:
+    """Return the standard normal quantile of a two-sided interval; ValueError outside (0, 1)."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    return float(special.ndtri((1 + confidence) / 2))
+
+
+def _score_bound(first: Floats, second: Floats, total: Floats, z: float, correction: Floats) -> Floats:
+    """Return the largest D that the score test does not reject, by bisection: the score falls in D."""
+    low, high = (first - second) / total, np.ones_like(total)
+    for _ in range(54):  # to the last bit of a number near 1
+        middle = (low + high) / 2
+        score = first - second - total * middle + correction
+        rejected = score < -z * np.sqrt(total * _null_variance(first, second, total, middle))
+        low, high = np.where(rejected, low, middle), np.where(rejected, middle, high)
+    return high
+
+
+def _null_variance(first: Floats, second: Floats, total: Floats, difference: Floats) -> Floats:
+    """Return the variance of one image's change where D is `difference` and the rest is as likely as it can be.
+
+    The likelihood of (first, second, total - first - second) under p1 - p2 = difference is largest at a root of
+    a quadratic in the smaller of p1 and p2 (Tango 1998, eq. 9, written in the cell that cannot cancel).
+    """
+    size = np.abs(difference)
+    larger, smaller = np.where(difference >= 0, first, second), np.where(difference >= 0, second, first)
+    a = 2 * total
+    b = (a - larger + smaller) * size - first - second
+    minus_c = smaller * size * (1 - size)
+    root = np.sqrt(b * b + 4 * a * minus_c)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cell = np.where(b > 0, 2 * minus_c / (b + root), (root - b) / (2 * a))
+    return np.maximum(2 * cell + size - size * size, 0)

@@ -1,0 +1,122 @@
+"""How many images a question needs, and whether an improvement found on some images holds on others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import special, stats
+
+from weanalysis.errors import StudyError
+from weanalysis.results.statistics.paired import Floats, adjust_bh, paired_difference, two_sided_z
+
+
+def images_needed(
+    difference: ArrayLike, discordance: ArrayLike, power: float = 0.8, significance: float = 0.05
+) -> Floats:
+    """Return how many images McNemar's test needs to tell D = `difference` from 0 with the given power.
+
+    Both arguments are fractions and broadcast; `discordance` is the share of images that change, as a pilot shows it,
+    and counts as |difference| where it is smaller. NaN where difference is 0 or a value is missing. The formula is
+    R. J. Connor's, Sample size for testing differences in proportions for the paired-sample design, Biometrics 43
+    (1987) 207-211. Raises ValueError for fractions outside [-1, 1] and [0, 1].
+    """
+    difference, discordance = np.broadcast_arrays(
+        np.abs(np.asarray(difference, dtype=np.float64)), np.asarray(discordance, dtype=np.float64)
+    )
+    if np.any(difference > 1) or np.any((discordance < 0) | (discordance > 1)) or not 0 < power < 1:
+        raise ValueError("difference must lie in [-1, 1], discordance in [0, 1] and power in (0, 1): all are fractions")
+    discordance = np.maximum(discordance, difference)
+    noise = two_sided_z(1 - significance) * np.sqrt(discordance)
+    noise = noise + special.ndtri(power) * np.sqrt(discordance - difference**2)
+    return np.ceil(np.divide(noise, difference, out=np.full_like(noise, np.nan), where=difference > 0) ** 2)
+
+
+def mcnemar_power(difference: float, discordance: float, num_images: int, significance: float = 0.05) -> float:
+    """Return the exact probability that McNemar's exact test finds D = `difference` in `num_images` images.
+
+    Both are fractions, |difference| <= discordance <= 1, else ValueError. The number of changed images is binomial, and
+    among them the number lost; all of both are summed over.
+    """
+    if not abs(difference) <= discordance <= 1:
+        raise ValueError(f"|difference| <= discordance <= 1 must hold, not {difference} and {discordance}")
+    if discordance == 0:
+        return 0.0
+    fewest, most = (int(stats.binom.ppf(tail, num_images, discordance)) for tail in (1e-12, 1 - 1e-12))
+    changed = np.arange(fewest, most + 1)
+    # Rejected where at most `edge` images changed the rarer way: the largest count with tail <= significance / 2.
+    quantile = np.asarray(stats.binom.ppf(significance / 2, changed, 0.5))
+    edge = quantile - (stats.binom.cdf(quantile, changed, 0.5) > significance / 2)
+    share = (discordance + difference) / (2 * discordance)
+    found = stats.binom.cdf(edge, changed, share) + stats.binom.cdf(edge, changed, 1 - share)
+    return float(stats.binom.pmf(changed, num_images, discordance) @ found)
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """Which ablations improve the network, and how large an improvement the images still allow.
+
+    `table` has a row for each ablation: drop, drop_low and drop_high on the confirming images (percentage points),
+    chosen, p_value and q_value (one-sided, NaN where not chosen) and confirmed. `largest_missed` is in percentage
+    points: with the stated confidence no ablation that is not confirmed improves the network by more.
+    """
+
+    table: pd.DataFrame
+    largest_missed: float
+
+    @property
+    def num_chosen(self) -> int:
+        return int(self.table["chosen"].sum())
+
+    @property
+    def num_confirmed(self) -> int:
+        return int(self.table["confirmed"].sum())
+
+
+def confirm_improvements(choosing: pd.DataFrame, confirming: pd.DataFrame, significance: float = 0.05) -> Confirmation:
+    """Choose ablations that improve the network on one half of the images, and confirm them on the other half.
+
+    Both tables have the columns lost, gained and num_images, a row for each ablation in the same order, counted on
+    disjoint images. Chosen is what improves with a one-sided exact McNemar p-value of at most `significance`;
+    confirmed is what improves again, by the same test on the other half after Benjamini and Hochberg over the chosen.
+    A chosen ablation's D on the half that chose it flatters it (the winner's curse), so the table has the other half's.
+    `largest_missed` is the most negative bound of Tango's intervals on all images over the ablations that are not
+    confirmed, at a confidence that holds for all of them together (Bonferroni).
+    Raises StudyError for tables of different lengths or without images.
+    """
+    if len(choosing) != len(confirming) or len(choosing) == 0:
+        raise StudyError(f"the halves must list the same ablations, not {len(choosing)} and {len(confirming)}")
+    counts = np.stack(
+        [table[["lost", "gained", "num_images"]].to_numpy(np.float64).T for table in (choosing, confirming)]
+    )
+    (lost, gained, num_images), (lost_again, gained_again, num_again) = counts
+    if np.any(num_images == 0) or np.any(num_again == 0):
+        raise StudyError("both halves need images: use more images or more shards")
+    chosen = _improvement_p_value(lost, gained) <= significance
+    p_value = np.where(chosen, _improvement_p_value(lost_again, gained_again), np.nan)
+    q_value = adjust_bh(p_value)
+    confirmed = q_value <= significance
+    difference, low, high = paired_difference(lost_again, gained_again, num_again, 1 - significance)
+    all_lost, all_gained, all_images = counts.sum(axis=0)
+    _, lowest, _ = paired_difference(all_lost, all_gained, all_images, 1 - 2 * significance / len(choosing))
+    missed = -100 * lowest[~confirmed]
+    table = pd.DataFrame(
+        {
+            "drop": 100 * difference,
+            "drop_low": 100 * low,
+            "drop_high": 100 * high,
+            "chosen": chosen,
+            "p_value": p_value,
+            "q_value": q_value,
+            "confirmed": confirmed,
+        },
+        index=choosing.index,
+    )
+    return Confirmation(table, float(np.nanmax(missed)) if len(missed) else np.nan)
+
+
+def _improvement_p_value(lost: Floats, gained: Floats) -> Floats:
+    """Return P(at most that many lost of the changed images) with lost and gained equally likely."""
+    return np.where(lost + gained > 0, special.bdtr(lost, (lost + gained).astype(np.int64), 0.5), 1.0)

@@ -1,0 +1,49 @@
+"""Training: a recipe goes in, a run folder comes out. What reads runs works without torch, so names load when used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from weanalysis.training.checkpoints import trained_checkpoint
+    from weanalysis.training.images import AUGMENTATIONS
+    from weanalysis.training.loop import train
+    from weanalysis.training.optimization import OPTIMIZERS, SCHEDULES
+    from weanalysis.training.progress import Progress, ProgressCallback
+    from weanalysis.training.recipe import PRESETS, Recipe
+    from weanalysis.training.runs import METRICS, Run, find_runs, list_runs, read_metrics
+
+__all__ = [
+    "AUGMENTATIONS",
+    "METRICS",
+    "OPTIMIZERS",
+    "PRESETS",
+    "SCHEDULES",
+    "Progress",
+    "ProgressCallback",
+    "Recipe",
+    "Run",
+    "find_runs",
+    "list_runs",
+    "read_metrics",
+    "train",
+    "trained_checkpoint",
+]
+
+_MODULES = {
+    "checkpoints": ("trained_checkpoint",),
+    "images": ("AUGMENTATIONS",),
+    "loop": ("train",),
+    "optimization": ("OPTIMIZERS", "SCHEDULES"),
+    "progress": ("Progress", "ProgressCallback"),
+    "recipe": ("PRESETS", "Recipe"),
+    "runs": ("METRICS", "Run", "find_runs", "list_runs", "read_metrics"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,71 @@
+"""The checkpoint for a model on some data: one that was trained before, or a new one where that takes minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from weanalysis.cache import Cache
+from weanalysis.errors import TrainingError
+from weanalysis.training.loop import train
+from weanalysis.training.progress import Progress, ProgressCallback, silent
+from weanalysis.training.recipe import Recipe, whole_spec
+from weanalysis.training.runs import Run, find_runs
+
+
+def trained_checkpoint(
+    model_name: str,
+    data_spec: str,
+    cache: Cache,
+    options: Mapping[str, Any] | None = None,
+    image_size: int | None = None,
+    progress: ProgressCallback = silent,
+) -> Path:
+    """Return the last checkpoint of the newest finished run of a model on some data.
+
+    On digits that is a baseline's (no excitation, no attention, batch norm), and where there is none, one is trained
+    with the `digits` recipe; the first report to `progress` then has a note that says so. Raises TrainingError where
+    other data has no run.
+    """
+    data_spec, on_digits = whole_spec(data_spec), data_spec == "digits"
+    for run in find_runs(cache):
+        if _suits(run, model_name, data_spec, options, image_size) and (not on_digits or _is_baseline(run)):
+            return run.checkpoint
+    if not on_digits:
+        raise TrainingError(
+            f"the cache has no finished run of {model_name} on {data_spec}; train one with "
+            f"'weanalysis train --model {model_name} --data {data_spec}', or name a checkpoint with --weights FILE"
+        )
+    recipe = Recipe.from_preset("digits", model=model_name, options=dict(options or {}), image_size=image_size)
+    said = False
+
+    def with_reason(report: Progress) -> None:
+        nonlocal said
+        if not said:
+            said = True
+            reason = f"there is no {model_name} trained on digits yet: training one now, which is kept and done once"
+            progress(replace(report, note=reason))
+        progress(report)
+
+    return train(recipe, cache, wait=True, progress=with_reason).checkpoint
+
+
+def _suits(
+    run: Run, model_name: str, data_spec: str, options: Mapping[str, Any] | None, image_size: int | None
+) -> bool:
+    recipe = run.recipe
+    return (
+        run.finished
+        and run.checkpoint.is_file()
+        and recipe["model"] == model_name
+        and recipe["data"] == data_spec
+        and recipe["options"] == dict(options or {})
+        and image_size in (None, run.description["image_size"])
+    )
+
+
+def _is_baseline(run: Run) -> bool:
+    recipe = run.recipe
+    return recipe["excitation"] == "none" and recipe["attention"] == "none" and recipe["norm"] == "bn"

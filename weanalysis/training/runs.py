@@ -1,0 +1,181 @@
+"""The runs of a cache: where their files lie, and what is known about them. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from weanalysis.cache import Cache, safe_name
+from weanalysis.errors import TrainingError
+
+METRICS = (
+    "epoch",
+    "step",
+    "seconds",
+    "learning_rate",
+    "train_loss",
+    "train_top1",
+    "train_top5",
+    "val_loss",
+    "val_top1",
+    "val_top5",
+    "peak_memory_gib",
+)
+_LISTED = ("model", "data", "excitation", "attention", "norm", "seed")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: a folder with its recipe, metrics, checkpoints and log."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.folder / "recipe.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.folder / "metrics.csv"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The network after the last finished epoch."""
+        return self.folder / "last.safetensors"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The network after the epoch with the highest validation accuracy, the first of equals."""
+        return self.folder / "best.safetensors"
+
+    @property
+    def state_file(self) -> Path:
+        """All that is needed to continue; gone once the run is finished."""
+        return self.folder / "state.safetensors"
+
+    @property
+    def result_file(self) -> Path:
+        """Written last: a run that has it is finished."""
+        return self.folder / "result.json"
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "log.txt"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that a run writes but its log, in the order in which it can be removed."""
+        return (
+            self.result_file,
+            self.state_file,
+            self.recipe_file,
+            self.metrics_file,
+            self.best_checkpoint,
+            self.checkpoint,
+        )
+
+    @property
+    def finished(self) -> bool:
+        return self.result_file.is_file()
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What was fixed at the start: "created" (UTC), "recipe", "image_size", and the fingerprints "train_images" and
+        "val_images".
+        """
+        return _read_json(self.recipe_file)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe's fields, those of its defaults included."""
+        return self.description["recipe"]
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """{"top1", "top5", "best_top1", "best_epoch", "epochs", "seconds", "finished"}, or None while unfinished."""
+        return _read_json(self.result_file) if self.finished else None
+
+    def metrics(self) -> pd.DataFrame:
+        """One row an epoch with the columns `METRICS`; see `read_metrics`."""
+        return read_metrics(self)
+
+
+def run_folder(cache: Cache, name: str) -> Run:
+    """Return the run of that name, whether it is there or not; raise TrainingError where it cannot be a name."""
+    if safe_name(name) != name:
+        raise TrainingError(f"{name!r} cannot name a run; use letters, digits, dots, dashes and underscores")
+    return Run(cache.runs / name)
+
+
+def find_runs(cache: Cache) -> list[Run]:
+    """Return all runs of a cache, the one begun last first."""
+    runs = [Run(path.parent) for path in cache.runs.glob("*/recipe.json")]
+    return sorted(runs, key=lambda run: (run.description["created"], run.name), reverse=True)
+
+
+def list_runs(cache: Cache) -> pd.DataFrame:
+    """Tell what runs there are, newest first.
+
+    Columns: run, model, data, excitation, attention, norm, seed, state ("finished" or "unfinished"), epochs (done),
+    total_epochs, top1 and best_top1 (percent, of validation), seconds, created (UTC), checkpoint (path). NaN and
+    None where a run has not got that far.
+    """
+    rows = []
+    for run in find_runs(cache):
+        recipe, metrics = run.recipe, read_metrics(run)
+        last = metrics.iloc[-1] if len(metrics) else None
+        rows.append(
+            {
+                "run": run.name,
+                **{name: recipe[name] for name in _LISTED},
+                "state": "finished" if run.finished else "unfinished",
+                "epochs": float("nan") if last is None else float(last["epoch"]),
+                "total_epochs": recipe["epochs"],
+                "top1": float("nan") if last is None else float(last["val_top1"]),
+                "best_top1": float("nan") if last is None else float(metrics["val_top1"].max()),
+                "seconds": float("nan") if last is None else float(last["seconds"]),
+                "created": pd.Timestamp(run.description["created"]),
+                "checkpoint": str(run.checkpoint) if run.checkpoint.is_file() else None,
+            }
+        )
+    columns = [
+        "run",
+        *_LISTED,
+        "state",
+        "epochs",
+        "total_epochs",
+        "top1",
+        "best_top1",
+        "seconds",
+        "created",
+        "checkpoint",
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def read_metrics(run: Run | Path | str) -> pd.DataFrame:
+    """Read a run's metrics.csv: one row an epoch, columns `METRICS`; no rows before the first epoch has ended.
+
+    Losses are means of cross-entropy (the training loss with the recipe's label smoothing), top1 and top5 percent
+    (of training: on augmented batches, before their step), `seconds` the time trained until the epoch's end.
+    """
+    path = run.metrics_file if isinstance(run, Run) else Path(run) / "metrics.csv"
+    if not path.is_file():
+        return pd.DataFrame(columns=list(METRICS), dtype="float64")
+    return pd.read_csv(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        line = f"{path} cannot be read ({error}); remove the folder of this run to train it anew"
+        raise TrainingError(line) from error

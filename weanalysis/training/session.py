@@ -1,0 +1,393 @@
+"""One process's work on one run: the training loop itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+from torch.utils.data import DataLoader
+
+from weanalysis.cache import write_atomically
+from weanalysis.data import ImageData
+from weanalysis.errors import TrainingError
+from weanalysis.models import save_checkpoint
+from weanalysis.training.images import (
+    AUGMENTATIONS,
+    Batches,
+    TrainingImages,
+    default_num_workers,
+    derived_seed,
+    training_loader,
+    validation_loader,
+)
+from weanalysis.training.optimization import OPTIMIZERS, learning_rate
+from weanalysis.training.progress import Progress, ProgressCallback, silent
+from weanalysis.training.recipe import Recipe
+from weanalysis.training.runs import METRICS, Run
+from weanalysis.training.state import TrainingState, load_state, save_state
+
+_VALIDATION_BATCH_SIZE = 100
+# A GPU runs ahead of Python; asking it for the loss makes both wait.
+_STEPS_PER_SYNC_ON_GPU = 10
+_DROPOUT = 1
+
+
+class Session:
+    """One process's work on one run, from the state it finds to the end."""
+
+    def __init__(
+        self,
+        run: Run,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        net: nn.Module,
+        architecture: dict[str, Any],
+        train_data: ImageData,
+        val_data: ImageData,
+        progress: ProgressCallback,
+    ) -> None:
+        self.run, self.recipe, self.accelerator, self.architecture = run, recipe, accelerator, architecture
+        self.train_data, self.val_data = train_data, val_data
+        self.progress = progress if accelerator.is_main_process else silent
+        self.steps_per_epoch = len(train_data) // recipe.batch_size
+        self.num_steps = max(1, round(recipe.epochs * self.steps_per_epoch))
+        if recipe.channels_last:
+            net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        self.raw_optimizer = OPTIMIZERS[recipe.optimizer](net.parameters(), recipe)
+        self.trained_net, self.optimizer = accelerator.prepare(net, self.raw_optimizer)
+        # The same network without the wrapper that averages gradients over processes.
+        self.net = accelerator.unwrap_model(self.trained_net)
+        self.state = TrainingState()
+        resumes = run.state_file.is_file()
+        if resumes:
+            self.state = load_state(run.state_file, self.net, self.raw_optimizer)
+            if accelerator.scaler is not None and self.state.scaler:
+                accelerator.scaler.load_state_dict(self.state.scaler)
+        self.first_step, self.seconds_before = self.state.step, self.state.seconds
+        self.started = time.perf_counter()
+        self.stop_asked = False
+        self._tell_start(resumes)
+
+    def train(self, num_workers: int | None, save_every_s: float) -> None:
+        """Train from the state to the recipe's last step, and finish the run."""
+        accelerator, state = self.accelerator, self.state
+        if state.rows and state.rows[-1]["step"] == state.step and accelerator.is_main_process:
+            # Killed between the state and what follows from it, perhaps.
+            self._publish()
+        batches, self.val_batches = self._loaders(num_workers)
+        steps_per_sync = 1 if accelerator.device.type == "cpu" else _STEPS_PER_SYNC_ON_GPU
+        saved = time.perf_counter()
+        sums = torch.zeros(4, device=accelerator.device)
+        with self._interruptible():
+            for step in range(state.step, self.num_steps):
+                sums += self._step(step, batches)
+                state.step = step + 1
+                epoch_ends = state.step % self.steps_per_epoch == 0 or state.step == self.num_steps
+                if not epoch_ends and state.step % steps_per_sync:
+                    continue
+                save_due = time.perf_counter() - saved >= save_every_s
+                stop, save_due = self._synchronize(sums, save_due)
+                sums.zero_()
+                if epoch_ends:
+                    self._end_epoch()
+                elif stop or save_due:
+                    self._save()
+                if epoch_ends or save_due:
+                    saved = time.perf_counter()
+                if stop and state.step < self.num_steps:
+                    self._interrupt()
+        if accelerator.is_main_process:
+            self._finish()
+        accelerator.wait_for_everyone()
+        if self.stop_asked:
+            raise KeyboardInterrupt(f"the run {self.run.name} had just finished")
+
+    def _tell_start(self, resumes: bool) -> None:
+        if resumes:
+            self._note(f"continues the run {self.run.name} after step {self.first_step} of {self.num_steps}")
+        else:
+            self._note(
+                f"trains {self.recipe.model} on {self.recipe.data}: {len(self.train_data):,} images, "
+                f"{self.num_steps} steps, in {self.run.folder}"
+            )
+        for line in dict.fromkeys([*self.train_data.notes, *self.val_data.notes]):
+            self._note(line)
+
+    def _loaders(self, num_workers: int | None) -> tuple[Iterator[list[Tensor]], DataLoader]:
+        """Serve this process's shares: all batches that are left to train on, and those of a validation."""
+        on_gpu = self.accelerator.device.type == "cuda"
+        process, num_processes = self.accelerator.process_index, self.accelerator.num_processes
+        if num_workers is None:
+            num_workers = default_num_workers(num_processes)
+        images = TrainingImages(self.train_data, AUGMENTATIONS[self.recipe.augmentation])
+        drawn = Batches(
+            len(images),
+            self.recipe.batch_size,
+            self.recipe.seed,
+            range(self.state.step, self.num_steps),
+            self.recipe.accumulation_steps,
+            process,
+            num_processes,
+        )
+        # Where the network itself needs the cores, augmenting what is in memory ahead of time gains nothing.
+        busy = images.pixels is not None and not on_gpu
+        batches = training_loader(images, drawn, 0 if busy else num_workers, on_gpu)
+        val_batches = validation_loader(
+            self.val_data, _VALIDATION_BATCH_SIZE, num_workers, on_gpu, process, num_processes
+        )
+        return iter(batches), val_batches
+
+    def _step(self, step: int, batches: Iterator[list[Tensor]]) -> Tensor:
+        """Do one optimizer step; return the sums of loss, top-1 hits, top-5 hits and images."""
+        self.trained_net.train()
+        rate = learning_rate(self.recipe, step, self.steps_per_epoch, self.num_steps)
+        for group in self.raw_optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(derived_seed(self.recipe.seed, _DROPOUT, step, self.accelerator.process_index))
+        sums = torch.zeros(4, device=self.accelerator.device)
+        for _ in range(self.recipe.accumulation_steps):
+            pixels, targets = (part.to(self.accelerator.device, non_blocking=True) for part in next(batches))
+            images = self._arranged(self.train_data.transform.normalize(pixels))
+            with self.accelerator.accumulate(self.trained_net):
+                logits, auxiliary = _logits(self.trained_net(images))
+                loss = F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
+                # 0.3 is the GoogLeNet paper's weight for these.
+                total = loss + sum(0.3 * F.cross_entropy(aux, targets) for aux in auxiliary)
+                self.accelerator.backward(total)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            sums += _sums(loss.detach() * len(targets), logits.detach(), targets)
+        return sums
+
+    def _synchronize(self, sums: Tensor, save_due: bool) -> tuple[bool, bool]:
+        """Add up all processes' sums in the state, check and tell them; return whether to stop and whether to save."""
+        flags = torch.tensor([self.stop_asked, save_due], dtype=sums.dtype, device=sums.device)
+        *sums_now, stop, save = self.accelerator.reduce(torch.cat([sums, flags]), "sum").tolist()
+        state = self.state
+        state.sums = [total + now for total, now in zip(state.sums, sums_now, strict=True)]
+        state.seconds = self.seconds_before + time.perf_counter() - self.started
+        if not math.isfinite(state.sums[0]):
+            raise self._diverged()
+        self._report()
+        return stop > 0, save > 0
+
+    def _end_epoch(self) -> None:
+        """Validate, record, and keep the state, then what follows from it."""
+        state = self.state
+        val_loss, val_top1, val_top5 = self._means(self._validate())
+        state.seconds = self.seconds_before + time.perf_counter() - self.started
+        if not math.isfinite(val_loss):
+            # The step after the last loss spoiled the weights; what is kept must not be overwritten with them.
+            raise self._diverged()
+        train_loss, train_top1, train_top5 = self._means(state.sums)
+        epoch = len(state.rows) + 1
+        rate = self.raw_optimizer.param_groups[0]["lr"]
+        values = (
+            epoch,
+            state.step,
+            state.seconds,
+            rate,
+            train_loss,
+            train_top1,
+            train_top5,
+            val_loss,
+            val_top1,
+            val_top5,
+            _peak_memory_gib(self.accelerator.device),
+        )
+        state.rows.append(dict(zip(METRICS, values, strict=True)))
+        state.sums = [0.0] * 4
+        if val_top1 > state.best_top1:
+            state.best_top1, state.best_epoch = val_top1, epoch
+        self._save()
+        if self.accelerator.is_main_process:
+            self._publish()
+            self._log(
+                f"epoch {epoch} of {self.recipe.epochs:g}: train loss {train_loss:.4f}, top-1 {train_top1:.2f} %;"
+                f" validation loss {val_loss:.4f}, top-1 {val_top1:.2f} %; {state.seconds:.0f} s"
+            )
+        self._report()
+
+    def _validate(self) -> list[float]:
+        net, device = self.net, self.accelerator.device
+        if self.accelerator.num_processes > 1:
+            for buffer in net.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        net.eval()
+        sums = torch.zeros(4, device=device)
+        # Within `cached`, an excited weight is computed once, not once a batch.
+        with torch.inference_mode(), parametrize.cached():
+            for images, targets in self.val_batches:
+                images, targets = self._arranged(images.to(device)), targets.to(device)
+                logits, _ = _logits(net(images))
+                sums += _sums(F.cross_entropy(logits, targets, reduction="sum"), logits, targets)
+        return self.accelerator.reduce(sums, "sum").tolist()
+
+    def _means(self, sums: list[float]) -> tuple[float, float, float]:
+        loss, top1, top5, num_images = sums
+        if len(self.train_data.classes) < 5:
+            top5 = math.nan
+        return loss / num_images, 100 * top1 / num_images, 100 * top5 / num_images
+
+    def _arranged(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=torch.channels_last) if self.recipe.channels_last else images
+
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            if self.accelerator.scaler is not None:
+                self.state.scaler = self.accelerator.scaler.state_dict()
+            save_state(self.run.state_file, self.state, self.net, self.raw_optimizer)
+
+    def _publish(self) -> None:
+        """Write what follows from a state at an epoch's end: metrics, and the last and perhaps best checkpoint."""
+        last = self.state.rows[-1]
+        lines = [",".join(METRICS), *(",".join(_cell(row[name]) for name in METRICS) for row in self.state.rows)]
+        write_atomically(self.run.metrics_file, ("\n".join(lines) + "\n").encode())
+        extra = {
+            "classes": list(self.train_data.classes),
+            "transform": self.val_data.transform.describe(),
+            "data": self.recipe.data,
+            "recipe": self.recipe.to_json(),
+            "run": self.run.name,
+            "epoch": last["epoch"],
+            "top1": last["val_top1"],
+        }
+        save_checkpoint(self.run.checkpoint, self.net, self.architecture, extra)
+        if self.state.best_epoch == last["epoch"]:
+            save_checkpoint(self.run.best_checkpoint, self.net, self.architecture, extra)
+
+    def _finish(self) -> None:
+        state = self.state
+        last = state.rows[-1]
+        top5 = None if math.isnan(last["val_top5"]) else last["val_top5"]
+        result = {
+            "top1": last["val_top1"],
+            "top5": top5,
+            "best_top1": state.best_top1,
+            "best_epoch": state.best_epoch,
+            "epochs": self.recipe.epochs,
+            "seconds": state.seconds,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        write_atomically(self.run.result_file, json.dumps(result, indent=1).encode())
+        self.run.state_file.unlink(missing_ok=True)
+        self._note(f"finished the run {self.run.name}: top-1 {last['val_top1']:.2f} %")
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Turn Ctrl-C and SIGTERM into a stop after the running step; a second one stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def restore() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            self.stop_asked = True
+            restore()
+
+        for number in before:
+            signal.signal(number, ask)
+        try:
+            yield
+        finally:
+            restore()
+
+    def _interrupt(self) -> None:
+        line = (
+            f"stopped the run {self.run.name} after step {self.state.step} of {self.num_steps}; "
+            "the same command continues it, nothing is lost"
+        )
+        self._log(line)
+        raise KeyboardInterrupt(line)
+
+    def _diverged(self) -> TrainingError:
+        rate = self.raw_optimizer.param_groups[0]["lr"]
+        rows = self.state.rows
+        kept = f"epoch {rows[-1]['epoch']} is kept in {self.run.checkpoint}" if rows else "no epoch was finished"
+        line = (
+            f"the run {self.run.name} diverged: the loss is no finite number at step {self.state.step} of "
+            f"{self.num_steps} (learning rate {rate:.3g}); {kept}; train with a lower learning rate"
+        )
+        self._log(line)
+        return TrainingError(line)
+
+    def _report(self, note: str = "") -> None:
+        state = self.state
+        loss, top1, _ = self._means(state.sums) if state.sums[3] else (math.nan,) * 3
+        done, left = state.step - self.first_step, self.num_steps - state.step
+        eta = (state.seconds - self.seconds_before) / done * left if done else math.nan
+        self.progress(
+            Progress(
+                run=self.run.name,
+                epoch=min(state.step, self.num_steps - 1) // self.steps_per_epoch + 1,
+                num_epochs=self.recipe.epochs,
+                step=state.step,
+                num_steps=self.num_steps,
+                seconds=state.seconds,
+                eta_seconds=eta,
+                loss=loss,
+                top1=top1,
+                val_top1=state.rows[-1]["val_top1"] if state.rows else math.nan,
+                note=note,
+            )
+        )
+
+    def _note(self, line: str) -> None:
+        self._log(line)
+        self._report(line)
+
+    def _log(self, line: str) -> None:
+        if self.accelerator.is_main_process:
+            with open(self.run.log_file, "a", encoding="utf-8") as file:
+                file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}\n")
+
+
+def _logits(output: Any) -> tuple[Tensor, list[Tensor]]:
+    """Split what a network returns into its logits and, in training, those of its auxiliary classifiers."""
+    if isinstance(output, Tensor):
+        return output, []
+    logits, *auxiliary = output.values() if isinstance(output, dict) else output
+    return logits, [aux for aux in auxiliary if aux is not None]
+
+
+def _sums(loss: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+    """Stack the summed loss, the top-1 and top-5 hits, and the number of images."""
+    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
+    return torch.stack([loss, ranked[:, 0].sum(), ranked.sum(), torch.tensor(len(targets), device=loss.device)]).float()
+
+
+def _cell(value: float) -> str:
+    return "" if isinstance(value, float) and math.isnan(value) else repr(value)
+
+
+def _peak_memory_gib(device: torch.device) -> float:
+    """The most memory in use so far: of the GPU by torch, else of this process since it started."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        import resource
+    except ImportError:  # Windows.
+        import psutil
+
+        memory: Any = psutil.Process().memory_info()
+        return memory.peak_wset / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
