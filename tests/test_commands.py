@@ -400,13 +400,13 @@ def test_costs_are_shown_side_by_side(capsys) -> None:
 def test_costs_choose_the_network_s_own_image_size(monkeypatch, capsys, model, size) -> None:
     seen = []
 
-    def fake(architecture, image_size, batch_size, **others):
-        seen.append((architecture["name"], image_size, batch_size))
+    def fake(net, image_size, batch_size, **others):
+        seen.append((others["name"], image_size, batch_size))
         return dict.fromkeys(COSTS, float("nan")) | {"excitation": "none", "attention": "none"}
 
     monkeypatch.setattr("weanalysis.excitation.costs", fake)
     assert run("costs", "-m", model, "--json") == 0
-    assert seen == [(model.removeprefix("timm:"), size, 32)]
+    assert seen == [(model, size, 32)]
     assert json.loads(capsys.readouterr().out)["gflops"] is None
 
 
