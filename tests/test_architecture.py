@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 import pytest
+from made_studies import location_plan, write_run, write_study
 
 import weanalysis
 from weanalysis.cli import cli
@@ -163,7 +164,7 @@ def run(program: str, blocked: set[str] = frozenset()) -> str:  # type: ignore[a
     return done.stdout
 
 
-LOADED = "; import sys; print(sorted({'torch', 'streamlit', 'plotly', 'pandas'} & set(sys.modules)))"
+LOADED = "; import sys; print(sorted({'torch', 'streamlit', 'plotly', 'scipy', 'pandas'} & set(sys.modules)))"
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
@@ -172,6 +173,16 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 def test_asking_for_help_loads_nothing_heavy() -> None:
     assert run("import weanalysis.cli" + LOADED) == "[]\n"
+
+
+@pytest.mark.parametrize("what", ["studies", "runs"])
+def test_listing_the_cache_loads_only_what_tables_need(what: str, tmp_path: Path) -> None:
+    write_study(tmp_path / "results.sqlite", "location", location_plan(grid=1), "quick", num_images=20)
+    write_run(tmp_path, "quick-run", epochs=1)
+    listed = f"from weanalysis.cli import cli; cli(['list', {what!r}, '--cache', {str(tmp_path)!r}], None, None, False)"
+    said = run(listed + LOADED).splitlines()
+    assert "quick" in "".join(said)
+    assert said[-1] == "['pandas']", "torch or scipy would cost seconds"
 
 
 def test_results_figures_and_runs_load_no_torch() -> None:

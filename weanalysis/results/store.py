@@ -13,13 +13,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from weanalysis.errors import StoreError
-from weanalysis.results.statistics import Comparison, compare_correctness, drop_table
+
+if TYPE_CHECKING:
+    from weanalysis.results.statistics import Comparison
 
 # Marks the file as ours, and which tables it has; another program's database is never written to.
 _APPLICATION_ID, _SCHEMA_VERSION = 0x57654131, 1
@@ -318,6 +320,8 @@ class Store:
         A row's numbers are over the images measured for it so far (`num_images`); with none they are NaN.
         Raises StoreError for an unknown metric.
         """
+        from weanalysis.results.statistics import drop_table  # scipy's half second is not for `weanalysis list`
+
         about = self.describe(study_id)
         metric = metric or about["metric"]
         if metric not in METRICS:
@@ -437,6 +441,8 @@ class Store:
         The difference is D of the second minus D of the first, in percentage points, with a paired interval and
         McNemar's exact test. Raises StudyError where they have no image in common.
         """
+        from weanalysis.results.statistics import compare_correctness
+
         one, other = self.correctness(study_id, first, metric), self.correctness(study_id, second, metric)
         return compare_correctness(one.index, one.to_numpy(), other.index, other.to_numpy())
 

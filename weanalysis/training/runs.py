@@ -135,10 +135,10 @@ def list_runs(cache: Cache) -> pd.DataFrame:
         rows.append(
             {
                 "run": run.name,
-                **{name: recipe[name] for name in _LISTED},
+                **{name: recipe.get(name) for name in _LISTED},  # an older run has not heard of a newer option
                 "state": "finished" if run.finished else "unfinished",
                 "epochs": float("nan") if last is None else float(last["epoch"]),
-                "total_epochs": recipe["epochs"],
+                "total_epochs": recipe.get("epochs"),
                 "top1": float("nan") if last is None else float(last["val_top1"]),
                 "best_top1": float("nan") if last is None else float(metrics["val_top1"].max()),
                 "seconds": float("nan") if last is None else float(last["seconds"]),
