@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from weanalysis.excitation.costs import costs
     from weanalysis.loading import load_data, load_model
     from weanalysis.results import Store
+    from weanalysis.saliency import saliency_maps
     from weanalysis.training import Recipe, train
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ __all__ = [
     "figures",
     "load_data",
     "load_model",
+    "saliency_maps",
     "studies",
     "train",
 ]
@@ -48,6 +50,7 @@ _HOMES = {
     "costs": "weanalysis.excitation",
     "load_data": "weanalysis.loading",
     "load_model": "weanalysis.loading",
+    "saliency_maps": "weanalysis.saliency",
     "train": "weanalysis.training",
 }
 _MODULES = {

@@ -39,6 +39,13 @@ class Cache:
         return self.root / "weights"
 
     @property
+    def saliency(self) -> Path:
+        return self.root / "saliency"
+
+    def saliency_file(self, key: str) -> Path:
+        return self.saliency / f"{key}.safetensors"
+
+    @property
     def locks(self) -> Path:
         return self.root / "locks"
 

@@ -3,6 +3,7 @@
 Arrays of counts give fractions; tables, comparisons and spreads are in percentage points. Missing is NaN.
 """
 
+from weanalysis.results.statistics.agreement import agreement_table
 from weanalysis.results.statistics.changes import (
     Comparison,
     change_matrix,
@@ -30,6 +31,7 @@ __all__ = [
     "Estimate",
     "Overlap",
     "adjust_bh",
+    "agreement_table",
     "change_matrix",
     "common_images",
     "compare_correctness",

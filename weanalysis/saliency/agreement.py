@@ -1,0 +1,76 @@
+"""Scores beside measured D: a study's table with a column a criterion, like compared with like."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from weanalysis.ablation.studies import make_study
+from weanalysis.errors import StudyError
+from weanalysis.results.saliency import WEIGHT, SaliencyMaps
+from weanalysis.results.store import Store
+from weanalysis.saliency.measure import Measured
+
+# The studies whose ablations a criterion can score. A multiplier study's channels are chosen by m itself.
+SCORED_STUDIES = ("location", "channel", "layer", "magnitude")
+
+
+def studies_of(store: Store, weights_hash: str, study: str | None = None) -> list[int]:
+    """Find the studies to compare with: the one named, or all that measured these very weights, the newest first.
+
+    Raises StudyError for a study of other weights, or of a kind that scores do not speak of.
+    """
+    if study is None:
+        listed = store.studies()
+        same = listed[(listed["weights_hash"] == weights_hash) & listed["kind"].isin(SCORED_STUDIES)]
+        return [int(number) for number in same["id"]]
+    number = store.find(study)
+    about = store.describe(number)
+    if about["kind"] not in SCORED_STUDIES:
+        raise StudyError(f"{about['name']} is a {about['kind']} study, whose channels are chosen by a score already; "
+                         f"compare with a study of the kind {', '.join(SCORED_STUDIES)}")
+    if about["weights_hash"] != weights_hash:
+        raise StudyError(f"{about['name']} measured other weights ({about['model']}, {about['weights']}) than these; "
+                         "give the model and the weights that the study was run with")
+    return [number]
+
+
+def scored_study(measured: Measured, net: nn.Module, store: Store, study_id: int) -> pd.DataFrame:
+    """Return a study's table with a column a criterion; NaN where a criterion says nothing of what is zeroed.
+
+    A kernel is looked up among kernels, a filter among filters, an input channel and a layer likewise. What a magnitude
+    study zeroes has the sum of its single weights' scores. `net` is the network that was scored, in plain weights.
+    """
+    table = store.table(study_id)
+    about = store.describe(study_id)
+    if about["kind"] != "magnitude":
+        for criterion in measured.maps.criteria:
+            table[criterion] = measured.maps.scores(criterion, table)
+        return table
+    study = make_study("magnitude", net, **about["options"], layers=",".join(about["layers"]))
+    if [ablation.num_weights for ablation in study.ablations] != table["num_weights"].tolist():
+        raise StudyError(f"the plan of {about['name']} cannot be made again from this network; run the study anew")
+    orders: dict[str, np.ndarray] = {}
+    for criterion in measured.maps.criteria:
+        sums = np.full(len(table), np.nan)
+        for place, ablation in enumerate(study.ablations):
+            for part in ablation.parts:
+                if part.layer not in orders:
+                    weight = net.get_submodule(part.layer).weight.detach()  # type: ignore[operator]
+                    orders[part.layer] = weight.float().abs().cpu().numpy().ravel().argsort(kind="stable")
+            sums[place] = sum(
+                _sum_of_ranks(measured.weights, criterion, part.layer, orders[part.layer], part.ranks)
+                for part in ablation.parts
+            )
+        table[criterion] = sums
+    return table
+
+
+def _sum_of_ranks(
+    weights: SaliencyMaps, criterion: str, layer: str, order: np.ndarray, ranks: tuple[int, int] | None
+) -> float:
+    assert ranks is not None
+    if layer not in {mapped.name for mapped in weights.layers}:
+        return float("nan")
+    return float(weights.of(criterion, WEIGHT, layer).ravel()[order[ranks[0] - 1 : ranks[1]]].sum(dtype=np.float64))
