@@ -25,6 +25,8 @@ POLL_SECONDS = 3.0
 RUNNING = "running"
 SILENT_MINUTES = 10
 
+INTERVALS = "Tango's paired score interval; anytime-valid where ablations were stopped early"
+
 # Streamlit leaves much room above and beside a page; an instrument needs it for its figures.
 _STYLE = """
 <style>
@@ -138,6 +140,8 @@ def headline(study: pd.Series, rows: pd.DataFrame) -> None:
     parts.append(f"{rows['drop'].notna().sum():,} of {len(rows):,} ablations measured")
     if len(counts := rows["num_images"].dropna()) and counts.max() > 0:
         parts.append(f"on {int(counts.max()):,} images")
+    if study["stopping"]:
+        parts.append(f"anytime-valid intervals (--{plain(study['stopping'])})")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(" · ".join(parts))
         state_badge(study["state"])
@@ -179,7 +183,7 @@ def most_important(rows: pd.DataFrame, count: int = 10) -> None:
             "out": st.column_config.NumberColumn("Output channel", format="%d"),
             "in": st.column_config.NumberColumn("Input channel", format="%d"),
             "drop": st.column_config.NumberColumn("D (points)", format="%+.2f"),
-            "interval": st.column_config.TextColumn("95 % interval", help="Tango's paired score interval."),
+            "interval": st.column_config.TextColumn("95 % interval", help=f"{INTERVALS}."),
             "q": st.column_config.NumberColumn("q", format="%.2g", help="False discovery rate, Benjamini-Hochberg."),
             "flipped": st.column_config.NumberColumn("Images flipped", format="localized"),
         },

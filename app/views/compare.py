@@ -33,6 +33,7 @@ st.caption(
 )
 
 found = reading.studies(*COMPARED)
+found = found[found["stopping"].isna()]  # each place of such a study was looked at on other images
 if len(found) < 2:
     shared.how_to_begin("location")
     st.caption("Two studies of the same kind are needed for a comparison.")

@@ -129,7 +129,7 @@ def show_kernel(now: pd.Series, row: pd.Series) -> None:
             figures.points(row["drop"]),
             help="Accuracy lost when this kernel is zeroed. Positive: it was needed.",
         )
-        st.metric("95 % interval", figures.interval(row["drop_low"], row["drop_high"]), help="Tango's score interval.")
+        st.metric("95 % interval", figures.interval(row["drop_low"], row["drop_high"]), help=f"{shared.INTERVALS}.")
     weight = reading.weight(now, layer)
     if weight is None:
         st.caption("The weights of this study are no longer in the cache.")

@@ -91,7 +91,7 @@ def choose_draw(draws: pd.DataFrame) -> pd.Series | None:
             figures.points(row["drop"]),
             help="Accuracy lost when this weight is zeroed. Positive: it was needed.",
         )
-        st.metric("95 % interval", figures.interval(row["drop_low"], row["drop_high"]), help="Tango's score interval.")
+        st.metric("95 % interval", figures.interval(row["drop_low"], row["drop_high"]), help=f"{shared.INTERVALS}.")
     return row
 
 

@@ -65,6 +65,7 @@ def studies() -> None:
                 "model": shown["model"],
                 "data": shown["data"],
                 "num_images": shown["num_images"],
+                "stopping": shown["stopping"],
                 "progress": 100 * shown["done"] / shown["total"].where(shown["total"] > 0),
                 "state": shown["state"],
                 "updated": pd.to_datetime(shown["updated"], unit="s", utc=True),
@@ -82,6 +83,9 @@ def studies() -> None:
             "model": st.column_config.TextColumn("Network"),
             "data": st.column_config.TextColumn("Data"),
             "num_images": st.column_config.NumberColumn("Images", format="localized"),
+            "stopping": st.column_config.TextColumn(
+                "Stopped", help="The rule that ended ablations early; their intervals are anytime-valid."
+            ),
             "progress": st.column_config.ProgressColumn("Done", min_value=0, max_value=100, format="%.0f %%"),
             "state": st.column_config.TextColumn("State"),
             "updated": st.column_config.DatetimeColumn("Last change", format="distance"),

@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import filelock
@@ -21,10 +21,12 @@ from weanalysis.ablation import schedule
 from weanalysis.ablation.evaluate import Evaluator, Measured, Mode
 from weanalysis.ablation.inputs import UNNAMED_SOURCE, as_images, as_model, folded, multipliers_of
 from weanalysis.ablation.schedule import DTYPES, StopRequest, Work, find_devices
+from weanalysis.ablation.stopping import Need, Needs
 from weanalysis.ablation.studies import STUDIES, Ablation, Study, make_study
 from weanalysis.cache import Cache, find_cache, write_atomically
 from weanalysis.errors import StoreError, StudyError, unknown_name
 from weanalysis.models import Model, save_checkpoint
+from weanalysis.results.statistics import StoppingRule
 from weanalysis.results.store import METRICS, Store, content_key, shards_of
 
 EVALUATIONS = ("exact", "naive")
@@ -102,6 +104,8 @@ def ablate(
     batch_size: int | None = None,
     shard_size: int = SHARD_SIZE,
     name: str | None = None,
+    until_ci: float | None = None,
+    until_significant: bool = False,
     report: Callable[[Status], None] | None = None,
     say: Callable[[str], None] | None = None,
     **options: Any,
@@ -111,6 +115,9 @@ def ablate(
     `model`: a `Model` or any `nn.Module` whose output is (images, classes) logits; its weights are not touched.
     `data`: an `ImageData`, or any map-style dataset of (FloatTensor(3, H, W), class index). `study`: a `Study`, or
     the name of one with its `options`. `jobs`: processes on the CPU (None: chosen; one a GPU on several GPUs).
+    `until_ci`: leave an ablation alone once its interval is at most so many points wide; `until_significant`: once
+    its D is told from 0, corrected for the number of ablations; with both, whichever comes first. Intervals and
+    p-values then hold under that stopping, and are wider than those for a number of images fixed beforehand.
     Returns one row an ablation with the columns of `results.COLUMNS`; drops are percentage points of `metric`,
     positive where the ablated network is worse (§3.1 of the paper). The table's `attrs` hold study_id, name,
     intact, num_images and seconds. Work already in the cache is not repeated. `report` is called as results
@@ -129,12 +136,18 @@ def ablate(
         raise StudyError("shard size and batch size must be at least 1")
     if isinstance(study, str) and study not in STUDIES:
         raise StudyError(unknown_name("study", study, STUDIES))
+    rule = StoppingRule(until_ci, until_significant) if until_ci is not None or until_significant else None
+    if rule and evaluate not in ("exact", "naive"):
+        raise StudyError(f"--{rule} needs measured answers: use --evaluate exact, not {evaluate}")
     devices = find_devices(device)
     cache = (cache if isinstance(cache, Cache) else find_cache(cache)).ready()
     given, images = as_model(model), as_images(data)
     # Multipliers are read before they are folded away; all else is measured on the weights the network computes with.
     if isinstance(study, str):
         study = make_study(study, given.net, **options)
+    if rule:
+        # Part of the question, so that this study does not change the table of the one without a rule.
+        study = replace(study, options={**study.options, **rule.options})
     learned = multipliers_of(given)
     model = folded(given)
     for note in study.notes:
@@ -156,12 +169,13 @@ def ablate(
         "architecture": model.architecture, "weights_hash": model.weights_hash, "fingerprint": images.fingerprint,
         "seed": images.seed, "shard_size": shard_size, "dtype": dtype, "evaluate": evaluate,
     }  # fmt: skip
-    name = name or f"{model.name}-{images.spec.partition(':')[0]}-{study.kind}"
+    name = name or "-".join([model.name, images.spec.partition(":")[0], study.kind, *str(rule or "").split()])
     about = {
         "model": model.name, "weights": model.weights, "data": images.spec, "options": study.options,
         "layers": list(study.layers), "skipped": [list(pair) for pair in study.skipped], "notes": list(study.notes),
         "classes": list(model.classes or ()), "transform": images.transform.describe() if images.transform else None,
         "command": shlex.join(["weanalysis", *sys.argv[1:]]), "evaluation_note": evaluator.note,
+        "stopping": str(rule) if rule else None,
     }  # fmt: skip
     weights_file = cache.weights / f"{model.weights_hash}.safetensors"
     if not weights_file.is_file():
@@ -175,18 +189,19 @@ def ablate(
         study_id = store.begin_study(context_id, study.key, study.kind, name, metric, len(images), plan, about)
         ids = store.ablation_ids(study_id)
         shards = shards_of(len(images), shard_size)
-        # A plan may zero the same weights twice (a layer's lowest tenth may be its lowest channel): done once.
-        _, places_once = np.unique(ids, return_index=True)
-        places_once.sort()
-        todo = [
-            (shard, places_once[~np.isin(ids[places_once], store.done(context_id, *shard))]) for shard in shards
-        ]  # fmt: skip
-        total = len(places_once) * len(shards)
-        reused = done = total - sum(len(places) for _, places in todo)
-        tasks = [
-            task for (start, stop), places in todo
-            for task in schedule.cut(places.tolist(), costs, start, stop, seconds_per_image, study.ablations)
-        ]  # fmt: skip
+        needs = Needs(store, study_id, shards, rule)
+
+        def cut(todo: list[Need]) -> list[schedule.Task]:
+            return [
+                task for (start, stop), places in todo
+                for task in schedule.cut(places.tolist(), costs, start, stop, seconds_per_image, study.ablations)
+            ]  # fmt: skip
+
+        def cost_of(tasks: list[schedule.Task]) -> float:
+            return sum(costs[place] * (task.stop - task.start) for task in tasks for place in task.places)
+
+        tasks, total = cut(needs.left()), needs.num_needed
+        reused = done = total - sum(len(task.places) for task in tasks)
         rebuildable = model.architecture.get("source") != UNNAMED_SOURCE
         jobs = _choose_jobs(jobs, devices, tasks, costs, seconds_per_image, rebuildable, say)
         work = Work(
@@ -194,8 +209,7 @@ def ablate(
             model.architecture, weights_file, images, evaluate, dtype, evaluator.batch_size, devices, cache.locks,
         )  # fmt: skip
         tally = _Tally(store, study_id, metric, ids)
-        cost_left = sum(costs[place] * (task.stop - task.start) for task in tasks for place in task.places)
-        cost_done, measuring = 0.0, time.perf_counter()
+        cost_left, cost_done, measuring = cost_of(tasks), 0.0, time.perf_counter()
         stop = StopRequest()
 
         def status() -> Status:
@@ -208,16 +222,18 @@ def ablate(
         state = "failed"
         try:
             with stop.listening():
-                for task, measured in schedule.run(work, tasks, jobs, stop, evaluator if jobs == 1 else None):
-                    done += len(task.places)
-                    places = list(task.places)
-                    store.write(context_id, ids[places], images.ids[task.start : task.stop], measured,
-                                study_id, done, total)  # fmt: skip
-                    tally.add(task, measured)
-                    cost = sum(costs[place] for place in places) * (task.stop - task.start)
-                    cost_done, cost_left = cost_done + cost, cost_left - cost
-                    if report:
-                        report(status())
+                for todo in needs.rounds(jobs):
+                    for task, measured in schedule.run(work, cut(todo), jobs, stop, evaluator if jobs == 1 else None):
+                        done += len(task.places)
+                        places = list(task.places)
+                        store.write(context_id, ids[places], images.ids[task.start : task.stop], measured,
+                                    study_id, done, total)  # fmt: skip
+                        tally.add(task, measured)
+                        cost_done, cost_left = cost_done + cost_of([task]), cost_left - cost_of([task])
+                        if report:
+                            report(status())
+                    tasks, total = cut(needs.left()), needs.num_needed
+                    done, cost_left = total - sum(len(task.places) for task in tasks), cost_of(tasks)
             state = "complete" if done == total else "stopped"
         except KeyboardInterrupt:
             state = "stopped"
@@ -226,8 +242,10 @@ def ablate(
         if state == "stopped":
             raise Interrupted(study_id, done, total)
         table = store.table(study_id, metric)
+        most_seen = table.loc[table["num_images"].idxmax()]
         table.attrs = {
-            "study_id": study_id, "name": name, "intact": float(table["intact"].iloc[0]), "num_images": len(images),
+            "study_id": study_id, "name": name, "intact": float(most_seen["intact"]),
+            "num_images": int(most_seen["num_images"]), "stopping": about["stopping"], "num_settled": needs.num_settled,
             "seconds": time.perf_counter() - began, "reused": reused, **store.agreement(study_id),
             **(_lowest_and_highest(store, study_id, table) if study.kind == "multiplier" else {}),
         }  # fmt: skip

@@ -27,6 +27,7 @@ Examples:
   weanalysis ablate --model resnet20 --weights net.th --data imagefolder:photos/test --grid all
   weanalysis ablate --model resnet18 --study magnitude --percentiles 1-100 --repeats 5
   weanalysis ablate --model resnet18 --study channel --layers 'layer1.*' --json
+  weanalysis ablate --model resnet20 --until-ci 0.5 --until-significant
 
 Work is kept: the same command continues where it was stopped, and more images, another grid or more
 percentiles only add what is missing.
@@ -63,6 +64,12 @@ STUDY_OPTIONS = {
 @click.option("--metric", default="top1", show_default=True, metavar="top1|top5", help="What D is the decrease of.")
 @click.option("--evaluate", default="exact", show_default=True, metavar="exact|naive",
               help="exact recomputes only what a zeroed weight changes; naive runs the whole network.")
+@click.option("--until-ci", type=float, metavar="W", help="Leave an ablation alone once its interval is at most W "
+              "points wide; intervals stay valid under such stopping, and are wider for it.")
+@click.option("--until-significant", is_flag=True, help="Leave an ablation alone once D is told from 0 (5 % false "
+              "discovery rate over all of them). With --until-ci: whichever comes first.")
+@click.option("--detect", type=float, default=0.5, show_default=True, metavar="POINTS",
+              help="Say how many images it takes to tell a D of this size from 0.")
 @click.option("--images", type=int, metavar="N", help="Only N images, drawn by the seed (default: all).")
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws the order of the images.")
 @click.option("--jobs", "-j", type=int, metavar="N", help="Processes on the CPU (default: chosen by a measurement).")
@@ -91,6 +98,8 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
     if kind not in STUDIES:
         raise StudyError(unknown_name("study", kind, STUDIES))
     options = _study_options(ctx, kind, given)
+    if not 0 < given["detect"] <= 100:
+        raise StudyError(f"--detect {given['detect']:g} is not allowed: give percentage points above 0, up to 100")
     cache = find_cache(given["cache"]).ready()
     with Watcher(given["quiet"]) as watcher:
         model = load_model(
@@ -110,7 +119,8 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
             table = run(
                 model, data, kind, given["evaluate"], given["metric"], cache=cache, device=given["device"],
                 dtype=given["dtype"], jobs=given["jobs"], batch_size=given["batch_size"],
-                shard_size=given["shard_size"], name=given["name"], report=watcher.study, say=watcher.say, **options,
+                shard_size=given["shard_size"], name=given["name"], until_ci=given["until_ci"],
+                until_significant=given["until_significant"], report=watcher.study, say=watcher.say, **options,
             )  # fmt: skip
         except Interrupted as stop:
             watcher.rest()
@@ -123,7 +133,7 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
     else:
         from weanalysis.cli.summary import print_study
 
-        print_study(Console(highlight=False), table, cache)
+        print_study(Console(highlight=False), table, cache, given["detect"])
 
 
 def _study_options(ctx: click.Context, kind: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -151,12 +161,15 @@ def _numbers(text: str) -> tuple[float, ...]:
 def _print_json(table: Any, kind: str, given: dict[str, Any]) -> None:
     import json
 
-    from weanalysis.results import to_json_rows
+    from weanalysis.results.export import to_json_rows, to_json_value
+    from weanalysis.results.statistics import plan_images
 
     about = table.attrs
     contrast = {key: value for key, value in about.items() if key.startswith(("d_low", "d_high"))}
     click.echo(json.dumps({
         "study": kind, "model": given["model"], "data": given["data"], "metric": given["metric"],
         "intact": about["intact"], "num_images": about["num_images"], "evaluate": given["evaluate"],
-        "seconds": about["seconds"], **contrast, "rows": to_json_rows(table),
+        "seconds": about["seconds"], "stopping": about["stopping"], "num_settled": about["num_settled"],
+        "images_needed": to_json_value(plan_images(table, given["detect"])._asdict()), **contrast,
+        "rows": to_json_rows(table),
     }, allow_nan=False))  # fmt: skip

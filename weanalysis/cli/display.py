@@ -149,14 +149,16 @@ def _bar(share: float, words: str) -> RenderableType:
 
 def most_important(status: Status, number: int = 5) -> pd.DataFrame:
     """The ablations of a running study with the largest D so far, as rows of its table."""
-    from weanalysis.results.statistics import drop_table
+    from weanalysis.results.statistics import StoppingRule, drop_table, stopped_table
 
     counts = status.counts
     with np.errstate(invalid="ignore", divide="ignore"):
         drop = (counts["lost"] - counts["gained"]) / counts["num_images"]
     (measured,) = np.nonzero(counts["num_images"])
     places = measured[np.argsort(-drop[measured], kind="stable")][:number]
-    rows = drop_table(pd.DataFrame({name: values[places] for name, values in counts.items()}))
+    stopped = StoppingRule.of(status.study.options) is not None
+    found = pd.DataFrame({name: values[places] for name, values in counts.items()})
+    rows = (stopped_table if stopped else drop_table)(found)
     rows["num_flipped"] = rows["lost"] + rows["gained"]
     for label in ("layer", "selection", "out_channel", "in_channel", "percentile", "fraction", "draw"):
         rows[label] = [getattr(status.study.ablations[place], label) for place in places]

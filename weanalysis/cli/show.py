@@ -44,7 +44,8 @@ def _studies(cache: Any) -> list[dict[str, Any]]:
     if not cache.results.is_file():
         return []
     with Store.open(cache.results, readonly=True) as store:
-        columns = ["id", "name", "kind", "model", "weights", "data", "metric", "state", "num_images", "done", "total"]
+        columns = ["id", "name", "kind", "model", "weights", "data", "metric", "state", "num_images", "done", "total",
+                   "stopping"]  # fmt: skip
         return to_json_rows(store.studies()[columns])
 
 

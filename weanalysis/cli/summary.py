@@ -14,8 +14,11 @@ from weanalysis.cli.display import duration, rows_table
 FALSE_DISCOVERY_RATE = 0.05
 
 
-def print_study(console: Console, table: pd.DataFrame, cache: Cache, shown: int = 5) -> None:
-    """Print intact accuracy, the most and the least important rows with intervals, and where to go from here."""
+def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: float = 0.5, shown: int = 5) -> None:
+    """Print intact accuracy, the most and the least important rows with intervals, and where to go from here.
+
+    Where some D cannot be told from 0, it says how many images would tell a D of `detect` points.
+    """
     about = table.attrs
     metric = {"top1": "top-1", "top5": "top-5"}[table["metric"].iloc[0]]
     measured = table.dropna(subset="drop")
@@ -32,15 +35,33 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, shown: int 
     silent = (measured["num_flipped"] == 0).sum()
     console.print(
         f"Of {len(measured):,} ablations, {worse:,} make the network worse and {better:,} better beyond chance "
-        f"(exact McNemar test, {FALSE_DISCOVERY_RATE:.0%} false discovery rate); {silent:,} flip no image."
-    )
+        f"({'anytime-valid' if about['stopping'] else 'exact McNemar'} test, {FALSE_DISCOVERY_RATE:.0%} false "
+        f"discovery rate); {silent:,} flip no image.", soft_wrap=True,
+    )  # fmt: skip
+    _print_plan(console, table, detect)
     console.print("D is the decrease of accuracy in percentage points; its interval is for the population that the "
-                  "images were drawn from.")
+                  "images were drawn from.", soft_wrap=True)  # fmt: skip
+    if about["stopping"]:
+        console.print(f"--{about['stopping'].replace(' or ', ' or --')}: {about['num_settled']:,} of {len(table):,} "
+                      f"were settled, on {table['num_images'].min():,.0f} images at least; the others were looked at "
+                      "on all images. Each interval holds 95 % of the time however often it was looked at.",
+                      soft_wrap=True)  # fmt: skip
     study, place = about["study_id"], cache.root
     console.print(f"\nKept as study {study} in {place}. Next:", soft_wrap=True)
     where = f" --cache {place}"
     console.print(f"  weanalysis dashboard{where}                 look at its maps", soft_wrap=True)
     console.print(f"  weanalysis export {study} -o study.csv{where}   take the table elsewhere", soft_wrap=True)
+
+
+def _print_plan(console: Console, table: pd.DataFrame, detect: float) -> None:
+    from weanalysis.results.statistics import plan_images
+
+    plan = plan_images(table, detect, FALSE_DISCOVERY_RATE)
+    if plan.num_undecided:
+        console.print(f"To tell D = {detect:g} points from 0 for one of the {plan.num_undecided:,} that cannot be told "
+                      f"from 0 here takes about {plan.median:,.0f} images for half of them and {plan.largest:,.0f} for "
+                      f"all (power {plan.power:.0%}, one test at 5 %; judged by the images that flipped).",
+                      soft_wrap=True)  # fmt: skip
 
 
 def _print_contrast(console: Console, about: dict[str, Any]) -> None:

@@ -120,6 +120,11 @@ def _check_pairable(about: Sequence[dict[str, Any]]) -> list[str]:
     if one["kind"] != two["kind"]:
         raise StudyError(f"{one['name']} is a {one['kind']} study and {two['name']} a {two['kind']} study; compare two "
                          "of one kind")
+    for study in about:
+        if study.get("stopping"):
+            raise StudyError(f"{study['name']} stopped each place at another number of images (--{study['stopping']}), so "
+                             "that no image stands for all of them; run it again without that option (what is measured "
+                             "counts) and compare that study")
     if one["data"] != two["data"]:
         raise StudyError(f"{one['name']} was measured on {one['data']}, {two['name']} on {two['data']}; measure both "
                          "on the same images to compare them")

@@ -21,7 +21,7 @@ import pandas as pd
 from weanalysis.errors import StoreError
 
 if TYPE_CHECKING:
-    from weanalysis.results.statistics import Comparison
+    from weanalysis.results.statistics import Comparison, StoppingRule
 
 # Marks the file as ours, and which tables it has; another program's database is never written to.
 _APPLICATION_ID, _SCHEMA_VERSION = 0x57654131, 1
@@ -123,6 +123,7 @@ class Store:
 
     def __init__(self, connection: sqlite3.Connection, path: Path):
         self._db, self.path = connection, path
+        self._replayed: dict[int, tuple[float, np.ndarray]] = {}
 
     @classmethod
     def open(cls, path: str | Path, readonly: bool = False) -> Store:
@@ -257,12 +258,15 @@ class Store:
     # ---- what everyone reads
 
     def studies(self) -> pd.DataFrame:
-        """One row a study, the last changed first: id, name, kind, model, weights, data, metric, state, done …"""
+        """One row a study, the last changed first: id, name, kind, model, weights, data, metric, state, done …
+
+        `stopping` names the rule that ended its ablations early ("until-ci 0.5"), and is None where there was none.
+        """
         rows = self._db.execute(
             "SELECT s.*, c.settings FROM studies s JOIN contexts c ON c.id = s.context_id ORDER BY s.updated DESC"
         ).fetchall()
         columns = ["id", "name", "kind", "model", "weights", "data", "metric", "evaluate", "state", "num_images",
-                   "done", "total", "seconds", "created", "updated", "weights_hash", "command"]  # fmt: skip
+                   "done", "total", "seconds", "created", "updated", "weights_hash", "command", "stopping"]  # fmt: skip
         table = []
         for row in rows:
             merged = {**json.loads(row["settings"]), **json.loads(row["about"]), **dict(row)}
@@ -317,10 +321,13 @@ class Store:
     def table(self, study_id: int, metric: str | None = None, confidence: float = 0.95) -> pd.DataFrame:
         """The study's table, one row an ablation, with the contract's columns (`COLUMNS`), as far as it has come.
 
-        A row's numbers are over the images measured for it so far (`num_images`); with none they are NaN.
+        A row's numbers are over the images measured for it so far (`num_images`); with none they are NaN. A study with
+        a stopping rule has anytime-valid intervals and p-values, and no image beyond where its rule stopped the row.
         Raises StoreError for an unknown metric.
         """
-        from weanalysis.results.statistics import drop_table  # scipy's half second is not for `weanalysis list`
+        # Imported here: scipy's half second is not for `weanalysis list`.
+        from weanalysis.results.statistics import drop_table, stopped_table
+
 
         about = self.describe(study_id)
         metric = metric or about["metric"]
@@ -332,7 +339,7 @@ class Store:
         )  # fmt: skip
         for column, values in self.counts(study_id, metric).items():
             table[column] = values
-        table = drop_table(table, confidence)
+        table = (stopped_table if self.stopping_rule(study_id) else drop_table)(table, confidence)
         table["num_flipped"] = table["lost"] + table["gained"]
         table.insert(0, "study", about["kind"])
         table["metric"], table["evaluate"] = metric, about["evaluate"]
@@ -344,30 +351,79 @@ class Store:
 
     def counts(self, study_id: int, metric: str) -> dict[str, np.ndarray]:
         """Count, for each ablation of a study, images measured (num_images), right when intact, lost and gained."""
-        bit = METRICS[metric]
         ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
-        names = ("num_images", "num_correct", "lost", "gained")
-        sums = {name: np.zeros(len(ids), np.int64) for name in names}
+        limits = self._num_shards(study_id)
+        sums = {name: np.zeros(len(place), np.int64) for name in ("num_images", "num_correct", "lost", "gained")}
         context_id, shards = self._shards(study_id)
-        for shard in shards:
-            row = self._intact(context_id, shard)
-            if row is None:
-                continue
-            before = (np.frombuffer(row["correct"], np.uint8) & bit).astype(bool)
-            seen = np.zeros(len(ids), bool)
-            for block in self._blocks(context_id, shard, int(ids[0]), int(ids[-1])):
-                index = np.minimum(np.searchsorted(ids, block.ablation_ids), len(ids) - 1)
-                # Two studies may have measured the same ablation at the same time: the first one counts.
-                wanted = (ids[index] == block.ablation_ids) & ~seen[index]
-                seen[index[wanted]] = True
-                of_change = np.repeat(np.where(wanted, index, -1), block.counts)
-                was, now = before[block.positions], (block.correct & bit).astype(bool)
-                for name, changed in (("lost", was & ~now), ("gained", ~was & now)):
-                    chosen = of_change[changed & (of_change >= 0)]
-                    sums[name] += np.bincount(chosen, minlength=len(ids))
-            sums["num_images"] += seen * len(before)
-            sums["num_correct"] += seen * int(before.sum())
-        return {name: values[place] for name, values in sums.items()}
+        for number, shard in enumerate(shards):
+            counted = self._count(context_id, shard, ids, metric)
+            for name, sum_ in sums.items():
+                sum_ += counted[name][place] * (True if limits is None else number < limits)
+        return sums
+
+    def shard_counts(self, study_id: int, shard: tuple[int, int], metric: str) -> dict[str, np.ndarray]:
+        """The same as `counts`, of one shard (start, stop) alone and whatever a stopping rule leaves out."""
+        ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
+        counted = self._count(int(self.describe(study_id)["context_id"]), shard, ids, metric)
+        return {name: values[place] for name, values in counted.items()}
+
+    def _count(self, context_id: int, shard: tuple[int, int], ids: np.ndarray, metric: str) -> dict[str, np.ndarray]:
+        """Count for the ablations `ids`, sorted and different, what changed in one shard; 0 where not measured."""
+        bit = METRICS[metric]
+        counted = {name: np.zeros(len(ids), np.int64) for name in ("num_images", "num_correct", "lost", "gained")}
+        row = self._intact(context_id, shard)
+        if row is None:
+            return counted
+        before = (np.frombuffer(row["correct"], np.uint8) & bit).astype(bool)
+        for block, index in self._first_blocks(context_id, shard, ids):
+            counted["num_images"][index[index >= 0]] = len(before)
+            counted["num_correct"][index[index >= 0]] = int(before.sum())
+            of_change = np.repeat(index, block.counts)
+            was, now = before[block.positions], (block.correct & bit).astype(bool)
+            for name, changed in (("lost", was & ~now), ("gained", ~was & now)):
+                counted[name] += np.bincount(of_change[changed & (of_change >= 0)], minlength=len(ids))
+        return counted
+
+    def _first_blocks(
+        self, context_id: int, shard: tuple[int, int], ids: np.ndarray
+    ) -> Iterator[tuple[Block, np.ndarray]]:
+        """For each block of a shard: which of `ids`, sorted and different, its ablations are, -1 for none.
+
+        Two studies may have measured the same ablation at the same time: the first one counts.
+        """
+        seen = np.zeros(len(ids), bool)
+        for block in self._blocks(context_id, shard, int(ids[0]), int(ids[-1])):
+            index = np.minimum(np.searchsorted(ids, block.ablation_ids), len(ids) - 1)
+            wanted = (ids[index] == block.ablation_ids) & ~seen[index]
+            seen[index[wanted]] = True
+            yield block, np.where(wanted, index, -1)
+
+    def stopping_rule(self, study_id: int) -> StoppingRule | None:
+        """The rule by which a study's ablations stop before its last image; None where they do not."""
+        about = self.describe(study_id)
+        if not about.get("stopping"):
+            return None
+        from weanalysis.results.statistics import StoppingRule
+
+        return StoppingRule.of(about["options"])
+
+    def _num_shards(self, study_id: int) -> np.ndarray | None:
+        """How many shards, from the first on, count for each row of a study with a stopping rule; None without one."""
+        rule = self.stopping_rule(study_id)
+        if rule is None:
+            return None
+        from weanalysis.results.statistics import Replay
+
+        about = self.describe(study_id)
+        if (known := self._replayed.get(study_id)) is not None and known[0] == about["updated"]:
+            return known[1]
+        replay = Replay(rule, len(self.ablation_ids(study_id)))
+        for shard in self._shards(study_id)[1]:
+            counted = self.shard_counts(study_id, shard, about["metric"])
+            if not replay.add(counted["lost"], counted["gained"], counted["num_images"]):
+                break
+        self._replayed[study_id] = about["updated"], replay.num_shards
+        return replay.num_shards
 
     def intact(self, study_id: int) -> pd.DataFrame:
         """One row an image measured so far: image_id, target, prediction, top1, top5 of the intact network."""
@@ -427,7 +483,8 @@ class Store:
         if row is None:
             raise StoreError(f"study {study_id} has no ablation {position}")
         context_id, shards = self._shards(study_id)
-        for shard in shards:
+        limits = self._num_shards(study_id)
+        for shard in shards if limits is None else shards[: limits[position]]:
             intact = self._intact(context_id, shard)
             for block in self._blocks(context_id, shard, row[0], row[0]):
                 found = block.changes_of(row[0])

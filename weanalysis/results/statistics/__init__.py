@@ -14,7 +14,14 @@ from weanalysis.results.statistics.changes import (
 )
 from weanalysis.results.statistics.maps import Overlap, rank_agreement, spread_of_drop, top_overlap
 from weanalysis.results.statistics.paired import adjust_bh, drop_table, mcnemar_exact, paired_difference
-from weanalysis.results.statistics.planning import Confirmation, confirm_improvements, images_needed, mcnemar_power
+from weanalysis.results.statistics.planning import (
+    Confirmation,
+    ImagePlan,
+    confirm_improvements,
+    images_needed,
+    mcnemar_power,
+    plan_images,
+)
 from weanalysis.results.statistics.resampling import (
     Estimate,
     compare_runs,
@@ -24,12 +31,16 @@ from weanalysis.results.statistics.resampling import (
     stratified_bootstrap,
 )
 from weanalysis.results.statistics.sequential import sequential_interval, sequential_p_value
+from weanalysis.results.statistics.stopping import Replay, StoppingRule, stopped_table
 
 __all__ = [
     "Comparison",
     "Confirmation",
     "Estimate",
+    "ImagePlan",
     "Overlap",
+    "Replay",
+    "StoppingRule",
     "adjust_bh",
     "agreement_table",
     "change_matrix",
@@ -47,10 +58,12 @@ __all__ = [
     "mean_iou",
     "mean_of_runs",
     "paired_difference",
+    "plan_images",
     "rank_agreement",
     "sequential_interval",
     "sequential_p_value",
     "spread_of_drop",
+    "stopped_table",
     "stratified_bootstrap",
     "top_overlap",
 ]

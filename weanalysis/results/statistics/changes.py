@@ -11,6 +11,7 @@ from scipy import sparse, special, stats
 
 from weanalysis.errors import StudyError
 from weanalysis.results.statistics.paired import Floats, adjust_bh, mcnemar_exact, paired_difference
+from weanalysis.results.statistics.sequential import sequential_interval, sequential_p_value
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,13 @@ def compare_correctness(
     second_ids: ArrayLike,
     second_correct: ArrayLike,
     confidence: float = 0.95,
+    stopped: bool = False,
 ) -> Comparison:
     """Compare the accuracies of two networks, or of a network before and after, on the images that both have seen.
 
     The ids are (num_images,) whole numbers and correctness (num_images,) booleans in the same order; images of one side
-    alone are left out and counted. The interval is Tango's, the p-value McNemar's exact one.
+    alone are left out and counted. The interval is Tango's, the p-value McNemar's exact one; with `stopped`, where what
+    was seen decided how many images were looked at, both are the anytime-valid ones.
     Raises StudyError where the two have no image in common.
     """
     first_ids, second_ids = np.asarray(first_ids), np.asarray(second_ids)
@@ -62,11 +65,13 @@ def compare_correctness(
     also_right = np.asarray(second_correct, dtype=bool)[pd.Index(second_ids).get_indexer(images)]
     lost, gained = int(np.sum(right & ~also_right)), int(np.sum(~right & also_right))
     difference, low, high = paired_difference(lost, gained, len(images), confidence)
+    if stopped:
+        low, high = sequential_interval(lost, gained, len(images), confidence)
     return Comparison(
         difference=100 * float(difference),
         difference_low=100 * float(low),
         difference_high=100 * float(high),
-        p_value=float(mcnemar_exact(lost, gained)),
+        p_value=float((sequential_p_value if stopped else mcnemar_exact)(lost, gained)),
         num_images=len(images),
         num_left_out=len(first_ids) + len(second_ids) - 2 * len(images),
     )

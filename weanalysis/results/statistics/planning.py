@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,30 @@ def images_needed(
     noise = two_sided_z(1 - significance) * np.sqrt(discordance)
     noise = noise + special.ndtri(power) * np.sqrt(discordance - difference**2)
     return np.ceil(np.divide(noise, difference, out=np.full_like(noise, np.nan), where=difference > 0) ** 2)
+
+
+class ImagePlan(NamedTuple):
+    """Images that it takes to tell D = `drop` points from 0: for half of the undecided ablations, and for all."""
+
+    drop: float
+    power: float
+    num_undecided: int
+    median: float
+    largest: float
+
+
+def plan_images(table: pd.DataFrame, drop: float, significance: float = 0.05, power: float = 0.8) -> ImagePlan:
+    """Say from a pilot, a study's table, how many images the ablations need that it could not tell from 0.
+
+    Undecided are rows with q_value above `significance`. Each is judged by the share of images that it flipped in the
+    pilot, with `images_needed` for one test at 5 %; NaN where none is undecided. Of an ablation that flipped no
+    image nothing is known but that; it counts as changing just the `drop` points (percentage points) that are sought.
+    """
+    rows = table[(table["q_value"] > significance) & (table["num_images"] > 0)]
+    needed = images_needed(drop / 100, rows["num_flipped"] / rows["num_images"], power)
+    if not len(rows):
+        return ImagePlan(drop, power, 0, np.nan, np.nan)
+    return ImagePlan(drop, power, len(rows), float(np.median(needed)), float(needed.max()))
 
 
 def mcnemar_power(difference: float, discordance: float, num_images: int, significance: float = 0.05) -> float:
