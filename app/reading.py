@@ -14,7 +14,9 @@ from weanalysis.cache import Cache, find_cache, safe_name
 from weanalysis.results import Store
 from weanalysis.results.statistics import Comparison
 
-_STUDY_COLUMNS = ["id", "name", "kind", "model", "data", "metric", "state", "num_images", "done", "total", "updated", "stopping"]
+_STUDY_COLUMNS = [
+    *("id", "name", "kind", "model", "data", "metric", "state", "num_images", "done", "total", "updated", "stopping")
+]
 
 
 def cache() -> Cache:

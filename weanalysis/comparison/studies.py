@@ -122,9 +122,9 @@ def _check_pairable(about: Sequence[dict[str, Any]]) -> list[str]:
                          "of one kind")
     for study in about:
         if study.get("stopping"):
-            raise StudyError(f"{study['name']} stopped each place at another number of images (--{study['stopping']}), so "
-                             "that no image stands for all of them; run it again without that option (what is measured "
-                             "counts) and compare that study")
+            raise StudyError(f"{study['name']} stopped each place at another number of images (--{study['stopping']}), "
+                             "so that no image stands for all of them; run it again without that option (what is "
+                             "measured counts) and compare that study")
     if one["data"] != two["data"]:
         raise StudyError(f"{one['name']} was measured on {one['data']}, {two['name']} on {two['data']}; measure both "
                          "on the same images to compare them")
