@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,9 @@ import streamlit as st
 from safetensors import SafetensorError, safe_open
 
 from weanalysis.cache import Cache, find_cache, safe_name
+from weanalysis.errors import StoreError
 from weanalysis.results import Store
+from weanalysis.results.saliency import SaliencyMaps, list_maps, load_maps
 from weanalysis.results.statistics import Comparison
 
 _STUDY_COLUMNS = [
@@ -115,6 +119,25 @@ def _multipliers(path: str, changed: float) -> dict[str, np.ndarray]:
             return {name: kept.get_tensor(name) for name in sorted(kept.keys(), key=_natural)}
     except (OSError, SafetensorError):
         return {}
+
+
+def saliency() -> list[tuple[Path, Mapping[str, Any]]]:
+    """Return the files of saliency maps in the cache with what each says of itself, the newest first."""
+    return list_maps(cache().saliency)
+
+
+def maps(path: Path) -> SaliencyMaps:
+    """Return the saliency maps of a file; raise StoreError where it is gone or damaged."""
+    try:
+        return _maps(str(path), path.stat().st_mtime)
+    except FileNotFoundError:
+        raise StoreError(f"{path} is no longer in the cache; run `weanalysis saliency` again") from None
+
+
+@st.cache_resource(show_spinner=False, max_entries=4)
+def _maps(path: str, changed: float) -> SaliencyMaps:
+    """Read a file of maps once; they are many numbers, and nobody changes them."""
+    return load_maps(Path(path))
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

@@ -13,6 +13,7 @@ import pandas as pd
 from safetensors.numpy import save_file
 
 from weanalysis.results import COLUMNS, Store
+from weanalysis.results.saliency import MappedLayer, SaliencyMaps, save_maps
 from weanalysis.results.statistics import drop_table
 
 CLASSES = 10
@@ -227,6 +228,30 @@ def write_multipliers(root: Path, weights_hash: str, seed: int = 0) -> dict[str,
     return found
 
 
+def write_saliency(root: Path, weights_hash: str = "aaaa") -> SaliencyMaps:
+    """Write and return saliency maps of ResNet-20's 3x3 layers, of a network without LWE, into a cache."""
+    generator, criteria = np.random.default_rng(5), ("l1", "taylor")
+    layers = tuple(
+        MappedLayer(name, depth, "plain", 1, (num_out, num_in), (3, 3))
+        for depth, (name, num_out, num_in) in enumerate(resnet20_layers())
+    )
+    shapes = {"kernel": lambda x: x.shape, "filter": lambda x: x.shape[:1], "input channel": lambda x: x.shape[1:],
+              "layer": lambda x: ()}  # fmt: skip
+    maps = {
+        (name, unit): {x.name: generator.lognormal(size=shape(x)).astype(np.float32) for x in layers}
+        for name in criteria for unit, shape in shapes.items()
+    }  # fmt: skip
+    lacking = {"lwe-multiplier": "no LWE"}
+    about = {
+        "model": "resnet20", "data": "digits", "num_images": 700, "weights_hash": weights_hash, "created": 1.0,
+        "lacking": lacking, "formulas": dict.fromkeys(criteria, "a * formula *"),
+        "sources": dict.fromkeys(criteria, "X"),
+    }  # fmt: skip
+    made = SaliencyMaps(layers, (*criteria, *lacking), about, maps)
+    save_maps(made, root / "saliency" / f"{weights_hash}.safetensors")
+    return made
+
+
 def made_metrics(epochs: int = 8, seed: int = 0, lift: float = 0.0) -> pd.DataFrame:
     """Return the metrics of a run that learns, as training writes them; `lift` adds to its final accuracy."""
     generator = np.random.default_rng(seed)
@@ -278,6 +303,7 @@ def write_demo(root: Path) -> Path:
     path = root / "results.sqlite"
     names = [name for name, _, _ in resnet20_layers()]
     write_weights(root, "aaaa")
+    write_saliency(root)
     known = {"weights_hash": "aaaa", "layers": names}
     write_study(path, "magnitude", magnitude_plan(names), "by layer", state="stopped", num_shards=1, **known)
     write_study(path, "magnitude", magnitude_plan(repeats=3), "baseline magnitude", num_images=2000, **known)

@@ -23,9 +23,11 @@ from made_studies import (
     write_multipliers,
     write_run,
     write_runs,
+    write_saliency,
     write_study,
 )
 from safetensors.numpy import load_file
+from scipy.stats import spearmanr
 from streamlit.proto.WidgetStates_pb2 import WidgetState
 from streamlit.testing.v1 import AppTest
 
@@ -37,8 +39,8 @@ from weanalysis.jobs import Jobs
 from weanalysis.results import Store
 
 STUDY_PAGES = ("overview", "location", "magnitude", "compare")
-PAGES = (*STUDY_PAGES, "runs", "multipliers", "excitation", "jobs")
-BEGIN = {"runs": "weanalysis train", "multipliers": "weanalysis train"}
+PAGES = (*STUDY_PAGES, "saliency", "runs", "multipliers", "excitation", "jobs")
+BEGIN = {"saliency": "weanalysis saliency", "runs": "weanalysis train", "multipliers": "weanalysis train"}
 
 Open = Callable[..., AppTest]
 
@@ -715,3 +717,64 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+# Saliency ------------------------------------------------------------------------------------------------------------
+
+
+def test_saliency_shows_the_map_the_measured_grid_and_their_agreement(open_page: Open, cache: Path) -> None:
+    path = write_demo(cache)
+    made = write_saliency(cache)
+    app = open_page("saliency")
+    is_well(app)
+    assert app.selectbox(key="study").value.startswith("baseline location")
+    choice = app.selectbox(key="criterion")
+    assert choice.options == ["l1", "taylor"] and choice.value == "taylor"
+    assert "Missing here: lwe\\-multiplier" in words(app) and "a \\* formula" in words(app)
+    criterion, measured, forest, scatter, by_layer = charts(app)
+    assert len(criterion["layout"]["annotations"]) == len(measured["layout"]["annotations"]) == 19
+    assert len(criterion["data"]) == 2 and len(measured["data"]) == 2
+    with Store.open(path, readonly=True) as store:
+        rows = store.table(store.find("baseline location"))
+    expected = spearmanr(made.scores("taylor", rows), rows["drop"]).statistic
+    found = {trace["text"][0]: trace["x"][0] for trace in forest["data"]}
+    assert found[next(text for text in found if "taylor" in text)] == pytest.approx(expected)
+    assert len(by_layer["data"]) == 19 and len(scatter["data"]) == 1
+    table = app.dataframe[0].value.set_index("criterion")
+    assert table.loc["taylor", "spearman"] == pytest.approx(expected) and table["spearman"].notna().sum() == 2
+    app.selectbox(key="criterion").select("l1").run()
+    is_well(app)
+    assert "l1 of every kernel" in words(app)
+
+
+def test_saliency_without_a_study_of_the_same_weights_says_how_to_measure(open_page: Open, cache: Path) -> None:
+    write_saliency(cache, "bbbb")
+    app = open_page("saliency")
+    is_well(app)
+    assert len(charts(app)) == 1 and "weanalysis ablate --model resnet20 --data digits" in words(app)
+
+
+def test_saliency_compares_channels_with_a_channel_study_alone(open_page: Open, cache: Path) -> None:
+    write_saliency(cache)
+    plan = pd.DataFrame([
+        {"layer": "layer1.0.conv1", "depth": 1, "selection": selection, "out_channel": out, "in_channel": into,
+         "percentile": None, "fraction": None, "draw": None, "num_weights": 144, "loses": 0.01 * (place + 1),
+         "gains": 0.01}
+        for place in range(8)
+        for selection, out, into in (("filter", place, None), ("input channel", None, place))
+    ])  # fmt: skip
+    write_study(cache / "results.sqlite", "channel", plan, "channels", num_images=500, weights_hash="aaaa", layers=[])
+    app = open_page("saliency")
+    is_well(app)
+    assert len(charts(app)) == 4, "no measured grid"
+    (control,) = (control for control in app.get("button_group") if control.key == "unit")
+    assert len(control.options) == 2
+    assert all("8 places" in trace["text"][0] for trace in charts(app)[1]["data"])
+
+
+def test_damaged_saliency_maps_are_left_out(open_page: Open, cache: Path) -> None:
+    (cache / "saliency").mkdir()
+    (cache / "saliency" / "broken.safetensors").write_bytes(b"not tensors")
+    app = open_page("saliency")
+    is_well(app)
+    assert "No saliency maps yet" in words(app)

@@ -354,3 +354,53 @@ def test_the_rank_curve_starts_from_either_end_and_from_chance() -> None:
     assert list(lines["random channels"].x) == pytest.approx([10, 20, 30])
     assert list(lines["random channels"].y) == pytest.approx(list(random.groupby("fraction")["drop"].mean()))
     assert "measured yet" in figures.multiplier_curve(table.head(5)).layout.annotations[0].text
+
+
+def scored(num: int = 40) -> pd.DataFrame:
+    """Two layers of kernels with a score that is D itself plus noise, and one without any score."""
+    generator = np.random.default_rng(2)
+    table = finished(location_plan([("a", 4, 6), ("b", 4, 4)])).head(num)
+    return table.assign(good=table["drop"].abs() + generator.random(len(table)) + 0.1, none=np.nan)
+
+
+def test_a_criterion_is_drawn_by_rank_each_kernel_in_its_cell() -> None:
+    table = scored()
+    figure = figures.saliency_mosaic(table, "good")
+    z, points = np.asarray(heatmap(figure).z), markers(figure)
+    ranks = 100 * table["good"].rank(pct=True)
+    assert len(points.x) == len(table)
+    for x, y, layer, (out, into, score, rank) in zip(points.x, points.y, points.text, points.customdata, strict=True):
+        own = table[(table["layer"] == layer) & (table["out_channel"] == out) & (table["in_channel"] == into)]
+        assert score == pytest.approx(own["good"].iloc[0]) and rank == pytest.approx(ranks[own.index[0]])
+        assert z[round(y), round(x)] == pytest.approx(rank, abs=1e-3)
+    within = markers(figures.saliency_mosaic(table, "good", "layer"))
+    assert sorted(row[3] for row, layer in zip(within.customdata, within.text, strict=True) if layer == "b")[-1] == 100
+    assert "says nothing" in figures.saliency_mosaic(table, "none").layout.annotations[0].text
+
+
+def test_agreement_is_drawn_with_its_intervals_and_chance_is_faint() -> None:
+    rows = pd.DataFrame({
+        "criterion": ["weak", "strong", "lost"], "layer": ["x", "y", "z"], "num_places": [20, 20, 0],
+        "spearman": [0.1, 0.8, np.nan], "spearman_low": [-0.3, 0.6, np.nan], "spearman_high": [0.5, 0.9, np.nan],
+        "top_overlap": [0.1, 0.5, np.nan], "top_chance": [0.1, 0.1, np.nan],
+    })  # fmt: skip
+    forest = figures.agreement_of_criteria(rows.drop(columns="layer"))
+    assert list(forest.layout.yaxis.ticktext) == ["weak", "strong"]
+    strong = forest.data[1]
+    assert strong.x[0] == 0.8 and strong.error_x.array[0] == pytest.approx(0.1)
+    assert strong.error_x.arrayminus[0] == pytest.approx(0.2) and "50 % of the top shared" in strong.text[0]
+    assert forest.data[0].marker.color != strong.marker.color
+    layers = figures.agreement_by_layer(rows)
+    assert list(layers.layout.xaxis.ticktext) == ["x", "y", "z"] and layers.data[1].y[0] == 0.8
+    empty = rows.assign(spearman=np.nan)
+    assert "equal" in figures.agreement_of_criteria(empty).layout.annotations[0].text
+    assert "no layer" in figures.agreement_by_layer(empty).layout.annotations[0].text
+
+
+def test_scores_are_drawn_against_d_where_both_are_known() -> None:
+    table = scored()
+    table.loc[0, "drop"], table.loc[1, "good"] = np.nan, 0.0
+    points = markers(figures.score_against_drop(table, "good"))
+    assert len(points.x) == len(table) - 2
+    np.testing.assert_allclose(points.y, table["drop"][2:])
+    assert "No place" in figures.score_against_drop(table, "none").layout.annotations[0].text

@@ -12,7 +12,6 @@ import streamlit as st
 from weanalysis import figures
 from weanalysis.figures import Scale, Value
 
-LAYERS_A_PAGE = 48
 KERNELS_A_PAGE = 12_000  # more cells than that are slow to hover over, and too small to hit
 VALUES: dict[str, Value] = {"D": "drop", "Significance": "significance", "Flipped images": "flipped"}
 SCALES: dict[str, Scale] = {"Shared": "shared", "Per layer": "layer"}
@@ -58,7 +57,7 @@ def maps() -> None:
     now = reading.again(study)
     rows = reading.table(now)
     shared.headline(now, rows)
-    shown = layers_of_page(rows)
+    shown = shared.layers_of_page(rows, KERNELS_A_PAGE)
     # Left to right and line by line; what fits into a gap is drawn up, so that two columns leave none.
     grid = st.grid(columns=3, min_column_width=300, gap="medium", dense=True)
     mosaic = grid.cell(column_span=2)
@@ -102,23 +101,6 @@ def maps() -> None:
     if position is not None:
         with images:  # last, since finding them may take a while
             pictures.changed_images(now, rows.loc[position], "changed")
-
-
-def layers_of_page(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the layers that fit one picture; let the reader turn the page where there are more."""
-    counts = rows.dropna(subset=["layer"]).groupby(["depth", "layer"]).size()
-    pages: list[list[str]] = [[]]
-    room = KERNELS_A_PAGE
-    for (_, layer), count in counts.items():
-        if pages[-1] and (len(pages[-1]) == LAYERS_A_PAGE or count > room):
-            pages.append([])
-            room = KERNELS_A_PAGE
-        pages[-1].append(layer)
-        room -= count
-    if len(pages) == 1:
-        return rows
-    page = st.pagination(len(pages), key="page", bind="query-params")
-    return rows[rows["layer"].isin(pages[page - 1])]
 
 
 def show_kernel(now: pd.Series, row: pd.Series) -> None:

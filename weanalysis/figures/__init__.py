@@ -13,6 +13,7 @@ from weanalysis.figures.multipliers import (
     multiplier_spread,
 )
 from weanalysis.figures.runs import METRIC_TITLES, X_TITLES, best_epoch, training_curves
+from weanalysis.figures.saliency import agreement_by_layer, agreement_of_criteria, saliency_mosaic, score_against_drop
 from weanalysis.figures.style import CATEGORICAL, THEMES, interval, points
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "X_TITLES",
     "Scale",
     "Value",
+    "agreement_by_layer",
+    "agreement_of_criteria",
     "best_epoch",
     "drop_agreement",
     "drop_distributions",
@@ -44,6 +47,8 @@ __all__ = [
     "multiplier_ranks",
     "multiplier_spread",
     "points",
+    "saliency_mosaic",
+    "score_against_drop",
     "training_curves",
     "weight_histogram",
 ]

@@ -102,8 +102,8 @@ def location_mosaic(
     # All at once: adding shapes one by one takes Plotly time that grows with the square of their number.
     frames = [frame for tile in mosaic.tiles for frame in _frame(tile, selected, theme)]
     figure.update_layout(
-        shapes=[*(_ground(tile, theme) for tile in mosaic.tiles), *frames],
-        annotations=[_name(tile, mosaic, theme) for tile in mosaic.tiles],
+        shapes=[*(layer_ground(tile, theme) for tile in mosaic.tiles), *frames],
+        annotations=[layer_name(tile, mosaic, theme) for tile in mosaic.tiles],
     )
     if len(kernels) <= _MOST_MARKERS:
         _add_markers(figure, mosaic, kernels, quantity)
@@ -246,7 +246,7 @@ def _bar_marks(value: Value, scale: Scale, limit: float, largest: float, quantit
     }
 
 
-def _ground(tile: Tile, theme: str) -> dict[str, Any]:
+def layer_ground(tile: Tile, theme: str) -> dict[str, Any]:
     """Return the grey below a tile, which shows wherever a kernel is hidden or not measured."""
     left, top = tile.left - 0.5, tile.top - 0.5
     right, bottom = left + tile.width, top + tile.height
@@ -254,7 +254,8 @@ def _ground(tile: Tile, theme: str) -> dict[str, Any]:
     return _box(left, top, right, bottom) | {"layer": "below", "line": {"width": 0}, "fillcolor": colour}
 
 
-def _name(tile: Tile, mosaic: Mosaic, theme: str) -> dict[str, Any]:
+def layer_name(tile: Tile, mosaic: Mosaic, theme: str) -> dict[str, Any]:
+    """Return the name above a tile."""
     return {
         "x": tile.left - 0.5,
         "y": tile.top - 0.5,

@@ -70,10 +70,11 @@ class Mosaic:
         return picture
 
 
-def lay_out(kernels: pd.DataFrame, num_columns: int | None = None) -> Mosaic:
+def lay_out(kernels: pd.DataFrame, num_columns: int | None = None, small: bool = False) -> Mosaic:
     """Place one tile a layer, row by row, in the order in which the layers come in `kernels` (one row a kernel).
 
-    Maps smaller than the largest are enlarged by whole numbers, so that layers of few channels stay readable.
+    Maps smaller than the largest are enlarged by whole numbers, so that layers of few channels stay readable. `small`
+    tiles are as large as those of a 5x5 grid, however many kernels they hold.
     """
     layers = [(str(layer), rows) for layer, rows in kernels.groupby("layer", sort=False)]
     channels = [(np.unique(rows["out_channel"]), np.unique(rows["in_channel"])) for _, rows in layers]
@@ -81,7 +82,7 @@ def lay_out(kernels: pd.DataFrame, num_columns: int | None = None) -> Mosaic:
     zooms = [max(sides) // side for side in sides]
     down = max(len(outs) * zoom for (outs, _), zoom in zip(channels, zooms, strict=True))
     across = max(len(ins) * zoom for (_, ins), zoom in zip(channels, zooms, strict=True))
-    tile_pixels = min(max(_TILE_PIXELS, _KERNEL_PIXELS * down), _LARGEST_TILE_PIXELS)
+    tile_pixels = _TILE_PIXELS if small else min(max(_TILE_PIXELS, _KERNEL_PIXELS * down), _LARGEST_TILE_PIXELS)
     num_columns = min(num_columns or _num_columns(len(layers), tile_pixels), len(layers))
     gutter = max(1, round(0.1 * across))
     label_cells = math.ceil(down * _LABEL_PIXELS / tile_pixels)

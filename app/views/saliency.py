@@ -1,0 +1,220 @@
+"""Saliency: a criterion's map of every kernel, the measured grid beside it, and whether the two agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import reading
+import shared
+import streamlit as st
+
+from weanalysis import figures
+from weanalysis.results.saliency import MappedLayer, SaliencyMaps
+from weanalysis.results.statistics import agreement_table
+
+KERNELS_A_PAGE = 30_000
+CHANNELS_A_SIDE = 64  # of a layer's map; larger layers are drawn by equidistant channels
+TOP = 0.1
+WITHIN = {"Network": "network", "Layer": "layer"}
+
+st.title("Saliency")
+st.caption(
+    "Cheap scores of every kernel beside the measured D of some: would the score have found what matters?",
+    help="A criterion costs a few passes over the images for the whole network; D costs one evaluation a kernel.",
+)
+
+kept = reading.saliency()
+if not kept:
+    st.info("No saliency maps yet. They take a few passes over the images:", icon=":material/rocket_launch:")
+    st.code("weanalysis saliency --model resnet20", language="bash")
+    st.stop()
+
+
+def words(about: Any, name: str) -> str:
+    few = "" if len(about["criteria"]) > 3 else f" ({', '.join(about['criteria'])})"
+    return f"{about['model']} on {about['data']}, {about['num_images']:,} images{few} · {name[:6]}"
+
+
+by_words = {words(about, path.stem): (path, about) for path, about in kept}
+path, about = by_words[
+    st.selectbox("Saliency maps", list(by_words), key="maps", bind="query-params", width=640)
+]
+found = reading.maps(path)
+measured = reading.studies("location", "channel")
+measured = measured[measured["weights_hash"] == about["weights_hash"]] if len(measured) else measured
+by_label = {shared.label(study): study for _, study in measured.iterrows()}
+usable = [name for name in found.criteria if name not in about["lacking"]]
+with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+    criterion = st.selectbox(
+        "Criterion",
+        usable,
+        index=usable.index("taylor") if "taylor" in usable else 0,
+        key="criterion",
+        bind="query-params",
+        width=220,
+    )
+    within = st.segmented_control(
+        "Rank within",
+        list(WITHIN),
+        default="Network",
+        required=True,
+        key="within",
+        bind="query-params",
+        help="**Network** shows where in the network the score is high; **Layer** the pattern inside each layer.",
+    )
+    label = st.selectbox(
+        "Measured by study",
+        list(by_label),
+        key="study",
+        bind="query-params",
+        width=420,
+        help="Location and channel studies of the same weights.",
+        placeholder="no study of these weights yet",
+    )
+st.caption(
+    f"**{shared.plain(criterion)}**: {shared.plain(about['formulas'][criterion])}. "
+    f"{shared.plain(about['sources'][criterion])}."
+    + (f" Missing here: {shared.plain(', '.join(about['lacking']))}." if about["lacking"] else "")
+)
+
+
+def drawn(layer: MappedLayer, maps: SaliencyMaps) -> pd.DataFrame:
+    """Return the scores of a layer's kernels, of equidistant channels where it has more than a map can show."""
+    scores = maps.of(criterion, "kernel", layer.name)
+    outs, ins = (np.unique(np.linspace(0, side - 1, min(side, CHANNELS_A_SIDE)).round().astype(int))
+                 for side in scores.shape)  # fmt: skip
+    down, across = np.meshgrid(outs, ins, indexing="ij")
+    return pd.DataFrame({
+        "layer": layer.name, "depth": layer.depth, "out_channel": down.ravel(), "in_channel": across.ravel(),
+        criterion: scores[np.ix_(outs, ins)].ravel(),
+    })  # fmt: skip
+
+
+def show_map() -> None:
+    st.markdown(f"**{shared.plain(criterion)} of every kernel**", help="Rows are output, columns input channels.")
+    shared.show(
+        figures.saliency_mosaic(
+            shown, criterion, WITHIN[within], num_columns=columns, theme=shared.theme()
+        ),
+        key="criterion-map",
+        data=shown,
+        name=f"saliency-{about['model']}-{criterion}",
+        alt=f"{criterion} of the kernels of {shown['layer'].nunique()} layers",
+    )
+    if any(max(layer.shape) > CHANNELS_A_SIDE for layer in layers):
+        st.caption(f"Layers with more than {CHANNELS_A_SIDE} channels a side are drawn by equidistant ones.")
+
+
+def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
+    """Show, for every kind of unit that the study zeroed, how well the criteria predict its D."""
+    scored = rows.copy()
+    for name in usable:
+        scored[name] = found.scores(name, rows)
+    kinds = list(scored.loc[scored["num_images"] > 0, "selection"].unique())
+    if not kinds:
+        st.caption("The study has not measured anything yet.")
+        return
+    kind = kinds[0]
+    with grid.cell(column_span="all"):
+        if len(kinds) > 1:
+            kind = st.segmented_control("Units", kinds, default=kinds[0], required=True, key="unit")
+        st.subheader("Agreement with the measured D")
+    scored = scored[scored["selection"] == kind]
+    agreement = agreement_table(scored, usable, TOP)
+    whole = agreement[agreement["layer"].isna()]
+    own = agreement[agreement["criterion"] == criterion]
+    with grid.cell():
+        st.markdown(
+            "**All criteria, over the network**",
+            help="Spearman's rank correlation of score and D with its 95 % interval; random scores lie at 0. The "
+            "places are the sample; the images' noise in D keeps every correlation below 1.",
+        )
+        shared.show(
+            figures.agreement_of_criteria(whole, selected=criterion, theme=shared.theme()),
+            key="criteria",
+            data=whole,
+            name=f"agreement-{study['name']}",
+            alt="Rank correlation of each criterion with D",
+        )
+    with grid.cell():
+        st.markdown(f"**{shared.plain(criterion)} against D**", help="Each point is one place that was zeroed.")
+        shared.show(
+            figures.score_against_drop(scored, criterion, theme=shared.theme()),
+            key="scatter",
+            data=scored[["layer", "out_channel", "in_channel", "drop", criterion]],
+            name=f"{criterion}-against-d-{study['name']}",
+            alt=f"D against {criterion}",
+        )
+    with grid.cell():
+        st.markdown(f"**{shared.plain(criterion)}, layer by layer**", help="Grey: the interval holds 0.")
+        shared.show(
+            figures.agreement_by_layer(own, theme=shared.theme()),
+            key="by-layer",
+            data=own[own["layer"].notna()],
+            name=f"agreement-{criterion}-{study['name']}",
+            alt=f"Rank correlation of {criterion} with D in each layer",
+        )
+    with grid.cell():
+        st.markdown(f"**The top {TOP:.0%}**", help="The share of the most important places that score and D both name.")
+        table_of(whole)
+
+
+def table_of(whole: pd.DataFrame) -> None:
+    ordered = whole.sort_values("spearman", ascending=False)
+    st.dataframe(
+        pd.DataFrame({
+            "criterion": ordered["criterion"], "spearman": ordered["spearman"], "kendall": ordered["kendall"],
+            "shared": 100 * ordered["top_overlap"], "chance": 100 * ordered["top_chance"], "p": ordered["top_p_value"],
+        }),
+        hide_index=True,
+        column_config={
+            "criterion": st.column_config.TextColumn("Criterion"),
+            "spearman": st.column_config.NumberColumn("Spearman", format="%+.2f"),
+            "kendall": st.column_config.NumberColumn("Kendall", format="%+.2f"),
+            "shared": st.column_config.NumberColumn("Shared (%)", format="%.0f"),
+            "chance": st.column_config.NumberColumn("By chance (%)", format="%.0f"),
+            "p": st.column_config.NumberColumn("p", format="%.2g", help="Of at least that overlap by chance."),
+        },
+    )  # fmt: skip
+
+
+chosen = None if label is None else by_label[label]
+# Beside a measured grid, the layers that it has: so both pictures have the same tiles.
+has_grid = chosen is not None and chosen["kind"] == "location"
+of_study = set(reading.describe(chosen).get("layers") or ()) if has_grid else set()
+layers = [layer for layer in found.layers if layer.name in of_study] or found.layers
+shown = shared.layers_of_page(pd.concat([drawn(layer, found) for layer in layers]), KERNELS_A_PAGE)
+columns = min(5, shown["layer"].nunique())
+if chosen is None:
+    show_map()
+    st.info("No study has measured D of these weights yet, so nothing says how well the score predicts it.",
+            icon=":material/rocket_launch:")  # fmt: skip
+    st.code(f"weanalysis ablate --model {about['model']} --data {about['data']}", language="bash")
+    st.stop()
+
+
+@shared.live(chosen["state"] == shared.RUNNING)
+def side_by_side() -> None:
+    study = reading.again(chosen)
+    rows = reading.table(study)
+    shared.headline(study, rows)
+    grid = st.grid(columns=2, min_column_width=380, gap="medium")
+    with grid.cell(column_span=1 if study["kind"] == "location" else "all"):
+        show_map()
+    if study["kind"] == "location":
+        with grid.cell():
+            st.markdown("**Measured D**", help="Each cell is one kernel of the grid, set to zero. Red was needed.")
+            here = rows[rows["layer"].isin(shown["layer"].unique())]
+            shared.show(
+                figures.location_mosaic(here, num_columns=columns, theme=shared.theme()),
+                key="measured",
+                data=here,
+                name=f"location-{study['name']}",
+                alt="Measured D of the grid's kernels",
+            )
+    show_agreement(rows, study, grid)
+
+
+side_by_side()

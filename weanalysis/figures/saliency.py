@@ -1,0 +1,219 @@
+"""Saliency: the map of a criterion over the whole network, and how well it agrees with the measured D."""
+
+from __future__ import annotations
+
+import html
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from weanalysis.figures.location import layer_ground, layer_name
+from weanalysis.figures.mosaic import lay_out
+from weanalysis.figures.style import (
+    CATEGORICAL,
+    SEQUENTIAL,
+    THEMES,
+    colour_bar,
+    each,
+    layer_ticks,
+    measurement,
+    message_figure,
+    new_figure,
+    translucent,
+    unit,
+)
+
+
+def saliency_mosaic(
+    kernels: pd.DataFrame,
+    criterion: str,
+    within: str = "network",
+    *,
+    num_columns: int | None = None,
+    theme: str = "light",
+) -> go.Figure:
+    """Draw a criterion's score of every kernel as one mosaic: rows output, columns input channels, a map a layer.
+
+    `kernels` has a row a kernel with the columns layer, depth, out_channel, in_channel and one called `criterion`. The
+    colour is the share of kernels with a lower score, `within` the "network" or the "layer", in percent: scores of
+    different criteria have different units, ranks compare. A kernel without a score stays grey. Tiles are as large as
+    those of a `location_mosaic` of a 5x5 grid, and in the same order.
+    """
+    rows = kernels.sort_values(["depth", "layer", "out_channel", "in_channel"], kind="stable").reset_index(drop=True)
+    if rows.empty or rows[criterion].isna().all():
+        return message_figure(f"{criterion} says nothing of these kernels.", theme)
+    scores = rows[criterion].groupby(rows["layer"]) if within == "layer" else rows[criterion]
+    ranks = 100 * scores.rank(pct=True)
+    mosaic = lay_out(rows, num_columns, small=True)
+    figure = new_figure(
+        theme,
+        mosaic.pixels + 30,
+        margin={"l": 2, "r": 2, "t": 28, "b": 2},
+        hovermode="closest",
+        hoverdistance=-1,
+        showlegend=False,
+        xaxis={"visible": False, "range": [-0.5, mosaic.width - 0.5]},
+        yaxis={"visible": False, "range": [mosaic.height - 0.5, -0.5]},
+    )
+    figure.add_trace(
+        go.Heatmap(
+            z=mosaic.spread(ranks),
+            hoverinfo="skip",
+            colorscale=SEQUENTIAL,
+            zmin=0,
+            zmax=100,
+            colorbar=colour_bar(theme, f"rank in the<br>{within}, %", mosaic.pixels),
+        )
+    )
+    figure.update_layout(
+        shapes=[layer_ground(tile, theme) for tile in mosaic.tiles],
+        annotations=[layer_name(tile, mosaic, theme) for tile in mosaic.tiles],
+    )
+    centres = [tile.centres() for tile in mosaic.tiles]
+    named = rows.loc[[index for tile in mosaic.tiles for index in tile.rows.index]]
+    figure.add_trace(
+        go.Scattergl(
+            x=np.concatenate([x for _, x in centres]),
+            y=np.concatenate([y for y, _ in centres]),
+            mode="markers",
+            marker={"size": 8, "opacity": 0},
+            # Numbers, not a text a kernel: thirty thousand texts would be most of the page.
+            customdata=np.column_stack([*(named[name] for name in ("out_channel", "in_channel", criterion)),
+                                        ranks[named.index]]),
+            text=[html.escape(str(layer)) for layer in named["layer"]],
+            hovertemplate="<b>%{text}</b><br>output %{customdata[0]}, input %{customdata[1]}"
+            f"<br>{html.escape(criterion)} = %{{customdata[2]:.3g}}<br>higher than %{{customdata[3]:.1f}} % of the "
+            f"{within}<extra></extra>",
+        )
+    )
+    return figure
+
+
+def score_against_drop(scored: pd.DataFrame, criterion: str, *, theme: str = "light") -> go.Figure:
+    """Draw the measured D of every place against its score, coloured by depth.
+
+    `scored` holds the rows of a study with a column called `criterion`. The scores' axis is logarithmic.
+    """
+    rows = scored.dropna(subset=["drop", criterion])
+    rows = rows[rows[criterion] > 0]
+    if rows.empty:
+        return message_figure(f"No place has both a D and a score above 0 under {criterion}.", theme)
+    measured_in = unit(str(rows["metric"].iloc[0]))
+    figure = new_figure(
+        theme,
+        360,
+        margin={"l": 8, "r": 8, "t": 12, "b": 8},
+        xaxis_title_text=f"{html.escape(criterion)} (logarithmic)",
+        yaxis_title_text=f"D ({measured_in})" if measured_in else "D",
+        hovermode="closest",
+        showlegend=False,
+    )
+    figure.add_trace(
+        go.Scattergl(
+            x=rows[criterion],
+            y=rows["drop"],
+            mode="markers",
+            marker={
+                "size": 6,
+                "opacity": 0.75,
+                "color": rows["depth"],
+                "colorscale": SEQUENTIAL,
+                "colorbar": colour_bar(theme, "depth"),
+                # The scale's dark end would vanish on a dark page.
+                "line": {"width": 0.5, "color": THEMES[theme].muted},
+            },
+            text=[
+                f"<b>{html.escape(str(layer))}</b>"
+                + ("" if np.isnan(out) else f"<br>output {out:.0f}")
+                + ("" if np.isnan(into) else f"<br>input {into:.0f}")
+                + f"<br>{html.escape(criterion)} = {score:.3g}"
+                + measurement(drop, low, high, measured_in)
+                for layer, out, into, score, drop, low, high in each(
+                    rows, "layer", "out_channel", "in_channel", criterion, "drop", "drop_low", "drop_high"
+                )
+            ],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
+    figure.add_hline(y=0, line={"color": THEMES[theme].muted, "width": 1})
+    figure.update_xaxes(type="log", dtick=1, exponentformat="power", zeroline=False)
+    figure.update_yaxes(zeroline=False)
+    return figure
+
+
+def agreement_of_criteria(
+    agreement: pd.DataFrame, *, selected: str | None = None, theme: str = "light"
+) -> go.Figure:
+    """Draw Spearman's correlation with D of every criterion over the whole network, with 95 % intervals, best first.
+
+    `agreement` has the columns criterion, num_places, spearman, spearman_low, spearman_high, top_overlap and
+    top_chance, a row a criterion (`results.statistics.agreement_table`). Random scores lie at the line.
+    """
+    rows = agreement.dropna(subset=["spearman"]).sort_values("spearman")
+    if rows.empty:
+        return message_figure("No criterion can be ranked against D here: all D, or all scores, are equal.", theme)
+    figure = _correlations(rows, theme, 90 + 26 * len(rows), horizontal=True, selected=selected)
+    figure.update_yaxes(
+        tickvals=list(range(len(rows))), ticktext=[html.escape(name) for name in rows["criterion"]], showgrid=False
+    )
+    figure.update_xaxes(title_text="Spearman's correlation with D")
+    return figure
+
+
+def agreement_by_layer(agreement: pd.DataFrame, *, theme: str = "light") -> go.Figure:
+    """Draw Spearman's correlation with D of one criterion in every layer, by depth, with 95 % intervals.
+
+    `agreement` has the columns of `agreement_of_criteria` and layer, in network order, a row a layer.
+    """
+    rows = agreement.dropna(subset=["layer"]).reset_index(drop=True)
+    if rows["spearman"].isna().all():
+        return message_figure("In no layer can this criterion be ranked against D: nothing differs there.", theme)
+    figure = _correlations(rows, theme, 360, horizontal=False)
+    figure.update_xaxes(
+        **layer_ticks(rows["layer"].tolist(), most=14), tickangle=-45, showgrid=False,
+        range=[-0.7, len(rows) - 0.3],
+    )  # fmt: skip
+    figure.update_yaxes(title_text="Spearman's correlation with D", range=[-1.05, 1.05])
+    return figure
+
+
+def _correlations(
+    rows: pd.DataFrame, theme: str, height: int, horizontal: bool, selected: str | None = None
+) -> go.Figure:
+    """Draw correlations with their intervals along a list; those whose interval holds 0 are faint."""
+    along, across = ("x", "y") if horizontal else ("y", "x")
+    colours = [
+        CATEGORICAL[1] if name == selected
+        else THEMES[theme].line if low > 0 or high < 0
+        else translucent(CATEGORICAL[8], 0.8)
+        for name, low, high in each(rows, "criterion", "spearman_low", "spearman_high")
+    ]  # fmt: skip
+    figure = new_figure(theme, height, margin={"l": 8, "r": 12, "t": 8, "b": 8}, hovermode="closest", showlegend=False)
+    named = rows["layer"].where(rows["layer"].notna(), rows["criterion"]) if "layer" in rows else rows["criterion"]
+    wanted = ("named", "num_places", "spearman", "spearman_low", "spearman_high", "top_overlap", "top_chance")
+    for place, row in enumerate(each(rows.assign(named=named), *wanted)):
+        name, num, value, low, high, shared, chance = row
+        text = f"<b>{html.escape(str(name))}</b><br>Spearman {value:+.2f}<br>95 % interval {low:+.2f} to {high:+.2f}"
+        text += f"<br>{num:,.0f} places"
+        if not np.isnan(shared):
+            text += f"<br>{100 * shared:.0f} % of the top shared, {100 * chance:.0f} % by chance"
+        error = {"type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - low]}
+        error |= {"thickness": 1.5, "width": 3, "color": colours[place]}
+        figure.add_trace(
+            go.Scatter(
+                {along: [value], across: [place], f"error_{along}": error},
+                mode="markers",
+                marker={"size": 8, "color": colours[place]},
+                text=[text],
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
+    line = {"color": THEMES[theme].muted, "width": 1, "dash": "dash"}
+    if horizontal:
+        figure.add_vline(x=0, line=line)
+    else:
+        figure.add_hline(y=0, line=line)
+    figure.update_xaxes(zeroline=False)
+    figure.update_yaxes(zeroline=False)
+    return figure
