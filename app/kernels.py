@@ -1,9 +1,16 @@
-"""Which kernel the reader looks at: by a click on a mosaic, by keyboard, or by the page's address."""
+"""Which layers and which kernel the reader looks at: by a click on a mosaic, by keyboard, or by the page's address."""
 
 from __future__ import annotations
 
+import re
+from itertools import groupby, pairwise
+
 import pandas as pd
+import shared
 import streamlit as st
+
+LAYERS_A_PAGE = 48
+KERNELS_A_PAGE = 6_000  # more cells than that are slow to draw and to hover over, and too small to hit
 
 _ADDRESS = "kernel"
 _KEYS = ("kernel-layer", "kernel-out", "kernel-in")
@@ -54,6 +61,57 @@ def choose(rows: pd.DataFrame, hint: str) -> int | None:
     st.query_params[_ADDRESS] = f"{layer}:{out}:{into}"
     found = own.index[(own["out_channel"] == out) & (own["in_channel"] == into)]
     return int(found[0]) if len(found) else None
+
+
+def page_of_layers(rows: pd.DataFrame, most: int = KERNELS_A_PAGE) -> list[str]:
+    """Return the layers that fit one picture of `most` kernels; let the reader turn the page where there are more."""
+    counts = rows.dropna(subset=["layer"]).groupby(["depth", "layer"]).size()
+    sizes = {str(layer): int(count) for (_, layer), count in counts.items()}
+    pages = pages_of(sizes, most)
+    if len(pages) <= 1:
+        return list(sizes)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        number = st.pagination(len(pages), key="page", bind="query-params") - 1
+        shown = pages[min(number, len(pages) - 1)]
+        first = list(sizes).index(shown[0]) + 1
+        st.caption(
+            f"Layers {first:,} to {first + len(shown) - 1:,} of {len(sizes):,}: "
+            f"{shared.plain(shown[0])} to {shared.plain(shown[-1])}"
+        )
+    return shown
+
+
+def pages_of(sizes: dict[str, int], most: int = KERNELS_A_PAGE) -> list[list[str]]:
+    """Share layers out to pages, in order, given each one's number of kernels and how many a page may have.
+
+    A stage begins a new page where it would be cut otherwise; one that is too large for a page is cut in even parts.
+    """
+    pages: list[list[str]] = [[]]
+    for _, members in groupby(sizes, _stage):
+        for part in _parts(list(members), sizes, most):
+            if pages[-1] and not _fits([*pages[-1], *part], sizes, most):
+                pages.append([])
+            pages[-1] += part
+    return pages
+
+
+def _parts(layers: list[str], sizes: dict[str, int], most: int) -> list[list[str]]:
+    for number in range(1, len(layers) + 1):
+        ends = [round(part * len(layers) / number) for part in range(number + 1)]
+        parts = [layers[start:end] for start, end in pairwise(ends)]
+        if all(_fits(part, sizes, most) for part in parts):
+            return parts
+    return [[layer] for layer in layers]
+
+
+def _fits(layers: list[str], sizes: dict[str, int], most: int) -> bool:
+    return len(layers) <= LAYERS_A_PAGE and sum(sizes[layer] for layer in layers) <= most
+
+
+def _stage(layer: str) -> str:
+    """Return what the layers of a stage have in common: "layer3" of layer3.0.conv1, "stages.2" of stages.2.blocks.0."""
+    found = re.match(r".*?\d[^.]*(?=\.)", layer)
+    return found[0] if found else layer.rpartition(".")[0]
 
 
 def _follow_address(kernels: pd.DataFrame) -> None:

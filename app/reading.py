@@ -61,16 +61,10 @@ def _changes(path: str, study_id: int, position: int, metric: str, updated: floa
         return store.changes(study_id, position, metric)
 
 
-def all_changes(study: pd.Series, positions: pd.Series) -> pd.DataFrame:
-    """Return the changed images of many ablations of a study as one table, with the column position."""
-    wanted = tuple(int(position) for position in positions)
-    return _all_changes(str(cache().results), int(study["id"]), wanted, study["metric"], float(study["updated"]))
-
-
-@st.cache_data(show_spinner=False, max_entries=8)
-def _all_changes(path: str, study_id: int, wanted: tuple[int, ...], metric: str, updated: float) -> pd.DataFrame:
-    with Store.open(path, readonly=True) as store:
-        return pd.concat([store.changes(study_id, place, metric).assign(position=place) for place in wanted])
+def all_changes(study: pd.Series) -> pd.DataFrame:
+    """Return the changed images of every ablation of a study as one table, with the column position."""
+    with Store.open(cache().results, readonly=True) as store:
+        return store.all_changes(int(study["id"]), study["metric"])
 
 
 def compare(study: pd.Series, first: int, second: int) -> Comparison:

@@ -24,7 +24,6 @@ Colour = Literal["blue", "green", "orange", "red", "gray"]
 POLL_SECONDS = 3.0
 RUNNING = "running"
 SILENT_MINUTES = 10
-LAYERS_A_PAGE = 48
 
 INTERVALS = "Tango's paired score interval; anytime-valid where ablations were stopped early"
 
@@ -116,23 +115,6 @@ def choose_study(*kinds: str) -> pd.Series:
     by_label = {label(study): study for _, study in found.iterrows()}
     chosen = st.selectbox("Study", list(by_label), key="study", bind="query-params", width=640)
     return by_label[chosen]
-
-
-def layers_of_page(rows: pd.DataFrame, most_kernels: int) -> pd.DataFrame:
-    """Return the rows of the layers that fit one picture; let the reader turn the page where there are more."""
-    counts = rows.dropna(subset=["layer"]).groupby(["depth", "layer"]).size()
-    pages: list[list[str]] = [[]]
-    room = most_kernels
-    for (_, layer), count in counts.items():
-        if pages[-1] and (len(pages[-1]) == LAYERS_A_PAGE or count > room):
-            pages.append([])
-            room = most_kernels
-        pages[-1].append(layer)
-        room -= count
-    if len(pages) == 1:
-        return rows
-    page = st.pagination(len(pages), key="page", bind="query-params")
-    return rows[rows["layer"].isin(pages[page - 1])]
 
 
 def how_to_begin(kind: str | None = None) -> None:

@@ -21,8 +21,8 @@ def heatmap(figure: go.Figure) -> go.Heatmap:
     return trace
 
 
-def markers(figure: go.Figure) -> go.Scattergl:
-    (trace,) = (trace for trace in figure.data if trace.type == "scattergl")
+def markers(figure: go.Figure) -> go.Scatter:
+    (trace,) = (trace for trace in figure.data if trace.type in ("scatter", "scattergl"))
     return trace
 
 
@@ -50,6 +50,14 @@ def test_layers_stand_in_network_order_with_outputs_down_and_inputs_across(study
     assert place["layer1.0.conv1", 15, 0] == (left, top + 4)
     assert place["layer1.0.conv1", 0, 15] == (left + 4, top)
     assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1], "the first output channel is the upper one"
+
+
+def test_some_layers_are_drawn_in_the_colours_that_they_have_among_all(study: pd.DataFrame) -> None:
+    whole, part = figures.location_mosaic(study), figures.location_mosaic(study, layers=["layer3.2.conv2"])
+    assert heatmap(part).zmax == heatmap(whole).zmax
+    assert [note.text for note in part.layout.annotations] == ["layer3.2.conv2"]
+    own = [list(key) for key in markers(whole).customdata if key[0] == "layer3.2.conv2"]
+    assert markers(part).customdata.tolist() == own
 
 
 def test_the_shared_scale_is_centred_at_zero_and_owns_up_to_being_cut(study: pd.DataFrame) -> None:
@@ -93,7 +101,7 @@ def test_significance_has_the_sign_of_d_and_flips_are_a_share() -> None:
 def test_hover_names_the_kernel_its_drop_and_its_interval(study: pd.DataFrame) -> None:
     figure = figures.location_mosaic(study)
     points = markers(figure)
-    number = next(place for place, key in enumerate(points.customdata) if key[:3] == ["layer1.1.conv2", 4, 8])
+    number = next(place for place, key in enumerate(points.customdata) if list(key[:3]) == ["layer1.1.conv2", 4, 8])
     row = study.iloc[points.customdata[number][3]]
     text = points.text[number]
     assert "layer1.1.conv2" in text
@@ -119,7 +127,7 @@ def test_the_selected_kernel_is_framed_where_it_lies(study: pd.DataFrame) -> Non
     frame = framed.layout.shapes[-1]
     assert len(framed.layout.shapes) == len(plain.layout.shapes) + 2
     points = markers(framed)
-    place = next(k for k, key in enumerate(points.customdata) if key[:3] == ["layer2.0.conv1", 31, 15])
+    place = next(k for k, key in enumerate(points.customdata) if list(key[:3]) == ["layer2.0.conv1", 31, 15])
     assert (frame.x0, frame.x1) == (points.x[place] - 0.5, points.x[place] + 0.5)
     assert (frame.y0, frame.y1) == (points.y[place] - 0.5, points.y[place] + 0.5)
     gone = figures.location_mosaic(study, selected=("layer2.0.conv1", 30, 15))
@@ -163,8 +171,8 @@ def test_spread_is_the_standard_deviation_of_each_layer_with_an_interval_around_
     assert (np.asarray(line.error_y.arrayminus) > 0).all()
     wide = finished(location_plan([("wide", 64, 64)], grid=64))
     dots, narrow = figures.layer_spread(wide).data
-    assert len(dots.y) == 3000
-    assert "3,000 of 4,096" in dots.name
+    assert len(dots.y) == 1500
+    assert "1,500 of 4,096" in dots.name
     # 4,096 kernels pin the standard deviation down: the same distribution bootstrapped by hand.
     values = wide["drop"].to_numpy()
     draws = np.random.default_rng(1).choice(values, size=(400, len(values))).std(axis=1, ddof=1)
@@ -404,3 +412,20 @@ def test_scores_are_drawn_against_d_where_both_are_known() -> None:
     assert len(points.x) == len(table) - 2
     np.testing.assert_allclose(points.y, table["drop"][2:])
     assert "No place" in figures.score_against_drop(table, "none").layout.annotations[0].text
+
+
+def test_agreement_draws_places_of_the_same_two_drops_as_one_point() -> None:
+    pairs = pd.DataFrame({
+        "layer": ["a", "b", "c"], "out_channel": [0, 1, 2], "in_channel": 0,
+        "first": [1.0, 0.0, 1.0], "second": [0.5, 0.0, 0.5],
+    })  # fmt: skip
+    dots = figures.drop_agreement(pairs, "one", "two").data[1]
+    assert list(zip(dots.x, dots.y, strict=True)) == [(1.0, 0.5), (0.0, 0.0)]
+    assert "and 1 other place<br>" in dots.text[0]
+    assert "other" not in dots.text[1]
+
+
+def test_distributions_count_what_costs_at_least_a_drop() -> None:
+    table = pd.DataFrame({"drop": [0.0, 2.0, 0.0, np.nan, 1.0], "metric": "top1"})
+    (line,) = figures.drop_distributions({"one": table}).data
+    assert list(zip(line.x, line.y, strict=True)) == [(0, 100), (1, 50), (2, 25)]

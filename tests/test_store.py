@@ -181,6 +181,21 @@ def test_changes_name_the_images(store, world):
         store.changes(study, 99)
 
 
+def test_all_changes_are_those_of_every_ablation(store, world):
+    context, study = begin(store, world)
+    assert store.all_changes(study).empty
+    for shard in shards_of(10, 4):
+        fill(store, world, context, study, shard, [3, 1])
+        fill(store, world, context, study, shard, [1, 2])  # another process measured one of them too
+    for metric in ("top1", "top5"):
+        found = store.all_changes(study, metric)
+        assert sorted(found["position"].unique()) == [1, 2, 3]
+        for position, rows in found.groupby("position"):
+            own = store.changes(study, position, metric)
+            rows = rows.drop(columns="position").sort_values("image_id").reset_index(drop=True)
+            pd.testing.assert_frame_equal(rows, own.sort_values("image_id").reset_index(drop=True))
+
+
 def test_studies_are_found_by_number_name_or_beginning(store, world):
     _, study = begin(store, world)
     assert store.find(study) == store.find("net-map") == store.find("net") == study

@@ -109,7 +109,7 @@ def tested(ids: tuple[int, int], updated: tuple[float, float], pairs: pd.DataFra
     whole = pairs[(pairs["images_first"] == len(seen[0])) & (pairs["images_second"] == len(seen[1]))]
     images = common_images(*seen)
     one, two = (
-        change_matrix(reading.all_changes(study, whole[row]), images, whole[row])
+        change_matrix(reading.all_changes(study), images, whole[row])
         for study, row in zip(_studies, ("row_first", "row_second"), strict=True)
     )
     return compare_maps(one, two, same_network=False).set_index(whole.index)
@@ -131,14 +131,21 @@ def differences(pairs: pd.DataFrame, test: bool) -> pd.DataFrame:
 
 
 def maps(one: pd.DataFrame, two: pd.DataFrame, pairs: pd.DataFrame, pairable: bool) -> None:
+    """Show both mosaics on one scale, and that of their differences."""
     limit = max(pairs["first"].abs().quantile(0.99), pairs["second"].abs().quantile(0.99)) or 1.0
+    layers = kernels.page_of_layers(pairs)
     grid = st.grid(columns=2, min_column_width=420, gap="medium")
     for key, study, rows in (("mosaic-1", first, one), ("mosaic-2", second, two)):
         with grid.cell():
             st.markdown(f"**{shared.plain(study['name'])}**")
             shared.show(
                 figures.location_mosaic(
-                    rows, limit=limit, selected=kernels.chosen(), num_columns=4, theme=shared.theme()
+                    rows,
+                    layers=layers,
+                    limit=limit,
+                    selected=kernels.chosen(),
+                    num_columns=4,
+                    theme=shared.theme(),
                 ),
                 key=key,
                 data=rows,
@@ -160,7 +167,12 @@ def maps(one: pd.DataFrame, two: pd.DataFrame, pairs: pd.DataFrame, pairable: bo
     table = differences(pairs, test)
     shared.show(
         figures.location_mosaic(
-            table, hide_insignificant=test, selected=kernels.chosen(), quantity="difference of D", theme=shared.theme()
+            table,
+            layers=layers,
+            hide_insignificant=test,
+            selected=kernels.chosen(),
+            quantity="difference of D",
+            theme=shared.theme(),
         ),
         key="mosaic-difference",
         data=table,

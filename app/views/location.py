@@ -12,7 +12,6 @@ import streamlit as st
 from weanalysis import figures
 from weanalysis.figures import Scale, Value
 
-KERNELS_A_PAGE = 12_000  # more cells than that are slow to hover over, and too small to hit
 VALUES: dict[str, Value] = {"D": "drop", "Significance": "significance", "Flipped images": "flipped"}
 SCALES: dict[str, Scale] = {"Shared": "shared", "Per layer": "layer"}
 
@@ -57,7 +56,7 @@ def maps() -> None:
     now = reading.again(study)
     rows = reading.table(now)
     shared.headline(now, rows)
-    shown = shared.layers_of_page(rows, KERNELS_A_PAGE)
+    layers = kernels.page_of_layers(rows)
     # Left to right and line by line; what fits into a gap is drawn up, so that two columns leave none.
     grid = st.grid(columns=3, min_column_width=300, gap="medium", dense=True)
     mosaic = grid.cell(column_span=2)
@@ -70,7 +69,13 @@ def maps() -> None:
     with mosaic:
         shared.show(
             figures.location_mosaic(
-                shown, VALUES[value], SCALES[scale], hide, selected=kernels.chosen(), theme=shared.theme()
+                rows,
+                VALUES[value],
+                SCALES[scale],
+                hide,
+                layers=layers,
+                selected=kernels.chosen(),
+                theme=shared.theme(),
             ),
             key="mosaic",
             data=rows,

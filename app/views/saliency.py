@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import kernels
 import numpy as np
 import pandas as pd
 import reading
@@ -185,7 +186,8 @@ chosen = None if label is None else by_label[label]
 has_grid = chosen is not None and chosen["kind"] == "location"
 of_study = set(reading.describe(chosen).get("layers") or ()) if has_grid else set()
 layers = [layer for layer in found.layers if layer.name in of_study] or found.layers
-shown = shared.layers_of_page(pd.concat([drawn(layer, found) for layer in layers]), KERNELS_A_PAGE)
+shown = pd.concat([drawn(layer, found) for layer in layers])
+shown = shown[shown["layer"].isin(kernels.page_of_layers(shown, KERNELS_A_PAGE))]
 columns = min(5, shown["layer"].nunique())
 if chosen is None:
     show_map()

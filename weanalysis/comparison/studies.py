@@ -80,7 +80,7 @@ def compare_studies(first: int, second: int, cache: Cache, metric: str | None = 
         if unpaired:
             notes.append(f"{unpaired:,} places of one study alone, or not measured on all images yet, are left out")
         matrices = [
-            change_matrix(_changes(store, number, pairs[column], metric), images, pairs[column])
+            change_matrix(store.all_changes(number, metric), images, pairs[column])
             for number, column in zip(numbers, ("position_1", "position_2"), strict=True)
         ]
     same_network = about[0]["weights_hash"] == about[1]["weights_hash"] and bool(
@@ -141,7 +141,3 @@ def _whole_rows(table: pd.DataFrame, num_images: int) -> pd.DataFrame:
     """The rows measured on all images that the study has seen so far, with their place in its table."""
     rows = table[PLACE].assign(position=np.arange(len(table)))
     return rows[(table["num_images"] == num_images).to_numpy()]
-
-
-def _changes(store: Store, study_id: int, positions: pd.Series, metric: str) -> pd.DataFrame:
-    return pd.concat([store.changes(study_id, place, metric).assign(position=place) for place in positions])

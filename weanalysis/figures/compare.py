@@ -32,11 +32,11 @@ def drop_distributions(tables: Mapping[str, pd.DataFrame], *, theme: str = "ligh
         hovermode="closest",
     )
     for place, (name, values) in enumerate(drops.items()):
-        share = 100 * np.arange(len(values), 0, -1) / len(values)
+        different, first_place = np.unique(values, return_index=True)
         figure.add_trace(
             go.Scatter(
-                x=values,
-                y=share,
+                x=different,
+                y=100 * (len(values) - first_place) / len(values),
                 mode="lines",
                 line={"shape": "vh", "width": 2, "color": CATEGORICAL[place % len(CATEGORICAL)]},
                 name=html.escape(name),
@@ -75,17 +75,21 @@ def drop_agreement(pairs: pd.DataFrame, first: str, second: str, *, theme: str =
             line={"color": THEMES[theme].muted, "dash": "dash", "width": 1},
         )
     )
+    # D comes in whole images, so that many places share a point.
+    together = pairs.groupby(["first", "second"], sort=False)
+    shown = pairs.loc[together.head(1).index].assign(others=together.size().to_numpy() - 1)
     figure.add_trace(
-        go.Scattergl(
-            x=pairs["first"],
-            y=pairs["second"],
+        go.Scatter(
+            x=shown["first"],
+            y=shown["second"],
             mode="markers",
             marker={"size": 6, "color": translucent(THEMES[theme].line, 0.55)},
             text=[
                 f"<b>{html.escape(str(layer))}</b><br>{html.escape(where)}"
-                f"<br>{html.escape(first)}: D = {points(one)}<br>{html.escape(second)}: D = {points(two)}"
-                for layer, where, one, two in zip(
-                    pairs["layer"], _places(pairs), pairs["first"], pairs["second"], strict=True
+                + (f"<br>and {others:,} other place{'s' if others > 1 else ''}" if others else "")
+                + f"<br>{html.escape(first)}: D = {points(one)}<br>{html.escape(second)}: D = {points(two)}"
+                for layer, where, others, one, two in zip(
+                    shown["layer"], _places(shown), shown["others"], shown["first"], shown["second"], strict=True
                 )
             ],
             hovertemplate="%{text}<extra></extra>",

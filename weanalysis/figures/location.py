@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Collection
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from weanalysis.figures.style import (
     CATEGORICAL,
     SEQUENTIAL,
     THEMES,
+    clickable,
     colour_bar,
     each,
     layer_ticks,
@@ -22,8 +24,10 @@ from weanalysis.figures.style import (
     new_figure,
     points,
     shorten,
+    thinned,
     translucent,
     unit,
+    worded_once,
 )
 
 Value = Literal["drop", "significance", "flipped"]
@@ -32,7 +36,6 @@ Scale = Literal["shared", "layer"]
 SIGNIFICANT_Q = 0.05
 _LARGEST_LOG_Q = 4.0  # beyond q = 0.0001 a darker colour says nothing more
 _MOST_MARKERS = 30_000  # clickable cells; with more, the page would carry more text than picture
-_MOST_DOTS = 3_000  # beyond it the dots of a layer lie on each other
 _LARGEST_BOOTSTRAP = 2_000
 _NOTHING = "No kernel has been measured yet."
 
@@ -43,6 +46,7 @@ def location_mosaic(
     scale: Scale = "shared",
     hide_insignificant: bool = False,
     *,
+    layers: Collection[str] | None = None,
     selected: tuple[str, int, int] | None = None,
     limit: float | None = None,
     num_columns: int | None = None,
@@ -54,7 +58,8 @@ def location_mosaic(
     `table` holds the rows of a location study (the results' columns, one row a kernel). `value` is what the colour
     says: "drop" is D, "significance" is q on a logarithmic scale with the sign of D, "flipped" the share of images
     whose correctness changed. `scale` "layer" stretches the colours of each layer to its own largest value.
-    `hide_insignificant` greys what cannot be told from zero (q > 0.05). `selected` = (layer, out, in) is framed.
+    `hide_insignificant` greys what cannot be told from zero (q > 0.05). `layers` draws only some of the layers, in the
+    colours that they have among all. `selected` = (layer, out, in) is framed.
     `limit` fixes the end of the shared scale, so that two mosaics can be compared. `quantity` names what the column
     drop holds, if that is not D itself but, say, a difference of two. A click on a cell carries
     customdata [layer, out_channel, in_channel, position], the last being the row's place in `table`.
@@ -63,7 +68,6 @@ def location_mosaic(
     kernels = kernel_rows(table)
     if kernels.empty:
         return message_figure(_NOTHING, theme)
-    mosaic = lay_out(kernels, num_columns)
     shades = _shades(kernels, value)
     if scale == "layer":
         shades = shades / shades.abs().groupby(kernels["layer"]).transform("max").where(lambda largest: largest > 0)
@@ -73,6 +77,9 @@ def location_mosaic(
     largest = largest if largest > 0 else 1.0
     if limit is None:
         limit = 1.0 if scale == "layer" else _limit(shades, largest)
+    if layers is not None:
+        kernels = kernels[kernels["layer"].isin(layers)]
+    mosaic = lay_out(kernels, num_columns)
 
     figure = new_figure(
         theme,
@@ -123,7 +130,7 @@ def layer_spread(table: pd.DataFrame, *, theme: str = "light", seed: int = 0) ->
     generator = np.random.default_rng(seed)
     spreads = pd.DataFrame([_spread(layer, rows["drop"], generator) for layer, rows in _by_layer(kernels)])
     places = dict(zip(spreads["layer"], range(len(spreads)), strict=True))
-    dots = kernels if len(kernels) <= _MOST_DOTS else kernels.sample(_MOST_DOTS, random_state=generator).sort_index()
+    dots = thinned(kernels, generator)
     measured_in = unit(str(kernels["metric"].iloc[0]))
     figure = new_figure(
         theme,
@@ -289,34 +296,33 @@ def _box(left: float, top: float, right: float, bottom: float) -> dict[str, Any]
 def _add_markers(figure: go.Figure, mosaic: Mosaic, kernels: pd.DataFrame, quantity: str) -> None:
     """Lay an invisible point on every kernel: a heatmap alone tells neither click nor row to Streamlit."""
     centres = [tile.centres() for tile in mosaic.tiles]
-    invisible = {"marker": {"opacity": 0}}
     named = kernels.loc[[index for tile in mosaic.tiles for index in tile.rows.index]]
     keys = (named["layer"], named["out_channel"].astype(int), named["in_channel"].astype(int), named.index)
     figure.add_trace(
-        go.Scattergl(
-            x=np.concatenate([x for _, x in centres]),
-            y=np.concatenate([y for y, _ in centres]),
-            mode="markers",
-            marker={"size": 14, "opacity": 0},
-            selected=invisible,
-            unselected=invisible,
-            customdata=[list(key) for key in zip(*(column.tolist() for column in keys), strict=True)],
-            text=_hover_texts(named, quantity),
-            hovertemplate="%{text}<extra></extra>",
+        clickable(
+            np.concatenate([x for _, x in centres]),
+            np.concatenate([y for y, _ in centres]),
+            [list(key) for key in zip(*(column.tolist() for column in keys), strict=True)],
+            _hover_texts(named, quantity),
+            size=14,
         )
     )
 
 
 def _hover_texts(kernels: pd.DataFrame, quantity: str = "D") -> list[str]:
     measured_in = unit(str(kernels["metric"].iloc[0]))
-    wanted = ("layer", "out_channel", "in_channel", "drop", "drop_low", "drop_high", "num_flipped", "num_images")
-    return [
-        f"<b>{html.escape(str(layer))}</b><br>output {out_channel:.0f}, input {in_channel:.0f}"
-        + measurement(drop, low, high, measured_in, quantity)
+    measured = ("drop", "drop_low", "drop_high", "num_flipped", "num_images", "q")
+    different, place = worded_once(kernels.assign(q=significance(kernels)), *measured)
+    words = [
+        measurement(drop, low, high, measured_in, quantity)
         + ("" if np.isnan(q) else f"<br>q = {q:.2g}")
         + (f"<br>{flipped:,.0f} of {images:,.0f} images flipped" if images > 0 else "")
-        for (layer, out_channel, in_channel, drop, low, high, flipped, images), q in zip(
-            each(kernels, *wanted), significance(kernels).tolist(), strict=True
+        for drop, low, high, flipped, images, q in each(different, *measured)
+    ]
+    return [
+        f"<b>{html.escape(str(layer))}</b><br>output {out_channel:.0f}, input {in_channel:.0f}{words[number]}"
+        for (layer, out_channel, in_channel), number in zip(
+            each(kernels, "layer", "out_channel", "in_channel"), place.tolist(), strict=True
         )
     ]
 

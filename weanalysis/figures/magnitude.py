@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from weanalysis.figures.style import (
     CATEGORICAL,
     THEMES,
+    clickable,
     colour_bar,
     each,
     layer_ticks,
@@ -21,6 +22,7 @@ from weanalysis.figures.style import (
     new_figure,
     translucent,
     unit,
+    worded_once,
 )
 
 _NOTHING = "No percentile has been measured yet."
@@ -158,25 +160,21 @@ def magnitude_map(table: pd.DataFrame, *, selected: tuple[str, float] | None = N
             colorbar=colour_bar(theme, f"D, {measured_in}" if measured_in else "D"),
         )
     )
-    invisible = {"marker": {"opacity": 0}}
     cells = means.assign(place=means["layer"].map({layer: place for place, layer in enumerate(layers)}))
+    different, wording = worded_once(cells, "drop", "drop_low", "drop_high")
+    words = [measurement(*row, measured_in) for row in each(different, "drop", "drop_low", "drop_high")]
     figure.add_trace(
-        go.Scattergl(
-            x=cells["percentile"],
-            y=cells["place"],
-            mode="markers",
-            marker={"size": 8, "opacity": 0},
-            selected=invisible,
-            unselected=invisible,
-            showlegend=False,
-            customdata=[list(key) for key in zip(cells["layer"], cells["percentile"].tolist(), strict=True)],
-            text=[
-                f"<b>{html.escape(layer)}</b><br>b = {percentile:g}" + measurement(drop, low, high, measured_in)
-                for layer, percentile, drop, low, high in each(
-                    cells, "layer", "percentile", "drop", "drop_low", "drop_high"
+        clickable(
+            cells["percentile"],
+            cells["place"],
+            [list(key) for key in each(cells, "layer", "percentile")],
+            [
+                f"<b>{html.escape(layer)}</b><br>b = {percentile:g}{words[number]}"
+                for (layer, percentile), number in zip(
+                    each(cells, "layer", "percentile"), wording.tolist(), strict=True
                 )
             ],
-            hovertemplate="%{text}<extra></extra>",
+            size=8,
         )
     )
     if selected is not None and selected[0] in layers:

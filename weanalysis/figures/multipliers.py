@@ -20,6 +20,7 @@ from weanalysis.figures.style import (
     measurement,
     message_figure,
     new_figure,
+    thinned,
     translucent,
     unit,
 )
@@ -89,7 +90,8 @@ def multiplier_drops(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
 def multiplier_curve(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
     """Draw D against the share of channels zeroed in every layer: lowest first, highest first, and random ones.
 
-    `table` holds the rows of a multiplier study; of several random draws each is a point, and the line their mean.
+    `table` holds the rows of a multiplier study; of several random draws each is a point (of very many,
+    some are shown), and the line their mean.
     """
     rows = table[table["layer"].isna() & table["fraction"].notna() & table["drop"].notna()]
     if rows.empty:
@@ -126,10 +128,11 @@ def multiplier_curve(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
             )
         )
         if len(own) > len(mean):
+            dots = thinned(own, np.random.default_rng(0))
             figure.add_trace(
                 go.Scatter(
-                    x=100 * own["fraction"],
-                    y=own["drop"],
+                    x=100 * dots["fraction"],
+                    y=dots["drop"],
                     mode="markers",
                     marker={"size": 5, "color": translucent(colour, 0.6)},
                     legendgroup=selection,

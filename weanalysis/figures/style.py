@@ -9,9 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
+
+_MOST_WITHOUT_WEBGL = 6_000
+_MOST_DOTS = 1_500  # beyond it dots lie on each other, and each is an element that the browser draws
 
 SEQUENTIAL = "Cividis"  # shares and magnitudes, which have no sign
 
@@ -123,6 +127,44 @@ def each(table: pd.DataFrame, *columns: str) -> Iterator[tuple[Any, ...]]:
 def measurement(drop: float, low: float, high: float, measured_in: str, quantity: str = "D") -> str:
     """Word a D and its interval in two lines of a hover text."""
     return f"<br>{quantity} = {points(drop)} {measured_in}<br>95 % interval {interval(low, high)}"
+
+
+def clickable(x: Any, y: Any, customdata: list[list[Any]], text: list[str], size: int) -> go.Scatter | go.Scattergl:
+    """Return invisible points to lay over a heatmap, which alone tells Streamlit of no click.
+
+    A few thousand are drawn in half the time without WebGL, whose context costs a quarter of a second; many more are
+    drawn only with it.
+    """
+    invisible = {"marker": {"opacity": 0}}
+    return (go.Scatter if len(text) <= _MOST_WITHOUT_WEBGL else go.Scattergl)(
+        x=x,
+        y=y,
+        mode="markers",
+        marker={"size": size, "opacity": 0},
+        selected=invisible,
+        unselected=invisible,
+        showlegend=False,
+        # As arrays: plotly looks at lists element by element, which takes longer than to draw them.
+        customdata=np.array(customdata, dtype=object),
+        text=np.array(text, dtype=object),
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def thinned(table: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
+    """Return the rows themselves, or as many of them, drawn at random, as a reader can tell apart as dots."""
+    return table if len(table) <= _MOST_DOTS else table.sample(_MOST_DOTS, random_state=generator).sort_index()
+
+
+def worded_once(table: pd.DataFrame, *columns: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the different rows of `columns`, and for each row of `table` the place of its own among them.
+
+    Thousands of ablations share a few counts of images, and so their words.
+    """
+    keys = pd.DataFrame({column: pd.factorize(table[column], use_na_sentinel=False)[0] for column in columns})
+    place = keys.groupby(list(columns), sort=False).ngroup().to_numpy()
+    _, first = np.unique(place, return_index=True)
+    return table.iloc[first], place
 
 
 def translucent(colour: str, alpha: float) -> str:

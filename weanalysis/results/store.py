@@ -43,6 +43,9 @@ _LABELS = (
     "layer", "depth", "selection", "out_channel", "in_channel", "percentile", "fraction", "draw", "num_weights"
 )  # fmt: skip
 
+# The columns in which changed images are told.
+_CHANGED = ("image_id", "target", "before", "after", "correct_before", "correct_after")
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS contexts (
   id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, settings TEXT NOT NULL, created REAL NOT NULL);
@@ -106,6 +109,17 @@ class Block:
         ends = np.cumsum(self.counts)
         span = slice(int(ends[places[0]] - self.counts[places[0]]), int(ends[places[0]]))
         return self.positions[span], self.classes[span], self.correct[span]
+
+
+def _changed(
+    intact: sqlite3.Row, places: np.ndarray, classes: np.ndarray, correct: np.ndarray, bit: int
+) -> pd.DataFrame:  # fmt: skip
+    """The images at these places of a shard, what the network said of them before and after, and if that was right."""
+    before = np.frombuffer(intact["correct"], np.uint8)[places]
+    values = (np.frombuffer(intact["image_ids"], np.int32)[places], np.frombuffer(intact["targets"], np.int32)[places],
+              np.frombuffer(intact["predictions"], np.int32)[places], classes,
+              (before & bit).astype(bool), (correct & bit).astype(bool))  # fmt: skip
+    return pd.DataFrame(dict(zip(_CHANGED, values, strict=True)))
 
 
 def content_key(description: Any) -> str:
@@ -449,19 +463,32 @@ class Store:
         metric). Images whose class changed from one wrong answer to another are included.
         """
         bit = METRICS[metric or self.describe(study_id)["metric"]]
-        frames = [
-            pd.DataFrame({
-                "image_id": np.frombuffer(intact["image_ids"], np.int32)[places],
-                "target": np.frombuffer(intact["targets"], np.int32)[places],
-                "before": np.frombuffer(intact["predictions"], np.int32)[places],
-                "after": classes,
-                "correct_before": (np.frombuffer(intact["correct"], np.uint8)[places] & bit).astype(bool),
-                "correct_after": (correct & bit).astype(bool),
-            })
-            for intact, (places, classes, correct) in self._shards_of_ablation(study_id, position)
-        ]
-        columns = ["image_id", "target", "before", "after", "correct_before", "correct_after"]
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+        frames = [_changed(intact, *found, bit) for intact, found in self._shards_of_ablation(study_id, position)]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(_CHANGED))
+
+    def all_changes(self, study_id: int, metric: str | None = None) -> pd.DataFrame:
+        """The images that each ablation of a study changed, in one pass over the file: `changes` for every position.
+
+        Columns as there, and position; a row an ablation and image.
+        """
+        bit = METRICS[metric or self.describe(study_id)["metric"]]
+        plan = pd.DataFrame({"ablation_id": self.ablation_ids(study_id)}).rename_axis("position").reset_index()
+        ids = np.unique(plan["ablation_id"])
+        context_id, shards = self._shards(study_id)
+        frames = []
+        for shard in shards:
+            intact = self._intact(context_id, shard)
+            seen = np.empty(0, np.int32)
+            for block in self._blocks(context_id, shard, int(ids[0]), int(ids[-1])) if intact is not None else ():
+                new = np.isin(block.ablation_ids, ids) & ~np.isin(block.ablation_ids, seen)
+                seen = np.concatenate([seen, block.ablation_ids])
+                kept = np.repeat(new, block.counts)
+                frame = _changed(intact, block.positions[kept], block.classes[kept], block.correct[kept], bit)
+                frames.append(frame.assign(ablation_id=np.repeat(block.ablation_ids, block.counts)[kept]))
+        columns = ["position", *_CHANGED]
+        if not frames:
+            return pd.DataFrame(columns=columns)
+        return pd.concat(frames, ignore_index=True).merge(plan, on="ablation_id")[columns]
 
     def correctness(self, study_id: int, position: int, metric: str | None = None) -> pd.Series:
         """Whether each image measured under an ablation is right with it (bool), by image_id."""
