@@ -162,7 +162,10 @@ def magnitude_map(table: pd.DataFrame, *, selected: tuple[str, float] | None = N
     )
     cells = means.assign(place=means["layer"].map({layer: place for place, layer in enumerate(layers)}))
     different, wording = worded_once(cells, "drop", "drop_low", "drop_high")
-    words = [measurement(*row, measured_in) for row in each(different, "drop", "drop_low", "drop_high")]
+    words = [
+        measurement(drop, low, high, measured_in)
+        for drop, low, high in each(different, "drop", "drop_low", "drop_high")
+    ]
     figure.add_trace(
         clickable(
             cells["percentile"],

@@ -472,23 +472,21 @@ class Store:
         Columns as there, and position; a row an ablation and image.
         """
         bit = METRICS[metric or self.describe(study_id)["metric"]]
-        plan = pd.DataFrame({"ablation_id": self.ablation_ids(study_id)}).rename_axis("position").reset_index()
-        ids = np.unique(plan["ablation_id"])
+        ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
+        plan = pd.DataFrame({"ablation": place, "position": np.arange(len(place))})
+        limits = self._num_shards(study_id)
         context_id, shards = self._shards(study_id)
         frames = []
-        for shard in shards:
+        for number, shard in enumerate(shards):
             intact = self._intact(context_id, shard)
-            seen = np.empty(0, np.int32)
-            for block in self._blocks(context_id, shard, int(ids[0]), int(ids[-1])) if intact is not None else ():
-                new = np.isin(block.ablation_ids, ids) & ~np.isin(block.ablation_ids, seen)
-                seen = np.concatenate([seen, block.ablation_ids])
-                kept = np.repeat(new, block.counts)
-                frame = _changed(intact, block.positions[kept], block.classes[kept], block.correct[kept], bit)
-                frames.append(frame.assign(ablation_id=np.repeat(block.ablation_ids, block.counts)[kept]))
+            if intact is None:
+                continue
+            counting = plan if limits is None else plan[number < limits]
+            for block, index in self._first_blocks(context_id, shard, ids):
+                changed = _changed(intact, block.positions, block.classes, block.correct, bit)
+                frames.append(changed.assign(ablation=np.repeat(index, block.counts)).merge(counting, on="ablation"))
         columns = ["position", *_CHANGED]
-        if not frames:
-            return pd.DataFrame(columns=columns)
-        return pd.concat(frames, ignore_index=True).merge(plan, on="ablation_id")[columns]
+        return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
 
     def correctness(self, study_id: int, position: int, metric: str | None = None) -> pd.Series:
         """Whether each image measured under an ablation is right with it (bool), by image_id."""
