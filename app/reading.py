@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from weanalysis.cache import Cache, find_cache, safe_name
 from weanalysis.errors import StoreError
-from weanalysis.results import Store
+from weanalysis.results import Improvements, Store, find_improvements
 from weanalysis.results.saliency import SaliencyMaps, list_maps, load_maps
 from weanalysis.results.statistics import Comparison
 
@@ -65,6 +65,17 @@ def all_changes(study: pd.Series) -> pd.DataFrame:
     """Return the changed images of every ablation of a study as one table, with the column position."""
     with Store.open(cache().results, readonly=True) as store:
         return store.all_changes(int(study["id"]), study["metric"])
+
+
+def improvements(study: pd.Series) -> Improvements:
+    """Return which ablations of a study improve the network, chosen and confirmed on different images."""
+    return _improvements(str(cache().results), int(study["id"]), study["metric"], float(study["updated"]))
+
+
+@st.cache_data(show_spinner=False, max_entries=16)
+def _improvements(path: str, study_id: int, metric: str, updated: float) -> Improvements:
+    with Store.open(path, readonly=True) as store:
+        return find_improvements(store, study_id, metric)
 
 
 def compare(study: pd.Series, first: int, second: int) -> Comparison:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import improvements
 import kernels
 import pandas as pd
 import pictures
@@ -103,6 +104,9 @@ def maps() -> None:
         )
     with grid.cell(column_span="all"):
         shared.most_important(rows)
+    if now["state"] != shared.RUNNING:
+        with grid.cell(column_span="all"):
+            improvements.show(now)
     if position is not None:
         with images:  # last, since finding them may take a while
             pictures.changed_images(now, rows.loc[position], "changed")

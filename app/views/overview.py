@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import curves
+import improvements
 import pandas as pd
 import reading
 import shared
 import streamlit as st
 
 from weanalysis.jobs import Jobs
+from weanalysis.results import FINDABLE
 
 PAGES = {"location": "views/location.py", "magnitude": "views/magnitude.py", "multiplier": "views/multipliers.py"}
 
@@ -100,6 +102,8 @@ def studies() -> None:
             f"A {study['kind']} study has no page of its own; `weanalysis export {study['id']} -o FILE` "
             "writes its table."
         )
+        if study["kind"] in FINDABLE:
+            improvements.show(study)
 
 
 def trained() -> None:

@@ -28,6 +28,7 @@ Examples:
   weanalysis ablate --model resnet18 --study magnitude --percentiles 1-100 --repeats 5
   weanalysis ablate --model resnet18 --study channel --layers 'layer1.*' --json
   weanalysis ablate --model resnet20 --until-ci 0.5 --until-significant
+  weanalysis ablate --model resnet20 --study channel --find detrimental
 
 Work is kept: the same command continues where it was stopped, and more images, another grid or more
 percentiles only add what is missing.
@@ -68,6 +69,8 @@ STUDY_OPTIONS = {
               "points wide; intervals stay valid under such stopping, and are wider for it.")
 @click.option("--until-significant", is_flag=True, help="Leave an ablation alone once D is told from 0 (5 % false "
               "discovery rate over all of them). With --until-ci: whichever comes first.")
+@click.option("--find", metavar="detrimental", help="location, channel, layer: search weights whose removal improves "
+              "the network, chosen on one half of the images and confirmed on the other.")
 @click.option("--detect", type=float, default=0.5, show_default=True, metavar="POINTS",
               help="Say how many images it takes to tell a D of this size from 0.")
 @click.option("--images", type=int, metavar="N", help="Only N images, drawn by the seed (default: all).")
@@ -93,6 +96,8 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
     from weanalysis.cli.display import Watcher
     from weanalysis.errors import unknown_name
     from weanalysis.loading import load_data, load_model
+    from weanalysis.results import Store, find_improvements
+    from weanalysis.results.improvements import check_findable
 
     kind = given["study"]
     if kind not in STUDIES:
@@ -100,6 +105,10 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
     options = _study_options(ctx, kind, given)
     if not 0 < given["detect"] <= 100:
         raise StudyError(f"--detect {given['detect']:g} is not allowed: give percentage points above 0, up to 100")
+    if given["find"] is not None:
+        if given["find"] != "detrimental":
+            raise StudyError(unknown_name("thing to --find", given["find"], ["detrimental"]))
+        check_findable(kind, given["evaluate"], given["until_ci"] is not None or given["until_significant"])
     cache = find_cache(given["cache"]).ready()
     with Watcher(given["quiet"]) as watcher:
         model = load_model(
@@ -128,12 +137,19 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
                 f"{stop}; they are kept: run the same command again to go on, or `weanalysis export {stop.study_id} "
                 "-o so-far.csv` to see what there is"
             ) from None
+    found = None
+    if given["find"]:
+        with Store.open(cache.results, readonly=True) as store:
+            found = find_improvements(store, table.attrs["study_id"])
     if given["as_json"]:
-        _print_json(table, kind, given)
+        _print_json(table, kind, given, {"detrimental": found.summary()} if found else {})
     else:
-        from weanalysis.cli.summary import print_study
+        from weanalysis.cli.summary import print_improvements, print_study
 
-        print_study(Console(highlight=False), table, cache, given["detect"])
+        console = Console(highlight=False)
+        print_study(console, table, cache, given["detect"])
+        if found:
+            print_improvements(console, found)
 
 
 def _study_options(ctx: click.Context, kind: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -158,7 +174,7 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise StudyError(f"--fractions {text!r} is malformed: give numbers such as 0.1,0.2,0.5") from None
 
 
-def _print_json(table: Any, kind: str, given: dict[str, Any]) -> None:
+def _print_json(table: Any, kind: str, given: dict[str, Any], more: dict[str, Any]) -> None:
     import json
 
     from weanalysis.results.export import to_json_rows, to_json_value
@@ -171,5 +187,5 @@ def _print_json(table: Any, kind: str, given: dict[str, Any]) -> None:
         "intact": about["intact"], "num_images": about["num_images"], "evaluate": given["evaluate"],
         "seconds": about["seconds"], "stopping": about["stopping"], "num_settled": about["num_settled"],
         "images_needed": to_json_value(plan_images(table, given["detect"])._asdict()), **contrast,
-        "rows": to_json_rows(table),
+        **more, "rows": to_json_rows(table),
     }, allow_nan=False))  # fmt: skip

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
+from rich.table import Table
 
 from weanalysis.cache import Cache
-from weanalysis.cli.display import duration, rows_table
+from weanalysis.cli.display import duration, named, points, rows_table
+
+if TYPE_CHECKING:
+    from weanalysis.results import Improvements
 
 # Benjamini and Hochberg's share of false findings among those called different from 0.
 FALSE_DISCOVERY_RATE = 0.05
@@ -51,6 +55,28 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
     where = f" --cache {place}"
     console.print(f"  weanalysis dashboard{where}                 look at its maps", soft_wrap=True)
     console.print(f"  weanalysis export {study} -o study.csv{where}   take the table elsewhere", soft_wrap=True)
+
+
+def print_improvements(console: Console, found: Improvements, shown: int = 10) -> None:
+    """Print which ablations improve the network, or that none does and what could have been missed."""
+    console.print(
+        f"\nDetrimental weights: of {found.num_tested:,} ablations, {len(found.table):,} improve the network on one "
+        f"half of the images ({found.num_images[0]:,}) and [bold]{found.num_confirmed or 'none'} again on the other "
+        f"half[/bold] ({found.num_images[1]:,}; exact McNemar tests, one-sided, {FALSE_DISCOVERY_RATE:.0%} false discovery "
+        "rate).", soft_wrap=True,
+    )  # fmt: skip
+    if found.num_confirmed:
+        rows = found.table[found.table["confirmed"]][:shown]
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("improves when zeroed")
+        table.add_column("D on the confirming half [95 %]", justify="right")
+        table.add_column("q", justify="right")
+        for row in rows.itertuples():
+            table.add_row(named(row), points(row), f"{row.q_value:.2g}")
+        console.print(table)
+    if found.largest_missed == found.largest_missed:
+        console.print(f"What was not confirmed improves the network by at most {found.largest_missed:.2f} points (95 % "
+                      "confidence, all ablations together).", soft_wrap=True)  # fmt: skip
 
 
 def _print_plan(console: Console, table: pd.DataFrame, detect: float) -> None:

@@ -1,6 +1,16 @@
 """What was measured and what it allows to say; never imports torch."""
 
 from weanalysis.results.export import export_table, to_json_rows
+from weanalysis.results.improvements import FINDABLE, Improvements, find_improvements
 from weanalysis.results.store import COLUMNS, METRICS, Store
 
-__all__ = ["COLUMNS", "METRICS", "Store", "export_table", "to_json_rows"]
+__all__ = [
+    "COLUMNS",
+    "FINDABLE",
+    "METRICS",
+    "Improvements",
+    "Store",
+    "export_table",
+    "find_improvements",
+    "to_json_rows",
+]

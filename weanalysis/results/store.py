@@ -363,14 +363,18 @@ class Store:
             table[column] = table[column].astype(float)
         return table[list(COLUMNS)]
 
-    def counts(self, study_id: int, metric: str) -> dict[str, np.ndarray]:
-        """Count, for each ablation of a study, images measured (num_images), right when intact, lost and gained."""
+    def counts(self, study_id: int, metric: str, half: int | None = None) -> dict[str, np.ndarray]:
+        """Count, for each ablation of a study, images measured (num_images), right when intact, lost and gained.
+
+        `half` 0 or 1 counts every other image alone, in the order they were served: a choice made on one half can be
+        confirmed on the other, and more images leave both halves what they were.
+        """
         ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
         limits = self._num_shards(study_id)
         sums = {name: np.zeros(len(place), np.int64) for name in ("num_images", "num_correct", "lost", "gained")}
         context_id, shards = self._shards(study_id)
         for number, shard in enumerate(shards):
-            counted = self._count(context_id, shard, ids, metric)
+            counted = self._count(context_id, shard, ids, metric, half)
             for name, sum_ in sums.items():
                 sum_ += counted[name][place] * (True if limits is None else number < limits)
         return sums
@@ -381,7 +385,9 @@ class Store:
         counted = self._count(int(self.describe(study_id)["context_id"]), shard, ids, metric)
         return {name: values[place] for name, values in counted.items()}
 
-    def _count(self, context_id: int, shard: tuple[int, int], ids: np.ndarray, metric: str) -> dict[str, np.ndarray]:
+    def _count(
+        self, context_id: int, shard: tuple[int, int], ids: np.ndarray, metric: str, half: int | None = None
+    ) -> dict[str, np.ndarray]:
         """Count for the ablations `ids`, sorted and different, what changed in one shard; 0 where not measured."""
         bit = METRICS[metric]
         counted = {name: np.zeros(len(ids), np.int64) for name in ("num_images", "num_correct", "lost", "gained")}
@@ -389,10 +395,11 @@ class Store:
         if row is None:
             return counted
         before = (np.frombuffer(row["correct"], np.uint8) & bit).astype(bool)
+        chosen = np.ones(len(before), bool) if half is None else np.arange(*shard) % 2 == half
         for block, index in self._first_blocks(context_id, shard, ids):
-            counted["num_images"][index[index >= 0]] = len(before)
-            counted["num_correct"][index[index >= 0]] = int(before.sum())
-            of_change = np.repeat(index, block.counts)
+            counted["num_images"][index[index >= 0]] = int(chosen.sum())
+            counted["num_correct"][index[index >= 0]] = int(before[chosen].sum())
+            of_change = np.where(chosen[block.positions], np.repeat(index, block.counts), -1)
             was, now = before[block.positions], (block.correct & bit).astype(bool)
             for name, changed in (("lost", was & ~now), ("gained", ~was & now)):
                 counted[name] += np.bincount(of_change[changed & (of_change >= 0)], minlength=len(ids))

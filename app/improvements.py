@@ -1,0 +1,67 @@
+"""Detrimental weights of a study: what improves the network when it is zeroed, or how much could have been missed."""
+
+from __future__ import annotations
+
+import pandas as pd
+import reading
+import shared
+import streamlit as st
+
+from weanalysis import figures
+from weanalysis.errors import WeanalysisError
+
+
+def show(study: pd.Series) -> None:
+    """Say which ablations of a finished study improve the network, chosen and confirmed on different images."""
+    st.markdown(
+        "**Is anything better off without?**",
+        help="Ablations that improve the network on one half of the images (one-sided exact McNemar p ≤ 0.05) are "
+        "tested again on the other half, at a false discovery rate of 5 % over those chosen.",
+    )
+    try:
+        found = reading.improvements(study)
+    except WeanalysisError as error:
+        st.caption(f"Not searched: {shared.plain(error)}.")
+        return
+    verdict = f"{found.num_confirmed:,} are confirmed" if found.num_confirmed else "none is confirmed"
+    missed = (
+        ""
+        if pd.isna(found.largest_missed)
+        else f" What is not confirmed improves the network by at most {found.largest_missed:.2f} points (95 % "
+        "confidence, all ablations together)."
+    )
+    st.caption(
+        f"Of {found.num_tested:,} ablations, {len(found.table):,} improve it on one half ({found.num_images[0]:,} "
+        f"images) and {verdict} on the other ({found.num_images[1]:,} images).{missed}"
+    )
+    rows = found.table
+    if rows.empty:
+        return
+    st.dataframe(
+        pd.DataFrame(
+            {
+                "layer": rows["layer"],
+                "zeroed": rows["selection"],
+                "out": rows["out_channel"],
+                "in": rows["in_channel"],
+                "drop": rows["drop"],
+                "interval": [
+                    figures.interval(low, high) for low, high in zip(rows["drop_low"], rows["drop_high"], strict=True)
+                ],
+                "q": rows["q_value"],
+                "confirmed": rows["confirmed"],
+            }
+        ).dropna(axis=1, how="all"),
+        hide_index=True,
+        key="improvements",
+        column_config={
+            "layer": st.column_config.TextColumn("Layer"),
+            "zeroed": st.column_config.TextColumn("Zeroed"),
+            "out": st.column_config.NumberColumn("Output channel", format="%d"),
+            "in": st.column_config.NumberColumn("Input channel", format="%d"),
+            "drop": st.column_config.NumberColumn("D (points)", format="%+.2f", help="On the confirming half."),
+            "interval": st.column_config.TextColumn("95 % interval", help="Tango's paired score interval."),
+            "q": st.column_config.NumberColumn("q", format="%.2g", help="Over the chosen, one-sided."),
+            "confirmed": st.column_config.CheckboxColumn("Confirmed"),
+        },
+    )

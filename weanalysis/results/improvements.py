@@ -1,0 +1,87 @@
+"""Detrimental weights: which ablations of a study improve the network, and how large a gain could have been missed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from weanalysis.errors import StudyError
+from weanalysis.results.store import Store
+
+# Studies of units that a network could do without; a weight at a percentile is none, nor is a draw of channels.
+FINDABLE = ("location", "channel", "layer")
+
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Improvements:
+    """What was searched (`num_tested` ablations), and what was found.
+
+    `table` has the study's rows that improve the network on the choosing half, with D, its interval and the one-sided
+    p- and q-value (Benjamini and Hochberg over the chosen) on the confirming half, and `confirmed`; the best D first.
+    `largest_missed` (points): no ablation that is not confirmed improves the network by more, with 95 % confidence for
+    all of them together; NaN where all are confirmed. `num_images` are those of the choosing and confirming half.
+    """
+
+    table: pd.DataFrame
+    num_tested: int
+    num_images: tuple[int, int]
+    largest_missed: float
+
+    @property
+    def num_confirmed(self) -> int:
+        return int(self.table["confirmed"].sum())
+
+    def summary(self) -> dict[str, Any]:
+        """Return it as `--json` prints it."""
+        from weanalysis.results.export import to_json_rows, to_json_value
+
+        return {
+            "num_tested": self.num_tested,
+            "num_chosen": len(self.table),
+            "num_confirmed": self.num_confirmed,
+            "num_images": list(self.num_images),
+            "largest_missed": to_json_value(self.largest_missed),
+            "rows": to_json_rows(self.table),
+        }
+
+
+def find_improvements(store: Store, study_id: int, metric: str | None = None) -> Improvements:
+    """Search a study for weights whose removal improves the network: chosen on one half, confirmed on the other.
+
+    See `statistics.confirm_improvements` for the tests. Raises StudyError for a study of another kind than `FINDABLE`,
+    one with a stopping rule (its images were not chosen beforehand), one whose answers were not all computed, and
+    where a half has no image.
+    """
+    about = store.describe(study_id)
+    check_findable(about["kind"], about["evaluate"], about.get("stopping"))
+    from weanalysis.results.statistics import confirm_improvements
+
+    halves = [pd.DataFrame(store.counts(study_id, metric or about["metric"], half)) for half in (0, 1)]
+    measured = (halves[0]["num_images"] > 0) & (halves[1]["num_images"] > 0)
+    if not measured.any():
+        raise StudyError(f"{about['name']} has no image in one of the halves yet: measure two images or more")
+    found = confirm_improvements(*(half[measured] for half in halves), SIGNIFICANCE)
+    labels = store.table(study_id, metric)[["layer", "depth", "selection", "out_channel", "in_channel", "num_weights"]]
+    chosen = found.table[found.table["chosen"]].drop(columns="chosen")
+    table = labels.loc[chosen.index].join(chosen).sort_values(["confirmed", "drop"], ascending=[False, True])
+    return Improvements(
+        table.rename_axis("position").reset_index(),
+        int(measured.sum()),
+        (int(halves[0]["num_images"].max()), int(halves[1]["num_images"].max())),
+        found.largest_missed,
+    )
+
+
+def check_findable(kind: str, evaluate: str, stopping: object) -> None:
+    """Raise StudyError for a study in which improvements cannot be searched."""
+    if kind not in FINDABLE:
+        raise StudyError(f"--find detrimental needs a study of {', '.join(FINDABLE)}, not {kind}")
+    if evaluate not in ("exact", "naive"):
+        raise StudyError(f"--find detrimental needs computed answers: use --evaluate exact, not {evaluate}")
+    if stopping:
+        raise StudyError("--find detrimental needs all images for every ablation; leave --until-ci and "
+                         "--until-significant out")
