@@ -62,8 +62,8 @@ def print_improvements(console: Console, found: Improvements, shown: int = 10) -
     console.print(
         f"\nDetrimental weights: of {found.num_tested:,} ablations, {len(found.table):,} improve the network on one "
         f"half of the images ({found.num_images[0]:,}) and [bold]{found.num_confirmed or 'none'} again on the other "
-        f"half[/bold] ({found.num_images[1]:,}; exact McNemar tests, one-sided, {FALSE_DISCOVERY_RATE:.0%} false discovery "
-        "rate).", soft_wrap=True,
+        f"half[/bold] ({found.num_images[1]:,}; exact McNemar tests, one-sided, {FALSE_DISCOVERY_RATE:.0%} false "
+        "discovery rate).", soft_wrap=True,
     )  # fmt: skip
     if found.num_confirmed:
         rows = found.table[found.table["confirmed"]][:shown]
