@@ -109,7 +109,8 @@ def test_nothing_depends_on_itself_through_others() -> None:
     ("libraries", "homes"),
     [
         ({"torch", "torchvision", "timm", "accelerate"},
-         {"ablation", "data", "excitation", "models", "saliency", "training", "_torchvision"}),
+         {"ablation", "data", "excitation", "models", "pruning", "saliency", "training", "_torchvision"}),
+        ({"torch_pruning"}, {"pruning"}),
         ({"streamlit"}, {"app"}),
         ({"plotly"}, {"figures", "app"}),
         ({"click"}, {"cli", "app"}),
@@ -127,7 +128,7 @@ def test_libraries_stay_in_their_rooms(libraries: set[str], homes: set[str]) -> 
 def test_the_dashboard_loads_torch_in_the_functions_named_only() -> None:
     page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     named = {(file, function) for function, file in re.findall(r"`(\w+)` in `(app/[\w/]+\.py)`", page)}
-    heavy = {"ablation", "data", "excitation", "loading", "models", "saliency", "_torchvision"}
+    heavy = {"ablation", "data", "excitation", "loading", "models", "pruning", "saliency", "_torchvision"}
     found = {(found.file, found.function) for found in IMPORTS if found.part == "app" and found.imported_part in heavy}
     assert found == named
 

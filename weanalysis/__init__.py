@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from weanalysis.comparison import compare
     from weanalysis.excitation.costs import costs
     from weanalysis.loading import load_data, load_model
+    from weanalysis.pruning import prune
     from weanalysis.results import Store
     from weanalysis.saliency import saliency_maps
     from weanalysis.training import Recipe, train
@@ -37,6 +38,7 @@ __all__ = [
     "figures",
     "load_data",
     "load_model",
+    "prune",
     "saliency_maps",
     "studies",
     "train",
@@ -50,6 +52,7 @@ _HOMES = {
     "costs": "weanalysis.excitation",
     "load_data": "weanalysis.loading",
     "load_model": "weanalysis.loading",
+    "prune": "weanalysis.pruning",
     "saliency_maps": "weanalysis.saliency",
     "train": "weanalysis.training",
 }

@@ -19,13 +19,14 @@ from weanalysis.errors import DataError, ModelError, unknown_name
 from weanalysis.models.attention import add_attention, use_norm
 from weanalysis.models.checkpoint import SUFFIXES, fit_names, load_into, read_state_dict
 from weanalysis.models.cifar import BUILTIN, Builtin
+from weanalysis.models.pruned import apply_sizes
 from weanalysis.models.source import NUM_IMAGENET_CLASSES, Pretrained, Source, imagenet_classes
 from weanalysis.models.timm_source import Timm
 from weanalysis.models.torchvision_source import Torchvision
 
 SOURCES: dict[str, Source] = {"builtin": Builtin(), "torchvision": Torchvision(), "timm": Timm()}
 
-_FIELDS = {"source", "name", "num_classes", "options", "attention", "norm", "excitation"}
+_FIELDS = {"source", "name", "num_classes", "options", "attention", "norm", "excitation", "pruned"}
 # What an option means that is not there.
 _ABSENT = {"attention": "none", "norm": "bn"}
 
@@ -35,7 +36,8 @@ class Model:
     """A network (eval mode, float32, on the CPU), how to rebuild it, what goes in and what comes out.
 
     `architecture` is JSON: {"source", "name", "num_classes", "options"} and, where they apply, "attention", "norm" and
-    "excitation" (the arguments of `excitation.excite`). `weights` is a label. `classes` and `synsets` (ImageNet's
+    "excitation" (the arguments of `excitation.excite`) and "pruned" (the sizes that removed channels left, see
+    `models.pruned`). `weights` is a label. `classes` and `synsets` (ImageNet's
     wnids) name the outputs in order, `transform` makes the inputs; each is None where it is not known. `notes` are
     lines that a user should see.
     """
@@ -172,12 +174,14 @@ def _build_plain(architecture: Mapping[str, Any]) -> nn.Module:
 
 
 def _dress(net: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
-    """Add to a plain network what its architecture names beside: norm, attention and excitation, in this order."""
+    """Add to a plain network what its architecture names beside: norm, attention, removed channels and excitation."""
     name = _shown_name(architecture)
     if architecture.get("norm"):
         use_norm(net, architecture["norm"], name)
     if architecture.get("attention"):
         add_attention(net, architecture["attention"], name)
+    if architecture.get("pruned"):
+        apply_sizes(net, architecture["pruned"], name)
     if architecture.get("excitation"):
         from weanalysis.excitation import excite
 

@@ -1,0 +1,347 @@
+"""Pruning: which units go, that the rest computes the same, that the file rebuilds it, and the curve's numbers."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from weanalysis import cli
+from weanalysis.ablation import ablate
+from weanalysis.errors import ModelError, StudyError
+from weanalysis.excitation import excite, fold
+from weanalysis.models import Model, build, load_network, save_checkpoint
+from weanalysis.models.pruned import apply_sizes, sizes_of
+from weanalysis.pruning import choose_lowest, prune
+from weanalysis.pruning.channels import find_groups, group_scores, remove_channels
+from weanalysis.results.statistics import mcnemar_exact, paired_difference
+from weanalysis.saliency import saliency_maps
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def images(number: int, size: int = 8, classes: int = 4) -> list[tuple[torch.Tensor, int]]:
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.randn(3, size, size, generator=generator), index % classes) for index in range(number)]
+
+
+def stack(data: list) -> torch.Tensor:
+    return torch.stack([image for image, _ in data])
+
+
+def small() -> nn.Module:
+    """Two convolutions, the first with a batch norm that is not the identity."""
+    torch.manual_seed(5)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3, bias=False),
+                        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()  # fmt: skip
+    with torch.no_grad():
+        for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
+            for values in (norm.weight, norm.bias, norm.running_mean):
+                values.normal_()
+            norm.running_var.uniform_(0.5, 2)
+        net[7].bias -= net(stack(images(40))).mean(0)  # so that its answers differ, and hang on every weight
+    return net
+
+
+def shaken(name: str, **options) -> Model:
+    """A network with random weights whose batch norms differ from the identity."""
+    torch.manual_seed(0)
+    model = load_network(name, "none", 4, options)
+    with torch.no_grad():
+        for module in model.net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_()
+                module.running_mean.normal_(std=0.1)
+    return model
+
+
+# Which units go -------------------------------------------------------------------------------------------------------
+
+
+def test_the_lowest_go_over_the_network_or_in_each_layer_and_the_best_of_a_layer_stays() -> None:
+    scores = {"a": np.array([[1.0, 2.0], [3.0, 4.0]]), "b": np.array([10.0, 20.0, -1.0, 0.0])}
+    network = choose_lowest(scores, 0.5, "network")
+    assert network["a"].tolist() == [[True, True], [False, False]]
+    assert network["b"].tolist() == [False, False, True, True]
+    layer = choose_lowest(scores, 0.75, "layer")
+    assert layer["a"].tolist() == [[True, True], [True, False]] and layer["b"].tolist() == [True, False, True, True]
+    everything = choose_lowest({"low": np.array([1.0, 3.0, 2.0]), "high": np.array([8.0, 9.0, 7.0])}, 0.67, "network")
+    assert everything["low"].tolist() == [True, False, True] and everything["high"].sum() == 1
+    assert choose_lowest({"a": np.zeros(4)}, 0.5, "layer")["a"].tolist() == [True, True, False, False]
+
+
+# Kernels --------------------------------------------------------------------------------------------------------------
+
+
+def test_pruned_kernels_are_zero_all_else_is_untouched_and_the_curve_counts_paired_images(tmp_path) -> None:
+    net, data = small(), images(30)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    found = prune(net, data, "l1", 0.5, "kernel", cache=tmp_path, curve=(0.25, 0.5))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    norms = {layer: net[int(layer)].weight.detach().abs().sum((2, 3)) for layer in "03"}
+    limit = torch.cat([values.flatten() for values in norms.values()]).sort().values[33]
+    expected = copy.deepcopy(net)
+    with torch.no_grad():
+        for layer, values in norms.items():
+            expected[int(layer)].weight[values < limit] = 0
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.model.net.state_dict()[name], tensor)
+    targets = torch.tensor([target for _, target in data])
+    with torch.no_grad():
+        was, now = (one(stack(data)).argmax(1) == targets for one in (net, expected))
+    lost, gained = int((was & ~now).sum()), int((~was & now).sum())
+    assert lost + gained > 0
+    row = found.table.set_index("sparsity").loc[0.5]
+    _, low, high = paired_difference(lost, gained, 30)
+    assert row["drop"] == pytest.approx(100 * (lost - gained) / 30)
+    assert (row["drop_low"], row["drop_high"]) == pytest.approx((100 * float(low), 100 * float(high)))
+    assert row["p_value"] == pytest.approx(float(mcnemar_exact(lost, gained)))
+    assert row["intact"] == pytest.approx(100 * float(was.float().mean())) and row["num_flipped"] == lost + gained
+    assert (row["num_units"], row["num_pruned"]) == (66, 33)
+    assert row["num_nonzero"] == row["num_params"] - 33 * 9 and list(found.table["num_pruned"]) == [16, 33]
+
+
+def test_an_excited_network_is_pruned_in_its_folded_weights(tmp_path) -> None:
+    net = excite(small(), "lwe").eval()
+    found = prune(net, images(4), "lwe-multiplier", 0.3, cache=tmp_path, curve=())
+    plain = fold(copy.deepcopy(net))
+    left = found.model.net[3].weight != 0
+    assert torch.equal(found.model.net[3].weight[left], plain[3].weight[left])
+    assert not hasattr(found.model.net[3], "parametrizations") and not hasattr(found.model.net[3], "weight_mask")
+    assert found.table["num_pruned"].tolist() == [20]
+
+
+def test_layers_that_the_criterion_says_nothing_of_stay_whole(tmp_path) -> None:
+    lines: list[str] = []
+    found = prune(small(), images(4), "bn-gamma", 0.5, cache=tmp_path, curve=(), say=lines.append)
+    assert found.about["layers"] == ["0"] and int((found.model.net[3].weight == 0).sum()) == 0
+    assert any("not pruned, since bn-gamma says nothing of them: 3" in line for line in lines)
+
+
+# Channels -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_removed_channel_is_one_whose_filter_norm_and_readers_are_gone(tmp_path) -> None:
+    net, data = small(), images(5)
+    found = prune(net, data, "l2", 0.5, "channel", cache=tmp_path, curve=())
+    norms = [net[place].weight.detach().square().sum((1, 2, 3)).sqrt() for place in (0, 3)]
+    limit = torch.cat(norms).sort().values[7]
+    keep = [values >= limit for values in norms]
+    expected = copy.deepcopy(net)
+    with torch.no_grad():
+        for values, kept in ((expected[0].weight, keep[0]), (expected[0].bias, keep[0]), (expected[1].weight, keep[0]),
+                             (expected[1].bias, keep[0]), (expected[3].weight, keep[1])):  # fmt: skip
+            values[~kept] = 0
+        torch.testing.assert_close(found.model.net(stack(data)), expected(stack(data)), rtol=1e-4, atol=1e-5)
+    pruned = found.model.net
+    assert pruned[0].weight.shape == (int(keep[0].sum()), 3, 3, 3) and pruned[1].num_features == int(keep[0].sum())
+    assert pruned[3].weight.shape == (int(keep[1].sum()), int(keep[0].sum()), 3, 3)
+    assert torch.equal(pruned[0].weight, net[0].weight[keep[0]]) and pruned[7].in_features == int(keep[1].sum())
+    assert net[0].out_channels == 6 and all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_filters_that_are_added_go_together_and_padded_shortcuts_keep_theirs() -> None:
+    batch = stack(images(2, 32))
+    padded, skipped = find_groups(shaken("resnet20").net, batch)
+    assert [group.root for group in padded] == [f"layer{s}.{b}.conv1" for s in (1, 2, 3) for b in range(3)]
+    assert [name for name, _ in skipped] == ["conv1"] and "padded with zeros" in skipped[0][1]
+    projected, skipped = find_groups(shaken("resnet20", shortcut="B").net, batch)
+    assert not skipped
+    first = next(group for group in projected if "conv1" in group.filters)
+    assert set(first.filters) == {"conv1", "layer1.0.conv2", "layer1.1.conv2", "layer1.2.conv2"}
+    scores = {name: np.arange(16.0) for name in first.filters}
+    assert group_scores([first], scores)[first.root].tolist() == [4 * value for value in range(16)]
+    assert group_scores([first], {"conv1": np.arange(16.0)}) == {}
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet20", 32), ("mobilenet_v2", 48), ("resnet18", 48)])
+def test_the_checkpoint_rebuilds_the_smaller_network_with_equal_logits(tmp_path, name, size) -> None:
+    model = shaken(name)
+    data = images(4, size)
+    found = prune(model, data, "l1", 0.4, "channel", "layer", cache=tmp_path, curve=())
+    file = tmp_path / "pruned.safetensors"
+    save_checkpoint(file, found.model.net, found.model.architecture)
+    again = load_network(str(file))
+    assert sum(p.numel() for p in again.net.parameters()) == found.table["num_params"].iloc[0]
+    assert found.table["num_params"].iloc[0] < 0.75 * sum(p.numel() for p in model.net.parameters())
+    assert found.table["gflops"].iloc[0] < found.about["intact_params"]["gflops"]
+    with torch.no_grad():
+        assert torch.equal(again.net(stack(data)), found.model.net(stack(data)))
+    if name != "resnet20":
+        return
+    twice = prune(again, data, "l1", 0.4, "channel", "layer", cache=tmp_path, curve=())
+    save_checkpoint(file, twice.model.net, twice.model.architecture)
+    assert load_network(str(file)).net.layer3[0].conv1.out_channels == 23  # 64 -> 38 -> 23
+    table = ablate(again, data, "location", grid="2x2", layers="layer1.0.*", cache=tmp_path, jobs=1)
+    assert len(table) == 8 and table["drop"].notna().all()
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    original = small()
+    smaller = remove_channels(original, stack(images(2)), {"0": [1, 4]})
+    sizes = json.loads(json.dumps(sizes_of(smaller, original)))
+    assert sizes["0"] == {"attributes": {"out_channels": 4}, "shapes": {"weight": [4, 3, 3, 3], "bias": [4]}}
+    assert sizes["3"]["attributes"] == {"in_channels": 4} and set(sizes) == {"0", "1", "3"}
+    rebuilt = apply_sizes(small(), sizes, "small")
+    rebuilt.load_state_dict(smaller.state_dict(), strict=True)
+    for broken in ({"9": sizes["0"]}, {"0": {"attributes": {"training": 1}, "shapes": {}}}, {"0": {}},
+                   {"0": {"attributes": {}, "shapes": {"weight": [9, 3, 3, 3]}}},
+                   {"0": {"attributes": {}, "shapes": {"weight": [0, 3, 3, 3]}}}, {"0": 3}):  # fmt: skip
+        with pytest.raises(ModelError, match=r"the pruned sizes of '.' do not fit small"):
+            apply_sizes(small(), broken, "small")
+    with pytest.raises(ModelError, match="other modules"):
+        sizes_of(nn.Sequential(nn.Conv2d(3, 6, 3)), original)
+    architecture = {**load_network("resnet20", "none").architecture, "pruned": {"nowhere": sizes["0"]}}
+    with pytest.raises(ModelError, match="'nowhere' do not fit resnet20"):
+        build(architecture)
+
+
+def test_a_network_without_removable_channels_is_told_to_prune_kernels(tmp_path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, groups=1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    with pytest.raises(StudyError, match=r"no channel of the network can be removed.*--unit kernel"):
+        prune(net, images(4), "l1", 0.5, "channel", cache=tmp_path, curve=())
+
+
+# By the measured D ----------------------------------------------------------------------------------------------------
+
+
+def test_by_the_measured_d_the_units_of_lowest_d_go(tmp_path) -> None:
+    net, data = small(), images(40)
+    drops = {}
+    for kind, options in (("location", {"grid": "all"}), ("channel", {"side": "out"})):
+        drops[kind] = ablate(net, data, kind, cache=tmp_path, name=kind, jobs=1, **options)
+    kernels = drops["location"]
+    assert kernels["drop"].nunique() > 3
+    found = prune(net, data, "drop", 0.5, study="location", cache=tmp_path, curve=())
+    pruned = {
+        (row.layer, int(row.out_channel), int(row.in_channel)) for row in kernels.itertuples()
+        if not found.model.net[int(row.layer)].weight[int(row.out_channel), int(row.in_channel)].any()
+    }  # fmt: skip
+    gone = kernels[[(r.layer, int(r.out_channel), int(r.in_channel)) in pruned for r in kernels.itertuples()]]
+    assert len(gone) == 33 and gone["drop"].max() <= kernels.drop(gone.index)["drop"].min()
+    channels = prune(net, data, "drop", 0.3, "channel", study="channel", cache=tmp_path, curve=())
+    assert channels.model.net[0].out_channels + channels.model.net[3].out_channels == 14 - 4
+
+
+def test_a_study_that_cannot_rank_every_unit_is_refused(tmp_path) -> None:
+    net, data = small(), images(8)
+    ablate(net, data, "location", grid="2x2", cache=tmp_path, name="grid", jobs=1)
+    ablate(net, data, "channel", side="in", cache=tmp_path, name="inputs", jobs=1)
+    with pytest.raises(StudyError, match="grid measured 4 of the 18 kernels of 0"):
+        prune(net, data, "drop", 0.5, study="grid", cache=tmp_path)
+    with pytest.raises(StudyError, match="inputs measured 0 of the 6 filters"):
+        prune(net, data, "drop", 0.5, "channel", study="inputs", cache=tmp_path)
+    with pytest.raises(StudyError, match="grid is a location study; to prune a channel"):
+        prune(net, data, "drop", 0.5, "channel", study="grid", cache=tmp_path)
+    with torch.no_grad():
+        net[7].bias += 1
+    with pytest.raises(StudyError, match="grid measured other weights"):
+        prune(net, data, "drop", 0.5, study="grid", cache=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"by": "tailor"}, "unknown ranking 'tailor': did you mean taylor"),
+        ({"by": "drop"}, "say which study"),
+        ({"study": 1}, "a study is for --by drop"),
+        ({"sparsity": 1.0}, "sparsity of 1 is not allowed"),
+        ({"curve": (0.5, 0)}, "sparsity of 0 is not allowed"),
+        ({"unit": "weight"}, "unknown unit 'weight'"),
+        ({"scope": "world"}, "unknown scope 'world'"),
+        ({"batch_size": 0}, "batch size of 0"),
+        ({"by": "lwe-multiplier"}, "no LWE"),
+    ],
+)
+def test_wrong_choices_are_one_line(tmp_path, options, line) -> None:
+    with pytest.raises(StudyError, match=line):
+        prune(small(), images(4), cache=tmp_path, **options)
+
+
+# The command ----------------------------------------------------------------------------------------------------------
+
+
+def run(*words: str) -> int:
+    before = sys.argv
+    sys.argv = ["weanalysis", *words]
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    torch.manual_seed(0)
+    model = load_network("resnet20", "none", 10)
+    save_checkpoint(tmp_path / "net.safetensors", model.net, model.architecture)
+    return tmp_path / "net.safetensors"
+
+
+def test_the_command_writes_a_network_that_the_other_commands_take(tmp_path, capsys, checkpoint) -> None:
+    cache, out = ["--cache", str(tmp_path / "cache")], tmp_path / "smaller.safetensors"
+    words = ["--images", "10", "--unit", "channel", "--curve", "0.2", *cache]
+    assert run("prune", str(checkpoint), *words, "--by", "fisher", "--sparsity", "0.4", "-o", str(out), "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [row["sparsity"] for row in result["rows"]] == [0.2, 0.4] and result["output"] == str(out)
+    assert result["rows"][1]["drop_low"] < result["rows"][1]["drop_high"] and result["unit"] == "channel"
+    model = load_network(str(out))
+    assert "pruned by fisher" in model.notes[0] and model.transform is not None
+    limited = ["--images", "5", "--layers", "layer1.0.conv1", "--quiet", *cache]
+    assert run("ablate", "--model", str(out), *limited, "--grid", "2x2", "--jobs", "1", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert len(rows) == 4 and rows[0]["intact"] is not None
+    assert run("prune", str(out), *words[:2], *cache, "--sparsity", "0.5", "--curve", "") == 0
+    assert "kernels of 19 layers ranked by taylor" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--sparsity", "2"], "sparsity of 2 is not allowed"),
+        (["--by", "drop", "--study", "1"], "there are no results"),
+        (["--by", "magic"], "unknown ranking 'magic'"),
+        (["--curve", "a,b"], "--curve 'a,b' is malformed"),
+        (["-o", "pruned.pt"], "name it pruned.safetensors"),
+        (["-o", "nowhere/pruned.safetensors"], "does not exist"),
+        (["--model", "resnet20"], "not both"),
+        (["--unit", "layer"], "unknown unit 'layer'"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, capsys, checkpoint, words, line) -> None:
+    assert run("prune", str(checkpoint), "--images", "4", "--quiet", "--cache", str(tmp_path / "cache"), *words) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and line in captured.err and len(captured.err.strip().splitlines()) == 1
+
+
+def test_the_network_itself_is_never_overwritten(tmp_path, capsys, checkpoint) -> None:
+    before = checkpoint.read_bytes()
+    cache = ["--cache", str(tmp_path / "cache")]
+    assert run("prune", str(checkpoint), "-o", str(checkpoint), *cache) == 1
+    assert "is the network itself" in capsys.readouterr().err
+    assert run("prune", str(tmp_path / "missing.safetensors"), *cache) == 1
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert checkpoint.read_bytes() == before
+
+
+def test_the_pruned_weights_are_other_weights(tmp_path) -> None:
+    net, data = small(), images(6)
+    found = prune(net, data, "taylor", 0.5, cache=tmp_path, curve=())
+    maps = saliency_maps(net, data, "taylor", cache=tmp_path).maps
+    assert found.about["of_weights_hash"] == maps.about["weights_hash"] != found.model.weights_hash

@@ -1,0 +1,176 @@
+"""`weanalysis prune`: remove what matters least by a criterion or by the measured D."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from weanalysis.cli.options import (
+    cache_option,
+    data_options,
+    json_option,
+    model_options,
+    parse_model_options,
+    parse_triple,
+    quiet_option,
+)
+from weanalysis.errors import ModelError, StudyError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from weanalysis.pruning import Pruned
+
+PRUNE_HELP = """Prune the kernels or channels that matter least, and measure accuracy over sparsity with intervals.
+
+CHECKPOINT is a checkpoint file of this program, or a run; without one, --model and --weights say which network. Kernels
+are set to 0 by masks; channels are removed with all that reads them, so that the network becomes smaller. --by names a
+criterion of `weanalysis saliency`, or drop: the D that a study measured for every one of them. Nothing is trained
+afterwards. The file that -o writes is a network like any other: `weanalysis ablate --model pruned.safetensors`.
+
+\b
+Examples:
+  weanalysis prune --model resnet20 --by taylor --sparsity 0.5 -o pruned.safetensors
+  weanalysis prune net.safetensors --by fisher --unit channel --sparsity 0.3 -o smaller.safetensors
+  weanalysis prune --model resnet20 --by drop --study all-kernels --sparsity 0.7 --scope layer
+"""
+
+
+@click.command(help=PRUNE_HELP)
+@click.argument("checkpoint", required=False, metavar="[CHECKPOINT]")
+@model_options
+@data_options
+@click.option("--by", default="taylor", show_default=True, metavar="RANKING",
+              help="drop (the measured D), or a criterion: magnitude, l1, l2, taylor, taylor-mean, fisher, obd, "
+              "activation, bn-gamma, lwe-multiplier.")
+@click.option("--sparsity", type=float, default=0.5, show_default=True, metavar="SHARE",
+              help="The share of units to prune, between 0 and 1.")
+@click.option("--unit", default="kernel", show_default=True, metavar="kernel|channel", help="What is pruned.")
+@click.option("--scope", default="network", show_default=True, metavar="network|layer",
+              help="Rank all units together, or prune the same share of each layer.")
+@click.option("--study", metavar="STUDY", help="For --by drop: the study, by number or name.")
+@click.option("--layers", metavar="GLOB", help="Prune only layers whose name matches, such as 'layer1.*'.")
+@click.option("--curve", metavar="LIST", help="Sparsities to measure beside, such as 0.2,0.4 (default: 0.1 to 0.9).")
+@click.option("--images", type=int, metavar="N", help="Only N images, drawn by the seed (default: all).")
+@click.option("--seed", type=int, default=0, show_default=True, help="Draws the order of the images.")
+@click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu or cuda:N.")
+@click.option("--batch-size", type=int, default=50, show_default=True, metavar="N", help="Images at a time.")
+@click.option("--output", "-o", metavar="FILE", help="The .safetensors file to write the pruned network to.")
+@json_option
+@quiet_option
+@cache_option
+@click.pass_context
+def prune(ctx: click.Context, /, **given: Any) -> None:
+    import json
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from weanalysis.cache import find_cache
+    from weanalysis.cli.display import Watcher
+    from weanalysis.comparison import find_checkpoint
+    from weanalysis.loading import load_data, load_model
+    from weanalysis.models import save_checkpoint
+    from weanalysis.pruning import prune as run
+    from weanalysis.results.export import to_json_rows, to_json_value
+
+    cache = find_cache(given["cache"]).ready()
+    name = given["model"]
+    source = None
+    if given["checkpoint"] is not None:
+        if ctx.get_parameter_source("model") != ParameterSource.DEFAULT:
+            raise ModelError(f"give the checkpoint {given['checkpoint']} or --model {name}, not both")
+        source = find_checkpoint(given["checkpoint"], cache)
+        name = str(source)
+    output = _checked_output(given["output"], source or Path(name), Path(given["weights"]))
+    with Watcher(given["quiet"]) as watcher:
+        model = load_model(
+            name, given["weights"], given["num_classes"], given["data"],
+            options=parse_model_options(given["model_options"]), image_size=given["image_size"], cache=cache,
+            progress=watcher.training,
+        )  # fmt: skip
+        watcher.rest()
+        data = load_data(
+            given["data"], parse_triple("mean", given["mean"]), parse_triple("std", given["std"]),
+            given["image_size"], given["images"], given["seed"], model, cache=cache,
+            skip_bad_images=given["skip_bad_images"],
+        )  # fmt: skip
+        for note in (*model.notes, *data.notes):
+            watcher.say(note)
+        with Progress(console=watcher.console, transient=True, disable=not watcher.console.is_terminal) as progress:
+            task = progress.add_task("accuracy of the pruned networks", total=len(data))
+            found = run(
+                model, data, given["by"], given["sparsity"], given["unit"], given["scope"], layers=given["layers"],
+                study=given["study"], cache=cache, device=given["device"], batch_size=given["batch_size"],
+                say=watcher.say, report=lambda done, total, left: progress.update(task, completed=done),
+                **({} if given["curve"] is None else {"curve": _shares(given["curve"])}),
+            )  # fmt: skip
+    if output is not None:
+        pruned = found.model
+        transform = data.transform.describe()
+        extra = {"weights": pruned.weights, "classes": pruned.classes or data.classes, "synsets": pruned.synsets,
+                 "transform": transform, "notes": pruned.notes, "pruning": to_json_value(found.about)}  # fmt: skip
+        save_checkpoint(output, pruned.net, pruned.architecture, extra)
+    if given["as_json"]:
+        about = {key: found.about[key] for key in ("by", "unit", "scope", "sparsity", "layers", "num_images")}
+        click.echo(json.dumps({
+            "model": model.name, "data": given["data"], **about, "output": str(output) if output else None,
+            "rows": to_json_rows(found.table),
+        }, allow_nan=False))  # fmt: skip
+        return
+    _print(Console(highlight=False), found, output)
+
+
+def _checked_output(output: str | None, *inputs: Path) -> Path | None:
+    """Refuse, before any work, a file that cannot be written or that would replace the network itself."""
+    if output is None:
+        return None
+    path = Path(output).expanduser()
+    if path.suffix != ".safetensors":
+        raise ModelError(f"a checkpoint is written as safetensors: name it {path.stem}.safetensors, not {path.name}")
+    if not path.resolve().parent.is_dir():
+        raise ModelError(f"the folder of {path} does not exist; make it, or choose another place")
+    if any(path.resolve() == given.expanduser().resolve() for given in inputs):
+        raise ModelError(f"{path} is the network itself, which would be lost; name another file")
+    return path
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise StudyError(f"--curve {text!r} is malformed: give shares such as 0.2,0.4,0.6") from None
+
+
+def _print(console: Console, found: Pruned, output: Path | None) -> None:
+    from rich.table import Table
+
+    from weanalysis.cli.display import points
+
+    about, table = found.about, found.table
+    intact = about["intact_params"]
+    console.print(
+        f"\n[bold]{found.model.name}[/bold]: {table['num_units'].iloc[0]:,} {about['unit']}s of "
+        f"{len(about['layers'])} layers ranked by {about['source']}, "
+        f"{'over the network' if about['scope'] == 'network' else 'layer by layer'}; intact top-1 "
+        f"{table['intact'].iloc[0]:.2f} % on {about['num_images']:,} images, {intact['num_params']:,} parameters, "
+        f"{intact['gflops']:.3f} GFLOPs", soft_wrap=True,
+    )  # fmt: skip
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("sparsity", "pruned", "left", "GFLOPs", "top-1", "D, points [95 %]"):
+        shown.add_column(title, justify="right", no_wrap=True)
+    for row in table.itertuples():
+        style = "bold" if row.sparsity == about["sparsity"] else None
+        left = f"{100 * row.num_nonzero / intact['num_params']:.1f} %"
+        shown.add_row(f"{row.sparsity:g}", f"{row.num_pruned:,}", left, f"{row.gflops:.3f}", f"{row.ablated:.2f} %",
+                      points(row), style=style)
+    console.print(shown)
+    console.print("left: parameters that are not 0. D is the loss of accuracy, paired on the same images (Tango), for "
+                  "the population that they were drawn from; where the ranking has seen these images too, it flatters. "
+                  "Nothing was trained after pruning.", soft_wrap=True)
+    if output is not None:
+        console.print(f"\nThe network at sparsity {about['sparsity']:g} is in {output}. Next:", soft_wrap=True)
+        console.print(f"  weanalysis ablate --model {output} --data {about['data']}", soft_wrap=True, markup=False)

@@ -1,0 +1,223 @@
+"""From a network, a ranking of its units and a sparsity to a pruned network, and what that costs in accuracy."""
+
+from __future__ import annotations
+
+import copy
+import math
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
+
+from weanalysis.ablation.evaluate import Decisions, logits_of
+from weanalysis.ablation.inputs import UNNAMED_SOURCE, as_images, as_model, folded
+from weanalysis.ablation.schedule import find_devices
+from weanalysis.ablation.studies import find_layers
+from weanalysis.ablation.studies.layers import select_layers
+from weanalysis.cache import Cache, find_cache
+from weanalysis.errors import ModelError, StudyError, unknown_name
+from weanalysis.models import Model, build
+from weanalysis.models.pruned import sizes_of
+from weanalysis.pruning.channels import find_groups, group_scores, remove_channels
+from weanalysis.pruning.units import Scope, Unit, choose_lowest, scores_of_criterion, scores_of_study
+from weanalysis.results.statistics import drop_table
+from weanalysis.results.store import Store
+from weanalysis.saliency import CRITERIA, saliency_maps
+
+# What `by` is for the measured D of a study.
+DROP = "drop"
+
+CURVE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned network, and the curve of accuracy over sparsity.
+
+    `table` has a row a sparsity: sparsity (asked), num_units, num_pruned, num_params, num_nonzero and gflops (of one
+    image; masks alone save none) of the pruned network, intact, ablated, drop, drop_low, drop_high (Tango's paired
+    interval), p_value (McNemar), q_value, num_images, num_flipped. `about` says how it was pruned (JSON).
+    """
+
+    model: Model
+    table: pd.DataFrame
+    about: dict[str, Any]
+
+
+def prune(
+    model: Model | nn.Module,
+    data: Any,
+    by: str = "taylor",
+    sparsity: float = 0.5,
+    unit: Unit = "kernel",
+    scope: Scope = "network",
+    *,
+    layers: str | None = None,
+    study: str | int | None = None,
+    curve: Sequence[float] = CURVE,
+    cache: Cache | str | None = None,
+    device: str = "auto",
+    batch_size: int = 50,
+    report: Callable[[int, int, float], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Pruned:
+    """Prune the units with the lowest scores, and measure the accuracy at several sparsities on the same images.
+
+    `by`: a criterion of `saliency.CRITERIA`, or "drop", the D that `study` (its number or name) measured for every
+    unit. `unit` "kernel" sets whole kernels to 0 (masks, torch.nn.utils.prune); "channel" removes filters with all that
+    reads them, so that shapes become smaller (Torch-Pruning). `sparsity` and `curve` are shares of the units, ranked
+    over the whole network or, with `scope` "layer", in each layer. An excited network is pruned in its folded weights;
+    the network given is not changed. Nothing is trained afterwards. Raises WeanalysisError for unusable input.
+    """
+    say = say or (lambda line: None)
+    _check(by, sparsity, unit, scope, study, curve, batch_size)
+    device = find_devices(device)[0]
+    cache = (cache if isinstance(cache, Cache) else find_cache(cache)).ready()
+    given, images = as_model(model), as_images(data)
+    plain = folded(given)
+    selected = select_layers(find_layers(plain.net), layers, [])
+    if by == DROP:
+        with Store.open(cache.results, readonly=True) as store:
+            number = store.find(str(study))
+            scores = scores_of_study(store, number, selected, plain.weights_hash, unit)
+            source = f"D of study {store.describe(number)['name']}"
+    else:
+        maps = saliency_maps(given, images, by, layers, cache=cache, device=device, batch_size=None, say=say).maps
+        scores, source = scores_of_criterion(maps, by, unit), by
+    if left_out := [layer.name for layer in selected if layer.name not in scores]:
+        say(f"not pruned, since {source} says nothing of them: {', '.join(left_out)}")
+
+    first, _ = images.batch(0, 2)
+    if unit == "channel":
+        groups, skipped = find_groups(plain.net.cpu(), first)
+        scores = group_scores(groups, scores)
+        if skipped:
+            few = "; ".join(f"{name}: {why}" for name, why in skipped[:3])
+            say(f"no channel is removed from {len(skipped)} group{'s' * (len(skipped) > 1)} of layers: {few}")
+        if not scores:
+            raise StudyError(f"{source} ranks no channels that can be removed; choose other --layers, or prune kernels")
+    asked = sorted({*curve, sparsity})
+    choices = [choose_lowest(scores, share, scope) for share in asked]
+    make = _masked if unit == "kernel" else _smaller(first)
+    nets = [make(plain.net, chosen).to(device).eval() for chosen in choices]
+    table = _curve([plain.net, *nets], images, device, batch_size, report)
+    table.insert(0, "sparsity", asked)
+    table.insert(1, "num_units", sum(values.size for values in scores.values()))
+    table.insert(2, "num_pruned", [sum(int(marks.sum()) for marks in chosen.values()) for chosen in choices])
+    counted = [_sizes(net.cpu(), first[:1]) for net in nets]
+    for place, column in enumerate(("num_params", "num_nonzero", "gflops")):
+        table.insert(3 + place, column, [sizes[column] for sizes in counted])
+
+    wanted = nets[asked.index(sparsity)]
+    about = {
+        "by": by, "source": source, "unit": unit, "scope": scope, "sparsity": sparsity, "layers": list(scores),
+        "data": images.spec, "num_images": len(images), "intact_params": _sizes(plain.net, first[:1]),
+        "of": plain.weights, "of_weights_hash": plain.weights_hash,
+        "command": shlex.join(["weanalysis", *sys.argv[1:]]),
+    }  # fmt: skip
+    row = table[table["sparsity"] == sparsity].iloc[0]
+    share = f"{row['num_pruned']:,.0f} of {row['num_units']:,.0f}"
+    words = f"{share} {unit}s pruned by {source}: top-1 {row['ablated']:.2f} % instead of {row['intact']:.2f} %"
+    pruned = replace(
+        plain, net=wanted, architecture=_architecture(plain, wanted, unit), weights=f"{plain.weights}, pruned",
+        notes=[*plain.notes, f"{words} on {len(images):,} images of {images.spec}"],
+    )  # fmt: skip
+    return Pruned(pruned, table, about)
+
+
+def _check(
+    by: str, sparsity: float, unit: str, scope: str, study: object, curve: Sequence[float], batch_size: int
+) -> None:
+    if by != DROP and by not in CRITERIA:
+        raise StudyError(unknown_name("ranking", by, [DROP, *CRITERIA]))
+    if by == DROP and study is None:
+        raise StudyError("to prune by the measured D say which study measured it: --study NAME, a number or a name "
+                         "that `weanalysis list` shows")
+    if by != DROP and study is not None:
+        raise StudyError(f"a study is for --by {DROP}; leave it out, or prune by {DROP} instead of {by}")
+    if unit not in get_args(Unit):
+        raise StudyError(unknown_name("unit", unit, get_args(Unit)))
+    if scope not in get_args(Scope):
+        raise StudyError(unknown_name("scope", scope, get_args(Scope)))
+    for share in (sparsity, *curve):
+        if not 0 < share < 1:
+            raise StudyError(f"a sparsity of {share:g} is not allowed: give a share between 0 and 1, such as 0.5")
+    if batch_size < 1:
+        raise StudyError(f"a batch size of {batch_size} is not allowed: give 1 or more")
+
+
+def _masked(net: nn.Module, chosen: Mapping[str, NDArray[np.bool_]]) -> nn.Module:
+    """Return a copy of `net` whose chosen kernels are 0."""
+    masked = copy.deepcopy(net)
+    for name, marks in chosen.items():
+        conv: Any = masked.get_submodule(name)
+        mask = torch.from_numpy(~marks).reshape(*marks.shape, *[1] * (conv.weight.dim() - 2)).expand_as(conv.weight)
+        torch_prune.custom_from_mask(conv, "weight", mask.to(conv.weight))
+        torch_prune.remove(conv, "weight")
+    return masked
+
+
+def _smaller(images: Tensor) -> Callable[[nn.Module, Mapping[str, NDArray[np.bool_]]], nn.Module]:
+    def remove(net: nn.Module, chosen: Mapping[str, NDArray[np.bool_]]) -> nn.Module:
+        return remove_channels(net, images, {name: np.flatnonzero(marks).tolist() for name, marks in chosen.items()})
+
+    return remove
+
+
+def _curve(
+    nets: Sequence[nn.Module], images: Any, device: str, batch_size: int,
+    report: Callable[[int, int, float], None] | None,
+) -> pd.DataFrame:  # fmt: skip
+    """Count, over all images, those that the first network has right, and those that each other loses and gains."""
+    intact = copy.deepcopy(nets[0]).to(device).eval()
+    lost, gained = np.zeros(len(nets) - 1, int), np.zeros(len(nets) - 1, int)
+    correct, done, began = 0, 0, time.perf_counter()
+    while done < len(images):
+        batch, targets = (tensor.to(device) for tensor in images.batch(done, min(done + batch_size, len(images))))
+        with torch.no_grad():
+            right = [Decisions.of(logits_of(net(batch)), targets).predictions == targets for net in (intact, *nets[1:])]
+        correct += int(right[0].sum())
+        for place, own in enumerate(right[1:]):
+            lost[place] += int((right[0] & ~own).sum())
+            gained[place] += int((~right[0] & own).sum())
+        done += len(targets)
+        if report:
+            report(done, len(images), (time.perf_counter() - began) / done * (len(images) - done))
+    table = drop_table(pd.DataFrame({"num_images": done, "num_correct": correct, "lost": lost, "gained": gained}))
+    table["num_flipped"] = table["lost"] + table["gained"]
+    return table[["intact", "ablated", "drop", "drop_low", "drop_high", "p_value", "q_value", "num_images",
+                  "num_flipped"]]  # fmt: skip
+
+
+def _sizes(net: nn.Module, image: Tensor) -> dict[str, float]:
+    """Count parameters, those that are not 0, and one image's multiply-accumulates (10^9); NaN where that fails."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(image)
+    parameters = list(net.parameters())
+    return {
+        "num_params": sum(p.numel() for p in parameters),
+        "num_nonzero": sum(int(p.count_nonzero()) for p in parameters),
+        "gflops": counter.get_total_flops() / 2e9 or math.nan,
+    }
+
+
+def _architecture(plain: Model, net: nn.Module, unit: Unit) -> dict[str, Any]:
+    """Describe the pruned network so that it can be built again; a caller's own module cannot be."""
+    if unit == "kernel" or plain.architecture.get("source") == UNNAMED_SOURCE:
+        return plain.architecture
+    original = build({key: value for key, value in plain.architecture.items() if key != "pruned"})
+    try:
+        return {**plain.architecture, "pruned": sizes_of(net, original)}
+    except ModelError as error:
+        raise StudyError(f"{plain.name} cannot be rebuilt after this ({error}); prune kernels instead") from error
