@@ -167,7 +167,7 @@ def test_a_running_study_is_shown_as_far_as_it_is(open_page: Open, cache: Path) 
     is_well(app)
     assert "0 of 465 ablations" in words(app)
     app = open_page("location", study="begun · 1")
-    assert all("not measured" in text for text in chart(app)["data"][1]["text"])
+    assert all("not measured" in text for text in chart(app)["data"][1]["hovertext"])
 
 
 def test_a_study_that_was_killed_long_ago_says_that_there_is_no_news(open_page: Open, cache: Path) -> None:
@@ -338,7 +338,7 @@ def test_compare_pairs_two_networks_image_by_image(open_page: Open, cache: Path)
     assert f"Rank correlation {rho:+.2f}" in words(app)
     app.toggle(key="test").set_value(True).run()
     is_well(app)
-    text = charts(app)[2]["data"][1]["text"]
+    text = charts(app)[2]["data"][1]["hovertext"]
     # By hand: D of either network over all 700 images, place by place.
     by_hand = [
         (frame.assign(net=frame["correct_before"] * 1 - frame["correct_after"] * 1).groupby("position")["net"].sum())

@@ -103,7 +103,7 @@ def test_hover_names_the_kernel_its_drop_and_its_interval(study: pd.DataFrame) -
     points = markers(figure)
     number = next(place for place, key in enumerate(points.customdata) if list(key[:3]) == ["layer1.1.conv2", 4, 8])
     row = study.iloc[points.customdata[number][3]]
-    text = points.text[number]
+    text = points.hovertext[number]
     assert "layer1.1.conv2" in text
     assert "output 4, input 8" in text
     assert figures.points(row["drop"]) in text
@@ -115,7 +115,7 @@ def test_a_running_study_shows_what_is_there_and_greys_the_rest() -> None:
     partial = finished(location_plan(), num_done=200)
     figure = figures.location_mosaic(partial)
     assert np.isfinite(np.asarray(heatmap(figure).z)).sum() == 200
-    assert sum("not measured" in text for text in markers(figure).text) == 265
+    assert sum("not measured" in text for text in markers(figure).hovertext) == 265
     empty = figures.location_mosaic(finished(location_plan(), num_done=0))
     assert not np.isfinite(np.asarray(heatmap(empty).z)).any()
     assert "measured yet" in figures.location_mosaic(partial.head(0)).layout.annotations[0].text
@@ -151,7 +151,7 @@ def test_names_are_text_whatever_they_hold() -> None:
     figure = figures.location_mosaic(finished(location_plan([(name, 8, 8)])))
     spread = figures.layer_spread(finished(location_plan([(name, 8, 8)])))
     assert "<img" not in str(figure.layout.annotations[0].to_plotly_json())
-    assert not any("<img" in text for text in markers(figure).text)
+    assert not any("<img" in text for text in markers(figure).hovertext)
     assert not any("<img" in text for text in spread.data[1].text)
 
 
@@ -377,12 +377,13 @@ def test_a_criterion_is_drawn_by_rank_each_kernel_in_its_cell() -> None:
     z, points = np.asarray(heatmap(figure).z), markers(figure)
     ranks = 100 * table["good"].rank(pct=True)
     assert len(points.x) == len(table)
-    for x, y, layer, (out, into, score, rank) in zip(points.x, points.y, points.text, points.customdata, strict=True):
+    told = zip(points.x, points.y, points.hovertext, points.customdata, strict=True)
+    for x, y, layer, (out, into, score, rank) in told:
         own = table[(table["layer"] == layer) & (table["out_channel"] == out) & (table["in_channel"] == into)]
         assert score == pytest.approx(own["good"].iloc[0]) and rank == pytest.approx(ranks[own.index[0]])
         assert z[round(y), round(x)] == pytest.approx(rank, abs=1e-3)
     within = markers(figures.saliency_mosaic(table, "good", "layer"))
-    assert sorted(row[3] for row, layer in zip(within.customdata, within.text, strict=True) if layer == "b")[-1] == 100
+    assert max(row[3] for row, layer in zip(within.customdata, within.hovertext, strict=True) if layer == "b") == 100
     assert "says nothing" in figures.saliency_mosaic(table, "none").layout.annotations[0].text
 
 

@@ -304,7 +304,6 @@ def _add_markers(figure: go.Figure, mosaic: Mosaic, kernels: pd.DataFrame, quant
             np.concatenate([y for y, _ in centres]),
             [list(key) for key in zip(*(column.tolist() for column in keys), strict=True)],
             _hover_texts(named, quantity),
-            size=14,
         )
     )
 

@@ -177,7 +177,6 @@ def magnitude_map(table: pd.DataFrame, *, selected: tuple[str, float] | None = N
                     each(cells, "layer", "percentile"), wording.tolist(), strict=True
                 )
             ],
-            size=8,
         )
     )
     if selected is not None and selected[0] in layers:

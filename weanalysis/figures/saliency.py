@@ -73,16 +73,15 @@ def saliency_mosaic(
     centres = [tile.centres() for tile in mosaic.tiles]
     named = rows.loc[[index for tile in mosaic.tiles for index in tile.rows.index]]
     figure.add_trace(
-        go.Scattergl(
+        go.Scatter(
             x=np.concatenate([x for _, x in centres]),
             y=np.concatenate([y for y, _ in centres]),
-            mode="markers",
-            marker={"size": 8, "opacity": 0},
+            mode="text",  # nothing to see, and so nothing to draw
             # Numbers, not a text a kernel: thirty thousand texts would be most of the page.
             customdata=np.column_stack([*(named[name] for name in ("out_channel", "in_channel", criterion)),
                                         ranks[named.index]]),
-            text=[html.escape(str(layer)) for layer in named["layer"]],
-            hovertemplate="<b>%{text}</b><br>output %{customdata[0]}, input %{customdata[1]}"
+            hovertext=np.array([html.escape(str(layer)) for layer in named["layer"]], dtype=object),
+            hovertemplate="<b>%{hovertext}</b><br>output %{customdata[0]}, input %{customdata[1]}"
             f"<br>{html.escape(criterion)} = %{{customdata[2]:.3g}}<br>higher than %{{customdata[3]:.1f}} % of the "
             f"{within}<extra></extra>",
         )

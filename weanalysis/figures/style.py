@@ -14,7 +14,6 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-_MOST_WITHOUT_WEBGL = 6_000
 _MOST_DOTS = 1_500  # beyond it dots lie on each other, and each is an element that the browser draws
 
 SEQUENTIAL = "Cividis"  # shares and magnitudes, which have no sign
@@ -129,25 +128,21 @@ def measurement(drop: float, low: float, high: float, measured_in: str, quantity
     return f"<br>{quantity} = {points(drop)} {measured_in}<br>95 % interval {interval(low, high)}"
 
 
-def clickable(x: Any, y: Any, customdata: list[list[Any]], text: list[str], size: int) -> go.Scatter | go.Scattergl:
+def clickable(x: Any, y: Any, customdata: list[list[Any]], words: list[str]) -> go.Scatter:
     """Return invisible points to lay over a heatmap, which alone tells Streamlit of no click.
 
-    A few thousand are drawn in half the time without WebGL, whose context costs a quarter of a second; many more are
-    drawn only with it.
+    They are labels without text: markers are styled one by one even where none can be seen, which takes as long as all
+    else together, and a WebGL context takes longer still.
     """
-    invisible = {"marker": {"opacity": 0}}
-    return (go.Scatter if len(text) <= _MOST_WITHOUT_WEBGL else go.Scattergl)(
+    return go.Scatter(
         x=x,
         y=y,
-        mode="markers",
-        marker={"size": size, "opacity": 0},
-        selected=invisible,
-        unselected=invisible,
+        mode="text",
         showlegend=False,
         # As arrays: plotly looks at lists element by element, which takes longer than to draw them.
         customdata=np.array(customdata, dtype=object),
-        text=np.array(text, dtype=object),
-        hovertemplate="%{text}<extra></extra>",
+        hovertext=np.array(words, dtype=object),
+        hovertemplate="%{hovertext}<extra></extra>",
     )
 
 
