@@ -34,5 +34,10 @@ page = st.navigation(
         ],
     }
 )
+has_figures = page.title not in ("Overview", "Jobs")
+if has_figures:
+    shared.preload_plotly()
 with shared.faults():
     page.run()
+if not has_figures:
+    shared.preload_plotly()  # for the page that is opened next

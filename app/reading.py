@@ -113,8 +113,17 @@ def layers_with_weights(study: pd.Series) -> list[str]:
 
 def multipliers(study: pd.Series) -> dict[str, np.ndarray]:
     """Return LWE's m of every layer of the network of a study, (Out, In/groups); empty for a network without LWE."""
-    path = cache().weights / f"{safe_name(str(study['weights_hash']))}-multipliers.safetensors"
+    path = _multipliers_file(study)
     return _multipliers(str(path), path.stat().st_mtime) if path.is_file() else {}
+
+
+def has_multipliers(study: pd.Series) -> bool:
+    """Tell whether a study kept multipliers of its network, without reading them."""
+    return _multipliers_file(study).is_file()
+
+
+def _multipliers_file(study: pd.Series) -> Path:
+    return cache().weights / f"{safe_name(str(study['weights_hash']))}-multipliers.safetensors"
 
 
 @st.cache_data(show_spinner=False, max_entries=8)

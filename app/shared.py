@@ -32,8 +32,11 @@ _STYLE = """
 <style>
 .stMainBlockContainer {padding: 2.6rem 2rem 3rem 2rem;}
 [data-testid="stMetricValue"] {font-size: 1.5rem;}
+.st-key-preload {display: none;}
 </style>
 """
+
+_NOTHING = go.Figure()
 
 _SAVE_BUTTONS = st.components.v2.component(
     "weanalysis_save_figure",
@@ -68,6 +71,15 @@ _SAVE_BUTTONS = st.components.v2.component(
 def style() -> None:
     """Set what Streamlit's configuration cannot: the margins of the page."""
     st.html(_STYLE)
+
+
+def preload_plotly() -> None:
+    """Make the browser load Plotly, most of what a page with figures needs, while Python still reads the study.
+
+    Streamlit asks for it when the first figure arrives; this one is empty and never seen.
+    """
+    with st.container(key="preload"):
+        st.plotly_chart(_NOTHING, key="preload-figure", theme=None)
 
 
 @contextmanager

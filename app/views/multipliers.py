@@ -24,7 +24,7 @@ st.caption(
 studies = {
     shared.label(study): study
     for _, study in reading.studies().iterrows()
-    if study["kind"] == "multiplier" or reading.multipliers(study)
+    if study["kind"] == "multiplier" or reading.has_multipliers(study)
 }
 runs = networks.lwe_runs([run for run in curves.find_curves(reading.cache()) if not run.problem])
 if not studies and not runs:

@@ -20,6 +20,7 @@ from weanalysis.figures.style import (
     measurement,
     message_figure,
     new_figure,
+    thinned,
     translucent,
     unit,
     worded_once,
@@ -87,16 +88,17 @@ def _add_curve(figure: go.Figure, name: str, rows: pd.DataFrame, colour: str, me
         )
     )
     if num_draws.max() > 1:
+        dots = thinned(rows, np.random.default_rng(0))
         figure.add_trace(
             go.Scatter(
-                x=rows["percentile"],
-                y=rows["drop"],
+                x=dots["percentile"],
+                y=dots["drop"],
                 mode="markers",
                 name="one draw",
                 legendgroup=name,
                 showlegend=alone,
                 marker={"size": 5, "color": translucent(CATEGORICAL[8] if alone else colour, 0.5)},
-                customdata=[[percentile] for percentile in rows["percentile"].tolist()],
+                customdata=[[percentile] for percentile in dots["percentile"].tolist()],
                 hovertemplate="b = %{x}<br>D = %{y:+.2f}<extra>one draw</extra>",
             )
         )

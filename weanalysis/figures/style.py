@@ -14,7 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-_MOST_DOTS = 1_500  # beyond it dots lie on each other, and each is an element that the browser draws
+_MOST_DOTS = 1_000  # beyond it dots lie on each other, and each is an element that the browser draws
 
 SEQUENTIAL = "Cividis"  # shares and magnitudes, which have no sign
 
@@ -71,17 +71,22 @@ FONT = '"Source Sans", "Source Sans Pro", "Helvetica Neue", Arial, sans-serif'
 
 def new_figure(theme: str, height: int, **layout: object) -> go.Figure:
     """Return an empty figure in the colours of `theme` ("light" or "dark"), `height` in pixels."""
-    return _styled(go.Figure(), theme, height, layout)
+    axes = {"xaxis": _axis(theme), "yaxis": _axis(theme)}
+    return go.Figure(layout=_base(theme, height) | axes).update_layout(**layout)
 
 
 def new_panels(theme: str, height: int, panels: dict[str, object], **layout: object) -> go.Figure:
     """Return an empty figure of several panels; `panels` are the arguments of Plotly's make_subplots."""
-    return _styled(make_subplots(**panels), theme, height, layout)
+    figure = make_subplots(**panels)
+    axes = {name: _axis(theme) for name in figure.layout if name.startswith(("xaxis", "yaxis"))}
+    figure.update_layout(**_base(theme, height), **axes)
+    figure.update_annotations(font={"size": 13, "color": THEMES[theme].ink})
+    return figure.update_layout(**layout)
 
 
-def _styled(figure: go.Figure, theme: str, height: int, layout: dict[str, object]) -> go.Figure:
+def _axis(theme: str) -> dict[str, Any]:
     colours = THEMES[theme]
-    axis = {
+    return {
         "gridcolor": colours.grid,
         "zerolinecolor": colours.grid,
         "linecolor": colours.muted,
@@ -89,25 +94,28 @@ def _styled(figure: go.Figure, theme: str, height: int, layout: dict[str, object
         "title": {"font": {"color": colours.ink, "size": 13}, "standoff": 8},
         "automargin": True,
     }
-    figure.update_layout(
-        template="none",
-        height=height,
-        margin={"l": 8, "r": 8, "t": 28, "b": 8},
-        paper_bgcolor=colours.page,
-        plot_bgcolor=colours.page,
-        font={"family": FONT, "size": 13, "color": colours.ink},
-        hoverlabel={"bgcolor": colours.tile, "bordercolor": colours.muted, "font": {"color": colours.ink, "size": 13}},
-        colorway=list(CATEGORICAL),
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "xanchor": "left", "x": 0},
+
+
+def _base(theme: str, height: int) -> dict[str, Any]:
+    colours = THEMES[theme]
+    return {
+        "template": "none",
+        "height": height,
+        "margin": {"l": 8, "r": 8, "t": 28, "b": 8},
+        "paper_bgcolor": colours.page,
+        "plot_bgcolor": colours.page,
+        "font": {"family": FONT, "size": 13, "color": colours.ink},
+        "hoverlabel": {
+            "bgcolor": colours.tile,
+            "bordercolor": colours.muted,
+            "font": {"color": colours.ink, "size": 13},
+        },
+        "colorway": list(CATEGORICAL),
+        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "xanchor": "left", "x": 0},
         # A new figure of the same study keeps the zoom that the reader chose.
-        uirevision="keep",
-        dragmode="zoom",
-        **{name: axis for name in figure.layout if name.startswith(("xaxis", "yaxis"))},
-        **({} if "xaxis" in figure.layout else {"xaxis": axis, "yaxis": axis}),
-    )
-    figure.update_annotations(font={"size": 13, "color": colours.ink})
-    figure.update_layout(**layout)
-    return figure
+        "uirevision": "keep",
+        "dragmode": "zoom",
+    }
 
 
 def message_figure(message: str, theme: str, height: int = 240) -> go.Figure:
