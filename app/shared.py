@@ -32,7 +32,7 @@ _STYLE = """
 <style>
 .stMainBlockContainer {padding: 2.6rem 2rem 3rem 2rem;}
 [data-testid="stMetricValue"] {font-size: 1.5rem;}
-.st-key-preload {display: none;}
+.st-key-preload, .st-key-keep-zoom {display: none;}
 </style>
 """
 
@@ -67,10 +67,47 @@ _SAVE_BUTTONS = st.components.v2.component(
     """,
 )
 
+# Streamlit puts a new figure in the place of one that changed, and with it goes what the reader zoomed into. This sets
+# it again on the new one: Plotly's own “Reset axes” goes to the range that it remembers as the first.
+_KEEP_ZOOM = st.components.v2.component(
+    "weanalysis_keep_zoom",
+    html="<span></span>",
+    js="""
+    export default function () {
+        if (window.weanalysisZoom) return;
+        const zooms = window.weanalysisZoom = new Map(), known = new WeakSet();
+        const axesOf = plot => Object.values(plot._fullLayout).filter(one => /^[xy]axis[0-9]*$/.test(one?._name ?? ""));
+        const attend = plot => {
+            const home = plot.closest('[class*="st-key-"]'), reset = plot.querySelector('[data-val="reset"]');
+            if (known.has(plot) || !home || !reset || !plot.on || !plot._fullLayout?._has("cartesian")) return;
+            known.add(plot);
+            const picture = [location.pathname, home.className, plot.layout.uirevision].join();
+            plot.on("plotly_relayout", () => {
+                const axes = axesOf(plot);
+                const same = axes.every(axis => axis.range[0] === axis._rangeInitial0
+                    && axis.range[1] === axis._rangeInitial1 || axis.autorange);
+                if (same) zooms.delete(picture);
+                else zooms.set(picture, Object.fromEntries(axes.map(axis => [axis._name, [...axis.range]])));
+            });
+            const zoom = zooms.get(picture);
+            if (!zoom) return;
+            const axes = axesOf(plot), first = axes.map(axis => [axis._rangeInitial0, axis._rangeInitial1]);
+            for (const axis of axes) [axis._rangeInitial0, axis._rangeInitial1] = zoom[axis._name] ?? axis.range;
+            reset.click();
+            axesOf(plot).forEach((axis, i) => [axis._rangeInitial0, axis._rangeInitial1] = first[i]);
+        };
+        new MutationObserver(() => document.querySelectorAll(".js-plotly-plot").forEach(attend))
+            .observe(document.body, { childList: true, subtree: true });
+    }
+    """,
+)
+
 
 def style() -> None:
-    """Set what Streamlit's configuration cannot: the margins of the page."""
+    """Set what Streamlit's configuration cannot: the margins of the page, and that a zoom outlives a new figure."""
     st.html(_STYLE)
+    with st.container(key="keep-zoom"):
+        _KEEP_ZOOM(key="keeps-zoom")
 
 
 def preload_plotly() -> None:
@@ -219,6 +256,7 @@ def show(
 
     `on_click` is called when the reader clicks on a point; the point is then in st.session_state[key].
     """
+    figure.update_layout(uirevision=f"{name} {figure.layout.uirevision}")  # another study is another picture
     event = st.plotly_chart(
         figure,
         key=key,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_studies import write_demo, write_runs
+from made_studies import location_plan, write_demo, write_runs, write_study
 
 from weanalysis.figures import points
 from weanalysis.results import Store
@@ -126,10 +126,45 @@ class Visitor:
         return self.page
 
     def chart(self, key: str) -> Any:
+        """Wait until a figure is drawn, the script behind it has ended, and nothing moves any more."""
         plot = self.page.locator(f".st-key-{key} .js-plotly-plot .nsewdrag").first
         plot.wait_for()
-        self.page.wait_for_timeout(1000)
+        self.page.wait_for_function(
+            """key => {
+                const still = !document.querySelector('[data-test-script-state=running]');
+                const box = document.querySelector(`.st-key-${key} .nsewdrag`)?.getBoundingClientRect();
+                const place = JSON.stringify([box?.x, box?.y, box?.width, box?.height]);
+                window.since = still && window.place === place ? window.since : performance.now();
+                window.place = place;
+                return performance.now() - window.since > 300;
+            }""",
+            arg=key,
+            polling=50,
+        )
         return plot
+
+    def place_of(self, layer: str, out: int, into: int) -> tuple[float, float]:
+        """Return where the middle of a kernel's cell is on the page."""
+        box = self.chart("mosaic").bounding_box()
+        x, y = self.page.evaluate(
+            """([layer, out, into]) => {
+                const plot = document.querySelector('.st-key-mosaic .js-plotly-plot');
+                const dots = plot._fullData[1], axes = plot._fullLayout;
+                const k = dots.customdata.findIndex(c => c[0] === layer && c[1] === out && c[2] === into);
+                return [axes.xaxis.d2p(dots.x[k]), axes.yaxis.d2p(dots.y[k])];
+            }""",
+            [layer, out, into],
+        )
+        return box["x"] + x, box["y"] + y
+
+    def zoom(self) -> list[list[float]]:
+        """Return what part of the mosaic is seen."""
+        return self.page.evaluate(
+            """() => {
+                const axes = document.querySelector('.st-key-mosaic .js-plotly-plot')._fullLayout;
+                return [axes.xaxis.range, axes.yaxis.range];
+            }"""
+        )
 
     def leave(self) -> None:
         self.context.close()
@@ -204,35 +239,71 @@ def test_a_figure_is_saved_as_picture_drawing_and_table(visitor: Visitor, tmp_pa
         page.keyboard.press("Escape")
 
 
-def test_a_click_on_a_cell_opens_the_kernel_and_the_images_it_was_needed_for(visitor: Visitor) -> None:
+def test_a_click_on_a_cell_opens_the_kernel_and_the_images_it_was_needed_for(
+    visitor: Visitor, browser: Any, address: str
+) -> None:
     page = visitor.visit("/location?study=baseline+location+·+5")
     with Store.open(visitor.cache / "results.sqlite", readonly=True) as store:
         table = store.table(5)
-    plot = visitor.chart("mosaic")
     worst = table.loc[table["drop"].idxmax()]
-    place = page.evaluate(
-        """([layer, out, into]) => {
-            const plot = document.querySelector('.st-key-mosaic .js-plotly-plot');
-            const dots = plot._fullData[1], axes = plot._fullLayout;
-            const k = dots.customdata.findIndex(c => c[0] === layer && c[1] === out && c[2] === into);
-            return [axes.xaxis.d2p(dots.x[k]), axes.yaxis.d2p(dots.y[k])];
-        }""",
-        [worst["layer"], worst["out_channel"], worst["in_channel"]],
-    )
-    box = plot.bounding_box()
-    page.mouse.move(box["x"] + place[0], box["y"] + place[1] - 2)
-    page.mouse.move(box["x"] + place[0], box["y"] + place[1])
+    x, y = visitor.place_of(worst["layer"], worst["out_channel"], worst["in_channel"])
+    page.mouse.move(x, y - 2)
+    page.mouse.move(x, y)
     page.locator(".st-key-mosaic .hoverlayer .hovertext").wait_for()
-    page.mouse.click(box["x"] + place[0], box["y"] + place[1])
+    page.mouse.click(x, y)
     page.get_by_text(points(worst["drop"]), exact=True).first.wait_for()
     page.wait_for_url(f"**kernel={worst['layer']}**")
     page.get_by_text("Images whose prediction changed").wait_for()
     page.locator(".st-key-changed-images img").first.wait_for(timeout=90_000)
     assert 0 < page.locator(".st-key-changed-images img").count() <= 24
-    link = page.url
-    page.goto("about:blank")
-    page.goto(link)
-    page.get_by_text(points(worst["drop"]), exact=True).first.wait_for()
+    second = Visitor(browser, address, visitor.cache)
+    second.visit(page.url.removeprefix(address))
+    second.page.get_by_text(points(worst["drop"]), exact=True).first.wait_for()
+    second.page.locator(".st-key-changed-images img").first.wait_for(timeout=90_000)
+    second.leave()
+
+
+def test_a_running_study_sharpens_and_the_reader_s_zoom_and_kernel_stay(visitor: Visitor) -> None:
+    page = visitor.visit("/location?study=begun+location+·+3&kernel=layer1.0.conv1:0:0")
+    page.get_by_text("on 250 images").wait_for()
+    box, whole = visitor.chart("mosaic").bounding_box(), visitor.zoom()
+    page.mouse.move(box["x"] + 40, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 300, box["y"] + 360, steps=4)
+    page.mouse.up()
+    page.wait_for_function(
+        """whole => JSON.stringify(document.querySelector('.st-key-mosaic .js-plotly-plot')._fullLayout.xaxis.range)
+            !== JSON.stringify(whole[0])""",
+        arg=whole,
+    )
+    zoomed = visitor.zoom()
+    write_study(
+        visitor.cache / "results.sqlite", "location", location_plan(seed=4), "begun location", num_images=1000,
+        num_shards=2, state="running",
+    )  # fmt: skip
+    page.get_by_text("on 500 images").wait_for()
+    visitor.chart("mosaic")
+    page.wait_for_function(
+        """() => document.querySelector('.st-key-mosaic .js-plotly-plot')._fullData[1].hovertext
+            .some(words => words.includes('of 500 images'))"""
+    )
+    page.wait_for_function(
+        """zoomed => {
+            const axes = document.querySelector('.st-key-mosaic .js-plotly-plot')._fullLayout;
+            return JSON.stringify([axes.xaxis.range, axes.yaxis.range]) === JSON.stringify(zoomed);
+        }""",
+        arg=zoomed,
+    )
+    page.mouse.dblclick(box["x"] + 150, box["y"] + 150)
+    page.wait_for_function(
+        """whole => JSON.stringify(document.querySelector('.st-key-mosaic .js-plotly-plot')._fullLayout.xaxis.range)
+            === JSON.stringify(whole[0])""",
+        arg=whole,
+    )
+    assert "kernel=layer1.0.conv1" in page.url
+    assert page.locator(".st-key-kernel-layer").get_by_text("layer1.0.conv1").is_visible() or (
+        page.locator(".st-key-kernel-layer input").input_value() == "layer1.0.conv1"
+    )
 
 
 def test_two_networks_are_compared(visitor: Visitor) -> None:

@@ -88,6 +88,7 @@ def location_mosaic(
         hovermode="closest",
         hoverdistance=-1,
         showlegend=False,
+        uirevision=f"{mosaic.tiles[0].layer} to {mosaic.tiles[-1].layer}",  # other layers lie elsewhere
         xaxis={"visible": False, "range": [-0.5, mosaic.width - 0.5]},
         yaxis={"visible": False, "range": [mosaic.height - 0.5, -0.5]},
     )
