@@ -1,0 +1,391 @@
+"""How fast the dashboard answers with 100 studies and 1,000,000 ablations in the store, and what memory it takes.
+
+    python benchmarks/dashboard.py                    # makes the store in a temporary folder, removed afterwards
+    python benchmarks/dashboard.py --cache DIR        # makes it in DIR, or uses what an earlier run made there
+
+The studies are made up, written as a running study writes them. A Chromium that is on the PATH opens every page as a
+person does, in a new tab of a browser that has shown the page for another study ("first": nothing of this study was
+read yet; "again": the same address once more). Both end when the first figure (on Overview: the table) is drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import pandas as pd
+import psutil
+from playwright.sync_api import BrowserContext, Page, sync_playwright
+from safetensors.numpy import save_file
+
+from weanalysis.cache import Cache
+from weanalysis.results import Store
+
+NUM_STUDIES, NUM_ROWS = 100, 1_000_000
+SHARD, NUM_IMAGES, CLASSES = 250, 1000, 10
+WEIGHTS = "benchmark"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+PAGE_SECONDS, INTERACTION_SECONDS, MEMORY_GB = 3.0, 1.0, 1.5
+
+# ---- the store
+
+
+def layers() -> list[tuple[str, int, int]]:
+    """Return (name, output channels, input channels) of ResNet-110's 3x3 layers."""
+    found = [("conv1", 16, 3)]
+    for stage, width in enumerate((16, 32, 64), start=1):
+        for block in range(18):
+            first = width // 2 if stage > 1 and block == 0 else width
+            found += [(f"layer{stage}.{block}.conv1", width, first), (f"layer{stage}.{block}.conv2", width, width)]
+    return found
+
+
+def location_plan(num_rows: int) -> pd.DataFrame:
+    """Return kernels on equidistant channels of every layer, as many as asked for."""
+    side = int(np.ceil(np.sqrt(num_rows / (len(layers()) - 1))))
+    rows = [
+        (layer, depth, "kernel", out, into)
+        for depth, (layer, num_out, num_in) in enumerate(layers())
+        for out in np.unique(np.linspace(0, num_out - 1, side).round().astype(int)).tolist()
+        for into in np.unique(np.linspace(0, num_in - 1, side).round().astype(int)).tolist()
+    ]
+    return pd.DataFrame(rows[:num_rows], columns=["layer", "depth", "selection", "out_channel", "in_channel"])
+
+
+def magnitude_plan(num_rows: int) -> pd.DataFrame:
+    """Return 100 percentiles of layer after layer."""
+    rows = [
+        (layer, depth, "single", float(percentile), 0)
+        for depth, (layer, _, _) in enumerate(layers())
+        for percentile in range(1, 101)
+    ]
+    return pd.DataFrame(rows[:num_rows], columns=["layer", "depth", "selection", "percentile", "draw"])
+
+
+def multiplier_plan(num_rows: int) -> pd.DataFrame:
+    """Return the lowest and the highest channel everywhere and by layer, and curves over ranks with random draws."""
+    rows: list[tuple[Any, ...]] = [(None, None, end, None, None) for end in ("lowest", "highest")]
+    rows += [(layer, depth, end, None, None)
+             for depth, (layer, _, _) in enumerate(layers()) for end in ("lowest", "highest")]  # fmt: skip
+    rows += [
+        (None, None, selection, fraction / 100, draw)
+        for draw in range(100)
+        for fraction in range(1, 101)
+        for selection in (("lowest", "highest", "random") if draw == 0 else ("random",))
+    ]
+    return pd.DataFrame(rows[:num_rows], columns=["layer", "depth", "selection", "fraction", "draw"])
+
+
+PLANS = {"location": location_plan, "magnitude": magnitude_plan, "multiplier": multiplier_plan}
+
+
+@dataclass
+class Shard:
+    """What the engine would hand to the store."""
+
+    start: int
+    stop: int
+    targets: np.ndarray
+    predictions: np.ndarray
+    top5: np.ndarray
+    counts: np.ndarray
+    positions: np.ndarray
+    classes: np.ndarray
+    correct: np.ndarray
+    largest_difference: float = 1e-6
+    num_rechecked: int = 0
+    seconds: float = 1.0
+
+
+def made_shard(generator: np.random.Generator, start: int, num_ablations: int) -> Shard:
+    """Return a shard in which an ablation changes about one image of 250, few of them many."""
+    targets = np.random.default_rng(start).integers(0, CLASSES, SHARD)  # every study has the same images
+    predictions = np.where(generator.random(SHARD) < 0.9, targets, (targets + 1) % CLASSES)
+    counts = np.minimum(generator.geometric(0.5, num_ablations) - 1, 20)
+    ends = np.cumsum(counts)
+    # Distinct places for one ablation: consecutive ones from a random first.
+    firsts = generator.integers(0, SHARD, num_ablations)
+    positions = (np.repeat(firsts, counts) + np.arange(ends[-1]) - np.repeat(ends - counts, counts)) % SHARD
+    right = predictions[positions] == targets[positions]
+    classes = np.where(right, (targets[positions] + 2) % CLASSES, targets[positions])
+    return Shard(start, start + SHARD, targets, predictions, np.ones(SHARD, bool), counts, positions, classes,
+                 np.where(right, 2, 3))  # fmt: skip
+
+
+def make_store(cache: Cache) -> None:
+    """Write the studies, their network's weights and its multipliers: of ten, six location, three magnitude, one LWE.
+    """
+    generator = np.random.default_rng(0)
+    plans = {}
+    for kind, plan in PLANS.items():
+        table = plan(NUM_ROWS // NUM_STUDIES)
+        rows = table.astype(object).where(table.notna(), None).assign(num_weights=9).to_dict("records")
+        plans[kind] = [(f"{kind}{list(row.values())}", row) for row in rows]
+    with Store.open(cache.results) as store:
+        for number in range(NUM_STUDIES):
+            kind = "location" if number % 10 < 6 else "magnitude" if number % 10 < 9 else "multiplier"
+            about = {"model": "resnet110", "weights": "made.safetensors", "data": "digits",
+                     "command": "weanalysis ablate", "layers": [name for name, _, _ in layers()]}  # fmt: skip
+            context = store.context({**about, "weights_hash": WEIGHTS, "evaluate": "exact", "shard_size": SHARD,
+                                     "seed": 0, "number": number})  # fmt: skip
+            name = f"made-{kind}-{number}"
+            study = store.begin_study(context, name, kind, name, "top1", NUM_IMAGES, plans[kind], about)
+            ids = store.ablation_ids(study)
+            steps = NUM_IMAGES // SHARD
+            for done in range(steps):
+                shard = made_shard(generator, done * SHARD, len(ids))
+                images = np.arange(shard.start, shard.stop)
+                store.write(context, ids, images, shard, study, (done + 1) * len(ids), steps * len(ids))
+            store.set_state(study, "complete", steps * len(ids), steps * len(ids))
+    cache.weights.mkdir(exist_ok=True)
+    save_file({f"{name}.weight": generator.normal(size=(out, into, 3, 3)).astype(np.float32)
+               for name, out, into in layers()}, cache.weights / f"{WEIGHTS}.safetensors")  # fmt: skip
+    save_file({name: generator.beta(3, 5, size=(out, into)).astype(np.float32) for name, out, into in layers()},
+              cache.weights / f"{WEIGHTS}-multipliers.safetensors")  # fmt: skip
+
+
+# ---- the server and its memory
+
+
+@contextmanager
+def serving(cache: Cache) -> Iterator[tuple[str, psutil.Process]]:
+    """Run `weanalysis dashboard` on a free port; yield its address and process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["dashboard", "--no-open", "--port", str(port), "--cache", str(cache.root)]
+    with open(cache.root / "server.log", "wb") as log:
+        server = subprocess.Popen([sys.executable, "-m", "weanalysis", *command], stdout=log, stderr=log)
+        try:
+            address = f"http://127.0.0.1:{port}"
+            while True:
+                try:
+                    urllib.request.urlopen(f"{address}/_stcore/health", timeout=2).close()
+                    break
+                except OSError:
+                    if server.poll() is not None:
+                        sys.exit((cache.root / "server.log").read_text())
+                    time.sleep(0.2)
+            yield address, psutil.Process(server.pid)
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
+
+
+def memory_gb(process: psutil.Process) -> float:
+    """Return the resident memory of a process and its children, in GB."""
+    return sum(one.memory_info().rss for one in (process, *process.children(recursive=True))) / 1e9
+
+
+# ---- the visits
+
+DRAWN = "key => document.querySelector(`.st-key-${key} .js-plotly-plot .main-svg .subplot`) !== null"
+TABLE = "() => document.querySelector('[data-testid=stDataFrame] canvas') !== null"
+STILL = "() => !document.querySelector('[data-testid=stApp][data-test-script-state=running]')"
+
+
+@dataclass
+class Visit:
+    """A page: its path, the study of its address, what is drawn first, and what a person does there."""
+
+    name: str
+    path: str
+    address: Callable[[int], dict[str, str]]
+    first: str
+    do: dict[str, Callable[[Page], None]]
+
+
+def choose(page: Page, key: str, text: str) -> None:
+    """Type into a select box and take the first that fits."""
+    box = page.locator(f".st-key-{key} input").first
+    box.click()
+    box.fill(text)
+    page.keyboard.press("Enter")
+
+
+def press(page: Page, text: str) -> None:
+    page.get_by_text(text, exact=True).first.click()
+
+
+def title_becomes(page: Page, key: str, text: str) -> None:
+    page.wait_for_function(
+        "([key, text]) => document.querySelector(`.st-key-${key} .cbtitle`)?.textContent.trim() === text",
+        arg=[key, text], polling="raf",
+    )  # fmt: skip
+
+
+def significance(page: Page) -> None:
+    press(page, "Significance")
+    title_becomes(page, "mosaic", "q")
+
+
+def click_cell(page: Page) -> None:
+    """Click on the first kernel of the tenth layer, and wait for its D and its frame in the mosaic."""
+    left, top = page.evaluate(
+        """() => {
+            const plot = document.querySelector('.st-key-mosaic .js-plotly-plot'), axes = plot._fullLayout;
+            const dots = plot._fullData[1], k = dots.customdata.findIndex(c => c[0] === 'layer1.4.conv1');
+            const box = plot.querySelector('.nsewdrag').getBoundingClientRect();
+            return [box.x + axes.xaxis.d2p(dots.x[k]), box.y + axes.yaxis.d2p(dots.y[k])];
+        }"""
+    )
+    page.mouse.move(left - 2, top)
+    page.mouse.move(left, top)
+    page.locator(".st-key-mosaic .hoverlayer .hovertext").wait_for()
+    page.mouse.click(left, top)
+    page.wait_for_function(DRAWN, arg="weights", polling="raf")
+
+
+def layer_of_magnitude(page: Page) -> None:
+    choose(page, "layer", "layer2.3.conv1")
+    page.get_by_text("Weights of layer2.3.conv1").wait_for()
+
+
+def kernel_of_compare(page: Page) -> None:
+    choose(page, "kernel-layer", "layer2.3.conv1")
+    page.get_by_text("Images whose prediction changed").first.wait_for()
+
+
+def test_differences(page: Page) -> None:
+    press(page, "Test every difference")
+    page.get_by_text("differences have q").wait_for()
+
+
+def search(page: Page) -> None:
+    page.locator(".st-key-search input").fill("resnet110 made-magnitude-26")
+    page.get_by_text(re.compile("^1 of [0-9]+ studies")).wait_for()
+
+
+def only_magnitude(page: Page) -> None:
+    page.locator(".st-key-search input").fill("")
+    page.locator(".st-key-kind").get_by_text("magnitude").click()
+    page.get_by_text(re.compile("^30 of 100 studies")).wait_for()
+
+
+def layer_of_multipliers(page: Page) -> None:
+    choose(page, "layer", "layer2.3.conv1")
+    page.get_by_text("Map of layer2.3.conv1").wait_for()
+
+
+def label(kind: str, number: int) -> str:
+    return f"made-{kind}-{number} · {number + 1}"
+
+
+VISITS = (
+    Visit("Overview", "/", lambda turn: {}, "", {"search": search, "filter": only_magnitude}),
+    Visit("Location maps", "/location", lambda turn: {"study": label("location", turn)}, "mosaic",
+          {"colour shows q": significance, "click on a cell": click_cell}),
+    Visit("Magnitude", "/magnitude", lambda turn: {"study": label("magnitude", 10 * turn + 6)}, "curve",
+          {"another layer": layer_of_magnitude}),
+    Visit("Multipliers", "/multipliers", lambda turn: {"source": label("multiplier", 10 * turn + 9)}, "rank-curve",
+          {"another layer": layer_of_multipliers}),
+    Visit("Compare", "/compare",
+          lambda turn: {"first": label("location", 10 * turn + 10), "second": label("location", 10 * turn + 11)},
+          "mosaic-1", {"a kernel's images": kernel_of_compare, "test every difference": test_differences}),
+)  # fmt: skip
+
+
+@contextmanager
+def visiting(browser: BrowserContext, url: str, first: str) -> Iterator[tuple[Page, float]]:
+    """Open `url` in a new tab; yield the page and the seconds until its first figure is drawn."""
+    page = browser.new_page()
+    page.set_default_timeout(60_000)
+    begun = time.perf_counter()
+    page.goto(url, wait_until="commit")
+    page.wait_for_function(DRAWN if first else TABLE, arg=first, polling="raf")
+    seconds = time.perf_counter() - begun
+    page.wait_for_function(STILL)
+    yield page, seconds
+    page.close()
+
+
+def measure(browser: BrowserContext, address: str, server: psutil.Process, rounds: int) -> pd.DataFrame:
+    """Return a row a page and deed with the seconds of each round, and the server's memory after it."""
+    rows = []
+    for visit in VISITS:
+        with visiting(browser, f"{address}{visit.path}?{urlencode(visit.address(0))}", visit.first) as (page, _):
+            for deed in visit.do.values():  # what imports a library the first time, or reads the images
+                deed(page)
+        taken: dict[str, list[float]] = {"first": [], "again": [], **{name: [] for name in visit.do}}
+        for turn in range(1, rounds + 1):
+            url = f"{address}{visit.path}?{urlencode(visit.address(turn))}"
+            with visiting(browser, url, visit.first) as (_, seconds):
+                taken["first"].append(seconds)
+            with visiting(browser, url, visit.first) as (page, seconds):
+                taken["again"].append(seconds)
+                for name, deed in visit.do.items():
+                    page.wait_for_function(STILL)
+                    begun = time.perf_counter()
+                    deed(page)
+                    taken[name].append(time.perf_counter() - begun)
+        for name, seconds_each in taken.items():
+            limit = PAGE_SECONDS if name in ("first", "again") else INTERACTION_SECONDS
+            rows.append({
+                "page": visit.name, "what": f"opened, {name}" if limit == PAGE_SECONDS else name,
+                "median_s": statistics.median(seconds_each), "longest_s": max(seconds_each), "limit_s": limit,
+                "server_gb": memory_gb(server),
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    """Make the store where it is missing, drive the browser, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, metavar="DIR")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        sys.exit("no chromium on the PATH; apt-get install chromium")
+    folder = given.cache or Path(tempfile.mkdtemp(prefix="weanalysis-benchmark-"))
+    cache = Cache(folder.resolve()).ready()
+    try:
+        if not cache.results.is_file():
+            begun = time.perf_counter()
+            make_store(cache)
+            print(f"made {NUM_STUDIES} studies, {NUM_ROWS:,} ablations in {time.perf_counter() - begun:.0f} s, "
+                  f"{cache.results.stat().st_size / 1e6:,.0f} MB")  # fmt: skip
+        with (
+            serving(cache) as (address, server),
+            sync_playwright() as driver,
+            tempfile.TemporaryDirectory(prefix="weanalysis-browser-") as profile,
+        ):
+            browser = driver.chromium.launch_persistent_context(
+                profile, executable_path=chromium, args=FLAGS, viewport={"width": 1440, "height": 1000}
+            )
+            table = measure(browser, address, server, given.rounds)
+            browser.close()
+    finally:
+        if given.cache is None:
+            shutil.rmtree(folder)
+    print(f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; median "
+          f"and longest of {given.rounds}; server, browser (without a GPU) and driver share these cores")  # fmt: skip
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.2f}"))
+    late = table[table["median_s"] > table["limit_s"]]
+    most = table["server_gb"].max()
+    print(f"{len(late)} of {len(table)} medians above their limit; memory of the server at most {most:.2f} GB "
+          f"(limit {MEMORY_GB})")  # fmt: skip
+    sys.exit(1 if len(late) or most > MEMORY_GB else 0)
+
+
+if __name__ == "__main__":
+    main()
