@@ -751,6 +751,10 @@ def test_saliency_shows_the_map_the_measured_grid_and_their_agreement(open_page:
     app.selectbox(key="criterion").select("l1").run()
     is_well(app)
     assert "l1 of every kernel" in words(app)
+    next(control for control in app.get("button_group") if control.key == "against").set_value("Flipped images").run()
+    is_well(app)
+    expected = spearmanr(made.scores("l1", rows), rows["num_flipped"]).statistic
+    assert app.dataframe[0].value.set_index("criterion").loc["l1", "spearman"] == pytest.approx(expected)
 
 
 def test_saliency_without_a_study_of_the_same_weights_says_how_to_measure(open_page: Open, cache: Path) -> None:

@@ -352,6 +352,9 @@ def test_agreement_is_scipy_s_and_keeps_kinds_and_layers_apart() -> None:
     assert row["kendall_p_value"] == pytest.approx(stats.kendalltau(known["noisy"], known["drop"]).pvalue)
     assert row["spearman_low"] < row["spearman"] < row["spearman_high"]
     shared = len(set(known["noisy"].nlargest(4).index) & set(known["drop"].nlargest(4).index))
+    flipped = agreement_table(table.assign(num_flipped=table["drop"].abs()), ["noisy"], measured="num_flipped")
+    expected = stats.spearmanr(known["noisy"], known["drop"].abs()).statistic
+    assert flipped.iloc[0]["spearman"] == pytest.approx(expected) and flipped.iloc[0]["num_places"] == 39
     assert row["top_overlap"] == shared / 4 and row["top_chance"] == pytest.approx(4 / 39)
     assert found.loc[("kernel", "same", "b"), "spearman"] == pytest.approx(1)
     assert found.loc[("kernel", "same", "b"), "top_overlap"] == 1
@@ -456,13 +459,17 @@ def test_the_command_compares_with_the_studies_of_the_same_weights(tmp_path, cap
     whole = [row for row in rows if row["layer"] is None]
     assert {row["criterion"] for row in whole} == set(CRITERIA) and {row["num_places"] for row in whole} == {18, 0}
     assert run("saliency", *layers, *cache, "--study", "grid") == 0
-    assert "18 places (kernel), 20 images" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "18 places (kernel), 20 images" in text and "Agreement with the measured D" in text
+    assert run("saliency", *layers, *cache, "--against", "flipped", "--quiet") == 0
+    assert "Agreement with the number of images flipped" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         (["--criteria", "l3"], "unknown criterion 'l3'"),
+        (["--against", "loss"], "unknown measurement 'loss'"),
         (["--top", "0"], "--top 0 is not allowed"),
         (["-o", "scores.txt"], "scores are written as .parquet"),
         (["-o", "nowhere/at/all.csv"], "does not exist"),

@@ -18,6 +18,7 @@ from weanalysis.results.statistics import agreement_table
 KERNELS_A_PAGE = 30_000
 CHANNELS_A_SIDE = 64  # of a layer's map; larger layers are drawn by equidistant channels
 TOP = 0.1
+AGAINST = {"D": "drop", "Flipped images": "num_flipped"}
 WITHIN = {"Network": "network", "Layer": "layer"}
 
 st.title("Saliency")
@@ -119,34 +120,44 @@ def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
         return
     kind = kinds[0]
     with grid.cell(column_span="all"):
-        if len(kinds) > 1:
-            kind = st.segmented_control("Units", kinds, default=kinds[0], required=True, key="unit")
-        st.subheader("Agreement with the measured D")
+        st.subheader("Agreement with what was measured")
+        with st.container(horizontal=True, gap="medium"):
+            against = st.segmented_control(
+                "Compared with",
+                list(AGAINST),
+                default="D",
+                required=True,
+                key="against",
+                bind="query-params",
+                help="Scores have no sign, but D has. **Flipped images**: how many turned right or wrong.",
+            )
+            if len(kinds) > 1:
+                kind = st.segmented_control("Units", kinds, default=kinds[0], required=True, key="unit")
     scored = scored[scored["selection"] == kind]
-    agreement = agreement_table(scored, usable, TOP)
+    agreement = agreement_table(scored, usable, TOP, measured=AGAINST[against])
     whole = agreement[agreement["layer"].isna()]
     own = agreement[agreement["criterion"] == criterion]
     with grid.cell():
         st.markdown(
             "**All criteria, over the network**",
-            help="Spearman's rank correlation of score and D with its 95 % interval; random scores lie at 0. The "
-            "places are the sample; the images' noise in D keeps every correlation below 1.",
+            help="Spearman's rank correlation of score and measurement with its 95 % interval; random scores lie at "
+            "0. The places are the sample; the images' noise keeps every correlation below 1.",
         )
         shared.show(
             figures.agreement_of_criteria(whole, selected=criterion, theme=shared.theme()),
             key="criteria",
             data=whole,
             name=f"agreement-{study['name']}",
-            alt="Rank correlation of each criterion with D",
+            alt="Rank correlation of each criterion with what was measured",
         )
     with grid.cell():
-        st.markdown(f"**{shared.plain(criterion)} against D**", help="Each point is one place that was zeroed.")
+        st.markdown(f"**{shared.plain(criterion)} against {against}**", help="Each point is one place that was zeroed.")
         shared.show(
-            figures.score_against_drop(scored, criterion, theme=shared.theme()),
+            figures.score_against_drop(scored, criterion, AGAINST[against], theme=shared.theme()),
             key="scatter",
-            data=scored[["layer", "out_channel", "in_channel", "drop", criterion]],
+            data=scored[["layer", "out_channel", "in_channel", "drop", "num_flipped", criterion]],
             name=f"{criterion}-against-d-{study['name']}",
-            alt=f"D against {criterion}",
+            alt=f"{against} against {criterion}",
         )
     with grid.cell():
         st.markdown(f"**{shared.plain(criterion)}, layer by layer**", help="Grey: the interval holds 0.")
@@ -155,10 +166,10 @@ def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
             key="by-layer",
             data=own[own["layer"].notna()],
             name=f"agreement-{criterion}-{study['name']}",
-            alt=f"Rank correlation of {criterion} with D in each layer",
+            alt=f"Rank correlation of {criterion} in each layer",
         )
     with grid.cell():
-        st.markdown(f"**The top {TOP:.0%}**", help="The share of the most important places that score and D both name.")
+        st.markdown(f"**The top {TOP:.0%}**", help="The share of the highest places that score and measurement name.")
         table_of(whole)
 
 

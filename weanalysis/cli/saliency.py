@@ -16,7 +16,7 @@ from weanalysis.cli.options import (
     parse_triple,
     quiet_option,
 )
-from weanalysis.errors import StoreError, StudyError
+from weanalysis.errors import StoreError, StudyError, unknown_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +40,9 @@ Examples:
   weanalysis saliency --model resnet20 -o scores.parquet
 """
 
+# What --against takes: the study's column, and its name.
+AGAINST = {"drop": ("drop", "measured D"), "flipped": ("num_flipped", "number of images flipped")}
+
 SUFFIXES = (".parquet", ".csv", ".json", ".safetensors")
 
 
@@ -52,6 +55,8 @@ SUFFIXES = (".parquet", ".csv", ".json", ".safetensors")
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws the order of the images.")
 @click.option("--study", metavar="STUDY", help="Compare with this study, by number or name (default: every location, "
               "channel, layer and magnitude study of these weights in the cache).")
+@click.option("--against", default="drop", show_default=True, metavar="drop|flipped",
+              help="What the scores are compared with: D, which has a sign, or how many images turned right or wrong.")
 @click.option("--top", type=float, default=10.0, show_default=True, metavar="PERCENT",
               help="The share of most important places whose overlap is told.")
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu or cuda:N.")
@@ -78,6 +83,8 @@ def saliency(**given: Any) -> None:
 
     if not 0 < given["top"] < 100:
         raise StudyError(f"--top {given['top']:g} is not allowed: give a percentage between 0 and 100, such as 10")
+    if given["against"] not in AGAINST:
+        raise StudyError(unknown_name("measurement", given["against"], AGAINST))
     output = _checked_output(given["output"])
     criteria = parse_criteria(given["criteria"])
     cache = find_cache(given["cache"]).ready()
@@ -112,7 +119,8 @@ def saliency(**given: Any) -> None:
                 for number in numbers:
                     about = store.describe(number)
                     scored = scored_study(measured, plain.net, store, number)
-                    found = agreement_table(scored, measured.maps.criteria, given["top"] / 100)
+                    found = agreement_table(scored, measured.maps.criteria, given["top"] / 100,
+                                            measured=AGAINST[given["against"]][0])  # type: ignore[arg-type]
                     found.insert(0, "study", number)
                     agreements.append((about, found))
     if output is not None:
@@ -125,7 +133,7 @@ def saliency(**given: Any) -> None:
             **about, "criteria": list(maps.criteria), "lacking": measured.lacking, "maps": str(measured.path),
             "layers": [layer.name for layer in maps.layers],
             "most_important": {unit: _tops(measured, unit) for unit in ("kernel", "filter", "input channel")},
-            "agreement": to_json_rows(joined),
+            "against": given["against"], "agreement": to_json_rows(joined),
         }, allow_nan=False))  # fmt: skip
         return
     _print(Console(highlight=False), measured, agreements, given, cache)
@@ -201,7 +209,10 @@ def _print(console: Console, measured: Measured, agreements: list[Any], given: d
             table.add_row(*(cell for pair in line for cell in pair))
         console.print(table)
     for about, found in agreements:
-        _print_agreement(console, about, found, given["top"])
+        _print_agreement(console, about, found, given["top"], AGAINST[given["against"]][1])
+    if agreements and given["against"] == "drop":
+        console.print("Scores have no sign, but D has: --against flipped compares them with how many images turned "
+                      "right or wrong.", soft_wrap=True)
     if not agreements:
         console.print("\nNo study in the cache has measured D of these weights, so nothing says how well these scores "
                       "predict it. Measure with:", soft_wrap=True)
@@ -230,12 +241,12 @@ def _highest(frame: pd.DataFrame, criterion: str, number: int = 5) -> list[tuple
     return found + [("", "")] * (number - len(found))
 
 
-def _print_agreement(console: Console, about: dict[str, Any], found: pd.DataFrame, top: float) -> None:
+def _print_agreement(console: Console, about: dict[str, Any], found: pd.DataFrame, top: float, what: str) -> None:
     for selection, of_kind in found.groupby("selection", sort=False):
         whole = of_kind[of_kind["layer"].isna()]
         layers_found = int(of_kind["layer"].notna().any())
         console.print(
-            f"\n[bold]Agreement with the measured D[/bold]: study {about['id']} ({about['name']}), "
+            f"\n[bold]Agreement with the {what}[/bold]: study {about['id']} ({about['name']}), "
             f"{whole['num_places'].max():,.0f} places ({selection}), {about['num_images']:,} images. By chance: "
             f"correlations of 0, {_shown(100 * whole['top_chance'].max(), '.0f')} % of the top {top:g} % "
             f"({_shown(whole['top_k'].max(), '.0f')} places) shared.", soft_wrap=True,
@@ -253,7 +264,7 @@ def _print_agreement(console: Console, about: dict[str, Any], found: pd.DataFram
                           f"{_shown(100 * row['top_overlap'], '.0f')} %", *by_layer)
         console.print(table)
     console.print(
-        "The places are the sample; the images' noise in D keeps all correlations below 1. By layer: the median of "
+        "The places are the sample; the images' noise keeps all correlations below 1. By layer: the median of "
         "Spearman's, and the layers where it is above 0 beyond chance (5 % false discovery rate). --json has all "
         "layers, and p-values.", soft_wrap=True,
     )  # fmt: skip

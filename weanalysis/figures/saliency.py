@@ -89,8 +89,10 @@ def saliency_mosaic(
     return figure
 
 
-def score_against_drop(scored: pd.DataFrame, criterion: str, *, theme: str = "light") -> go.Figure:
-    """Draw the measured D of every place against its score, coloured by depth.
+def score_against_drop(
+    scored: pd.DataFrame, criterion: str, measured: str = "drop", *, theme: str = "light"
+) -> go.Figure:
+    """Draw the measured D of every place (or, "num_flipped", the images flipped) against its score, coloured by depth.
 
     `scored` holds the rows of a study with a column called `criterion`. The scores' axis is logarithmic.
     """
@@ -99,19 +101,20 @@ def score_against_drop(scored: pd.DataFrame, criterion: str, *, theme: str = "li
     if rows.empty:
         return message_figure(f"No place has both a D and a score above 0 under {criterion}.", theme)
     measured_in = unit(str(rows["metric"].iloc[0]))
+    title = "images flipped" if measured == "num_flipped" else f"D ({measured_in})" if measured_in else "D"
     figure = new_figure(
         theme,
         360,
         margin={"l": 8, "r": 8, "t": 12, "b": 8},
         xaxis_title_text=f"{html.escape(criterion)} (logarithmic)",
-        yaxis_title_text=f"D ({measured_in})" if measured_in else "D",
+        yaxis_title_text=title,
         hovermode="closest",
         showlegend=False,
     )
     figure.add_trace(
         go.Scattergl(
             x=rows[criterion],
-            y=rows["drop"],
+            y=rows[measured],
             mode="markers",
             marker={
                 "size": 6,
@@ -151,12 +154,12 @@ def agreement_of_criteria(
     """
     rows = agreement.dropna(subset=["spearman"]).sort_values("spearman")
     if rows.empty:
-        return message_figure("No criterion can be ranked against D here: all D, or all scores, are equal.", theme)
+        return message_figure("No criterion can be ranked here: all scores, or all measurements, are equal.", theme)
     figure = _correlations(rows, theme, 90 + 26 * len(rows), horizontal=True, selected=selected)
     figure.update_yaxes(
         tickvals=list(range(len(rows))), ticktext=[html.escape(name) for name in rows["criterion"]], showgrid=False
     )
-    figure.update_xaxes(title_text="Spearman's correlation with D")
+    figure.update_xaxes(title_text="Spearman's correlation")
     return figure
 
 
@@ -167,13 +170,13 @@ def agreement_by_layer(agreement: pd.DataFrame, *, theme: str = "light") -> go.F
     """
     rows = agreement.dropna(subset=["layer"]).reset_index(drop=True)
     if rows["spearman"].isna().all():
-        return message_figure("In no layer can this criterion be ranked against D: nothing differs there.", theme)
+        return message_figure("In no layer can this criterion be ranked: nothing differs there.", theme)
     figure = _correlations(rows, theme, 360, horizontal=False)
     figure.update_xaxes(
         **layer_ticks(rows["layer"].tolist(), most=14), tickangle=-45, showgrid=False,
         range=[-0.7, len(rows) - 0.3],
     )  # fmt: skip
-    figure.update_yaxes(title_text="Spearman's correlation with D", range=[-1.05, 1.05])
+    figure.update_yaxes(title_text="Spearman's correlation", range=[-1.05, 1.05])
     return figure
 
 

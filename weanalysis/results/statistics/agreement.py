@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,13 +15,20 @@ _RANKINGS = ("spearman", "kendall")
 
 
 def agreement_table(
-    table: pd.DataFrame, criteria: Sequence[str], top: float = 0.1, confidence: float = 0.95
+    table: pd.DataFrame,
+    criteria: Sequence[str],
+    top: float = 0.1,
+    confidence: float = 0.95,
+    measured: Literal["drop", "num_flipped"] = "drop",
 ) -> pd.DataFrame:
     """Return how each criterion agrees with D, a row for the whole network and one for each layer.
 
-    `table` has a row a place, with the columns layer, depth, selection, drop and one a criterion; places without D or
-    without a score are left out, and units of different kinds (`selection`) are never put in one ranking. The columns
-    are criterion, selection, layer and depth (NaN: the whole network), num_places; spearman and kendall (tau-b) with
+    `measured` "num_flipped" takes the number of images that turned right or wrong instead of D. Scores have no sign: a
+    unit whose removal loses as many images as it gains has D = 0, and yet much depends on it.
+
+    `table` has a row a place, with the columns layer, depth, selection, drop (and num_flipped, where that is asked for)
+    and one a criterion; places without D or without a score are left out, and units of different kinds (`selection`)
+    are never put in one ranking. The columns are criterion, selection, layer and depth (NaN: the whole network), num_places; spearman and kendall (tau-b) with
     _low, _high (`rank_agreement`) and _p_value; q_value, Benjamini and Hochberg's for Spearman over a criterion's
     layers; top_k, the share `top` of the places (at least one), top_overlap, the share of the k most important that
     both name, top_chance, what random scores would reach, and top_p_value (`top_overlap`). NaN where there are fewer
@@ -28,6 +36,8 @@ def agreement_table(
     """
     if not 0 < top < 1:
         raise ValueError(f"top must be a share between 0 and 1, not {top}")
+    # A place that no image has been run for has flipped none, which is not a measurement.
+    table = table[table["drop"].notna()]
     rows = []
     for selection, places in table.groupby("selection", sort=False):
         scopes: list[tuple[str | None, float, pd.DataFrame]] = [(None, np.nan, places)]
@@ -40,7 +50,7 @@ def agreement_table(
         for criterion in criteria:
             compared = pd.DataFrame([
                 {"criterion": criterion, "selection": selection, "layer": layer, "depth": depth,
-                 **_agreement(own[criterion].to_numpy(float), own["drop"].to_numpy(float), top, confidence)}
+                 **_agreement(own[criterion].to_numpy(float), own[measured].to_numpy(float), top, confidence)}
                 for layer, depth, own in scopes
             ])  # fmt: skip
             of_layer = compared["layer"].notna()
@@ -50,14 +60,14 @@ def agreement_table(
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 
-def _agreement(scores: np.ndarray, drop: np.ndarray, top: float, confidence: float) -> dict[str, float]:
-    num = int((~np.isnan(scores) & ~np.isnan(drop)).sum())
+def _agreement(scores: np.ndarray, values: np.ndarray, top: float, confidence: float) -> dict[str, float]:
+    num = int((~np.isnan(scores) & ~np.isnan(values)).sum())
     found: dict[str, float] = {"num_places": num}
     for method in _RANKINGS:
-        value, low, high, p_value = rank_agreement(scores, drop, method, confidence)  # type: ignore[arg-type]
+        value, low, high, p_value = rank_agreement(scores, values, method, confidence)  # type: ignore[arg-type]
         found |= {method: value, f"{method}_low": low, f"{method}_high": high, f"{method}_p_value": p_value}
     k = max(1, round(top * num))
     # A top without an order says nothing: as with the correlations, it is missing.
     known = not np.isnan(found["spearman"]) and k < num
-    share, chance, rare = top_overlap(scores, drop, k) if known else (np.nan, np.nan, np.nan)
+    share, chance, rare = top_overlap(scores, values, k) if known else (np.nan, np.nan, np.nan)
     return {**found, "top_k": k if known else np.nan, "top_overlap": share, "top_chance": chance, "top_p_value": rare}
