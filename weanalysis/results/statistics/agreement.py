@@ -28,11 +28,12 @@ def agreement_table(
 
     `table` has a row a place, with the columns layer, depth, selection, drop (and num_flipped, where that is asked for)
     and one a criterion; places without D or without a score are left out, and units of different kinds (`selection`)
-    are never put in one ranking. The columns are criterion, selection, layer and depth (NaN: the whole network), num_places; spearman and kendall (tau-b) with
-    _low, _high (`rank_agreement`) and _p_value; q_value, Benjamini and Hochberg's for Spearman over a criterion's
-    layers; top_k, the share `top` of the places (at least one), top_overlap, the share of the k most important that
-    both name, top_chance, what random scores would reach, and top_p_value (`top_overlap`). NaN where there are fewer
-    than 5 places, or where all D or all scores are equal. Raises ValueError unless 0 < top < 1.
+    are never put in one ranking. The columns are criterion, selection, layer and depth (NaN: the whole network),
+    num_places; spearman and kendall (tau-b) with _low, _high (`rank_agreement`) and _p_value; q_value, Benjamini
+    and Hochberg's for Spearman over a criterion's layers; top_k, the share `top` of the places (at least one),
+    top_overlap, the share of the k most important that both name, top_chance, what random scores would reach, and
+    top_p_value (`top_overlap`). NaN where there are fewer than 5 places, or where all D or all scores are equal.
+    Raises ValueError unless 0 < top < 1.
     """
     if not 0 < top < 1:
         raise ValueError(f"top must be a share between 0 and 1, not {top}")
