@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -236,6 +237,27 @@ def test_ctrl_c_finishes_the_task_in_hand_and_says_how_to_go_on(folder, cache, c
         assert store.table(1)["num_images"].tolist() == [40] * 19
 
 
+def test_ctrl_c_reaches_processes_that_are_still_starting(folder, tmp_path):
+    """A terminal's Ctrl-C goes to every process of the command; those that import torch must not die of it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "weanalysis", "ablate", "--jobs", "2", *of(folder), "--grid", "2x2",
+         "--cache", str(tmp_path)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "0 of " in line:  # the first report is made before the first process is started
+            break
+    deadline = time.monotonic() + 60
+    while len(psutil.Process(process.pid).children(recursive=True)) < 4 and time.monotonic() < deadline:
+        time.sleep(0.005)  # two workers, and the two processes that keep track of what they share
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 130, said
+    assert "press Ctrl-C again to stop at once" in said and "run the same command again" in said
+    assert "Traceback" not in said and "died" not in said
+
+
 def test_interrupted_in_python(cache):
     def stop(status):
         if status.done:
@@ -355,6 +377,22 @@ def test_bad_input_is_one_line_and_status_1(folder, cache, case, capsys):
     if cache.results.is_file():
         with Store.open(cache.results, readonly=True) as store:
             assert store.studies().empty
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--study", "multiplier"], "the network has no LWE multipliers"),
+        (["--study", "magnitude", "--percentiles", "101"], "percentile 101 is not allowed"),
+        (["--layers", "nix"], "unknown layer 'nix'"),
+        (["--std", "1"], "--std '1' is malformed"),
+    ],
+)
+def test_what_cannot_be_measured_is_not_trained_for(tmp_path, capsys, words, line):
+    """On a fresh machine a network is trained first: minutes in vain, were the request looked at only afterwards."""
+    assert run("ablate", "--model", "resnet20", *words, "--cache", str(tmp_path)) == 1
+    assert line in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_cache_that_cannot_be_used_is_refused(folder, tmp_path, capsys):

@@ -210,7 +210,7 @@ def ablate(
         )  # fmt: skip
         tally = _Tally(store, study_id, metric, ids)
         cost_left, cost_done, measuring = cost_of(tasks), 0.0, time.perf_counter()
-        stop = StopRequest()
+        stop = StopRequest(say)
 
         def status() -> Status:
             seconds = time.perf_counter() - measuring

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +124,14 @@ def cut(places: Sequence[int], costs: Sequence[float], start: int, stop: int, se
 
 
 class StopRequest:
-    """Turns the first Ctrl-C into a flag that is looked at between tasks; the second one interrupts at once."""
+    """Turns the first Ctrl-C into a flag that is looked at between tasks; the second one interrupts at once.
 
-    def __init__(self) -> None:
+    `say` is called with a line for a person when the first one comes, since a task in hand takes its time.
+    """
+
+    def __init__(self, say: Callable[[str], None] = lambda line: None) -> None:
         self.asked = False
+        self._say = say
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
@@ -139,6 +144,8 @@ class StopRequest:
             if self.asked:
                 raise KeyboardInterrupt
             self.asked = True
+            with suppress(RuntimeError):  # a signal that comes in the middle of a print may not print
+                self._say("stopping when the measurements in hand are done; press Ctrl-C again to stop at once")
 
         previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -197,6 +204,22 @@ def _run_in_worker(work: Work, task: Task, threads: int) -> tuple[Task, Measured
         return task, error
 
 
+def _deaf_to_ctrl_c(start: Callable[[], Any]) -> Any:
+    """Call what starts processes so that they never hear Ctrl-C, not even before their first task.
+
+    A terminal sends it to all processes, and one that dies of it takes the others with it. They inherit that it is
+    blocked; this process hears one that comes meanwhile right afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows.
+        return start()
+    resource_tracker.ensure_running()  # multiprocessing's own helper, whose start would unblock it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        return start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def run(
     work: Work, tasks: Sequence[Task], jobs: int, stop: StopRequest, evaluator: Evaluator | None = None
 ) -> Iterator[tuple[Task, Measured]]:
@@ -223,7 +246,7 @@ def run(
     parallel = joblib.Parallel(n_jobs=jobs, backend="loky", return_as="generator_unordered", batch_size=1,
                                pre_dispatch=jobs, max_nbytes=None)  # fmt: skip
     try:
-        for task, outcome in parallel(waiting()):
+        for task, outcome in _deaf_to_ctrl_c(lambda: parallel(waiting())):
             if isinstance(outcome, WeanalysisError):
                 raise outcome
             if isinstance(outcome, Exception):
