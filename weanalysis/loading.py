@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from weanalysis import data as data_sources
 from weanalysis.cache import Cache, find_cache
@@ -24,13 +26,16 @@ def load_model(
     image_size: int | None = None,
     cache: Cache | str | None = None,
     progress: Any = None,
+    check: Callable[[nn.Module], Any] = lambda net: None,
 ) -> Model:
     """Get a network that suits some data: by a torchvision, "timm:" or built-in name, or from a checkpoint file.
 
     `weights` "auto" means a checkpoint's own weights; the published ones for ImageNet data, or where no data is
     named; for other data the newest run in the cache of that network on that data, which for `digits` is trained
     now if there is none (`progress` is called meanwhile). "none", the name of published weights, or a file are
-    taken as they are. `.net` of what is returned is the `torch.nn.Module`. Raises ModelError, DataError, TrainingError.
+    taken as they are. `check` is called with the untrained network before a run is looked for, so that what it refuses
+    costs no training. `.net` of what is returned is the `torch.nn.Module`.
+    Raises ModelError, DataError, TrainingError, and what `check` raises.
     """
     cache = cache if isinstance(cache, Cache) else find_cache(cache)
     if weights != "auto":
@@ -40,7 +45,7 @@ def load_model(
         raise DataError(unknown_name("data", spec, SOURCES, "For a folder of pictures use imagefolder:DIR."))
     if _is_file(name) or spec is None or spec.partition(":")[0] == "imagenet":
         return load_network(name, "default", num_classes, options, cache)
-    load_network(name, "none", num_classes, options, cache)  # an unknown name is an error before any training
+    check(load_network(name, "none", num_classes, options, cache).net)  # an unknown name is an error before training
     from weanalysis.training import trained_checkpoint
 
     arguments = {"options": options, "image_size": image_size, **({"progress": progress} if progress else {})}

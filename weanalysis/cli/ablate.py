@@ -90,7 +90,7 @@ STUDY_OPTIONS = {
 def ablate(ctx: click.Context, /, **given: Any) -> None:
     from rich.console import Console
 
-    from weanalysis.ablation import STUDIES, Interrupted
+    from weanalysis.ablation import STUDIES, Interrupted, make_study
     from weanalysis.ablation import ablate as run
     from weanalysis.cache import find_cache
     from weanalysis.cli.display import Watcher
@@ -109,17 +109,23 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
         if given["find"] != "detrimental":
             raise StudyError(unknown_name("thing to --find", given["find"], ["detrimental"]))
         check_findable(kind, given["evaluate"], given["until_ci"] is not None or given["until_significant"])
+
+    def check(net: Any) -> None:
+        # On data other than digits the newest run may be an LWE network's: whether it is, only that network tells.
+        if kind != "multiplier" or given["data"] == "digits":
+            make_study(kind, net, **options)
+
+    mean, std = parse_triple("mean", given["mean"]), parse_triple("std", given["std"])
     cache = find_cache(given["cache"]).ready()
     with Watcher(given["quiet"]) as watcher:
         model = load_model(
             given["model"], given["weights"], given["num_classes"], given["data"],
             options=parse_model_options(given["model_options"]), image_size=given["image_size"], cache=cache,
-            progress=watcher.training,
+            progress=watcher.training, check=check,
         )  # fmt: skip
         watcher.rest()
         data = load_data(
-            given["data"], parse_triple("mean", given["mean"]), parse_triple("std", given["std"]),
-            given["image_size"], given["images"], given["seed"], model, cache=cache,
+            given["data"], mean, std, given["image_size"], given["images"], given["seed"], model, cache=cache,
             skip_bad_images=given["skip_bad_images"],
         )  # fmt: skip
         for note in (*model.notes, *data.notes):
