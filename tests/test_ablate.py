@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -338,6 +339,16 @@ def test_summary_list_and_export(folder, cache, capsys, tmp_path):
     for what, name in (("models", "resnet110"), ("data", "imagefolder"), ("runs", "no runs")):
         assert run("list", what, *words) == 0
         assert name in capsys.readouterr().out
+
+
+def test_names_and_folders_may_hold_what_a_terminal_or_a_shell_reads(folder, tmp_path, capsys):
+    odd = tmp_path / "my [bold]results"
+    words = ["--grid", "1x1", "--layers", "conv1", "--name", "a [/x] study", "--cache", str(odd)]
+    assert run("ablate", *of(folder), *words) == 0
+    said = capsys.readouterr().out
+    assert "a [/x] study: intact top-1" in said and f"--cache {shlex.quote(str(odd))}" in said
+    assert run("list", "--cache", str(odd)) == 0
+    assert "a [/x] study" in capsys.readouterr().out
 
 
 BAD = {

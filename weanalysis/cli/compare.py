@@ -237,6 +237,8 @@ def _print_studies(console: Console, found: StudyComparison, shown: int = 5) -> 
 
 
 def _print_images(console: Console, found: StudyComparison, shown: int) -> None:
+    from rich.markup import escape
+
     images = found.images
     in_a, in_b = images["first"] > 0, images["second"] > 0
     console.print(f"\nImages that are lost where some place is zeroed: {(in_a & in_b).sum():,} in both networks, "
@@ -245,7 +247,7 @@ def _print_images(console: Console, found: StudyComparison, shown: int) -> None:
     apart = (images["second"] - images["first"]).abs().sort_values(ascending=False, kind="stable").index[:shown]
     for row in _rows(images.loc[apart]):
         name = found.classes[row.target] if 0 <= row.target < len(found.classes) else str(row.target)
-        table.add_row(str(row.image_id), name, str(row.first), str(row.second))
+        table.add_row(str(row.image_id), escape(name), str(row.first), str(row.second))
     if len(images):
         console.print("Lost by the most different numbers of places:")
         console.print(table)

@@ -79,6 +79,7 @@ def list_(what: str, as_json: bool, cache: str | None) -> None:
     import json
 
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from weanalysis.cache import find_cache
@@ -97,11 +98,10 @@ def list_(what: str, as_json: bool, cache: str | None) -> None:
     for column in rows[0]:
         table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*(_shown(value) for value in row.values()))
+        table.add_row(*(escape(_shown(value)) for value in row.values()))
     # A pipe has no width: nothing is cut there.
     console = Console(highlight=False)
-    console.print(table, soft_wrap=not console.is_terminal) if console.is_terminal else Console(
-        highlight=False, width=400).print(table)
+    (console if console.is_terminal else Console(highlight=False, width=400)).print(table)
 
 
 def _shown(value: Any) -> str:

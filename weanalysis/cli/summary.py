@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from weanalysis.cache import Cache
@@ -27,9 +29,10 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
     metric = {"top1": "top-1", "top5": "top-5"}[table["metric"].iloc[0]]
     measured = table.dropna(subset="drop")
     ordered = measured.sort_values("drop", ascending=False, kind="stable")
-    console.print(f"\n[bold]{about['name']}[/bold]: intact {metric} {about['intact']:.2f} % on "
+    console.print(f"\n[bold]{escape(about['name'])}[/bold]: intact {metric} {about['intact']:.2f} % on "
                   f"{about['num_images']:,} images; {len(table):,} ablations in {duration(about['seconds'])}"
-                  + (f" ({about['reused']:,} measurements were in the cache)" if about["reused"] else ""))
+                  + (f" ({about['reused']:,} measurements were in the cache)" if about["reused"] else ""),
+                  soft_wrap=True)
     console.print(rows_table(ordered[:shown], "most important"))
     console.print(rows_table(ordered[::-1][:shown], "least important"))
     if "d_low" in about:
@@ -50,11 +53,13 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
                       f"were settled, on {table['num_images'].min():,.0f} images at least; the others were looked at "
                       "on all images. Each interval holds 95 % of the time however often it was looked at.",
                       soft_wrap=True)  # fmt: skip
-    study, place = about["study_id"], cache.root
-    console.print(f"\nKept as study {study} in {place}. Next:", soft_wrap=True)
-    where = f" --cache {place}"
-    console.print(f"  weanalysis dashboard{where}                 look at its maps", soft_wrap=True)
-    console.print(f"  weanalysis export {study} -o study.csv{where}   take the table elsewhere", soft_wrap=True)
+    study, where = about["study_id"], f" --cache {shlex.quote(str(cache.root))}"
+    for line in (
+        f"\nKept as study {study} in {cache.root}. Next:",
+        f"  weanalysis dashboard{where}                 look at its maps",
+        f"  weanalysis export {study} -o study.csv{where}   take the table elsewhere",
+    ):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def print_improvements(console: Console, found: Improvements, shown: int = 10) -> None:

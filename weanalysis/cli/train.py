@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
@@ -265,16 +266,19 @@ def _print_runs(console: Console, runs: list[Run], preset: str) -> None:
             f"{preset} (best {result['best_top1']:.2f} % after {result['best_epoch']}), "
             f"{duration(result['seconds'])}", soft_wrap=True,
         )  # fmt: skip
-        console.print(f"  {run.checkpoint}", soft_wrap=True)
+        console.print(f"  {run.checkpoint}", markup=False, soft_wrap=True)
     if len(runs) > 1:
         mean = mean_of_runs([run.result["top1"] for run in runs if run.result])
         console.print(f"Mean over {len(runs)} seeds: {mean.value:.2f} %, 95 % interval {mean.low:.2f} to "
                       f"{mean.high:.2f} (Student's t).")
-    recipe = runs[-1].recipe
-    where = f" --cache {runs[-1].folder.parent.parent}"
-    console.print("\nNext:")
-    console.print(f"  weanalysis ablate --model {runs[-1].checkpoint} --data {recipe['data']}{where}", soft_wrap=True)
-    console.print(f"  weanalysis compare {','.join(run.name for run in runs)} OTHER{where}", soft_wrap=True)
+    last, where = runs[-1], f" --cache {shlex.quote(str(runs[-1].folder.parent.parent))}"
+    checkpoint, data = shlex.quote(str(last.checkpoint)), shlex.quote(last.recipe["data"])
+    for line in (
+        "\nNext:",
+        f"  weanalysis ablate --model {checkpoint} --data {data}{where}",
+        f"  weanalysis compare {','.join(run.name for run in runs)} OTHER{where}",
+    ):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 FOLD_HELP = """Write the plain weights that an excited network computes with: nothing of the excitation is left.
@@ -329,8 +333,8 @@ def fold(checkpoint: str, output: str, as_json: bool, cache: str | None) -> None
         f"Folded {excitation['kind']} into the weights of {len(layers)} layers of {model.name}: "
         f"{result['train_params']:,} parameters became {result['inference_params']:,}.", soft_wrap=True,
     )  # fmt: skip
-    console.print(f"  {target}", soft_wrap=True)
-    console.print(_how_to_load(architecture, target), soft_wrap=True)
+    console.print(f"  {target}", markup=False, soft_wrap=True)
+    console.print(_how_to_load(architecture, target), markup=False, soft_wrap=True)
 
 
 def _num_parameters(net: Any) -> int:
