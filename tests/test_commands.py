@@ -1,4 +1,4 @@
-"""`train`, `fold`, `costs` and `compare` from the command line: what they do, print, and refuse in one line."""
+"""`train`, `fold`, `costs`, `compare` and `demo` from the command line: what they do, print, and refuse in one line."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ import torchvision
 
 from weanalysis import cli
 from weanalysis.cache import Cache
+from weanalysis.cli import demo
 from weanalysis.cli.train import FLAGS, parse_seeds
 from weanalysis.errors import TrainingError
 from weanalysis.excitation import costs, excite
 from weanalysis.models import build, load_network, save_checkpoint
+from weanalysis.results import Store
 from weanalysis.training import PRESETS, Recipe, Run, find_runs
 
 HALVES = {"down": np.s_[4:, :], "left": np.s_[:, :4], "right": np.s_[:, 4:], "up": np.s_[:4, :]}
@@ -496,3 +498,23 @@ def test_compare_refuses_in_one_line(trained, capsys) -> None:
 def test_what_the_commands_do_is_public() -> None:
     assert weanalysis.costs is costs
     assert {"train", "compare", "costs"} <= set(weanalysis.__all__)
+
+
+def test_demo_goes_from_nothing_to_the_comparison_and_does_nothing_twice(tmp_path, capsys, monkeypatch) -> None:
+    """The whole demo, shortened: all that it runs is real."""
+    monkeypatch.setitem(PRESETS, "digits", {**PRESETS["digits"], "epochs": 0.2, "warmup_epochs": 0})
+    monkeypatch.setattr(demo, "NUM_IMAGES", 20)
+    monkeypatch.setattr(demo, "PERCENTILES", "50,100")
+    words = ["demo", "--no-dashboard", "--cache", str(tmp_path)]
+    assert run(*words) == 0
+    said = capsys.readouterr()
+    assert "D_H - D_L = " in said.out and "B minus A: " in said.out and "on 719 images of digits" in said.out
+    assert said.err.count("trains resnet20 on digits") == 2
+    with Store.open(Cache(tmp_path).results, readonly=True) as store:
+        studies = store.studies().sort_values("id")
+    assert studies["kind"].tolist() == ["magnitude", "location", "location", "multiplier"]
+    assert set(studies["state"]) == {"complete"} and set(studies["num_images"]) == {20}
+    assert run(*words) == 0
+    said = capsys.readouterr()
+    assert "trains resnet20" not in said.err
+    assert len(re.findall(r"\(([\d,]+) measurements were in the cache\)", said.out)) == 4

@@ -39,7 +39,7 @@ FALSE_DISCOVERY_RATE = 0.05
 MOST_EPOCHS = 12
 
 
-@click.command(help=COMPARE_HELP)
+@click.command(help=COMPARE_HELP, short_help="Compare two networks, two groups of runs, or two studies.")
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @click.option("--data", "-d", metavar="DATA", help="Images to compare networks on (default: those that both were "

@@ -26,7 +26,7 @@ Examples:
 """
 
 
-@click.command(help=COSTS_HELP)
+@click.command(help=COSTS_HELP, short_help="Count parameters and operations, measure memory and time.")
 @click.option("--model", "-m", default="resnet50", show_default=True, metavar="NAME",
               help="A torchvision network, timm:NAME, a built-in one, or a checkpoint file of this program.")
 @click.option("--model-option", "model_options", multiple=True, metavar="KEY=VALUE",

@@ -24,7 +24,7 @@ NUM_IMAGES = 360
 PERCENTILES = "5,10,15,20,25,30,35,40,45,50,55,60,65,70,75,80,85,90,95,100"
 
 
-@click.command(help=DEMO_HELP)
+@click.command(help=DEMO_HELP, short_help="Train on handwritten digits, run the studies, show them.")
 @click.option("--dashboard/--no-dashboard", "open_dashboard", default=True, help="Open the dashboard at the end.")
 @click.option("--port", type=int, default=8501, show_default=True, help="Where the dashboard listens.")
 @quiet_option

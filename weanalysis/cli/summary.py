@@ -103,5 +103,5 @@ def _print_contrast(console: Console, about: dict[str, Any]) -> None:
     console.print(
         f"In every layer at once, without the channel of the lowest multiplier: D_L = {with_interval('d_low')}; of the "
         f"highest: D_H = {with_interval('d_high')}; D_H - D_L = {with_interval('d_high_minus_d_low')} points, exact "
-        f"McNemar p = {about['d_high_minus_d_low_p_value']:.2g}."
-    )
+        f"McNemar p = {about['d_high_minus_d_low_p_value']:.2g}.", soft_wrap=True,
+    )  # fmt: skip

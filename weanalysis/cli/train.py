@@ -175,7 +175,8 @@ def _is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-@click.command(help=TRAIN_HELP.format(presets="\n".join(map(_preset_line, PRESETS))))
+@click.command(help=TRAIN_HELP.format(presets="\n".join(map(_preset_line, PRESETS))),
+               short_help="Train a network, with Weight Excitation or without.")  # fmt: skip
 @click.option("--recipe", "preset", metavar="|".join(PRESETS), help="Where the values not given come from (default: "
               "digits, cifar or imagenet, whichever suits the data).")
 @_recipe_options()
@@ -293,7 +294,7 @@ Examples:
 """
 
 
-@click.command(help=FOLD_HELP)
+@click.command(help=FOLD_HELP, short_help="Write an excited network's plain weights.")
 @click.argument("checkpoint", metavar="CHECKPOINT")
 @click.option("--output", "-o", required=True, metavar="FILE", help="The .safetensors file to write.")
 @json_option

@@ -1,0 +1,115 @@
+"""Write docs/digits.md: what LWE training changes on handwritten digits, over several seeds.
+
+    python benchmarks/seeds.py --seeds 0-4
+
+For each seed a baseline and an LWE network are trained; then their accuracies are compared, and the multiplier study
+(§4.2 of the paper) measures D_L and D_H of each LWE network. Intervals are over seeds: they speak of the training, not
+of one network. What is in the cache already (--cache) is neither trained nor measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shlex
+import sys
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from weanalysis.ablation import ablate
+from weanalysis.cache import find_cache, write_atomically
+from weanalysis.cli.train import parse_seeds
+from weanalysis.comparison import compare
+from weanalysis.loading import load_data
+from weanalysis.models import load_network
+from weanalysis.results.statistics import Estimate, mean_of_runs
+from weanalysis.training import Recipe, Run, train
+
+PAGE = """# Baseline and LWE on handwritten digits, over seeds
+
+Made by one command, which trains and measures what the cache does not hold yet:
+
+```
+{command}
+```
+
+{model}, the recipe `digits` ({epochs:g} epochs), {num_seeds} seeds of each network, {num_images:,} test images.
+Intervals are 95 % and over seeds (Student's t; Welch's for the difference). {today}, {machine}, torch {torch}.
+
+| | mean over seeds | each seed |
+| --- | --- | --- |
+{rows}
+
+D_L and D_H: in every layer but the stem at once, the one input channel with the lowest, or the highest, mean multiplier
+is zeroed; *random* is one channel of each layer drawn at random (mean of {num_draws} draws). "Layer by layer" does the
+same in one layer at a time and averages over the {num_layers} layers.
+"""
+
+
+def main() -> None:
+    """Train, measure, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--seeds", default="0-4", help="such as 0-4")
+    parser.add_argument("--cache", help="where runs and results are kept")
+    parser.add_argument("--output", "-o", type=Path, default=Path("docs/digits.md"))
+    given = parser.parse_args()
+    cache, seeds = find_cache(given.cache).ready(), parse_seeds(given.seeds)
+
+    def trained(excitation: str) -> list[Run]:
+        recipes = [Recipe.from_preset("digits", model=given.model, excitation=excitation, seed=seed) for seed in seeds]
+        return [train(recipe, cache, progress=lambda report: _say(report.note)) for recipe in recipes]
+
+    sides = trained("none"), trained("lwe")
+    found = compare(*([run.name for run in runs] for runs in sides), cache=cache)
+    values: dict[str, list[float]] = {}
+    for run in sides[1]:
+        model = load_network(str(run.checkpoint))
+        data = load_data("digits", model=model, cache=cache)
+        table = ablate(model, data, "multiplier", cache=cache, name=f"{run.name}-multiplier", say=_say)
+        _say(f"{run.name}: D_L {table.attrs['d_low']:.2f}, D_H {table.attrs['d_high']:.2f}")
+        single = table[table["fraction"].isna()]
+        at_once, by_layer = single[single["layer"].isna()], single[single["layer"].notna()]
+        means, random = by_layer.groupby("selection")["drop"].mean(), at_once[at_once["selection"] == "random"]
+        for name, value in (
+            ("D_L, all layers at once", table.attrs["d_low"]),
+            ("random, all layers at once", random["drop"].mean()),
+            ("D_H, all layers at once", table.attrs["d_high"]),
+            ("D_H - D_L, all layers at once", table.attrs["d_high_minus_d_low"]),
+            ("D_L, layer by layer", means["lowest"]),
+            ("D_H, layer by layer", means["highest"]),
+            ("D_H - D_L, layer by layer", means["highest"] - means["lowest"]),
+        ):
+            values.setdefault(name, []).append(float(value))
+
+    rows = [
+        _row(f"top-1 of the {name} (%)", mean_of_runs(side.accuracy), side.accuracy, "{:.2f}")
+        for name, side in zip(("baseline", "LWE network"), found.sides, strict=True)
+    ]
+    difference = Estimate(found.difference, found.difference_low, found.difference_high)
+    rows.append(_row("LWE minus baseline (points)", difference, (), "{:+.2f}"))
+    rows += [_row(f"{name} (points)", mean_of_runs(each), each, "{:+.2f}") for name, each in values.items()]
+    page = PAGE.format(
+        command=shlex.join(["python", "benchmarks/seeds.py", "--model", given.model, "--seeds", given.seeds]),
+        model=given.model, epochs=sides[0][0].recipe["epochs"], num_seeds=len(seeds), num_images=found.num_images,
+        today=date.today(), machine=platform.machine(), torch=torch.__version__, rows="\n".join(rows),
+        num_draws=len(random), num_layers=by_layer["layer"].nunique(),
+    )  # fmt: skip
+    write_atomically(given.output, page.encode())
+    print(page)
+
+
+def _row(name: str, mean: Estimate, each: tuple[float, ...] | list[float], form: str) -> str:
+    interval = f" [{form.format(mean.low)}, {form.format(mean.high)}]"
+    return f"| {name} | {form.format(mean.value)}{interval} | {', '.join(map(form.format, each))} |"
+
+
+def _say(line: str) -> None:
+    if line:
+        print(line, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
