@@ -133,6 +133,7 @@ class MadeShard:
     correct: np.ndarray
     largest_difference: float = 1e-6
     num_rechecked: int = 0
+    screen: None = None
     seconds: float = 0.5
 
 

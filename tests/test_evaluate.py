@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from weanalysis._torchvision import torchvision
-from weanalysis.ablation import evaluate, studies
+from weanalysis.ablation import studies
 from weanalysis.ablation.evaluate import Evaluator, Measured
+from weanalysis.ablation.evaluate import evaluator as evaluator_module
+from weanalysis.ablation.evaluate.decisions import Decisions
 from weanalysis.ablation.graph import Graph, Untraceable
 from weanalysis.ablation.studies import Ablation, Part
 from weanalysis.errors import DeviceError, StudyError
@@ -228,7 +230,7 @@ def test_decisions_that_hang_on_rounding_are_made_by_the_naive_way(monkeypatch):
     assert_same(noisy_result, naive)
     assert noisy_result.num_rechecked > 0
     assert noisy_result.largest_difference > 1e-4
-    monkeypatch.setattr(evaluate, "TIE_FACTOR", 0.0)
+    monkeypatch.setattr(evaluator_module, "TIE_FACTOR", 0.0)
     unguarded = Evaluator(net, "exact").measure(images, targets, ablations)
     assert unguarded.num_rechecked < noisy_result.num_rechecked
 
@@ -337,13 +339,13 @@ def test_weights_are_back_after_a_failing_run():
 def test_top5_is_counted_by_rank():
     logits = torch.arange(8.0).repeat(8, 1)
     targets = torch.arange(8)
-    decisions = evaluate.Decisions.of(logits, targets)
+    decisions = Decisions.of(logits, targets)
     assert decisions.predictions.tolist() == [7] * 8
     assert (decisions.correct & 1).tolist() == [0] * 7 + [1]
     assert ((decisions.correct & 2) > 0).tolist() == [False] * 3 + [True] * 5
     logits[0, 3] = float("nan")
-    assert evaluate.Decisions.of(logits, targets).predictions[0] == -1
-    assert evaluate.Decisions.of(logits, targets).correct[0] == 0
+    assert Decisions.of(logits, targets).predictions[0] == -1
+    assert Decisions.of(logits, targets).correct[0] == 0
 
 
 def test_unusable_networks_are_refused_in_one_line():

@@ -27,6 +27,13 @@ _OUT_OF_PLACE: dict[Callable[..., Any], Callable[..., Any]] = {
     operator.itruediv: operator.truediv,
 }
 
+# What treats every number of a tensor alone, by module, and by the name of a function or method.
+_POINTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardtanh, nn.Mish, nn.Sigmoid,
+              nn.Tanh, nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d)  # fmt: skip
+_POINTWISE_NAMES = {"relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "hardswish", "hardtanh", "mish", "sigmoid",
+                    "tanh", "dropout", "stochastic_depth"}  # fmt: skip
+_SUM_NAMES = {"add", "sub"}
+
 
 def is_plain(module: nn.Module) -> bool:
     """Whether a module computes as torch's own convolutions do, whatever its class is called."""
@@ -125,6 +132,10 @@ class Graph:
         for node in graph.nodes:
             self._add(node)
         self._users: dict[fx.Node, list[fx.Node]] = {step.node: list(step.node.users) for step in self.steps}
+        self._by_node = {step.node: step for step in self.steps}
+        self._last_use = {
+            source: place for place, step in enumerate(self.steps) for source in step.node.all_input_nodes
+        }
         self._by_layer: dict[str, list[Step]] = {}
         for step in self.steps:
             if step.layer is not None:
@@ -232,6 +243,53 @@ class Graph:
                 freed[position].append(node)
         return Downstream(changed_layers, tuple(steps), tuple(first), frozenset(frontier), tuple(map(tuple, freed)))
 
+    @property
+    def constants(self) -> frozenset[fx.Node]:
+        """The nodes whose value is the same for all images."""
+        return frozenset(self._constants)
+
+    def place(self, layer: str) -> int:
+        """Where in the forward pass a convolution is called first."""
+        return self.steps.index(self._by_layer[layer][0])
+
+    def num_calls(self, layer: str) -> int:
+        """How often the forward pass calls a convolution."""
+        return len(self._by_layer.get(layer, ()))
+
+    def channelwise(self, layer: str) -> tuple[Step, ...]:
+        """The steps behind a layer, each reading the one before, that treat each number of a channel by itself.
+
+        Activations, sums with what the layer does not change, and batch norms; empty where none follows, and where
+        the layer is called more than once.
+        """
+        called = self._by_layer.get(layer, ())
+        if len(called) != 1:
+            return ()
+        changed = {step.node for step in self.downstream([layer]).steps}
+        behind: list[Step] = []
+        node = called[0].node
+        while len(node.users) == 1 and (step := self._by_node.get(next(iter(node.users)))) is not None:
+            if not self._is_channelwise(step, node, changed):
+                break
+            behind.append(step)
+            node = step.node
+        return tuple(behind)
+
+    def _is_channelwise(self, step: Step, source: fx.Node, changed: set[fx.Node]) -> bool:
+        """Whether a step treats each number of `source` by itself; nothing else that it reads may be in `changed`."""
+        others = [node for node in step.node.all_input_nodes if node is not source]
+        if any(node in changed for node in others):
+            return False
+        if isinstance(step.function, BATCH_NORMS):
+            return step.function.running_mean is not None
+        if isinstance(step.function, nn.Module):
+            return isinstance(step.function, _POINTWISE)
+        target = step.node.target
+        name = target.rstrip("_") if isinstance(target, str) else getattr(step.function, "__name__", "")
+        if name in _SUM_NAMES:
+            return all(node.op != "get_attr" for node in others) and "alpha" not in step.kwargs
+        return name in _POINTWISE_NAMES and not others
+
     @staticmethod
     def _nodes(structure: Any) -> list[fx.Node]:
         found: list[fx.Node] = []
@@ -265,3 +323,55 @@ class Graph:
             for dead in freed:
                 values.pop(dead, None)
         return fx.map_arg(self._output, values.__getitem__)
+
+    def replay(
+        self, rows: Tensor, joins: Mapping[fx.Node, Tensor], kept: Mapping[fx.Node, Any], num_images: int
+    ) -> Any:
+        """Compute the output for pairs of an image and a change, each of which joins the network at some step.
+
+        `rows` (P,) are the pairs' images, in the order of the steps in `joins`: there, the next len(tensor) pairs have
+        these values. What no pair has changed is taken from the `kept` values of the intact run over `num_images`. So
+        pairs of many layers are computed together, each from its own layer on. Raises Untraceable where an operation
+        upstream of a layer has measured the batch.
+        """
+
+        def intact(node: fx.Node, low: int, high: int) -> Any:
+            value = kept[node]
+            if isinstance(value, Tensor) and value.ndim > 0 and len(value) == num_images:
+                return value[rows[low:high]]
+            return value
+
+        def of_first(node: fx.Node, count: int) -> Any:
+            if node in self._constants:
+                return self._constants[node]
+            value, known = changed.get(node, (None, 0))
+            if known >= count:
+                return value
+            if known == 0:
+                return intact(node, 0, count)
+            if not isinstance(value, Tensor):
+                raise Untraceable("it computes with the number of images across layers")
+            return torch.cat([value, intact(node, known, count)])
+
+        # A value and the number of pairs, from the first on, for which it is computed; for the others it is intact.
+        changed: dict[fx.Node, tuple[Any, int]] = {}
+        outputs = set(self._nodes(self._output))
+        num_joined = 0
+        for position, step in enumerate(self.steps):
+            count = max((changed[node][1] for node in step.node.all_input_nodes if node in changed), default=0)
+            new = joins.get(step.node)
+            if count:
+                values = {node: of_first(node, count) for node in step.node.all_input_nodes}
+                value = step.run(values)
+            if new is not None:
+                before = [value] if count else []
+                if count < num_joined:
+                    before.append(intact(step.node, count, num_joined))
+                value, count = torch.cat([*before, new]) if before else new, num_joined + len(new)
+                num_joined = count
+            if count:
+                changed[step.node] = value, count
+            for source in step.node.all_input_nodes:
+                if self._last_use[source] == position and source not in outputs:
+                    changed.pop(source, None)
+        return fx.map_arg(self._output, lambda node: of_first(node, num_joined))

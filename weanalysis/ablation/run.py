@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import filelock
@@ -18,7 +18,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
 from weanalysis.ablation import schedule
-from weanalysis.ablation.evaluate import Evaluator, Measured, Mode
+from weanalysis.ablation.evaluate import KEPT_BYTES, Evaluator, Measured, Mode, ScreenSettings
 from weanalysis.ablation.inputs import UNNAMED_SOURCE, as_images, as_model, folded, multipliers_of
 from weanalysis.ablation.schedule import DTYPES, StopRequest, Work, find_devices
 from weanalysis.ablation.stopping import Need, Needs
@@ -29,7 +29,7 @@ from weanalysis.models import Model, save_checkpoint
 from weanalysis.results.statistics import StoppingRule
 from weanalysis.results.store import METRICS, Store, content_key, shards_of
 
-EVALUATIONS = ("exact", "naive")
+EVALUATIONS = ("exact", "screened", "naive")
 
 SHARD_SIZE = 250
 
@@ -106,6 +106,7 @@ def ablate(
     name: str | None = None,
     until_ci: float | None = None,
     until_significant: bool = False,
+    max_error: float = 0.1,
     report: Callable[[Status], None] | None = None,
     say: Callable[[str], None] | None = None,
     **options: Any,
@@ -118,6 +119,7 @@ def ablate(
     `until_ci`: leave an ablation alone once its interval is at most so many points wide; `until_significant`: once
     its D is told from 0, corrected for the number of ablations; with both, whichever comes first. Intervals and
     p-values then hold under that stopping, and are wider than those for a number of images fixed beforehand.
+    `max_error`: with evaluate "screened", the largest error of D on these images that is wanted, in points.
     Returns one row an ablation with the columns of `results.COLUMNS`; drops are percentage points of `metric`,
     positive where the ablated network is worse (§3.1 of the paper). The table's `attrs` hold study_id, name,
     intact, num_images and seconds. Work already in the cache is not repeated. `report` is called as results
@@ -134,6 +136,8 @@ def ablate(
         raise StudyError(f"jobs {jobs} is not allowed: give 1 or more")
     if shard_size < 1 or (batch_size is not None and batch_size < 1):
         raise StudyError("shard size and batch size must be at least 1")
+    if not 0 < max_error <= 100:
+        raise StudyError(f"a largest error of {max_error:g} points is not allowed: give more than 0, at most 100")
     if isinstance(study, str) and study not in STUDIES:
         raise StudyError(unknown_name("study", study, STUDIES))
     rule = StoppingRule(until_ci, until_significant) if until_ci is not None or until_significant else None
@@ -154,7 +158,8 @@ def ablate(
         say(note)
 
     began = time.perf_counter()
-    evaluator = Evaluator(model.net, evaluate, devices[0], DTYPES[dtype])
+    screen = ScreenSettings(metric, max_error) if evaluate == "screened" else None
+    evaluator = Evaluator(model.net, evaluate, devices[0], DTYPES[dtype], screen=screen)
     first_images, first_targets = images.batch(0, min(16, len(images)))
     num_classes = evaluator.logits(first_images).shape[1]
     if metric == "top5" and num_classes <= 5:
@@ -164,10 +169,14 @@ def ablate(
         say(evaluator.note)
     evaluator.batch_size = batch_size or _fitting_batch(evaluator, first_images, study.ablations)
     costs = [evaluator.cost(ablation) for ablation in study.ablations]
+    if screen and (num_exact := sum(not evaluator.can_screen(ablation) for ablation in study.ablations)):
+        say(f"{num_exact:,} of {len(study.ablations):,} ablations are computed on all images: what they do cannot be "
+            "predicted, since they zero a whole layer, several layers at once, or one that is called more than once")
 
     settings = {
         "architecture": model.architecture, "weights_hash": model.weights_hash, "fingerprint": images.fingerprint,
         "seed": images.seed, "shard_size": shard_size, "dtype": dtype, "evaluate": evaluate,
+        **({"screen": asdict(screen)} if screen else {}),
     }  # fmt: skip
     name = name or "-".join([model.name, images.spec.partition(":")[0], study.kind, *str(rule or "").split()])
     about = {
@@ -193,8 +202,8 @@ def ablate(
 
         def cut(todo: list[Need]) -> list[schedule.Task]:
             return [
-                task for (start, stop), places in todo
-                for task in schedule.cut(places.tolist(), costs, start, stop, seconds_per_image, study.ablations)
+                task for shard, places in todo
+                for task in schedule.cut(places.tolist(), costs, *shard, seconds_per_image, study.ablations, evaluate)
             ]  # fmt: skip
 
         def cost_of(tasks: list[schedule.Task]) -> float:
@@ -207,6 +216,7 @@ def ablate(
         work = Work(
             content_key([settings, weights_file.name, evaluator.batch_size]), None if rebuildable else model.net,
             model.architecture, weights_file, images, evaluate, dtype, evaluator.batch_size, devices, cache.locks,
+            screen,
         )  # fmt: skip
         tally = _Tally(store, study_id, metric, ids)
         cost_left, cost_done, measuring = cost_of(tasks), 0.0, time.perf_counter()
@@ -283,7 +293,7 @@ def _fitting_batch(evaluator: Evaluator, images: torch.Tensor, ablations: tuple[
     """The largest batch, up to 50 images on a CPU and 250 on a GPU, whose kept activations stay within bounds."""
     most = 50 if evaluator.device.type == "cpu" else 250
     kept = evaluator.kept_bytes(images[:1], ablations)
-    return most if kept == 0 else int(np.clip(schedule.KEPT_BYTES // kept, 1, most))
+    return most if kept == 0 else int(np.clip(KEPT_BYTES // kept, 1, most))
 
 
 def _choose_jobs(

@@ -18,7 +18,7 @@ import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from torch import Tensor, nn
 
-from weanalysis.ablation.evaluate import Evaluator, Measured, Mode
+from weanalysis.ablation.evaluate import Evaluator, Measured, Mode, ScreenSettings
 from weanalysis.ablation.studies import Ablation
 from weanalysis.errors import DeviceError, WeanalysisError
 
@@ -31,8 +31,8 @@ TASK_SECONDS = 20.0
 # Fewer ablations than this would not repay the passes over the intact network that every task begins with.
 TASK_ABLATIONS = 16
 
-# Activations kept for one batch of images may take this much in each process.
-KEPT_BYTES = 512 * 2**20
+# A screened task has so many ablations whatever they cost, since its threshold depends on which they are.
+SCREENED_ABLATIONS = 2048
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Work:
     batch_size: int
     devices: tuple[str, ...]
     locks: Path
+    screen: ScreenSettings | None = None
 
     def load(self) -> nn.Module:
         """Return the network: the one at hand, or built and read from its file."""
@@ -106,8 +107,14 @@ def find_devices(device: str) -> tuple[str, ...]:
 
 
 def cut(places: Sequence[int], costs: Sequence[float], start: int, stop: int, seconds_per_image: float,
-        ablations: Sequence[Ablation]) -> list[Task]:  # fmt: skip
-    """Cut a shard's ablations into tasks of about TASK_SECONDS, from the measured cost of one forward pass."""
+        ablations: Sequence[Ablation], mode: Mode) -> list[Task]:  # fmt: skip
+    """Cut a shard's ablations into tasks of about TASK_SECONDS, from the measured cost of one forward pass.
+
+    Screened ones are cut by number alone, so that a study that goes on after a stop is cut as before.
+    """
+    if mode == "screened":
+        parts = [places[low : low + SCREENED_ABLATIONS] for low in range(0, len(places), SCREENED_ABLATIONS)]
+        return [Task(start, stop, tuple(part), tuple(ablations[p] for p in part)) for part in parts]
     tasks: list[Task] = []
     chosen: list[int] = []
     seconds = 0.0
@@ -160,7 +167,9 @@ class _Worker:
 
     def __init__(self, work: Work, device: str, evaluator: Evaluator | None = None):
         self.work = work
-        self.evaluator = evaluator or Evaluator(work.load(), work.mode, device, DTYPES[work.dtype], work.batch_size)
+        self.evaluator = evaluator or Evaluator(
+            work.load(), work.mode, device, DTYPES[work.dtype], work.batch_size, work.screen
+        )
         self._shard: tuple[tuple[int, int], tuple[Tensor, Tensor]] | None = None
 
     def run(self, task: Task, threads: int) -> Measured:

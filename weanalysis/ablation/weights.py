@@ -48,6 +48,16 @@ class Weights:
             outs = outs[:, None]
         return outs, ins
 
+    def one_kernel(self, part: Part) -> tuple[int, int, Any] | None:
+        """Where a part lies if that is in one kernel: its two channels, and an index into it; None otherwise."""
+        if part.ranks is None:
+            outs, ins = part.out_channels, part.in_channels
+            return (outs[0], ins[0], ...) if outs and ins and len(outs) == len(ins) == 1 else None
+        out, in_, *inside = self._index(part)
+        if len(out) != 1:
+            return None
+        return int(out[0]), int(in_[0]), tuple(int(place[0]) for place in inside)
+
     @contextmanager
     def zeroed(self, ablation: Ablation) -> Iterator[None]:
         """Zero an ablation's weights; put the very same bits back afterwards, whatever happens meanwhile."""

@@ -27,6 +27,7 @@ Examples:
   weanalysis ablate --model resnet20 --weights net.th --data imagefolder:photos/test --grid all
   weanalysis ablate --model resnet18 --study magnitude --percentiles 1-100 --repeats 5
   weanalysis ablate --model resnet18 --study channel --layers 'layer1.*' --json
+  weanalysis ablate --model resnet20 --grid all --evaluate screened
   weanalysis ablate --model resnet20 --until-ci 0.5 --until-significant
   weanalysis ablate --model resnet20 --study channel --find detrimental
 
@@ -63,8 +64,11 @@ STUDY_OPTIONS = {
 @click.option("--side", metavar="out|in|both", help="channel: filters, input channels, or both (default).")
 @click.option("--layers", metavar="GLOB", help="Only layers whose name matches, such as 'layer1.*' (commas allowed).")
 @click.option("--metric", default="top1", show_default=True, metavar="top1|top5", help="What D is the decrease of.")
-@click.option("--evaluate", default="exact", show_default=True, metavar="exact|naive",
-              help="exact recomputes only what a zeroed weight changes; naive runs the whole network.")
+@click.option("--evaluate", default="exact", show_default=True, metavar="exact|screened|naive",
+              help="exact recomputes only what a zeroed weight changes; screened does so for those images alone that "
+              "could change, tens of times faster; naive runs the whole network.")
+@click.option("--max-error", type=float, metavar="POINTS", help="screened: the largest error of D on these images that "
+              "is wanted (default 0.1 points); smaller is slower. The table has bounds for each D.")
 @click.option("--until-ci", type=float, metavar="W", help="Leave an ablation alone once its interval is at most W "
               "points wide; intervals stay valid under such stopping, and are wider for it.")
 @click.option("--until-significant", is_flag=True, help="Leave an ablation alone once D is told from 0 (5 % false "
@@ -116,6 +120,9 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
             make_study(kind, net, **options)
 
     mean, std = parse_triple("mean", given["mean"]), parse_triple("std", given["std"])
+    if given["max_error"] is not None and given["evaluate"] != "screened":
+        raise StudyError(f"--max-error belongs to --evaluate screened, not {given['evaluate']}, which has no such "
+                         "error; leave it out, or choose screened")
     cache = find_cache(given["cache"]).ready()
     with Watcher(given["quiet"]) as watcher:
         model = load_model(
@@ -135,7 +142,8 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
                 model, data, kind, given["evaluate"], given["metric"], cache=cache, device=given["device"],
                 dtype=given["dtype"], jobs=given["jobs"], batch_size=given["batch_size"],
                 shard_size=given["shard_size"], name=given["name"], until_ci=given["until_ci"],
-                until_significant=given["until_significant"], report=watcher.study, say=watcher.say, **options,
+                until_significant=given["until_significant"], max_error=0.1 if given["max_error"] is None
+                else given["max_error"], report=watcher.study, say=watcher.say, **options,
             )  # fmt: skip
         except Interrupted as stop:
             watcher.rest()

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from weanalysis.results.statistics import Comparison, StoppingRule
 
 # Marks the file as ours, and which tables it has; another program's database is never written to.
-_APPLICATION_ID, _SCHEMA_VERSION = 0x57654131, 1
+_APPLICATION_ID, _SCHEMA_VERSION = 0x57654131, 2
+
+# What is kept of a screened block, (5, A): see `ablation.evaluate.Screen`.
+_SCREENED = ("num_evaluated", "may_lose", "may_gain", "num_missed", "num_expected")
 
 # Part of every context: results of another engine version are never reused.
 ENGINE_VERSION = 1
@@ -71,6 +74,12 @@ CREATE TABLE IF NOT EXISTS blocks (
 CREATE INDEX IF NOT EXISTS blocks_by_shard ON blocks(context_id, start, stop);
 """
 
+# Since version 2: how the blocks of a screened study were screened.
+_SCREENS = """
+CREATE TABLE IF NOT EXISTS screens (
+  block_id INTEGER PRIMARY KEY REFERENCES blocks(id), numbers BLOB NOT NULL, about TEXT NOT NULL);
+"""
+
 
 class Changes(Protocol):
     """What the engine hands over for one shard and some ablations; see `ablation.evaluate.Measured`."""
@@ -87,12 +96,14 @@ class Changes(Protocol):
     largest_difference: float
     num_rechecked: int
     seconds: float
+    screen: Any
 
 
 @dataclass(frozen=True)
 class Block:
     """The changes of some ablations in one shard, as they lie in the file."""
 
+    id: int
     start: int
     stop: int
     ablation_ids: np.ndarray
@@ -153,12 +164,15 @@ class Store:
                 db = sqlite3.connect(path, timeout=30)
                 if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                     db.execute("PRAGMA journal_mode=WAL")
-                    db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA};PRAGMA application_id={_APPLICATION_ID};"
+                    db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA};{_SCREENS};PRAGMA application_id={_APPLICATION_ID};"
                                      f"PRAGMA user_version={_SCHEMA_VERSION};COMMIT;")  # fmt: skip
                 db.execute("PRAGMA synchronous=NORMAL")
             db.row_factory = sqlite3.Row
             found = tuple(db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-            if found != (_APPLICATION_ID, _SCHEMA_VERSION):
+            if found == (_APPLICATION_ID, 1) and not readonly:
+                db.executescript(f"BEGIN IMMEDIATE;{_SCREENS};PRAGMA user_version={_SCHEMA_VERSION};COMMIT;")
+            # A file of version 1 can be read as it is: nothing in it was screened.
+            elif found not in {(_APPLICATION_ID, _SCHEMA_VERSION), (_APPLICATION_ID, 1)}:
                 raise sqlite3.DatabaseError("it is another program's database, or another version's")
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{path} cannot be opened as a results file ({error}); "
@@ -251,7 +265,7 @@ class Store:
                  measured.targets.astype(np.int32).tobytes(), measured.predictions.astype(np.int32).tobytes(),
                  intact.tobytes()),
             )
-            db.execute(
+            block = db.execute(
                 "INSERT INTO blocks (context_id, start, stop, first_ablation, last_ablation, ablation_ids, counts, "
                 "positions, classes, correct, seconds, largest_difference, num_rechecked) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -259,7 +273,11 @@ class Store:
                  measured.counts.astype(np.int32).tobytes(), measured.positions.astype(np.int32).tobytes(),
                  measured.classes.astype(np.int32).tobytes(), measured.correct.astype(np.uint8).tobytes(),
                  measured.seconds, measured.largest_difference, measured.num_rechecked),
-            )
+            ).lastrowid
+            if measured.screen is not None:
+                numbers = np.array([getattr(measured.screen, name) for name in _SCREENED], np.float32)
+                db.execute("INSERT INTO screens VALUES (?, ?, ?)",
+                           (block, numbers.tobytes(), json.dumps(measured.screen.about)))
             db.execute("UPDATE studies SET done = ?, total = ?, seconds = seconds + ?, updated = ? WHERE id = ?",
                        (done, total, measured.seconds, time.time(), study_id))
 
@@ -323,7 +341,7 @@ class Store:
             "SELECT * FROM blocks WHERE context_id = ? AND start = ? AND stop = ? AND last_ablation >= ? "
             "AND first_ablation <= ? ORDER BY id", (context_id, *shard, first, last)
         ):
-            yield Block(row["start"], row["stop"], np.frombuffer(row["ablation_ids"], np.int32),
+            yield Block(row["id"], row["start"], row["stop"], np.frombuffer(row["ablation_ids"], np.int32),
                         np.frombuffer(row["counts"], np.int32), np.frombuffer(row["positions"], np.int32),
                         np.frombuffer(row["classes"], np.int32), np.frombuffer(row["correct"], np.uint8))
 
@@ -342,11 +360,8 @@ class Store:
         # Imported here: scipy's half second is not for `weanalysis list`.
         from weanalysis.results.statistics import drop_table, stopped_table
 
-
         about = self.describe(study_id)
-        metric = metric or about["metric"]
-        if metric not in METRICS:
-            raise StoreError(f"metric {metric!r} is unknown: choose from {', '.join(METRICS)}")
+        metric = self._metric(about, metric)
         table = pd.read_sql_query(
             f"SELECT {', '.join(_LABELS)} FROM plans WHERE study_id = ? ORDER BY position",
             self._db, params=[study_id],
@@ -359,6 +374,8 @@ class Store:
         table["metric"], table["evaluate"] = metric, about["evaluate"]
         table["num_evaluated"] = table["num_images"]
         table["screen_low"] = table["screen_high"] = table["drop"]
+        if about["evaluate"] == "screened":
+            self._add_screen(table, study_id, confidence)
         for column in ("depth", "out_channel", "in_channel", "percentile", "fraction", "draw"):
             table[column] = table[column].astype(float)
         return table[list(COLUMNS)]
@@ -378,6 +395,39 @@ class Store:
             for name, sum_ in sums.items():
                 sum_ += counted[name][place] * (True if limits is None else number < limits)
         return sums
+
+    @staticmethod
+    def _metric(about: Mapping[str, Any], metric: str | None) -> str:
+        """The metric asked for, or the study's own; raise StoreError for one that is unknown or was not screened."""
+        metric = metric or str(about["metric"])
+        if metric not in METRICS:
+            raise StoreError(f"metric {metric!r} is unknown: choose from {', '.join(METRICS)}")
+        if about["evaluate"] == "screened" and metric != about["screen"]["metric"]:
+            raise StoreError(f"study {about['id']} was screened for {about['screen']['metric']}, so that changes of "
+                             f"{metric} were left out; run it with --metric {metric}, or with --evaluate exact")
+        return metric
+
+    def _add_screen(self, table: pd.DataFrame, study_id: int, confidence: float) -> None:
+        """Put how many images were computed, and the bounds of D on all of them, into a screened study's table."""
+        from weanalysis.results.statistics import screen_bounds
+
+        counted = self.screen_counts(study_id)
+        known = (table["lost"], table["gained"], table["num_images"])
+        low, high = screen_bounds(*known, *(counted[name] for name in _SCREENED[1:]), confidence=confidence)
+        table["num_evaluated"] = counted["num_evaluated"].astype(np.int64)
+        table["screen_low"], table["screen_high"] = 100 * low, 100 * high
+
+    def screen_counts(self, study_id: int) -> dict[str, np.ndarray]:
+        """Sum, for each ablation of a screened study, what is kept of its screening: see `ablation.evaluate.Screen`."""
+        ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
+        sums = np.zeros((len(_SCREENED), len(ids)))
+        context_id, shards = self._shards(study_id)
+        for shard in shards:
+            for block, index in self._first_blocks(context_id, shard, ids):
+                row = self._db.execute("SELECT numbers FROM screens WHERE block_id = ?", (block.id,)).fetchone()
+                numbers = np.frombuffer(row[0], np.float32).reshape(len(_SCREENED), -1)
+                sums[:, index[index >= 0]] += numbers[:, index >= 0]
+        return dict(zip(_SCREENED, sums[:, place], strict=True))
 
     def shard_counts(self, study_id: int, shard: tuple[int, int], metric: str) -> dict[str, np.ndarray]:
         """The same as `counts`, of one shard (start, stop) alone and whatever a stopping rule leaves out."""
@@ -469,7 +519,7 @@ class Store:
         Columns image_id, target, before, after (predicted classes), correct_before, correct_after (in the
         metric). Images whose class changed from one wrong answer to another are included.
         """
-        bit = METRICS[metric or self.describe(study_id)["metric"]]
+        bit = METRICS[self._metric(self.describe(study_id), metric)]
         frames = [_changed(intact, *found, bit) for intact, found in self._shards_of_ablation(study_id, position)]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(_CHANGED))
 
@@ -478,7 +528,7 @@ class Store:
 
         Columns as there, and position; a row an ablation and image.
         """
-        bit = METRICS[metric or self.describe(study_id)["metric"]]
+        bit = METRICS[self._metric(self.describe(study_id), metric)]
         ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
         plan = pd.DataFrame({"ablation": place, "position": np.arange(len(place))})
         limits = self._num_shards(study_id)
@@ -497,7 +547,7 @@ class Store:
 
     def correctness(self, study_id: int, position: int, metric: str | None = None) -> pd.Series:
         """Whether each image measured under an ablation is right with it (bool), by image_id."""
-        bit = METRICS[metric or self.describe(study_id)["metric"]]
+        bit = METRICS[self._metric(self.describe(study_id), metric)]
         pieces = []
         for intact, (places, _, correct) in self._shards_of_ablation(study_id, position):
             right = np.frombuffer(intact["correct"], np.uint8).copy()

@@ -30,6 +30,7 @@ from weanalysis.results.statistics.resampling import (
     mean_of_runs,
     stratified_bootstrap,
 )
+from weanalysis.results.statistics.screening import screen_bounds
 from weanalysis.results.statistics.sequential import sequential_interval, sequential_p_value
 from weanalysis.results.statistics.stopping import Replay, StoppingRule, stopped_table
 
@@ -60,6 +61,7 @@ __all__ = [
     "paired_difference",
     "plan_images",
     "rank_agreement",
+    "screen_bounds",
     "sequential_interval",
     "sequential_p_value",
     "spread_of_drop",

@@ -1,145 +1,44 @@
 """From a batch of images and a list of ablations to the images whose prediction changed.
 
 Two ways that agree image by image: `naive` zeroes the weights and runs the whole network; `exact` runs it once
-and then recomputes, for each ablation, only what lies downstream of the zeroed weights.
+and then recomputes, for each ablation, only what lies downstream of the zeroed weights. A third, `screened`, does
+this for those images alone that could change.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from weanalysis.ablation.evaluate.decisions import Batch, Decisions, Measured, logits_of, merge, together
+from weanalysis.ablation.evaluate.risk import ScreenSettings
+from weanalysis.ablation.evaluate.screened import ScreenedShard
+from weanalysis.ablation.evaluate.screening import Look, Screening
 from weanalysis.ablation.graph import Downstream, Graph, Untraceable
 from weanalysis.ablation.studies import Ablation, Part
 from weanalysis.ablation.weights import Weights, some_channels
 from weanalysis.errors import DeviceError, StudyError
 
-Mode = Literal["exact", "naive"]
+Mode = Literal["exact", "screened", "naive"]
+
+_T = TypeVar("_T")
+
+# Of each shard, so many images' intact logits are computed both ways.
+_NUM_COMPARED = 8
 
 # An image whose decision hangs on less than this many times the largest difference seen between the two ways
 # is decided by the naive way.
 TIE_FACTOR = 100.0
 
-
-@dataclass
-class Measured:
-    """What a list of ablations changed among the images `start` … `stop`−1 of a data set's served order.
-
-    Intact, per image: `targets`, `predictions`, `top5` (whether the target is among the five largest logits).
-    `counts[a]` images changed under ablation a; their places in the shard, new classes and new correctness
-    (bit 0 top-1, bit 1 top-5) follow one another in `positions`, `classes`, `correct`, ablation by ablation.
-    An image counts as changed if its class or its top-5 correctness did.
-    """
-
-    start: int
-    stop: int
-    targets: np.ndarray
-    predictions: np.ndarray
-    top5: np.ndarray
-    counts: np.ndarray
-    positions: np.ndarray
-    classes: np.ndarray
-    correct: np.ndarray
-    largest_difference: float = 0.0
-    num_rechecked: int = 0
-    seconds: float = 0.0
-
-
-@dataclass
-class Decisions:
-    """Per image: the predicted class (−1: NaN), whether the target is first, in the first 5, and whether it is near."""
-
-    predictions: Tensor
-    correct: Tensor
-    near: Tensor
-
-    @staticmethod
-    def of(logits: Tensor, targets: Tensor, tolerance: float = 0.0) -> Decisions:
-        """Decide from logits (N, classes), and tell which images hang on less than the tolerance."""
-        logits = logits.float()
-        predictions = logits.argmax(1)
-        of_target = logits.gather(1, targets[:, None])
-        top5 = (logits > of_target).sum(1) < 5
-        invalid = logits.isnan().any(1)
-        predictions = torch.where(invalid, -1, predictions)
-        correct = (predictions == targets).to(torch.uint8) + 2 * (top5 & ~invalid).to(torch.uint8)
-        near = invalid.clone()
-        if tolerance > 0:
-            largest = logits.topk(min(6, logits.shape[1]), dim=1).values
-            near |= (largest[:, 0] - largest[:, min(1, largest.shape[1] - 1)]) < tolerance
-            if largest.shape[1] == 6:
-                near |= (largest[:, 4] - largest[:, 5]) < tolerance
-        return Decisions(predictions, correct, near)
-
-
-def logits_of(output: Any) -> Tensor:
-    """Take the (N, classes) logits out of what a network returns; raise StudyError where there are none."""
-    if isinstance(output, Mapping):
-        output = output.get("logits", output.get("out", next(iter(output.values()), None)))
-    elif isinstance(output, (tuple, list)) and output:
-        output = output[0]
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise StudyError(f"the network's output is {shape}, not (images, classes) logits; give a classifier")
-    return output
-
-
-@dataclass
-class _Batch:
-    """What the ablations changed in one batch: per ablation, the places, new classes and new correctness."""
-
-    targets: np.ndarray
-    predictions: np.ndarray
-    correct: np.ndarray
-    changes: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
-    num_rechecked: int = 0
-
-    @classmethod
-    def of(cls, targets: Tensor, intact: Decisions) -> _Batch:
-        return cls(targets.cpu().numpy(), intact.predictions.cpu().numpy(), intact.correct.cpu().numpy())
-
-    def add(self, decisions: Decisions) -> None:
-        predictions, correct = decisions.predictions.cpu().numpy(), decisions.correct.cpu().numpy()
-        (places,) = np.nonzero((predictions != self.predictions) | (correct != self.correct))
-        self.changes.append((places, predictions[places], correct[places]))
-
-
-def _merge(batches: Sequence[_Batch], start: int) -> Measured:
-    """Put the batches of a shard together, ablation by ablation."""
-    sizes = [len(batch.targets) for batch in batches]
-    offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
-    num_ablations = len(batches[0].changes)
-    ordered = [
-        (places + offset, classes, correct)
-        for a in range(num_ablations)
-        for offset, (places, classes, correct) in zip(offsets, (b.changes[a] for b in batches), strict=True)
-    ]
-    counts = np.array([sum(len(batch.changes[a][0]) for batch in batches) for a in range(num_ablations)], np.int32)
-
-    def joined(column: int, kind: type) -> np.ndarray:
-        return np.concatenate([np.empty(0, kind), *(row[column] for row in ordered)]).astype(kind)
-
-    intact = np.concatenate([batch.correct for batch in batches])
-    return Measured(
-        start=start,
-        stop=start + sum(sizes),
-        targets=np.concatenate([batch.targets for batch in batches]).astype(np.int32),
-        predictions=np.concatenate([batch.predictions for batch in batches]).astype(np.int32),
-        top5=(intact & 2).astype(bool),
-        counts=counts,
-        positions=joined(0, np.int32),
-        classes=joined(1, np.int32),
-        correct=joined(2, np.uint8),
-        num_rechecked=sum(batch.num_rechecked for batch in batches),
-    )
+# Activations that a process keeps of its images, in bytes.
+KEPT_BYTES = 512 * 2**20
 
 
 @dataclass
@@ -160,8 +59,10 @@ class Evaluator:
     """Measures ablations of one network; works on a copy of its own, so the caller's weights are never touched.
 
     `mode` "exact" falls back to whole forward passes where the network cannot be traced; `note` then says so.
-    Memory: the network, one batch's kept activations, and one batch of images; independent of the number of
-    images and ablations. Raises StudyError for outputs that are no logits or hold NaN.
+    "screened" falls back to exact for ablations whose effect cannot be predicted: of several layers at once, or of
+    one whole. Memory: the network, one batch's kept activations, and one batch of images; independent of the number
+    of images and ablations. On a GPU that runs out of memory the batch is halved. Raises StudyError for outputs that
+    are no logits or hold NaN, DeviceError where one image is too large.
     """
 
     def __init__(
@@ -171,8 +72,10 @@ class Evaluator:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         batch_size: int = 50,
+        screen: ScreenSettings | None = None,
     ):
         self.mode, self.device, self.dtype, self.batch_size = mode, torch.device(device), dtype, batch_size
+        self.screen, self.kept_limit = screen or ScreenSettings(), KEPT_BYTES
         try:
             self._net = copy.deepcopy(net).to(self.device, dtype).eval().requires_grad_(False)
         except (RuntimeError, AssertionError) as error:
@@ -183,9 +86,9 @@ class Evaluator:
         self._channels_last = True
         # Of the task in hand: layers compared with the naive way, the largest difference, and what follows from it.
         self._checked: set[tuple[str, ...]] = set()
-        self._largest_difference = self._tolerance = 0.0
+        self._largest_difference = self.tolerance = 0.0
         twin = None
-        if mode == "exact":
+        if mode != "naive":
             try:
                 # Merging a batch norm rounds the weights: harmless in float32, not in 16 bits.
                 twin = copy.deepcopy(self._net)
@@ -194,17 +97,22 @@ class Evaluator:
             except Untraceable as reason:
                 self._give_up_tracing(str(reason))
         self.weights = Weights(self._net, twin if self._graph is not None else None)
+        self._screening = Screening(self._graph, self.weights) if self._graph and mode == "screened" else None
 
     def _give_up_tracing(self, reason: str) -> None:
-        self._graph = None
+        self._graph = self._screening = None
         self.weights = Weights(self._net)
         self.note = f"the network cannot be traced ({reason}): every ablation runs the whole network"
 
     def cost(self, ablation: Ablation) -> float:
-        """The part of a forward pass that an ablation repeats, in steps of the traced network (0 to 1)."""
+        """The part of a forward pass that an ablation repeats, in steps of the traced network (0 to 1).
+
+        Of a screened one, for a guess: on one image in thirty.
+        """
         if self._graph is None:
             return 1.0
-        return len(self._plan(ablation.layers).steps) / len(self._graph.steps)
+        share = len(self._plan(ablation.layers).steps) / len(self._graph.steps)
+        return share / 30 if self.can_screen(ablation) else share
 
     @torch.no_grad()
     def kept_bytes(self, image: Tensor, ablations: Sequence[Ablation]) -> int:
@@ -213,33 +121,106 @@ class Evaluator:
             return 0
         groups = {ablation.layers for ablation in ablations}
         frontier = frozenset[fx.Node]().union(*(self._plan(layers).frontier for layers in groups))
+        if self._screening is not None:
+            # Once as activations, once as gradients.
+            screened = {ablation.layers[0] for ablation in ablations if self._screening.can(ablation)}
+            frontier |= self._screening.read(sorted(screened))
+            return 2 * self._bytes_of(image, frontier)
+        return self._bytes_of(image, frontier)
+
+    def _bytes_of(self, image: Tensor, frontier: frozenset[fx.Node]) -> int:
         values = self._kept_values(image.to(self.device, self.dtype), frontier)
         return sum(value.nbytes for value in values.values() if isinstance(value, Tensor))
 
-    @torch.no_grad()
+    def can_screen(self, ablation: Ablation) -> bool:
+        """Whether an ablation's effect can be predicted, so that not all images need be computed."""
+        return self._screening is not None and self._screening.can(ablation)
+
     def measure(self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int = 0) -> Measured:
         """Measure ablations on images (N, 3, H, W) with class indices (N,), which are `start` … of the data set."""
         began = time.perf_counter()
-        self._checked, self._tolerance, self._largest_difference = set(), 0.0, 0.0
-        batches = [
-            self._measure_batch(images[low : low + self.batch_size], targets[low : low + self.batch_size], ablations)
-            for low in range(0, len(images), self.batch_size)
-        ]
-        measured = _merge(batches, start)
+        while True:
+            self._checked, self.tolerance, self._largest_difference = set(), 0.0, 0.0
+            try:
+                measured = self._measure(images, targets, ablations, start)
+                break
+            except torch.OutOfMemoryError:
+                if self.batch_size == 1:
+                    raise DeviceError(f"one image and its activations do not fit into the memory of {self.device}; "
+                                      "use --device cpu, or smaller images with --image-size") from None
+            # Outside of the handler, so that nothing of the failed batch is alive.
+            self.batch_size = max(1, self.batch_size // 2)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
         measured.largest_difference = self._largest_difference
         measured.seconds = time.perf_counter() - began
         return measured
 
     @torch.no_grad()
+    def _measure(self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int) -> Measured:
+        screened = [place for place, ablation in enumerate(ablations) if self.can_screen(ablation)]
+        if screened:
+            try:
+                assert self._screening is not None
+                part = ScreenedShard(self, self._screening, images, targets, start).measure(
+                    tuple(ablations[place] for place in screened)
+                )
+            except Untraceable as reason:
+                self._give_up_tracing(str(reason))
+            else:
+                others = sorted(set(range(len(ablations))) - set(screened))
+                if not others:
+                    return part
+                rest = self._in_batches(images, targets, [ablations[place] for place in others], start)
+                return together([(screened, part), (others, rest)])
+        measured = self._in_batches(images, targets, ablations, start)
+        return together([(range(len(ablations)), measured)]) if self.mode == "screened" else measured
+
+    def _in_batches(self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int) -> Measured:
+        return merge([
+            self._measure_batch(images[low : low + self.batch_size], targets[low : low + self.batch_size], ablations)
+            for low in range(0, len(images), self.batch_size)
+        ], start)  # fmt: skip
+
+    @torch.no_grad()
     def intact(self, images: Tensor, targets: Tensor) -> Decisions:
         """Decide one batch with the untouched network; raise StudyError for NaN or for a class it does not have."""
         logits = self._whole(images.to(self.device, self.dtype))
-        if logits.isnan().any():
-            raise StudyError("the intact network's outputs hold NaN, so nothing can be measured; check its weights")
-        if int(targets.max()) >= logits.shape[1]:
-            raise StudyError(f"the data has class {int(targets.max())}, but the network's outputs are 0 to "
-                             f"{logits.shape[1] - 1}; give data or weights with the same classes")
+        _check_intact(logits, targets)
         return Decisions.of(logits, targets.to(self.device))
+
+    def look(
+        self, images: Tensor, targets: Tensor, layers: Sequence[str], check: bool = False, gradients: bool = True
+    ) -> tuple[Look, Decisions]:
+        """Run one batch through the intact traced network: what screening these layers reads, and the decisions.
+
+        With `check`, some images also go through the network as it is, to see how far the two differ.
+        """
+        assert self._screening is not None
+        screening, metric = self._screening, self.screen.metric
+        images = images.to(self.device, self.dtype, non_blocking=True)
+        targets = targets.to(self.device, non_blocking=True)
+        look, logits = self._in_fast_format(
+            lambda images: screening.look(images, targets, layers, metric, gradients), images
+        )
+        _check_intact(logits, targets)
+        if check:
+            self._compare(logits[:_NUM_COMPARED], self._whole(images[:_NUM_COMPARED]))
+        decisions = Decisions.of(logits, targets, self.tolerance)
+        if bool(decisions.near.any()):
+            near = decisions.near
+            again = Decisions.of(self._whole(images[near]), targets[near])
+            decisions.predictions[near], decisions.correct[near] = again.predictions, again.correct
+        return look, decisions
+
+    def naive_logits(self, images: Tensor, ablation: Ablation) -> Tensor:
+        """Zero the weights, run the whole network on images (N, 3, H, W), put the weights back."""
+        with self.weights.zeroed(ablation):
+            return self._whole(images.to(self.device, self.dtype))
+
+    def compare(self, logits: Tensor, images: Tensor, ablation: Ablation) -> None:
+        """Hold logits that the fast way gave for some images against the naive way."""
+        self._compare(logits, self.naive_logits(images, ablation))
 
     @torch.no_grad()
     def logits(self, images: Tensor, ablation: Ablation | None = None) -> Tensor:
@@ -259,24 +240,24 @@ class Evaluator:
     def _whole(self, images: Tensor) -> Tensor:
         return logits_of(self._net(images))
 
-    def _measure_batch(self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation]) -> _Batch:
+    def _measure_batch(self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation]) -> Batch:
         images = images.to(self.device, self.dtype, non_blocking=True)
         targets = targets.to(self.device, non_blocking=True)
         intact = self.intact(images, targets)
         if self._graph is not None:
             try:
-                return self._measure_downstream(images, targets, ablations, _Batch.of(targets, intact))
+                return self._measure_downstream(images, targets, ablations, Batch.of(targets, intact))
             except Untraceable as reason:
                 self._give_up_tracing(str(reason))
-        batch = _Batch.of(targets, intact)
+        batch = Batch.of(targets, intact)
         for ablation in ablations:
             with self.weights.zeroed(ablation):
                 batch.add(Decisions.of(self._whole(images), targets))
         return batch
 
     def _measure_downstream(
-        self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], batch: _Batch
-    ) -> _Batch:
+        self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], batch: Batch
+    ) -> Batch:
         """Run the intact network once, keep what lies upstream of the ablated layers, and rerun the rest for each."""
         assert self._graph is not None
         groups = [(self._plan(layers), list(members)) for layers, members in groupby(ablations, lambda one: one.layers)]
@@ -294,14 +275,21 @@ class Evaluator:
         return batch
 
     def _kept_values(self, images: Tensor, keep: frozenset[fx.Node]) -> dict[fx.Node, Any]:
-        """Run the intact traced network, in the memory format that is faster where the network bears it."""
-        assert self._graph is not None
+        """Run the intact traced network and return what is to be kept."""
+        graph = self._graph
+        assert graph is not None
+        return self._in_fast_format(lambda images: graph.run(images, keep)[1], images)
+
+    def _in_fast_format(self, run: Callable[[Tensor], _T], images: Tensor) -> _T:
+        """Run in the memory format that is faster where the network bears it."""
         if self._channels_last and images.ndim == 4:
             try:
-                return self._graph.run(images.contiguous(memory_format=torch.channels_last), keep)[1]
+                return run(images.contiguous(memory_format=torch.channels_last))
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError:  # a view that only the usual format allows
                 self._channels_last = False
-        return self._graph.run(images, keep)[1]
+        return run(images)
 
     def _plan(self, layers: tuple[str, ...]) -> Downstream:
         assert self._graph is not None
@@ -310,7 +298,7 @@ class Evaluator:
         return self._plans[layers]
 
     def _measure_group(
-        self, kept: _Kept, ablations: Sequence[Ablation], images: Tensor, targets: Tensor, batch: _Batch
+        self, kept: _Kept, ablations: Sequence[Ablation], images: Tensor, targets: Tensor, batch: Batch
     ) -> None:
         """Measure ablations of the same layers.
 
@@ -325,7 +313,7 @@ class Evaluator:
                     self._compare(logits, self._whole(images))
                     self._checked.add(ablation.layers)
                     check = False
-                decisions = Decisions.of(logits, targets, self._tolerance)
+                decisions = Decisions.of(logits, targets, self.tolerance)
                 if bool(decisions.near.any()):
                     batch.num_rechecked += int(decisions.near.sum())
                     decisions = Decisions.of(self._whole(images), targets)
@@ -338,7 +326,7 @@ class Evaluator:
         difference = (whole - logits).abs().nan_to_num().max().item()
         rounding = 16 * torch.finfo(logits.dtype).eps * whole.abs().nan_to_num().max().item()
         self._largest_difference = max(self._largest_difference, difference)
-        self._tolerance = max(self._tolerance, TIE_FACTOR * difference, rounding)
+        self.tolerance = max(self.tolerance, TIE_FACTOR * difference, rounding)
 
     def _rerun(self, kept: _Kept, ablation: Ablation) -> Tensor:
         """Compute the logits under an ablation whose weights are zero at this moment."""
@@ -375,3 +363,12 @@ class Evaluator:
                 return None
             channels.update(some)
         return sorted(channels)
+
+
+def _check_intact(logits: Tensor, targets: Tensor) -> None:
+    """Raise StudyError for NaN among the intact network's logits, or for a class that it does not have."""
+    if logits.isnan().any():
+        raise StudyError("the intact network's outputs hold NaN, so nothing can be measured; check its weights")
+    if int(targets.max()) >= logits.shape[1]:
+        raise StudyError(f"the data has class {int(targets.max())}, but the network's outputs are 0 to "
+                         f"{logits.shape[1] - 1}; give data or weights with the same classes")

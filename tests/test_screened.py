@@ -1,0 +1,407 @@
+"""Screened evaluation: what is computed equals naive, what is left is known to within its bounds."""
+
+import sqlite3
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+from test_ablate import run
+from test_evaluate import NETWORKS, candidates, shaken
+from torch import nn
+
+from weanalysis.ablation import Interrupted, ablate, schedule, studies
+from weanalysis.ablation.evaluate import Evaluator, Measured, ScreenSettings, screened
+from weanalysis.ablation.evaluate.risk import ErrorLaw, choose, pilot, risks
+from weanalysis.ablation.evaluate.screening import margins_of
+from weanalysis.ablation.studies import Ablation, Part
+from weanalysis.cache import Cache
+from weanalysis.errors import DeviceError, StoreError, StudyError
+from weanalysis.models import build
+from weanalysis.results import Store
+from weanalysis.results.statistics import screen_bounds
+
+
+def flips(measured: Measured, num_ablations: int, bit: int = 1) -> np.ndarray:
+    """Which images' correctness changed: (ablations, images), +1 lost, -1 gained."""
+    before = measured.targets == measured.predictions if bit == 1 else measured.top5
+    table = np.zeros((num_ablations, len(before)), int)
+    of_change = np.repeat(np.arange(num_ablations), measured.counts)
+    after = (measured.correct & bit).astype(bool)
+    table[of_change, measured.positions] = before[measured.positions].astype(int) - after
+    return table
+
+
+def lively(name: str, num_images: int, num_wrong: int = 0) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    make, size = NETWORKS[name]
+    net, images, targets = shaken(make(), size, num_images)
+    targets[:num_wrong] = (targets[:num_wrong] + 1) % 10
+    return net, images, targets
+
+
+def of_every_kind(net: nn.Module) -> list[Ablation]:
+    layers = studies.find_layers(net)
+    chosen = [layers[place] for place in studies.equidistant(len(layers), 5)]
+    return [a for layer in chosen for kind, found in candidates(layer).items() if kind != "layer" for a in found[:4]]
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet20", "resnext50_32x4d", "mobilenet_v2", "googlenet", "densenet121", "timm:tf_efficientnet_lite0"]
+)
+def test_pairs_of_all_layers_computed_together_are_what_the_whole_network_gives(name):
+    net, images, targets = lively(name, 6, 2)
+    fast, naive = Evaluator(net, "screened", batch_size=3), Evaluator(net, "naive")
+    ablations = [a for a in of_every_kind(net) if fast.can_screen(a)]
+    names = fast._screening.in_order({a.layers[0] for a in ablations})
+    look, _ = fast.look(images, targets, names)
+    chosen, expected = [], []
+    generator = torch.Generator().manual_seed(0)
+    for layer in names:
+        members = tuple(a for a in ablations if a.layers[0] == layer)
+        for kind in dict.fromkeys(a.selection for a in members):
+            alike = tuple(a for a in members if a.selection == kind)
+            which = torch.arange(len(alike)).repeat_interleave(2)
+            rows = torch.randint(len(images), (len(which),), generator=generator)
+            logits = fast._screening.logits(look, [(layer, alike, rows, which)])
+            one_by_one = torch.cat([naive.logits(images[r][None], alike[w])
+                                    for r, w in zip(rows.tolist(), which.tolist(), strict=True)])  # fmt: skip
+            torch.testing.assert_close(logits, one_by_one, rtol=1e-3, atol=1e-3)
+        rows = torch.randint(len(images), (len(members),), generator=generator)
+        chosen.append((layer, members, rows, torch.arange(len(members))))
+        expected += [naive.logits(images[r][None], a) for r, a in zip(rows.tolist(), members, strict=True)]
+    together, expected = fast._screening.logits(look, chosen), torch.cat(expected)
+    torch.testing.assert_close(together, expected, rtol=1e-3, atol=1e-3)
+    intact = naive.logits(images)
+    assert (expected[:, None] - intact).abs().amax(2).gt(1e-3).all(1).float().mean() > 0.5, "they must change something"
+
+
+def test_a_prediction_is_the_slope_of_the_margin_times_the_change_behind_the_nonlinearity():
+    """In a network that is linear behind the ReLU the prediction is exact, for every kind of ablation."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1, groups=3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                        nn.Linear(6, 2)).eval()  # fmt: skip
+    images, targets = torch.randn(9, 3, 8, 8), torch.randint(2, (9,))
+    fast, naive = Evaluator(net, "screened"), Evaluator(net, "naive")
+    look, _ = fast.look(images, targets, ["0"])
+    (layer,) = studies.find_layers(net)
+    for kind, found in candidates(layer).items():
+        if kind == "layer":
+            assert not any(map(fast.can_screen, found))
+            continue
+        change, size = fast._screening.predict(look, "0", tuple(found))
+        for column, ablation in enumerate(found):
+            after = margins_of(naive.logits(images, ablation), targets, "top1")
+            torch.testing.assert_close(look.margins + change[:, column], after, rtol=1e-4, atol=1e-5)
+        assert (size >= 0).all() and (change != 0).any()
+
+
+@pytest.mark.parametrize("metric", ["top1", "top5"])
+def test_with_no_error_allowed_every_flip_is_found(metric):
+    net, images, targets = lively("resnet20", 40, 15)
+    ablations = tuple(of_every_kind(net))
+    bit = {"top1": 1, "top5": 2}[metric]
+    exact = flips(Evaluator(net, "naive").measure(images, targets, ablations), len(ablations), bit)
+    strict = Evaluator(net, "screened", batch_size=7, screen=ScreenSettings(metric, 1e-9))
+    measured = strict.measure(images, targets, ablations)
+    assert np.array_equal(flips(measured, len(ablations), bit), exact) and np.abs(exact).sum() > 20
+    assert max(measured.screen.may_lose.max(), measured.screen.may_gain.max()) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def judged() -> tuple[Measured, Measured, Measured, int]:
+    """A shard of 200 images by 100 ablations: exact, screened with the default, and screened hardly at all."""
+    net, images, targets = lively("resnet20", 200, 40)
+    ablations = studies.location(net, "3x3", layers="layer*conv2").ablations
+    results = [Evaluator(net, "exact").measure(images, targets, ablations)]
+    for wanted in (0.1, 0.5):
+        evaluator = Evaluator(net, "screened", screen=ScreenSettings("top1", wanted))
+        results.append(evaluator.measure(images, targets, ablations))
+    return *results, len(ablations)
+
+
+def test_a_screened_shard_computes_few_pairs_and_what_it_tells_of_them_is_exact(judged):
+    exact, default, loose, count = judged
+    true = flips(exact, count)
+    assert np.abs(true).sum() > 100
+    for measured in (default, loose):
+        found = flips(measured, count)
+        assert set(map(tuple, np.argwhere(found))) <= set(map(tuple, np.argwhere(true))), "a flip that is none"
+        assert np.array_equal(found[found != 0], true[found != 0])
+        assert np.array_equal(measured.predictions, exact.predictions) and np.array_equal(measured.top5, exact.top5)
+    assert loose.screen.num_evaluated.sum() < default.screen.num_evaluated.sum() < 200 * count
+    error = 100 * np.abs((flips(default, count) - true).sum(1)) / 200
+    assert error.mean() <= 0.05 and error.max() <= 0.5
+    assert default.screen.about["num_computed"] == default.screen.num_evaluated.sum()
+
+
+def test_the_bounds_hold_what_was_missed(judged):
+    exact, _, loose, count = judged
+    true, found = flips(exact, count), flips(loose, count)
+    screen = loose.screen
+    low, high = screen_bounds((found > 0).sum(1), (found < 0).sum(1), 200, screen.may_lose, screen.may_gain,
+                              screen.num_missed, screen.num_expected)  # fmt: skip
+    difference = true.sum(1) / 200
+    inexact = true.sum(1) != found.sum(1)
+    assert inexact.sum() >= 5, "nothing was missed, so that nothing is shown"
+    inside = (low <= difference + 1e-12) & (difference <= high + 1e-12)
+    assert inside.mean() >= 0.95 and inside[inexact].mean() >= 0.9
+    assert (low <= (found.sum(1) / 200)).all() and ((found.sum(1) / 200) <= high).all()
+
+
+def test_a_shard_gives_the_same_answer_again_and_whatever_the_batch_size(judged):
+    net, images, targets = lively("resnet20", 60, 10)
+    ablations = studies.location(net, "2x2").ablations
+    results = [
+        Evaluator(net, "screened", batch_size=size).measure(images, targets, ablations, 250) for size in (60, 60, 7)
+    ]
+    assert results[0].screen.about == results[1].screen.about
+    for other in results[1:]:
+        assert np.array_equal(flips(results[0], len(ablations)), flips(other, len(ablations)))
+        # Another batch size rounds otherwise, so that a pair at the very threshold may fall on its other side.
+        assert np.abs(results[0].screen.num_evaluated - other.screen.num_evaluated).sum() <= 3
+
+
+def test_activations_that_do_not_fit_are_computed_again(judged):
+    net, images, targets = lively("resnet20", 30, 5)
+    ablations = studies.location(net, "2x2").ablations
+    kept, forgetful = (Evaluator(net, "screened", batch_size=10) for _ in range(2))
+    forgetful.kept_limit = 0
+    first, second = (one.measure(images, targets, ablations) for one in (kept, forgetful))
+    assert np.array_equal(flips(first, len(ablations)), flips(second, len(ablations)))
+    assert first.screen.about["num_computed"] == second.screen.about["num_computed"]
+
+
+def test_what_cannot_be_predicted_is_computed_exactly():
+    net, images, targets = lively("calls one convolution twice", 30, 5)
+    fast, exact = Evaluator(net, "screened"), Evaluator(net, "exact")
+    kernels = studies.location(net, "2x2").ablations
+    both = Ablation((Part("stem", (0,)), Part("shared", (1,))), "filter", 1)
+    ablations = (*studies.layer(net).ablations, both, *kernels)
+    assert [fast.can_screen(a) for a in ablations] == [False, False, False, *[True] * 4, *[False] * 4]
+    first, second = fast.measure(images, targets, ablations), exact.measure(images, targets, ablations)
+    whole = [k for k, a in enumerate(ablations) if not fast.can_screen(a)]
+    assert np.array_equal(flips(first, len(ablations))[whole], flips(second, len(ablations))[whole])
+    assert (first.screen.num_evaluated[whole] == 30).all() and (first.screen.may_lose[whole] == 0).all()
+    assert first.screen.about["num_pairs"] == 30 * 4
+
+
+def test_decisions_that_hang_on_rounding_are_made_by_the_naive_way(monkeypatch):
+    """With a fast path that is wrong by up to 1e-3, no flip is told that the naive way does not give."""
+    net, images, targets = lively("resnet20", 40, 10)
+    ablations = studies.location(net, "2x2", layers="layer3*").ablations
+    true = flips(Evaluator(net, "naive").measure(images, targets, ablations), len(ablations))
+    plain, generator = screened.Screening.logits, torch.Generator().manual_seed(0)
+
+    def noisy(self, *arguments):
+        logits = plain(self, *arguments)
+        return logits + 1e-3 * (2 * torch.rand(logits.shape, generator=generator) - 1)
+
+    monkeypatch.setattr(screened.Screening, "logits", noisy)
+    measured = Evaluator(net, "screened", screen=ScreenSettings("top1", 1e-9)).measure(images, targets, ablations)
+    assert np.array_equal(flips(measured, len(ablations)), true)
+    assert measured.num_rechecked > 0 and measured.largest_difference > 1e-4
+
+
+@pytest.mark.parametrize("mode", ["exact", "screened"])
+def test_a_device_that_runs_out_of_memory_gets_smaller_batches(monkeypatch, mode):
+    net, images, targets = lively("resnet20", 24, 4)
+    ablations = studies.location(net, "1x1", layers="layer3*").ablations
+    expected = Evaluator(net, mode, batch_size=6).measure(images, targets, ablations)
+    evaluator = Evaluator(net, mode, batch_size=24)
+    plain = evaluator._graph.run
+
+    def small_only(images, keep):
+        if len(images) > 6:
+            raise torch.OutOfMemoryError("out of memory")
+        return plain(images, keep)
+
+    monkeypatch.setattr(evaluator._graph, "run", small_only)
+    measured = evaluator.measure(images, targets, ablations)
+    assert evaluator.batch_size == 6
+    assert np.array_equal(flips(measured, len(ablations)), flips(expected, len(ablations)))
+    monkeypatch.setattr(evaluator._graph, "run", lambda images, keep: small_only(images.repeat(9, 1, 1, 1), keep))
+    with pytest.raises(DeviceError, match="one image"):
+        evaluator.measure(images, targets, ablations)
+
+
+# ---- the numbers, without a network
+
+
+def test_the_law_of_errors_follows_a_power_law_beyond_what_was_seen():
+    rng = np.random.default_rng(0)
+    sample = 0.1 * rng.pareto(3.0, 4000) * rng.choice([-1, 1], 4000)
+    law = ErrorLaw.fit(sample)
+    beyond = np.array([0.5, 1.0, 2.0])
+    true = 0.5 * (1 + beyond / 0.1) ** -3.0
+    # Near the edge the power is still smaller than far out, so that the tail is rather taken as too heavy.
+    assert np.all(law.exceeds(beyond) > true) and np.all(law.exceeds(beyond) < 6 * true)
+    inside = np.array([0.01, 0.05, 0.1])
+    assert law.exceeds(inside) == pytest.approx(0.5 * (1 + inside / 0.1) ** -3.0, abs=0.03)
+    grid = np.linspace(0, 10, 500)
+    assert np.all(np.diff(law.exceeds(grid)) <= 1e-12) and law.exceeds(np.array([np.inf])) == 0
+
+
+def test_a_law_of_hardly_any_sample_is_careful():
+    for sample in ([], [0.0], [-1.0, -2.0, -0.5], np.zeros(100)):
+        law = ErrorLaw.fit(np.array(sample))
+        assert 0 < law.exceeds(np.array([2.0]))[0] <= 0.5 and np.isfinite(law.exponent)
+
+
+def test_predicted_flips_are_always_computed_and_untouched_pairs_never():
+    margins = np.array([1.0, -1.0, 2.0])
+    change = np.array([[-1.5, 0.0], [0.2, 0.0], [-0.1, 0.0]])
+    size = np.array([[1.5, 0.0], [0.2, 0.0], [0.1, 0.0]])
+    risk, flipped = risks(margins, change, size)
+    assert flipped.tolist() == [[True, False], [False, False], [False, False]]
+    assert risk[:, 0] == pytest.approx([0.0, 4.0, 19.0]) and np.isinf(risk[:, 1]).all()
+    chosen = pilot(risk, np.random.default_rng(0))
+    assert chosen[:, 0].all() and not chosen[:, 1].any()
+    many = np.random.default_rng(1).gamma(1.0, 8.0, (400, 500))
+    chosen = pilot(many, np.random.default_rng(0))
+    assert chosen[many <= np.quantile(many, 0.008)].all() and 0.008 < chosen.mean() < 0.011
+    assert all(chosen[(many >= low) & (many < 2 * low)].sum() >= 20 for low in (0.25, 0.5, 1, 2, 4, 8, 16))
+
+
+def test_as_much_is_computed_as_the_wanted_error_asks_for():
+    rng = np.random.default_rng(1)
+    law = ErrorLaw.fit(0.2 * rng.standard_t(4, 5000))
+    risk = rng.gamma(1.0, 4.0, (250, 40))
+    risk[:, :3] /= 8  # three ablations that touch many decisions
+    for wanted in (0.1, 1.0):
+        chosen = choose(risk, law, np.ones(40), wanted)
+        left = np.where(chosen, 0, law.exceeds(risk)).sum(0)
+        assert left.mean() <= wanted / 100 * 250 / 20 + 1e-9 and left.max() <= wanted / 100 * 250 / 5 + 1e-9
+        for one, of_one in zip(risk.T, chosen.T, strict=True):
+            assert one[~of_one].min(initial=np.inf) >= one[of_one].max(initial=0)
+    assert choose(risk, law, np.full(40, 3.0), 0.1).sum() > choose(risk, law, np.ones(40), 0.1).sum()
+
+
+def test_bounds_cover_ablations_that_hide_a_flip_in_a_simulation():
+    """Counts drawn as the model says, and with four times its spread: at least 95 % and 90 % of the inexact ones."""
+    rng = np.random.default_rng(2)
+    for shape, least in ((3.0, 0.95), (0.75, 0.90)):
+        inside = []
+        for _ in range(30):
+            rate = rng.gamma(shape, 1 / shape, 400)
+            expected, up, down = (rng.gamma(1.0, mean, 400) for mean in (4.0, 0.3, 0.2))
+            missed, lost, gained = (rng.poisson(rate * mean) for mean in (expected, up, down))
+            low, high = screen_bounds(np.full(400, 20), np.full(400, 10), 1000, up, down, missed, expected)
+            true, hidden = (10 + lost - gained) / 1000, lost != gained
+            inside += list(((low <= true + 1e-12) & (true <= high + 1e-12))[hidden])
+        assert len(inside) > 2000 and np.mean(inside) >= least
+
+
+def test_bounds_are_the_difference_itself_where_nothing_can_be_hidden():
+    low, high = screen_bounds([3, 0], [1, 0], [100, 0], [0, 0], [0, 0], [0, 0], [0, 0])
+    assert low[0] == high[0] == pytest.approx(0.02) and np.isnan(low[1]) and np.isnan(high[1])
+    low, high = screen_bounds([3], [1], [100], [1e-3], [0], [0], [0])
+    assert low[0] == pytest.approx(0.02) and high[0] == pytest.approx(0.03)  # one image at least
+    quantile = stats.nbinom.ppf(0.95, 20, 20 / 22)
+    _, high = screen_bounds([0], [0], [100], [2.0], [0], [0], [0])
+    assert high[0] >= quantile / 100
+
+
+# ---- studies
+
+
+class Blobs(torch.utils.data.Dataset):
+    """Images of a lively network, at hand."""
+
+    def __init__(self, images: torch.Tensor, targets: torch.Tensor):
+        self.images, self.targets = images, targets
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.images[index], int(self.targets[index])
+
+
+def resnet() -> nn.Module:
+    return build({"source": "builtin", "name": "resnet20", "num_classes": 10})
+
+
+@pytest.fixture
+def world() -> tuple[nn.Module, Blobs]:
+    net, images, targets = lively("resnet20", 75, 15)
+    return net, Blobs(images, targets)
+
+
+OPTIONS = {"evaluate": "screened", "grid": "2x2", "layers": "layer2*", "shard_size": 25}
+
+
+def test_a_screened_study_goes_on_as_if_it_had_never_stopped(world, tmp_path, monkeypatch):
+    net, data = world
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    monkeypatch.setattr(schedule, "SCREENED_ABLATIONS", 10)
+    whole = ablate(net, data, cache=Cache(tmp_path / "one"), **OPTIONS)
+    plain, count = schedule._Worker.run, []
+
+    def killed(self, task, threads):
+        count.append(1)
+        if len(count) == 5:
+            raise KeyboardInterrupt
+        return plain(self, task, threads)
+
+    monkeypatch.setattr(schedule._Worker, "run", killed)
+    with pytest.raises(Interrupted):
+        ablate(net, data, cache=Cache(tmp_path / "two"), **OPTIONS)
+    table = ablate(net, data, cache=Cache(tmp_path / "two"), **OPTIONS)
+    pd.testing.assert_frame_equal(table, whole)
+    assert (whole["evaluate"] == "screened").all() and whole["num_evaluated"].sum() < whole["num_images"].sum()
+    assert (whole["screen_low"] <= whole["drop"]).all() and (whole["drop"] <= whole["screen_high"]).all()
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_a_screened_study_has_its_metric_and_leaves_exact_results_alone(world, tmp_path):
+    net, data = world
+    cache = Cache(tmp_path)
+    exact = ablate(net, data, cache=cache, **{**OPTIONS, "evaluate": "exact"})
+    table = ablate(net, data, cache=cache, **OPTIONS)
+    assert table.attrs["reused"] == 0 and table.attrs["study_id"] != exact.attrs["study_id"]
+    other = ablate(net, data, cache=cache, metric="top5", **OPTIONS)
+    assert other.attrs["reused"] == 0
+    assert ablate(net, data, cache=cache, max_error=0.5, **OPTIONS).attrs["reused"] == 0
+    with Store.open(cache.results, readonly=True) as store:
+        for look in (store.table, store.all_changes):
+            with pytest.raises(StoreError, match=r"screened for top1.*--evaluate exact"):
+                look(table.attrs["study_id"], "top5")
+        assert store.table(exact.attrs["study_id"], "top5")["drop"].notna().all()
+    with pytest.raises(StudyError, match="0 points is not allowed"):
+        ablate(net, data, cache=cache, max_error=0.0, **OPTIONS)
+    with pytest.raises(StudyError, match="needs measured answers"):
+        ablate(net, data, cache=cache, until_ci=1.0, **OPTIONS)
+
+
+def test_a_screened_study_says_what_it_cannot_predict(world, tmp_path):
+    net, data = world
+    said: list[str] = []
+    table = ablate(net, data, "magnitude", "screened", cache=Cache(tmp_path), percentiles="90-92", say=said.append)
+    assert any(line.startswith("3 of 3 ablations are computed on all images") for line in said)
+    assert (table["num_evaluated"] == table["num_images"]).all() and table["screen_low"].equals(table["drop"])
+    said.clear()
+    ablate(net, data, "magnitude", "screened", cache=Cache(tmp_path), percentiles="99", scope="layer", say=said.append)
+    assert not any("computed on all images" in line for line in said)
+
+
+def test_a_results_file_of_the_version_before_is_read_and_then_written(world, tmp_path):
+    net, data = world
+    cache = Cache(tmp_path)
+    exact = ablate(net, data, cache=cache, **{**OPTIONS, "evaluate": "exact"})
+    with sqlite3.connect(cache.results) as db:
+        db.executescript("DROP TABLE screens; PRAGMA user_version=1;")
+    db.close()
+    with Store.open(cache.results, readonly=True) as store:
+        pd.testing.assert_frame_equal(store.table(exact.attrs["study_id"]), exact, check_like=True)
+    assert (ablate(net, data, cache=cache, **OPTIONS)["evaluate"] == "screened").all()
+    again = ablate(net, data, cache=cache, **{**OPTIONS, "evaluate": "exact"})
+    assert again.attrs["reused"] == 3 * len(exact)
+
+
+def test_the_command_refuses_a_largest_error_for_what_has_none(capsys, tmp_path):
+    words = ["ablate", "--model", "resnet20", "--cache", str(tmp_path)]
+    assert run(*words, "--max-error", "0.1") == 1
+    assert "--max-error belongs to --evaluate screened, not exact" in capsys.readouterr().err
+    assert run(*words, "--evaluate", "screened", "--find", "detrimental") == 1
+    assert "use --evaluate exact, not screened" in capsys.readouterr().err

@@ -1,0 +1,171 @@
+"""What is decided of an image, and what a list of ablations changes among the images of a shard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weanalysis.errors import StudyError
+
+
+@dataclass
+class Screen:
+    """What the images that were not computed could hide, by ablation: all (A,).
+
+    `num_evaluated` images were computed; among the others `may_lose` right answers and `may_gain` wrong ones can be
+    expected to have flipped unseen. Of the computed ones that were predicted not to flip, `num_missed` did, where
+    `num_expected` were expected to. `about` says how the shard was screened.
+    """
+
+    num_evaluated: np.ndarray
+    may_lose: np.ndarray
+    may_gain: np.ndarray
+    num_missed: np.ndarray
+    num_expected: np.ndarray
+    about: dict[str, Any]
+
+
+@dataclass
+class Measured:
+    """What a list of ablations changed among the images `start` … `stop`−1 of a data set's served order.
+
+    Intact, per image: `targets`, `predictions`, `top5` (whether the target is among the five largest logits).
+    `counts[a]` images changed under ablation a; their places in the shard, new classes and new correctness
+    (bit 0 top-1, bit 1 top-5) follow one another in `positions`, `classes`, `correct`, ablation by ablation.
+    An image counts as changed if its class or its top-5 correctness did.
+    """
+
+    start: int
+    stop: int
+    targets: np.ndarray
+    predictions: np.ndarray
+    top5: np.ndarray
+    counts: np.ndarray
+    positions: np.ndarray
+    classes: np.ndarray
+    correct: np.ndarray
+    largest_difference: float = 0.0
+    num_rechecked: int = 0
+    seconds: float = 0.0
+    screen: Screen | None = None
+
+
+@dataclass
+class Decisions:
+    """Per image: the predicted class (−1: NaN), whether the target is first, in the first 5, and whether it is near."""
+
+    predictions: Tensor
+    correct: Tensor
+    near: Tensor
+
+    @staticmethod
+    def of(logits: Tensor, targets: Tensor, tolerance: float = 0.0) -> Decisions:
+        """Decide from logits (N, classes), and tell which images hang on less than the tolerance."""
+        logits = logits.float()
+        predictions = logits.argmax(1)
+        of_target = logits.gather(1, targets[:, None])
+        top5 = (logits > of_target).sum(1) < 5
+        invalid = logits.isnan().any(1)
+        predictions = torch.where(invalid, -1, predictions)
+        correct = (predictions == targets).to(torch.uint8) + 2 * (top5 & ~invalid).to(torch.uint8)
+        near = invalid.clone()
+        if tolerance > 0:
+            largest = logits.topk(min(6, logits.shape[1]), dim=1).values
+            near |= (largest[:, 0] - largest[:, min(1, largest.shape[1] - 1)]) < tolerance
+            if largest.shape[1] == 6:
+                near |= (largest[:, 4] - largest[:, 5]) < tolerance
+        return Decisions(predictions, correct, near)
+
+
+def logits_of(output: Any) -> Tensor:
+    """Take the (N, classes) logits out of what a network returns; raise StudyError where there are none."""
+    if isinstance(output, Mapping):
+        output = output.get("logits", output.get("out", next(iter(output.values()), None)))
+    elif isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise StudyError(f"the network's output is {shape}, not (images, classes) logits; give a classifier")
+    return output
+
+
+@dataclass
+class Batch:
+    """What the ablations changed in one batch: per ablation, the places, new classes and new correctness."""
+
+    targets: np.ndarray
+    predictions: np.ndarray
+    correct: np.ndarray
+    changes: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+    num_rechecked: int = 0
+
+    @classmethod
+    def of(cls, targets: Tensor, intact: Decisions) -> Batch:
+        return cls(targets.cpu().numpy(), intact.predictions.cpu().numpy(), intact.correct.cpu().numpy())
+
+    def add(self, decisions: Decisions) -> None:
+        predictions, correct = decisions.predictions.cpu().numpy(), decisions.correct.cpu().numpy()
+        (places,) = np.nonzero((predictions != self.predictions) | (correct != self.correct))
+        self.changes.append((places, predictions[places], correct[places]))
+
+
+def merge(batches: Sequence[Batch], start: int) -> Measured:
+    """Put the batches of a shard together, ablation by ablation."""
+    sizes = [len(batch.targets) for batch in batches]
+    offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+    num_ablations = len(batches[0].changes)
+    ordered = [
+        (places + offset, classes, correct)
+        for a in range(num_ablations)
+        for offset, (places, classes, correct) in zip(offsets, (b.changes[a] for b in batches), strict=True)
+    ]
+    counts = np.array([sum(len(batch.changes[a][0]) for batch in batches) for a in range(num_ablations)], np.int32)
+
+    def joined(column: int, kind: type) -> np.ndarray:
+        return np.concatenate([np.empty(0, kind), *(row[column] for row in ordered)]).astype(kind)
+
+    intact = np.concatenate([batch.correct for batch in batches])
+    return Measured(
+        start=start,
+        stop=start + sum(sizes),
+        targets=np.concatenate([batch.targets for batch in batches]).astype(np.int32),
+        predictions=np.concatenate([batch.predictions for batch in batches]).astype(np.int32),
+        top5=(intact & 2).astype(bool),
+        counts=counts,
+        positions=joined(0, np.int32),
+        classes=joined(1, np.int32),
+        correct=joined(2, np.uint8),
+        num_rechecked=sum(batch.num_rechecked for batch in batches),
+    )
+
+
+def together(parts: Sequence[tuple[Sequence[int], Measured]]) -> Measured:
+    """Put measurements of one shard together: each with the places of its ablations in the whole list."""
+    first, num_ablations = parts[0][1], sum(len(places) for places, _ in parts)
+    num_images = first.stop - first.start
+    shard = Batch(first.targets, first.predictions, _intact_correct(first), num_rechecked=0)
+    nothing = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.uint8))
+    shard.changes = [nothing] * num_ablations
+    screen = Screen(np.full(num_ablations, num_images), *(np.zeros(num_ablations) for _ in range(4)), about={})
+    for places, part in parts:
+        shard.num_rechecked += part.num_rechecked
+        ends = np.cumsum(part.counts)
+        for place, count, end in zip(places, part.counts, ends, strict=True):
+            span = slice(end - count, end)
+            shard.changes[place] = (part.positions[span], part.classes[span], part.correct[span])
+        if part.screen is not None:
+            screen.about = part.screen.about
+            for name in ("num_evaluated", "may_lose", "may_gain", "num_missed", "num_expected"):
+                getattr(screen, name)[list(places)] = getattr(part.screen, name)
+    whole = merge([shard], first.start)
+    whole.screen = screen
+    return whole
+
+
+def _intact_correct(measured: Measured) -> np.ndarray:
+    return (measured.targets == measured.predictions).astype(np.uint8) + 2 * measured.top5.astype(np.uint8)

@@ -1,0 +1,227 @@
+"""A shard, screened: predict every pair of an image and an ablation, compute those at risk, and count what is left.
+
+All that is drawn or fitted on the way (the pilot, the law of errors, the threshold) comes from the shard and its
+ablations alone, so that a shard gives the same answer whatever was measured before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weanalysis.ablation.evaluate import risk as risks
+from weanalysis.ablation.evaluate.decisions import Batch, Decisions, Measured, Screen, merge
+from weanalysis.ablation.evaluate.screening import Look, Screening, margins_of
+from weanalysis.ablation.graph import Untraceable
+from weanalysis.ablation.studies import Ablation
+from weanalysis.results.store import METRICS
+
+if TYPE_CHECKING:
+    from weanalysis.ablation.evaluate.evaluator import Evaluator
+
+# So many times a batch of pairs is computed at once: that takes less memory than what is kept of the batch.
+_PAIRS_AT_ONCE = 4
+
+# How many of the computed pairs are computed the naive way too, in each shard.
+_NUM_CHECKED = 8
+
+
+@dataclass
+class _Computed:
+    """Pairs that were computed: (P,) each, in the order in which they were."""
+
+    rows: list[np.ndarray] = field(default_factory=list)
+    columns: list[np.ndarray] = field(default_factory=list)
+    predictions: list[np.ndarray] = field(default_factory=list)
+    correct: list[np.ndarray] = field(default_factory=list)
+    margins: list[np.ndarray] = field(default_factory=list)
+
+    def all(self, name: str, kind: type) -> np.ndarray:
+        """One of the lists, joined."""
+        return np.concatenate([np.empty(0, kind), *getattr(self, name)]).astype(kind)
+
+
+class ScreenedShard:
+    """Measures ablations of single layers on one shard: images (N, 3, H, W) and targets (N,), as they were given."""
+
+    def __init__(self, evaluator: Evaluator, screening: Screening, images: Tensor, targets: Tensor, start: int):
+        self._evaluator, self._screening, self._start = evaluator, screening, start
+        size = evaluator.batch_size
+        self._images = [images[low : low + size] for low in range(0, len(images), size)]
+        self._targets = [targets[low : low + size] for low in range(0, len(images), size)]
+        self._spans = [slice(low, min(low + size, len(images))) for low in range(0, len(images), size)]
+        self._num_images = len(images)
+        self._looks: list[Look | None] = []
+        self._intact: list[Batch] = []
+        self._num_rechecked = 0
+
+    def measure(self, ablations: Sequence[Ablation]) -> Measured:
+        """Predict, compute what is at risk, and say what could be missed; raise Untraceable where that cannot be."""
+        names = self._screening.in_order(dict.fromkeys(ablation.layers[0] for ablation in ablations))
+        of_layer = {name: [p for p, a in enumerate(ablations) if a.layers[0] == name] for name in names}
+        # Columns stand layer by layer; `places` says which ablation each one is.
+        places = np.array([place for name in names for place in of_layer[name]], np.int64)
+        ends = np.cumsum([len(of_layer[name]) for name in names]).tolist()
+        self._groups = [
+            (name, slice(end - len(of_layer[name]), end), tuple(ablations[p] for p in of_layer[name]))
+            for name, end in zip(names, ends, strict=True)
+        ]
+        self._columns = [ablations[place] for place in places]
+        margins, change, size = self._predict(names)
+        risk, flips = risks.risks(margins, change, size)
+        rng = np.random.default_rng([self._start, len(ablations)])
+        self._check(risk)
+
+        computed = _Computed()
+        done = risks.pilot(risk, rng)
+        num_pilot = int(done.sum())
+        self._compute(done, computed)
+        law = self._law(computed, margins, change, size)
+        missed, expected = self._misses(computed, law, margins, risk, flips)
+        factor = (missed + risks.PRIOR) / (expected + risks.PRIOR)
+        chosen = risks.choose(risk, law, factor, self._evaluator.screen.max_error)
+        self._compute(chosen & ~done, computed)
+        done |= chosen
+
+        law = self._law(computed, margins, change, size)
+        missed, expected = self._misses(computed, law, margins, risk, flips)
+        hidden = np.where(done, 0.0, law.exceeds(risk))
+        right = (margins > 0)[:, None]
+        back = np.argsort(places)
+        about = {
+            "num_pairs": risk.size, "num_pilot": num_pilot, "num_computed": int(done.sum()),
+            "threshold": float(risk[~done].min(initial=np.inf)), "edge": law.edge, "share": law.share,
+            "exponent": law.exponent,
+        }  # fmt: skip
+        screen = Screen(
+            done.sum(0)[back], (hidden * right).sum(0)[back], (hidden * ~right).sum(0)[back], missed[back],
+            expected[back], about,
+        )  # fmt: skip
+        return self._result(computed, places, screen)
+
+    def _predict(self, names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Look at every batch once: the intact decisions, and what each ablation would do to the margins."""
+        evaluator, num_columns = self._evaluator, self._groups[-1][1].stop
+        margins = np.empty(self._num_images, np.float32)
+        change, size = (np.empty((self._num_images, num_columns), np.float32) for _ in range(2))
+        for number, (images, targets, span) in enumerate(zip(self._images, self._targets, self._spans, strict=True)):
+            look, decisions = evaluator.look(images, targets, names, check=number == 0)
+            self._intact.append(Batch.of(targets, decisions))
+            margins[span] = look.margins.cpu().numpy()
+            for name, columns, ablations in self._groups:
+                predicted, norm = self._screening.predict(look, name, ablations)
+                change[span, columns] = predicted.cpu().numpy()
+                size[span, columns] = norm.cpu().numpy()
+            look.gradients.clear()
+            keep = look.num_bytes * len(self._spans) <= evaluator.kept_limit
+            self._looks.append(look if keep else None)
+        # A sum's terms may cancel, or one of them may be all of it: both are the prediction's size.
+        return margins, change, size + np.abs(change)
+
+    def _check(self, risk: np.ndarray) -> None:
+        """Compute some of the riskiest pairs both ways, in layers all over the network, before anything is decided."""
+        for place in np.unique(np.linspace(0, len(self._groups) - 1, _NUM_CHECKED).astype(int)):
+            name, columns, ablations = self._groups[place]
+            row, column = np.unravel_index(int(np.argmin(risk[:, columns])), risk[:, columns].shape)
+            number = next(k for k, span in enumerate(self._spans) if span.start <= row < span.stop)
+            inside = torch.tensor([row - self._spans[number].start], device=self._evaluator.device)
+            which = torch.tensor([column], device=self._evaluator.device)
+            logits = self._screening.logits(self._look(number), [(name, ablations, inside, which)])
+            self._evaluator.compare(logits, self._images[number][inside.cpu()], ablations[column])
+
+    def _look(self, number: int) -> Look:
+        """A batch's activations: those that were kept, or computed again."""
+        kept = self._looks[number]
+        if kept is not None:
+            return kept
+        names = [name for name, _, _ in self._groups]
+        return self._evaluator.look(self._images[number], self._targets[number], names, gradients=False)[0]
+
+    def _chunks(self, chosen: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Cut the chosen pairs (N, A) by batches of images: which batch, the rows in it and the columns, in order."""
+        at_once = _PAIRS_AT_ONCE * self._evaluator.batch_size
+        for number, span in enumerate(self._spans):
+            columns, rows = np.nonzero(chosen[span].T)
+            for low in range(0, len(rows), at_once):
+                yield number, rows[low : low + at_once], columns[low : low + at_once]
+
+    def _compute(self, chosen: np.ndarray, computed: _Computed) -> None:
+        """Compute the chosen pairs exactly; those that hang on rounding the naive way."""
+        evaluator = self._evaluator
+        look, at = None, -1
+        for number, some_rows, columns in self._chunks(chosen):
+            if number != at:
+                look, at = self._look(number), number
+            assert look is not None
+            versions = look.versions
+            rows = torch.from_numpy(some_rows).to(evaluator.device)
+            pairs = []
+            for name, span, ablations in self._groups:
+                low, high = np.searchsorted(columns, (span.start, span.stop))
+                if low < high:
+                    which = torch.from_numpy(columns[low:high] - span.start).to(evaluator.device)
+                    pairs.append((name, ablations, rows[low:high], which))
+            logits = self._screening.logits(look, pairs)
+            if look.versions != versions:
+                raise Untraceable("one of its operations writes into an activation that others read")
+            targets = self._targets[number].to(evaluator.device)[rows]
+            decisions = Decisions.of(logits, targets, evaluator.tolerance)
+            margins = margins_of(logits, targets, evaluator.screen.metric)
+            near = torch.nonzero(decisions.near)[:, 0]
+            self._num_rechecked += len(near)
+            for column in np.unique(columns[near.cpu().numpy()]):
+                again = near[torch.from_numpy(columns[near.cpu().numpy()] == column).to(near.device)]
+                whole = evaluator.naive_logits(self._images[number][rows[again].cpu()], self._columns[column])
+                decided = Decisions.of(whole, targets[again])
+                decisions.predictions[again] = decided.predictions
+                decisions.correct[again] = decided.correct
+                margins[again] = margins_of(whole, targets[again], evaluator.screen.metric)
+            computed.rows.append(some_rows + self._spans[number].start)
+            computed.columns.append(columns)
+            computed.predictions.append(decisions.predictions.cpu().numpy())
+            computed.correct.append(decisions.correct.cpu().numpy())
+            computed.margins.append(margins.cpu().numpy())
+
+    @staticmethod
+    def _law(computed: _Computed, margins: np.ndarray, change: np.ndarray, size: np.ndarray) -> risks.ErrorLaw:
+        """The law of errors of the pairs computed so far; answers that are no number count as the largest errors."""
+        rows, columns = computed.all("rows", int), computed.all("columns", int)
+        predicted = margins[rows] + change[rows, columns]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            errors = -(computed.all("margins", float) - predicted) * np.sign(predicted) / size[rows, columns]
+        return risks.ErrorLaw.fit(np.nan_to_num(errors, nan=1e3, posinf=1e3, neginf=-1e3))
+
+    def _misses(
+        self, computed: _Computed, law: risks.ErrorLaw, margins: np.ndarray, risk: np.ndarray, flips: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """How many computed images of each ablation flipped unpredicted, and how many the law expected: (A,) each."""
+        rows, columns = computed.all("rows", int), computed.all("columns", int)
+        bit = METRICS[self._evaluator.screen.metric]
+        intact = np.concatenate([batch.correct for batch in self._intact])
+        unpredicted = ~flips[rows, columns]
+        missed = unpredicted & ((computed.all("correct", np.uint8) ^ intact[rows]) & bit).astype(bool)
+        chance = np.where(unpredicted, law.exceeds(risk[rows, columns]), 0.0)
+        num_columns = risk.shape[1]
+        return (np.bincount(columns, missed, num_columns), np.bincount(columns, chance, num_columns))
+
+    def _result(self, computed: _Computed, places: np.ndarray, screen: Screen) -> Measured:
+        rows, columns = computed.all("rows", np.int64), computed.all("columns", np.int64)
+        predictions, correct = computed.all("predictions", np.int64), computed.all("correct", np.uint8)
+        shard = Batch(*(np.concatenate([getattr(batch, name) for batch in self._intact])
+                        for name in ("targets", "predictions", "correct")))  # fmt: skip
+        shard.num_rechecked = self._num_rechecked
+        changed = (predictions != shard.predictions[rows]) | (correct != shard.correct[rows])
+        order = np.lexsort((rows, columns))
+        order = order[changed[order]]
+        bounds = np.searchsorted(columns[order], np.arange(len(places) + 1))
+        for column in np.argsort(places):
+            part = order[bounds[column] : bounds[column + 1]]
+            shard.changes.append((rows[part], predictions[part], correct[part]))
+        measured = merge([shard], self._start)
+        measured.screen = screen
+        return measured

@@ -1,0 +1,278 @@
+"""How far each ablation moves each image's decision: predicted for all of them, computed for those that are chosen.
+
+A decision hangs on the margin m: the logit of the label less the best other one (top-1) or the fifth best (top-5).
+One backward pass gives the gradient g of m at the activation behind a layer. The change of that activation under an
+ablation is computed exactly, through the nonlinearity; times g, it predicts the change of m (a first-order Taylor
+expansion in the activation, not in the weight).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from weanalysis.ablation.evaluate.decisions import logits_of
+from weanalysis.ablation.graph import BATCH_NORMS, Downstream, Graph, Step, is_plain
+from weanalysis.ablation.studies import Ablation
+from weanalysis.ablation.weights import Weights, some_channels
+
+# The change of one layer's activations is computed for so many numbers at a time: about what a core's cache holds.
+_CHUNK_NUMBERS = 2**20
+
+_CONVOLVE = {3: nn.functional.conv1d, 4: nn.functional.conv2d, 5: nn.functional.conv3d}
+
+# How many classes may stand above the label of a right answer.
+_RIVALS = {"top1": 1, "top5": 5}
+
+
+def margins_of(logits: Tensor, targets: Tensor, metric: str) -> Tensor:
+    """By how much each image's answer is right (N,): the label's logit less its best rival's, or its fifth best's."""
+    logits = logits.float()
+    of_target = logits.gather(1, targets[:, None])
+    rivals = logits.scatter(1, targets[:, None], -torch.inf)
+    return of_target[:, 0] - rivals.topk(_RIVALS[metric], dim=1).values[:, -1]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer as it is screened: its convolution, the steps behind it, and all that lies downstream."""
+
+    step: Step
+    behind: tuple[Step, ...]
+    downstream: Downstream
+
+    @property
+    def end(self) -> fx.Node:
+        """The activation at which a change of the layer is weighed."""
+        return self.behind[-1].node if self.behind else self.step.node
+
+    @property
+    def read(self) -> frozenset[fx.Node]:
+        """All values that screening the layer reads."""
+        inside = {self.step.node, *(step.node for step in self.behind)}
+        around = {node for step in self.behind for node in step.node.all_input_nodes}
+        return self.downstream.frontier | {self.step.node, self.end} | (around - inside)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Ablations that each zero (a part of) one kernel: which, and what becomes 0 there, (A, h, w …)."""
+
+    out_channels: Tensor
+    in_channels: Tensor
+    zeroed: Tensor
+
+
+@dataclass
+class Look:
+    """A batch of images as the intact network sees it: margins (N,), activations, and the margins' gradients."""
+
+    margins: Tensor
+    values: dict[fx.Node, Any]
+    gradients: dict[fx.Node, Tensor]
+
+    @property
+    def num_bytes(self) -> int:
+        """What is kept of the batch."""
+        return sum(value.nbytes for value in self.values.values() if isinstance(value, Tensor))
+
+    @property
+    def versions(self) -> list[int]:
+        """How often each kept tensor was written to."""
+        return [value._version for value in self.values.values() if isinstance(value, Tensor)]
+
+
+class Screening:
+    """Predicts and computes ablations of single layers of a traced network, whose weights are at hand."""
+
+    def __init__(self, graph: Graph, weights: Weights):
+        self._graph, self._weights = graph, weights
+        self._layers: dict[str, Layer | None] = {}
+        self._kernels: dict[str, tuple[Sequence[Ablation], Kernels | None]] = {}
+
+    def layer(self, name: str) -> Layer | None:
+        """How a layer is screened; None where it is called more than once, or not at all."""
+        if name not in self._layers:
+            plan = self._graph.downstream([name])
+            alone = self._graph.num_calls(name) == 1 and len(plan.first) == 1
+            self._layers[name] = Layer(plan.first[0], self._graph.channelwise(name), plan) if alone else None
+        return self._layers[name]
+
+    def can(self, ablation: Ablation) -> bool:
+        """Whether an ablation's effect can be predicted: it zeroes a part of one layer that is called once."""
+        whole = any(part.ranks is None and part.out_channels is None and part.in_channels is None
+                    for part in ablation.parts)  # fmt: skip
+        return len(ablation.layers) == 1 and not whole and self.layer(ablation.layers[0]) is not None
+
+    def in_order(self, names: Iterable[str]) -> list[str]:
+        """Layers in the order of the forward pass."""
+        return sorted(names, key=self._graph.place)
+
+    def read(self, names: Sequence[str]) -> frozenset[fx.Node]:
+        """All values that screening these layers reads."""
+        return frozenset[fx.Node]().union(*(self._known(name).read for name in names)) - set(self._graph.constants)
+
+    def _known(self, name: str) -> Layer:
+        layer = self.layer(name)
+        assert layer is not None
+        return layer
+
+    def look(
+        self, images: Tensor, targets: Tensor, names: Sequence[str], metric: str, gradients: bool = True
+    ) -> tuple[Look, Tensor]:
+        """Run the intact network once over a batch, forward and (with `gradients`) backward: the look, the logits."""
+        ends = list(dict.fromkeys(self._known(name).end for name in names)) if gradients else []
+        with torch.set_grad_enabled(gradients):
+            output, values = self._graph.run(images.detach().requires_grad_(gradients), self.read(names))
+            logits = logits_of(output)
+            margins = margins_of(logits, targets, metric)
+            # A network may lead from a layer to nothing that the margin reads: then its gradient is 0.
+            found = torch.autograd.grad(margins.sum(), [values[end] for end in ends], allow_unused=True) if ends else ()
+        kept = {node: value.detach() if isinstance(value, Tensor) else value for node, value in values.items()}
+        slopes = {
+            end: torch.zeros_like(kept[end]) if slope is None else slope.detach()
+            for end, slope in zip(ends, found, strict=True)
+        }
+        return Look(margins.detach(), kept, slopes), logits.detach()
+
+    @torch.no_grad()
+    def predict(self, look: Look, name: str, ablations: Sequence[Ablation]) -> tuple[Tensor, Tensor]:
+        """Predict how each ablation of one layer changes each image's margin: (N, A), and the changes' size (N, A).
+
+        The size is the Euclidean norm of the terms whose sum the change is: where they cancel, the sum is small and
+        its error is not. It is infinite where the activation changes and the margin's gradient there is 0.
+        """
+        layer, kernels = self._known(name), self._single_kernels(name, ablations)
+        # Channels are picked one by one, which is fast where each lies in one piece.
+        after, gradient, intact = (
+            value.contiguous() for value in
+            (look.values[layer.end], look.gradients[layer.end], look.values[layer.step.node])
+        )  # fmt: skip
+        others = {node: look.values[node].contiguous() if isinstance(look.values[node], Tensor) else look.values[node]
+                  for step in layer.behind for node in step.node.all_input_nodes if node in look.values}  # fmt: skip
+        images = None if kernels is None else look.values[layer.step.args[0]].contiguous()  # type: ignore[index]
+        changes, sizes = [], []
+        per_ablation = len(intact) * intact[0, 0].numel()
+        at_once = max(1, _CHUNK_NUMBERS // per_ablation) if kernels is not None else 1
+        for low in range(0, len(ablations), at_once):
+            if kernels is not None:
+                channels = kernels.out_channels[low : low + at_once]
+                new = self._of_kernels(images, layer, kernels, slice(low, low + at_once))
+                new += intact[:, channels]
+            else:
+                channels, new = self._anew(look.values, layer, ablations[low])
+            source = layer.step.node
+            for step in layer.behind:
+                new = _on_channels(step, source, new, channels, others)
+                source = step.node
+            moved = (new - after[:, channels]).flatten(2)
+            terms = (moved * gradient[:, channels].flatten(2)).float()
+            if kernels is None:
+                moved, terms = moved.flatten(1)[:, None], terms.flatten(1)[:, None]
+            norms = torch.linalg.vector_norm(terms, dim=2)
+            # No gradient where there is a change: nothing is known of what it does.
+            unseen = torch.nonzero(norms == 0, as_tuple=True)
+            norms[unseen] = torch.where(moved[unseen].any(1), torch.inf, 0.0)
+            changes.append(terms.sum(2))
+            sizes.append(norms)
+        return torch.cat(changes, 1), torch.cat(sizes, 1)
+
+    @torch.no_grad()
+    def logits(self, look: Look, chosen: Sequence[tuple[str, Sequence[Ablation], Tensor, Tensor]]) -> Tensor:
+        """Compute the logits (P, classes) of pairs: (layer, ablations, rows, which) each, layers in forward order.
+
+        They stand for image rows[p] under ablations[which[p]]; `which` is in ascending order.
+        """
+        joins = {}
+        for name, ablations, rows, which in chosen:
+            layer, kernels = self._known(name), self._single_kernels(name, ablations)
+            new = look.values[layer.step.node][rows]
+            if kernels is not None:
+                new[torch.arange(len(rows), device=new.device), kernels.out_channels[which]] += self._of_kernels(
+                    look.values[layer.step.args[0]], layer, kernels, which, rows  # type: ignore[index]
+                )
+            else:
+                source = layer.step.args[0]
+                values = {source: look.values[source][rows]}
+                places, counts = torch.unique_consecutive(which, return_counts=True)
+                ends = counts.cumsum(0).tolist()
+                for place, count, end in zip(places.tolist(), counts.tolist(), ends, strict=True):
+                    span = slice(end - count, end)
+                    channels, some = self._anew({source: values[source][span]}, layer, ablations[place])
+                    new[span, channels] = some
+            joins[layer.step.node] = new
+        every_row = torch.cat([rows for _, _, rows, _ in chosen])
+        return logits_of(self._graph.replay(every_row, joins, look.values, len(look.margins)))
+
+    def _single_kernels(self, name: str, ablations: Sequence[Ablation]) -> Kernels | None:
+        """The one kernel that each ablation touches; None where any touches more, or the layer is of its own kind."""
+        known = self._kernels.get(name)
+        if known is None or known[0] is not ablations:
+            known = self._kernels[name] = (ablations, self._find_kernels(name, ablations))
+        return known[1]
+
+    def _find_kernels(self, name: str, ablations: Sequence[Ablation]) -> Kernels | None:
+        conv = self._known(name).step.function
+        if not is_plain(conv) or conv.padding_mode != "zeros":  # type: ignore[arg-type, union-attr]
+            return None
+        weight = conv.weight.detach()  # type: ignore[union-attr]
+        outs, ins, zeroed = [], [], []
+        for ablation in ablations:
+            places = [self._weights.one_kernel(part) for part in ablation.parts]
+            if len(places) != 1 or places[0] is None:
+                return None
+            out, in_, inside = places[0]
+            kernel = torch.zeros_like(weight[out, in_])
+            kernel[inside] = weight[out, in_][inside]
+            outs.append(out)
+            ins.append(in_ + out // (conv.out_channels // conv.groups) * weight.shape[1])  # type: ignore[union-attr]
+            zeroed.append(kernel)
+        place = {"device": weight.device, "dtype": torch.long}
+        return Kernels(torch.tensor(outs, **place), torch.tensor(ins, **place), torch.stack(zeroed))
+
+    @staticmethod
+    def _of_kernels(
+        images: Tensor, layer: Layer, kernels: Kernels, which: slice | Tensor, rows: Tensor | None = None
+    ) -> Tensor:
+        """What zeroing kernels adds to their output channel: for all images (N, A, …), or for some pairs (P, …)."""
+        conv: Any = layer.step.function
+        weight, inputs = -kernels.zeroed[which][:, None], kernels.in_channels[which]
+        chosen = images[:, inputs] if rows is None else images[rows, inputs][None]
+        added = _CONVOLVE[chosen.ndim](chosen, weight, None, conv.stride, conv.padding, conv.dilation, len(weight))
+        return added if rows is None else added[0]
+
+    def _anew(self, values: Mapping[fx.Node, Any], layer: Layer, ablation: Ablation) -> tuple[Any, Tensor]:
+        """The output channels that an ablation changes (all: a slice), computed with its weights at 0."""
+        conv: Any = layer.step.function
+        (part,) = ablation.parts if len(ablation.parts) == 1 else (None,)
+        channels = None if part is None else self._weights.changed_channels(part)
+        with self._weights.zeroed(ablation):
+            if channels is not None:
+                some = some_channels(conv, values[layer.step.args[0]], channels)
+                if some is not None:
+                    return torch.tensor(list(channels), device=some.device), some
+            return slice(None), layer.step.run(values)
+
+
+def _on_channels(step: Step, source: fx.Node, value: Tensor, channels: Any, values: Mapping[fx.Node, Any]) -> Tensor:
+    """Compute a channelwise step where some channels of its `source` have the value (N, len(channels), …)."""
+    if isinstance(step.function, BATCH_NORMS):
+        norm = step.function
+        assert norm.running_mean is not None and norm.running_var is not None
+        weight, bias = (None if x is None else x[channels] for x in (norm.weight, norm.bias))
+        return nn.functional.batch_norm(value, norm.running_mean[channels], norm.running_var[channels], weight, bias,
+                                        eps=norm.eps)  # fmt: skip
+
+    def argument(node: fx.Node) -> Any:
+        if node is source:
+            return value
+        other = values[node]
+        if isinstance(other, Tensor) and other.ndim == value.ndim and other.shape[1] > 1:
+            return other[:, channels]
+        return other
+
+    return step.function(*fx.map_arg(step.args, argument), **fx.map_arg(step.kwargs, argument))
