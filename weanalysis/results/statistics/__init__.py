@@ -18,9 +18,11 @@ from weanalysis.results.statistics.planning import (
     Confirmation,
     ImagePlan,
     confirm_improvements,
+    detectable_difference,
     images_needed,
     mcnemar_power,
     plan_images,
+    smallest_finding,
 )
 from weanalysis.results.statistics.resampling import (
     Estimate,
@@ -50,6 +52,7 @@ __all__ = [
     "compare_maps",
     "compare_runs",
     "confirm_improvements",
+    "detectable_difference",
     "drop_table",
     "images_needed",
     "iou_counts",
@@ -62,6 +65,7 @@ __all__ = [
     "rank_agreement",
     "sequential_interval",
     "sequential_p_value",
+    "smallest_finding",
     "spread_of_drop",
     "stopped_table",
     "stratified_bootstrap",
