@@ -103,8 +103,8 @@ def _findings(study: Study) -> list[str]:
         rest = found.num_measured - found.num_found
         unsaid = f" Of the other {rest:,} it cannot be said whether D is above 0, below it, or 0." if rest else ""
         sentences.append(f"{found.num_found:,} of {counted(found.num_measured, 'ablation')} "
-                         f"{'differs' if found.num_found == 1 else 'differ'} from 0 {correction}. {found.num_worse:,} "
-                         f"make the network worse, {found.num_better:,} better.{unsaid}")
+                         f"{'differs' if found.num_found == 1 else 'differ'} from 0 {correction}: {found.num_worse:,} "
+                         f"for the worse, {found.num_better:,} for the better.{unsaid}")
     else:
         sentences.append(f"None of {counted(found.num_measured, 'ablation')} differs from 0 {correction}. That does "
                          "not mean that every D is 0: these images could not have shown a small one.")
