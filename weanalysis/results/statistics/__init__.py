@@ -13,7 +13,7 @@ from weanalysis.results.statistics.changes import (
     compare_maps,
 )
 from weanalysis.results.statistics.maps import Overlap, rank_agreement, spread_of_drop, top_overlap
-from weanalysis.results.statistics.paired import adjust_bh, drop_table, mcnemar_exact, paired_difference
+from weanalysis.results.statistics.paired import NO_CONTINUITY, adjust_bh, drop_table, mcnemar_exact, paired_difference
 from weanalysis.results.statistics.planning import (
     Confirmation,
     ImagePlan,
@@ -36,6 +36,7 @@ from weanalysis.results.statistics.sequential import sequential_interval, sequen
 from weanalysis.results.statistics.stopping import Replay, StoppingRule, stopped_table
 
 __all__ = [
+    "NO_CONTINUITY",
     "Comparison",
     "Confirmation",
     "Estimate",
