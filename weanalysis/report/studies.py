@@ -181,11 +181,16 @@ def _improvements(study: Study) -> Improvements | None:
 
 
 def _sentence_of(found: Improvements) -> str:
-    again = f"{found.num_confirmed:,} of them again" if found.num_confirmed else "none again"
-    return (f"Is the network better off without something? {len(found.table):,} of "
-            f"{counted(found.num_tested, 'ablation')} improve it on one half of the images ({found.num_images[0]:,}), "
-            f"{again} on the other half ({found.num_images[1]:,}; one-sided exact McNemar tests, false discovery rate "
-            f"{RATE}). {found.missed}").strip()
+    question = "Is the network better off without something?"
+    tests = f"one-sided exact McNemar tests, false discovery rate {RATE}"
+    tested = counted(found.num_tested, "ablation")
+    if found.table.empty:
+        return (f"{question} None of {tested} improves it on one half of the images ({found.num_images[0]:,}), so that "
+                f"the other half had none to confirm ({tests}). {found.missed}").strip()
+    again = f"{found.num_confirmed:,} of them again" if found.num_confirmed else "none of them again"
+    return (f"{question} {len(found.table):,} of {tested} {'do' if len(found.table) > 1 else 'does'} improve it on one "
+            f"half of the images ({found.num_images[0]:,}), {again} on the other half ({found.num_images[1]:,}; "
+            f"{tests}). {found.missed}").strip()
 
 
 def _table_of_improvements(found: Improvements) -> list[Table]:
