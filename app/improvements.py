@@ -24,15 +24,9 @@ def show(study: pd.Series) -> None:
         st.caption(f"Not searched: {shared.plain(error)}.")
         return
     verdict = f"{found.num_confirmed:,} are confirmed" if found.num_confirmed else "none is confirmed"
-    missed = (
-        ""
-        if pd.isna(found.largest_missed)
-        else f" What is not confirmed improves the network by at most {found.largest_missed:.2f} points (95 % "
-        "confidence, all ablations together)."
-    )
     st.caption(
         f"Of {found.num_tested:,} ablations, {len(found.table):,} improve it on one half ({found.num_images[0]:,} "
-        f"images) and {verdict} on the other ({found.num_images[1]:,} images).{missed}"
+        f"images) and {verdict} on the other ({found.num_images[1]:,} images). {found.missed}"
     )
     rows = found.table
     if rows.empty:

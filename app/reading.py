@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from weanalysis.cache import Cache, find_cache, safe_name
 from weanalysis.errors import StoreError
 from weanalysis.results import Improvements, Store, find_improvements
+from weanalysis.results.multipliers import load_multipliers, natural
 from weanalysis.results.saliency import SaliencyMaps, list_maps, load_maps
 from weanalysis.results.statistics import Comparison
 
@@ -114,7 +114,7 @@ def layers_with_weights(study: pd.Series) -> list[str]:
 def multipliers(study: pd.Series) -> dict[str, np.ndarray]:
     """Return LWE's m of every layer of the network of a study, (Out, In/groups); empty for a network without LWE."""
     path = _multipliers_file(study)
-    return _multipliers(str(path), path.stat().st_mtime) if path.is_file() else {}
+    return _multipliers(str(study["weights_hash"]), str(path), path.stat().st_mtime) if path.is_file() else {}
 
 
 def has_multipliers(study: pd.Series) -> bool:
@@ -123,16 +123,12 @@ def has_multipliers(study: pd.Series) -> bool:
 
 
 def _multipliers_file(study: pd.Series) -> Path:
-    return cache().weights / f"{safe_name(str(study['weights_hash']))}-multipliers.safetensors"
+    return cache().multipliers_file(safe_name(str(study["weights_hash"])))
 
 
 @st.cache_data(show_spinner=False, max_entries=8)
-def _multipliers(path: str, changed: float) -> dict[str, np.ndarray]:
-    try:
-        with safe_open(path, framework="np") as kept:
-            return {name: kept.get_tensor(name) for name in sorted(kept.keys(), key=_natural)}
-    except (OSError, SafetensorError):
-        return {}
+def _multipliers(weights_hash: str, path: str, changed: float) -> dict[str, np.ndarray]:
+    return load_multipliers(cache(), weights_hash)
 
 
 def saliency() -> list[tuple[Path, Mapping[str, Any]]]:
@@ -152,11 +148,6 @@ def maps(path: Path) -> SaliencyMaps:
 def _maps(path: str, changed: float) -> SaliencyMaps:
     """Read a file of maps once; they are many numbers, and nobody changes them."""
     return load_maps(Path(path))
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Sort "conv10" behind "conv9"."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def _weights_file(study: pd.Series) -> tuple[str, float]:
@@ -183,7 +174,7 @@ def _layers(path: str, changed: float) -> list[str]:
             convolutions = [name for name in names if len(weights.get_slice(name).get_shape()) > 2]
     except (OSError, SafetensorError):
         return []
-    return [name.removesuffix(".weight") for name in sorted(convolutions, key=_natural)]
+    return [name.removesuffix(".weight") for name in sorted(convolutions, key=natural)]
 
 
 def again(study: pd.Series) -> pd.Series:

@@ -22,10 +22,10 @@ from weanalysis.cache import find_cache, write_atomically
 from weanalysis.cli.options import parse_triple
 from weanalysis.loading import load_data, load_model
 from weanalysis.results import Store
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE
 from weanalysis.results.statistics import agreement_table, change_matrix, rank_agreement
 from weanalysis.saliency import CRITERIA, saliency_maps, scored_study
 
-FALSE_DISCOVERY_RATE = 0.05
 TOP = 0.1
 
 PAGE = """# How well saliency criteria predict the measured D
@@ -107,7 +107,7 @@ def main() -> None:
     flips = agreement_table(scored, criteria, TOP, measured="num_flipped")
     flips = flips[flips["layer"].isna()].set_index("criterion")
     whole = agreement[agreement["layer"].isna()].sort_values("spearman", ascending=False)
-    certain = table["q_value"] < FALSE_DISCOVERY_RATE
+    certain = table["q_value"] <= FALSE_DISCOVERY_RATE
     text = PAGE.format(
         command=_command(given), network=f"{model.name} ({Path(model.weights).name})", num_images=len(data),
         data=_named(given.data), grid=given.grid, num_places=len(table), intact=table.attrs["intact"],
@@ -139,7 +139,7 @@ def _halves(store: Store, study_id: int, num_places: int) -> object:
 
 def _row(row: dict, agreement: pd.DataFrame, flips: pd.Series) -> str:
     own = agreement[agreement["criterion"] == row["criterion"]].dropna(subset=["layer", "spearman"])
-    above = ((own["q_value"] < FALSE_DISCOVERY_RATE) & (own["spearman"] > 0)).sum()
+    above = ((own["q_value"] <= FALSE_DISCOVERY_RATE) & (own["spearman"] > 0)).sum()
     correlations = [f"{row[name]:+.2f} ({row[name + '_low']:+.2f} to {row[name + '_high']:+.2f})"
                     for name in ("spearman", "kendall")]  # fmt: skip
     cells = [f"`{row['criterion']}`", *correlations, f"{row['top_overlap']:.0%}", f"{own['spearman'].median():+.2f}",

@@ -71,7 +71,7 @@ def magnitude_plan(layers: list[str] | None = None, repeats: int = 1) -> pd.Data
             {
                 "layer": layer,
                 "depth": depth if layer else None,
-                "selection": "weight",
+                "selection": "single",
                 "percentile": float(percentile),
                 "draw": draw,
                 "num_weights": 1 if layer else 19,
@@ -146,16 +146,21 @@ def write_study(
     num_shards: int | None = None,
     state: str = "complete",
     seed: int = 0,
+    right: float = 0.81,
     **settings: Any,
 ) -> int:
-    """Write a study into the results file at `path`, only `num_shards` of its shards, and return its number."""
+    """Write a study into the results file at `path`, only `num_shards` of its shards, and return its number.
+
+    `right` is the share of images that the intact network has right.
+    """
     generator = np.random.default_rng(seed)
     labels = plan.drop(columns=["loses", "gains"])
     rows = labels.astype(object).where(labels.notna(), None).to_dict("records")
     starts = range(0, num_images, SHARD)
     about = {"model": "resnet20", "weights": "auto", "data": "digits", "command": f"weanalysis ablate --study {kind}"}
     about |= settings
-    context = {"weights_hash": "", "evaluate": "exact", "shard_size": SHARD, "seed": seed} | settings
+    context = {"weights_hash": "", "evaluate": "exact", "shard_size": SHARD, "seed": 0, "fingerprint": "f0f0"}
+    context |= settings
     with Store.open(path) as store:
         context_id = store.context({**about, **context, "name": name})
         study_id = store.begin_study(
@@ -171,17 +176,19 @@ def write_study(
         ids = store.ablation_ids(study_id)
         done = list(starts)[:num_shards]
         for count, start in enumerate(done, start=1):
-            shard = _made_shard(generator, plan, start, min(start + SHARD, num_images))
+            shard = _made_shard(generator, plan, start, min(start + SHARD, num_images), right)
             image_ids = np.arange(shard.start, shard.stop)
             store.write(context_id, ids, image_ids, shard, study_id, count, len(starts))
         store.set_state(study_id, state, len(done), len(starts))
     return study_id
 
 
-def _made_shard(generator: np.random.Generator, plan: pd.DataFrame, start: int, stop: int) -> MadeShard:
+def _made_shard(
+    generator: np.random.Generator, plan: pd.DataFrame, start: int, stop: int, share: float
+) -> MadeShard:  # fmt: skip
     count = stop - start
     targets = digit_targets()[start:stop]
-    right = generator.random(count) < 0.81
+    right = generator.random(count) < share
     predictions = np.where(right, targets, (targets + 1) % CLASSES)
     counts, positions, classes, correct = [], [], [], []
     for loses, gains in zip(plan["loses"], plan["gains"], strict=True):

@@ -113,6 +113,8 @@ def test_nothing_depends_on_itself_through_others() -> None:
         ({"torch_pruning"}, {"pruning"}),
         ({"streamlit"}, {"app"}),
         ({"plotly"}, {"figures", "app"}),
+        ({"kaleido", "choreographer"}, {"figures"}),
+        ({"jinja2", "markupsafe"}, {"report"}),
         ({"click"}, {"cli", "app"}),
         ({"rich"}, {"cli"}),
         ({"sqlite3"}, {"results", "jobs", "app"}),
@@ -186,9 +188,10 @@ def test_listing_the_cache_loads_only_what_tables_need(what: str, tmp_path: Path
     assert said[-1] == "['pandas']", "torch or scipy would cost seconds"
 
 
-def test_results_figures_and_runs_load_no_torch() -> None:
+def test_results_figures_reports_and_runs_load_no_torch() -> None:
     program = (
         "import weanalysis.results, weanalysis.results.statistics, weanalysis.figures, weanalysis.dashboard\n"
+        "import weanalysis.report\n"
         "from weanalysis.training import Recipe, list_runs, read_metrics\n"
         "print(Recipe(model='resnet20').run_name)"
     )

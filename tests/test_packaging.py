@@ -114,7 +114,8 @@ def pins() -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("folders", "extras"), [(("weanalysis", "app"), ("hf", "tensorboard")), (("tests",), ("hf", "tensorboard", "dev"))]
+    ("folders", "extras"),
+    [(("weanalysis", "app"), ("hf", "images", "tensorboard")), (("tests",), ("hf", "images", "tensorboard", "dev"))],
 )
 def test_everything_imported_is_required(folders: tuple[str, ...], extras: tuple[str, ...]) -> None:
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]

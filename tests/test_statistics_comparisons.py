@@ -283,6 +283,14 @@ def test_spread_by_hand():
     assert np.isnan(statistics.spread_of_drop(sparse_changes(dense[:, :2]), np.random.default_rng(0)).value)
 
 
+def test_a_spread_of_few_places_has_two_bounds_or_none():
+    rng = np.random.default_rng(2)
+    estimates = [statistics.spread_of_drop(sparse_changes(rng.random((50, 4)) < 0.03), rng, 300) for _ in range(60)]
+    bounds = np.array([[one.low, one.high] for one in estimates])
+    assert np.array_equal(np.isnan(bounds[:, 0]), np.isnan(bounds[:, 1])) and not np.isinf(bounds).any()
+    assert 0 < np.isnan(bounds[:, 0]).sum() < 60, "resamples of four places often say nothing of how far it may reach"
+
+
 def test_images_needed_reach_their_power():
     # Connor's formula by hand for D = 0.01 at 3 % changed images.
     by_hand = ((1.959964 * np.sqrt(0.03) + 0.841621 * np.sqrt(0.03 - 0.0001)) / 0.01) ** 2
@@ -296,6 +304,34 @@ def test_images_needed_reach_their_power():
     )
     with pytest.raises(ValueError, match="fractions"):
         statistics.images_needed(1.5, 0.2)
+
+
+def test_the_detectable_difference_is_the_root_of_connors_formula():
+    za, zb = 1.959964, 0.841621
+    for discordance, num_images in [(0.03, 2353), (0.1, 500), (0.4, 10_000)]:
+        # d sqrt(n) - za sqrt(psi) = zb sqrt(psi - d^2), squared, is a quadratic in d.
+        middle = -2 * za * np.sqrt(num_images * discordance)
+        roots = np.roots([num_images + zb**2, middle, discordance * (za**2 - zb**2)])
+        found = statistics.detectable_difference(discordance, num_images)
+        assert found == pytest.approx(roots.max(), rel=2e-3)
+        assert statistics.images_needed(found, discordance) <= num_images
+        assert statistics.images_needed(found * 0.999, discordance) > num_images
+    # Of what flips nothing, only the images that are sought change: d n = (za + zb sqrt(1 - d))^2.
+    found = statistics.detectable_difference(0.0, 1000)
+    assert found * 1000 == pytest.approx((za + zb * np.sqrt(1 - found)) ** 2, rel=2e-3)
+    assert statistics.detectable_difference(0.1, 500, significance=0.001) > statistics.detectable_difference(0.1, 500)
+    assert np.isnan(statistics.detectable_difference(0.1, 0)) and np.isnan(statistics.detectable_difference(0.5, 2))
+
+
+def test_the_smallest_finding_is_the_shortest_run_of_losses_that_a_coin_does_not_give():
+    for significance in (0.05, 0.05 / 465, 1e-6):
+        fewest = next(k for k in range(1, 60) if 2 * 0.5**k <= significance)
+        assert statistics.smallest_finding(1000, significance) == fewest / 1000
+        later = statistics.smallest_finding(1000, significance, stopped=True)
+        lost = round(later * 1000)
+        assert statistics.sequential_p_value(lost, 0) <= significance < statistics.sequential_p_value(lost - 1, 0)
+    assert np.isnan([statistics.smallest_finding(5), statistics.smallest_finding(0)]).all()
+    assert statistics.smallest_finding(6) == 1
 
 
 def test_exact_power_by_simulation():

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from weanalysis.excitation.costs import costs
     from weanalysis.loading import load_data, load_model
     from weanalysis.pruning import prune
+    from weanalysis.report import write_report
     from weanalysis.results import Store
     from weanalysis.saliency import saliency_maps
     from weanalysis.training import Recipe, train
@@ -42,6 +43,7 @@ __all__ = [
     "saliency_maps",
     "studies",
     "train",
+    "write_report",
 ]
 
 _HOMES = {
@@ -55,6 +57,7 @@ _HOMES = {
     "prune": "weanalysis.pruning",
     "saliency_maps": "weanalysis.saliency",
     "train": "weanalysis.training",
+    "write_report": "weanalysis.report",
 }
 _MODULES = {
     "excitation": "weanalysis.excitation",

@@ -38,6 +38,9 @@ class Cache:
     def weights(self) -> Path:
         return self.root / "weights"
 
+    def multipliers_file(self, weights_hash: str) -> Path:
+        return self.weights / f"{weights_hash}-multipliers.safetensors"
+
     @property
     def saliency(self) -> Path:
         return self.root / "saliency"

@@ -99,8 +99,8 @@ def studies() -> None:
             chosen = "source" if study["kind"] == "multiplier" else "study"
             st.switch_page(PAGES[study["kind"]], query_params={chosen: shared.label(study)})
         st.info(
-            f"A {study['kind']} study has no page of its own; `weanalysis export {study['id']} -o FILE` "
-            "writes its table."
+            f"A {study['kind']} study has no page here; `weanalysis report {study['id']} -o report.html` draws it, and "
+            f"`weanalysis export {study['id']} -o FILE` writes its table."
         )
         if study["kind"] in FINDABLE:
             improvements.show(study)

@@ -28,6 +28,7 @@ from weanalysis.errors import StoreError, StudyError, unknown_name
 from weanalysis.models import Model, save_checkpoint
 from weanalysis.results.statistics import StoppingRule
 from weanalysis.results.store import METRICS, Store, content_key, shards_of
+from weanalysis.versions import versions
 
 EVALUATIONS = ("exact", "screened", "naive")
 
@@ -184,7 +185,7 @@ def ablate(
         "layers": list(study.layers), "skipped": [list(pair) for pair in study.skipped], "notes": list(study.notes),
         "classes": list(model.classes or ()), "transform": images.transform.describe() if images.transform else None,
         "command": shlex.join(["weanalysis", *sys.argv[1:]]), "evaluation_note": evaluator.note,
-        "stopping": str(rule) if rule else None,
+        "stopping": str(rule) if rule else None, "versions": versions(),
     }  # fmt: skip
     weights_file = cache.weights / f"{model.weights_hash}.safetensors"
     if not weights_file.is_file():

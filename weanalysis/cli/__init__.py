@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from weanalysis.cli import ablate, compare, costs, demo, prune, saliency, show, train
+from weanalysis.cli import ablate, compare, costs, demo, prune, report, saliency, show, train
 from weanalysis.errors import WeanalysisError
 
 HELP = """Show which weights of a trained ConvNet matter, and where they are.
@@ -19,7 +19,7 @@ Begin with one of these; neither needs a download:
 
 COMMANDS = (
     demo.demo, ablate.ablate, train.train, compare.compare, saliency.saliency, prune.prune, train.fold, costs.costs,
-    show.list_, show.export, show.dashboard,
+    report.report, show.list_, show.export, show.dashboard,
 )  # fmt: skip
 
 

@@ -33,8 +33,6 @@ Examples:
   weanalysis compare 1 2
 """
 
-FALSE_DISCOVERY_RATE = 0.05
-
 # Curves longer than this are shown at evenly spread epochs.
 MOST_EPOCHS = 12
 
@@ -201,7 +199,8 @@ def _print_curves(console: Console, found: NetworkComparison) -> None:
 
 
 def _print_studies(console: Console, found: StudyComparison, shown: int = 5) -> None:
-    from weanalysis.cli.display import named
+    from weanalysis.results.findings import FALSE_DISCOVERY_RATE
+    from weanalysis.results.places import named
 
     console.print(f"\nA: {found.first}\nB: {found.second}\n", markup=False, soft_wrap=True)
     places = found.places
@@ -218,7 +217,7 @@ def _print_studies(console: Console, found: StudyComparison, shown: int = 5) -> 
     if not math.isnan(agreement.value):
         console.print(f"Rank correlation of D: {agreement.value:+.2f}, 95 % interval {agreement.low:+.2f} to "
                       f"{agreement.high:+.2f}")
-    certain = places["q_value"] < FALSE_DISCOVERY_RATE
+    certain = places["q_value"] <= FALSE_DISCOVERY_RATE
     console.print(
         f"{(certain & (places['difference'] > 0)).sum():,} places matter more in B and "
         f"{(certain & (places['difference'] < 0)).sum():,} more in A, beyond chance ({FALSE_DISCOVERY_RATE:.0%} false "

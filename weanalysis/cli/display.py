@@ -14,6 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from weanalysis.results.places import named
+
 if TYPE_CHECKING:
     from weanalysis.ablation import Status
     from weanalysis.training import Progress
@@ -35,26 +37,6 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02d} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
-
-
-def named(row: Any) -> str:
-    """Word what a row of a study's table zeroes: "layer1.0.conv1[3, 5]", "90th percentile" …"""
-    if row.selection == "kernel":
-        return f"{row.layer}[{row.out_channel:.0f}, {row.in_channel:.0f}]"
-    if row.selection == "filter":
-        return f"{row.layer}[{row.out_channel:.0f}, :]"
-    if row.selection == "input channel":
-        return f"{row.layer}[:, {row.in_channel:.0f}]"
-    place = row.layer if isinstance(row.layer, str) else "every layer"
-    if row.selection in ("single", "bin"):
-        draw = f", draw {row.draw:.0f}" if row.draw and row.draw > 0 else ""
-        return f"{place}, percentile {row.percentile:g}{draw}"
-    if row.selection in ("lowest", "highest", "random"):
-        fraction = getattr(row, "fraction", None)
-        amount = f"{fraction:.0%} of channels" if fraction and fraction == fraction else "channel"
-        draw = f", draw {row.draw:.0f}" if row.draw is not None and row.draw == row.draw else ""
-        return f"{place}, {row.selection} {amount}{draw}"
-    return str(place)
 
 
 def points(row: Any) -> str:

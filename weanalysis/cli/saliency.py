@@ -234,7 +234,7 @@ def _table(*titles: str) -> Table:
 
 
 def _highest(frame: pd.DataFrame, criterion: str, number: int = 5) -> list[tuple[str, str]]:
-    from weanalysis.cli.display import named
+    from weanalysis.results.places import named
 
     rows = frame.dropna(subset=[criterion]).nlargest(number, criterion)
     found = [(named(row), f"{score:.3g}") for row, score in zip(rows.itertuples(), rows[criterion], strict=True)]

@@ -12,13 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from weanalysis.cache import Cache
-from weanalysis.cli.display import duration, named, points, rows_table
+from weanalysis.cli.display import duration, points, rows_table
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find
+from weanalysis.results.places import named
 
 if TYPE_CHECKING:
     from weanalysis.results import Improvements
-
-# Benjamini and Hochberg's share of false findings among those called different from 0.
-FALSE_DISCOVERY_RATE = 0.05
 
 
 def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: float = 0.5, shown: int = 5) -> None:
@@ -38,13 +37,11 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
     console.print(rows_table(ordered[::-1][:shown], "least important"))
     if "d_low" in about:
         _print_contrast(console, about)
-    worse = ((measured["q_value"] < FALSE_DISCOVERY_RATE) & (measured["drop"] > 0)).sum()
-    better = ((measured["q_value"] < FALSE_DISCOVERY_RATE) & (measured["drop"] < 0)).sum()
-    silent = (measured["num_flipped"] == 0).sum()
+    found = find(table, bool(about["stopping"]))
     console.print(
-        f"Of {len(measured):,} ablations, {worse:,} make the network worse and {better:,} better beyond chance "
-        f"({'anytime-valid' if about['stopping'] else 'exact McNemar'} test, {FALSE_DISCOVERY_RATE:.0%} false "
-        f"discovery rate); {silent:,} flip no image.", soft_wrap=True,
+        f"Of {found.num_measured:,} ablations, {found.num_worse:,} make the network worse and {found.num_better:,} "
+        f"better beyond chance ({'anytime-valid' if about['stopping'] else 'exact McNemar'} test, "
+        f"{FALSE_DISCOVERY_RATE:.0%} false discovery rate); {found.num_silent:,} flip no image.", soft_wrap=True,
     )  # fmt: skip
     _print_plan(console, table, detect)
     console.print("D is the decrease of accuracy in percentage points; its interval is for the population that the "
@@ -64,6 +61,7 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
     for line in (
         f"\nKept as study {study} in {cache.root}. Next:",
         f"  weanalysis dashboard{where}                 look at its maps",
+        f"  weanalysis report {study} -o report.html{where}   one page to pass on",
         f"  weanalysis export {study} -o study.csv{where}   take the table elsewhere",
     ):
         console.print(line, markup=False, soft_wrap=True)
@@ -86,9 +84,8 @@ def print_improvements(console: Console, found: Improvements, shown: int = 10) -
         for row in rows.itertuples():
             table.add_row(named(row), points(row), f"{row.q_value:.2g}")
         console.print(table)
-    if found.largest_missed == found.largest_missed:
-        console.print(f"What was not confirmed improves the network by at most {found.largest_missed:.2f} points (95 % "
-                      "confidence, all ablations together).", soft_wrap=True)  # fmt: skip
+    if found.missed:
+        console.print(found.missed, soft_wrap=True)
 
 
 def _print_plan(console: Console, table: pd.DataFrame, detect: float) -> None:

@@ -1,13 +1,20 @@
 """Two networks, two groups of training runs, or two studies: what differs, in which direction, and how sure that is.
 
-Every difference is second minus first.
+Every difference is second minus first. Names load when they are used: only networks need torch.
 """
 
-from weanalysis.comparison.difference import Difference
-from weanalysis.comparison.entry import compare
-from weanalysis.comparison.networks import NetworkComparison, Side
-from weanalysis.comparison.sides import Member, find_checkpoint
-from weanalysis.comparison.studies import StudyComparison, compare_studies
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from weanalysis.comparison.difference import Difference
+    from weanalysis.comparison.entry import compare
+    from weanalysis.comparison.named import StudyOf, find_named, find_run_folder
+    from weanalysis.comparison.networks import NetworkComparison, Side
+    from weanalysis.comparison.sides import Member, find_checkpoint
+    from weanalysis.comparison.studies import StudyComparison, compare_studies
 
 __all__ = [
     "Difference",
@@ -15,7 +22,26 @@ __all__ = [
     "NetworkComparison",
     "Side",
     "StudyComparison",
+    "StudyOf",
     "compare",
     "compare_studies",
     "find_checkpoint",
+    "find_named",
+    "find_run_folder",
 ]
+
+_MODULES = {
+    "difference": ("Difference",),
+    "entry": ("compare",),
+    "named": ("StudyOf", "find_named", "find_run_folder"),
+    "networks": ("NetworkComparison", "Side"),
+    "sides": ("Member", "find_checkpoint"),
+    "studies": ("StudyComparison", "compare_studies"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

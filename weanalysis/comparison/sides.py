@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weanalysis.cache import Cache
-from weanalysis.errors import ModelError, StoreError, StudyError, unknown_name
+from weanalysis.comparison.named import StudyOf, find_named, find_run_folder
+from weanalysis.errors import ModelError, StoreError, StudyError
 from weanalysis.models import Model, load_network, read_state_dict
 from weanalysis.models.checkpoint import SUFFIXES
-from weanalysis.results import Store
 from weanalysis.training import Run, find_runs
 
 
@@ -38,14 +38,6 @@ class Member:
         if self.run is not None:
             return self.run.recipe["data"]
         return read_state_dict(self.source)[1].get("data") if isinstance(self.source, Path) else None
-
-
-@dataclass(frozen=True)
-class StudyOf:
-    """A study in the cache."""
-
-    number: int
-    name: str
 
 
 Item = str | int | Path | Run | Model
@@ -97,40 +89,10 @@ def _find(item: Item, cache: Cache) -> Member | StudyOf:
     if isinstance(item, Path) or path.suffix in SUFFIXES or os.path.isfile(path):
         run = Run(path.resolve().parent)
         return Member(str(item), path, run if run.recipe_file.is_file() else None)
-    if os.path.isdir(path):
-        if not Run(path).recipe_file.is_file():
-            raise StoreError(f"the folder {path} holds no training run; name one that `weanalysis list runs` shows")
-        return _member_of(Run(path.resolve()))
-    return _find_by_name(str(item), cache)
-
-
-def _find_by_name(text: str, cache: Cache) -> Member | StudyOf:
-    """Find "NAME", the beginning of one, or a study's number, among runs and studies; "run:" and "study:" decide."""
-    kind, colon, rest = text.partition(":")
-    kind, wanted = (kind, rest) if colon and kind in ("run", "study") else ("", text)
-    runs = {} if kind == "study" else {run.name: run for run in find_runs(cache)}
-    studies = {} if kind == "run" else _studies(cache)
-    if wanted.isdecimal() and int(wanted) in studies:
-        return StudyOf(int(wanted), studies[int(wanted)])
-    for matches in (str.__eq__, str.startswith):
-        found: list[Run | StudyOf] = [run for name, run in runs.items() if matches(name, wanted)]
-        found += [StudyOf(number, name) for number, name in studies.items() if matches(name, wanted)]
-        if len(found) == 1:
-            return found[0] if isinstance(found[0], StudyOf) else _member_of(found[0])
-        if found:
-            offer = ", ".join(f"study:{item.number} ({item.name})" if isinstance(item, StudyOf) else f"run:{item.name}"
-                              for item in found[:8])  # fmt: skip
-            raise StoreError(f"{len(found)} runs and studies match {wanted!r}: {offer}; name one of them")
-    hint = f"`weanalysis list runs` and `weanalysis list` show what is in {cache.root}; a file ends in .safetensors."
-    raise StoreError(unknown_name(kind or "run or study", wanted, [*runs, *studies.values()], hint))
-
-
-def _studies(cache: Cache) -> dict[int, str]:
-    if not cache.results.is_file():
-        return {}
-    with Store.open(cache.results, readonly=True) as store:
-        listed = store.studies()
-    return dict(zip(listed["id"].astype(int), listed["name"], strict=True))
+    if (of_folder := find_run_folder(str(path))) is not None:
+        return _member_of(of_folder)
+    found = find_named(str(item), cache)
+    return found if isinstance(found, StudyOf) else _member_of(found)
 
 
 def _member_of(run: Run) -> Member:

@@ -2,7 +2,9 @@
 
 from weanalysis.figures.compare import drop_agreement, drop_distributions
 from weanalysis.figures.excitation import excitation_curves, excitation_of_layer, excited, gain
+from weanalysis.figures.files import FORMATS, check_pictures, embedded, plotly_script, save_pictures
 from weanalysis.figures.kernel import kernel_neighbours, kernel_weights
+from weanalysis.figures.layers import drop_by_layer
 from weanalysis.figures.location import SIGNIFICANT_Q, Scale, Value, layer_spread, location_mosaic
 from weanalysis.figures.magnitude import magnitude_curve, magnitude_curves, magnitude_map, weight_histogram
 from weanalysis.figures.multipliers import (
@@ -18,6 +20,7 @@ from weanalysis.figures.style import CATEGORICAL, THEMES, interval, points
 
 __all__ = [
     "CATEGORICAL",
+    "FORMATS",
     "METRIC_TITLES",
     "SIGNIFICANT_Q",
     "THEMES",
@@ -27,8 +30,11 @@ __all__ = [
     "agreement_by_layer",
     "agreement_of_criteria",
     "best_epoch",
+    "check_pictures",
     "drop_agreement",
+    "drop_by_layer",
     "drop_distributions",
+    "embedded",
     "excitation_curves",
     "excitation_of_layer",
     "excited",
@@ -46,8 +52,10 @@ __all__ = [
     "multiplier_map",
     "multiplier_ranks",
     "multiplier_spread",
+    "plotly_script",
     "points",
     "saliency_mosaic",
+    "save_pictures",
     "score_against_drop",
     "training_curves",
     "weight_histogram",

@@ -35,6 +35,16 @@ class Improvements:
     def num_confirmed(self) -> int:
         return int(self.table["confirmed"].sum())
 
+    @property
+    def missed(self) -> str:
+        """Word how large an improvement could have been missed; empty where all are confirmed."""
+        if self.largest_missed != self.largest_missed:
+            return ""
+        sure = "(95 % confidence, all ablations together)"
+        if self.largest_missed <= 0:
+            return f"Nothing else improves the network at all {sure}."
+        return f"What is not confirmed improves the network by at most {self.largest_missed:.2f} points {sure}."
+
     def summary(self) -> dict[str, Any]:
         """Return it as `--json` prints it."""
         from weanalysis.results.export import to_json_rows, to_json_value

@@ -25,6 +25,7 @@ from weanalysis.training.progress import ProgressCallback, silent
 from weanalysis.training.recipe import Recipe
 from weanalysis.training.runs import Run, run_folder
 from weanalysis.training.session import Session
+from weanalysis.versions import versions
 
 # The workers of a process that was killed hold its lock until they notice, which torch lets take five seconds.
 _LOCK_PATIENCE_S = 8
@@ -181,6 +182,7 @@ def _claim(run: Run, recipe: Recipe, train_data: ImageData, val_data: ImageData,
             "recipe": recipe.to_json(),
             "image_size": train_data.transform.image_size,
             **images,
+            "versions": versions(),
         }
         write_atomically(run.recipe_file, json.dumps(description, indent=1).encode())
         return

@@ -88,8 +88,8 @@ class Run:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What was fixed at the start: "created" (UTC), "recipe", "image_size", and the fingerprints "train_images" and
-        "val_images".
+        """What was fixed at the start: "created" (UTC), "recipe", "image_size", the fingerprints "train_images" and
+        "val_images", and "versions" of packages.
         """
         return _read_json(self.recipe_file)
 

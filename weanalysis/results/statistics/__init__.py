@@ -13,14 +13,16 @@ from weanalysis.results.statistics.changes import (
     compare_maps,
 )
 from weanalysis.results.statistics.maps import Overlap, rank_agreement, spread_of_drop, top_overlap
-from weanalysis.results.statistics.paired import adjust_bh, drop_table, mcnemar_exact, paired_difference
+from weanalysis.results.statistics.paired import NO_CONTINUITY, adjust_bh, drop_table, mcnemar_exact, paired_difference
 from weanalysis.results.statistics.planning import (
     Confirmation,
     ImagePlan,
     confirm_improvements,
+    detectable_difference,
     images_needed,
     mcnemar_power,
     plan_images,
+    smallest_finding,
 )
 from weanalysis.results.statistics.resampling import (
     Estimate,
@@ -35,6 +37,7 @@ from weanalysis.results.statistics.sequential import sequential_interval, sequen
 from weanalysis.results.statistics.stopping import Replay, StoppingRule, stopped_table
 
 __all__ = [
+    "NO_CONTINUITY",
     "Comparison",
     "Confirmation",
     "Estimate",
@@ -51,6 +54,7 @@ __all__ = [
     "compare_maps",
     "compare_runs",
     "confirm_improvements",
+    "detectable_difference",
     "drop_table",
     "images_needed",
     "iou_counts",
@@ -64,6 +68,7 @@ __all__ = [
     "screen_bounds",
     "sequential_interval",
     "sequential_p_value",
+    "smallest_finding",
     "spread_of_drop",
     "stopped_table",
     "stratified_bootstrap",

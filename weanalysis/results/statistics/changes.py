@@ -10,8 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse, special, stats
 
 from weanalysis.errors import StudyError
-from weanalysis.results.statistics.paired import Floats, adjust_bh, mcnemar_exact, paired_difference
+from weanalysis.results.statistics.paired import Continuity, Floats, adjust_bh, mcnemar_exact, paired_difference
 from weanalysis.results.statistics.sequential import sequential_interval, sequential_p_value
+
+# Of two intervals that are combined, neither bound is the one towards 0: with these the combination covers 94.5 %.
+_EVEN = Continuity(0.3, 0.3, 0.3)
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,9 @@ def compare_maps(
     apart = first - second
     by_one, by_two = _signed_counts(apart, 1), _signed_counts(apart, 2)
     first_change, second_change = _signed_counts(first, 1), _signed_counts(second, 1)
-    first_drop, first_low, first_high = paired_difference(*first_change, num_images, confidence)
-    second_drop, second_low, second_high = paired_difference(*second_change, num_images, confidence)
+    (first_drop, first_low, first_high), (second_drop, second_low, second_high) = (
+        paired_difference(*change, num_images, confidence, _EVEN) for change in (first_change, second_change)
+    )
     if same_network:
         if np.any(by_two):
             raise ValueError("the two intact networks disagree on an image: compare with same_network=False")

@@ -80,8 +80,8 @@ def spread_of_drop(
     logarithm of the variance that is seen, studentized by the jackknife (B. Efron and R. J. Tibshirani, An Introduction
     to the Bootstrap (1993), section 12.5), less the same noise. At 25 places a 95 % interval holds the true spread in
     94 % of samples of normal D and in 90 % of exponential D; fewer where single places stand out more.
-    NaN below three places or two images; NaN for the interval where all places but one are
-    equal. That early layers vary more
+    NaN below three places or two images; NaN for the interval where the places are too few, or too many of them equal,
+    for one. That early layers vary more
     (the paper's Fig. 2) is then a matter of `rank_agreement(depth, spread)` over the layers.
     """
     num_images, num_places = changes.shape
@@ -101,8 +101,14 @@ def spread_of_drop(
         part = ratios[start : start + chunk]
         logs, errors = _log_variance(drop[rng.integers(num_places, size=(len(part), num_places))])
         part[:] = np.divide(logs - centre, errors, out=np.full_like(logs, np.nan), where=errors > 0)
-    upper, lower = np.nanquantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
-    variances = np.array([seen, *np.exp(centre - np.array([[lower], [upper]]) * error).ravel()]) - noise
+    bounds = np.full(2, np.nan)
+    if not np.isnan(ratios).all():
+        upper, lower = np.nanquantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
+        with np.errstate(over="ignore"):
+            bounds = np.exp(centre - np.array([lower, upper]) * error)
+    if not np.isfinite(bounds).all():
+        bounds[:] = np.nan
+    variances = np.array([seen, *bounds]) - noise
     return Estimate(*(float(x) for x in 100 * np.sqrt(np.maximum(variances, 0))))
 
 

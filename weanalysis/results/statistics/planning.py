@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 from scipy import special, stats
 
 from weanalysis.errors import StudyError
-from weanalysis.results.statistics.paired import Floats, adjust_bh, paired_difference, two_sided_z
+from weanalysis.results.statistics.paired import Floats, adjust_bh, mcnemar_exact, paired_difference, two_sided_z
+from weanalysis.results.statistics.sequential import sequential_p_value
 
 
 def images_needed(
@@ -33,6 +34,36 @@ def images_needed(
     noise = two_sided_z(1 - significance) * np.sqrt(discordance)
     noise = noise + special.ndtri(power) * np.sqrt(discordance - difference**2)
     return np.ceil(np.divide(noise, difference, out=np.full_like(noise, np.nan), where=difference > 0) ** 2)
+
+
+def detectable_difference(
+    discordance: float, num_images: int, power: float = 0.8, significance: float = 0.05
+) -> float:
+    """Return the smallest |D|, a fraction, that McNemar's test finds in `num_images` images with the given power.
+
+    The inverse of `images_needed`, with the same arguments; NaN where even D = 1 would be missed, or without images.
+    """
+    if not num_images > 0 or not images_needed(1.0, discordance, power, significance) <= num_images:
+        return float("nan")
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        enough = images_needed(middle, discordance, power, significance) <= num_images
+        low, high = (low, middle) if enough else (middle, high)
+    return high
+
+
+def smallest_finding(num_images: int, significance: float = 0.05, stopped: bool = False) -> float:
+    """Return the smallest |D|, a fraction, that any outcome in `num_images` images tells from 0 at `significance`.
+
+    That is the share of the fewest images which, all lost and none gained, give such a p-value: McNemar's exact one, or
+    with `stopped` the anytime-valid one. NaN where the images are too few for it.
+    """
+    # McNemar's p-value is 2 / 2^k at best: the fewest images grow with the logarithm of the level alone.
+    lost = np.arange(1, min(num_images, 4096) + 1)
+    p_values = (sequential_p_value if stopped else mcnemar_exact)(lost, np.zeros_like(lost))
+    (found,) = np.nonzero(p_values <= significance)
+    return float(lost[found[0]] / num_images) if len(found) else float("nan")
 
 
 class ImagePlan(NamedTuple):

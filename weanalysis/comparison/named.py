@@ -1,0 +1,62 @@
+"""What a name means: a training run of the cache, or a study in its results. Needs no torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from weanalysis.cache import Cache
+from weanalysis.errors import StoreError, unknown_name
+from weanalysis.results import Store
+from weanalysis.training import Run, find_runs
+
+
+@dataclass(frozen=True)
+class StudyOf:
+    """A study in the cache."""
+
+    number: int
+    name: str
+
+
+def find_named(text: str, cache: Cache) -> Run | StudyOf:
+    """Find "NAME", the beginning of one, or a study's number, among runs and studies; "run:" and "study:" decide.
+
+    Raises StoreError unless exactly one has that name.
+    """
+    kind, colon, rest = text.partition(":")
+    kind, wanted = (kind, rest) if colon and kind in ("run", "study") else ("", text)
+    runs = {} if kind == "study" else {run.name: run for run in find_runs(cache)}
+    studies = {} if kind == "run" else _studies(cache)
+    if wanted.isdecimal() and int(wanted) in studies:
+        return StudyOf(int(wanted), studies[int(wanted)])
+    for matches in (str.__eq__, str.startswith):
+        found: list[Run | StudyOf] = [run for name, run in runs.items() if matches(name, wanted)]
+        found += [StudyOf(number, name) for number, name in studies.items() if matches(name, wanted)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            offer = ", ".join(f"study:{item.number} ({item.name})" if isinstance(item, StudyOf) else f"run:{item.name}"
+                              for item in found[:8])  # fmt: skip
+            raise StoreError(f"{len(found)} runs and studies match {wanted!r}: {offer}; name one of them")
+    hint = f"`weanalysis list runs` and `weanalysis list` show what is in {cache.root}; a file ends in .safetensors."
+    raise StoreError(unknown_name(kind or "run or study", wanted, [*runs, *studies.values()], hint))
+
+
+def find_run_folder(text: str) -> Run | None:
+    """Return the run whose folder `text` is; None for no folder. Raises StoreError for a folder that holds no run."""
+    if not os.path.isdir(text):
+        return None
+    run = Run(Path(text).resolve())
+    if not run.recipe_file.is_file():
+        raise StoreError(f"the folder {text} holds no training run; name one that `weanalysis list runs` shows")
+    return run
+
+
+def _studies(cache: Cache) -> dict[int, str]:
+    if not cache.results.is_file():
+        return {}
+    with Store.open(cache.results, readonly=True) as store:
+        listed = store.studies()
+    return dict(zip(listed["id"].astype(int), listed["name"], strict=True))

@@ -1,0 +1,86 @@
+"""Studies of whole channels and layers: D of every ablation, by depth."""
+
+from __future__ import annotations
+
+import html
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from weanalysis.figures.location import SIGNIFICANT_Q
+from weanalysis.figures.style import (
+    CATEGORICAL,
+    THEMES,
+    each,
+    layer_ticks,
+    measurement,
+    message_figure,
+    new_figure,
+    thinned,
+    translucent,
+    unit,
+)
+
+_MOST_INTERVALS = 60  # with more, intervals lie on each other and hide the points
+
+
+def drop_by_layer(table: pd.DataFrame, *, theme: str = "light", seed: int = 0) -> go.Figure:
+    """Draw D of every ablation of a study that zeroes channels or layers, by depth, and whether it differs from 0.
+
+    `table` holds the study's rows (the results' columns). Few ablations carry their 95 % intervals; of very many some
+    are shown, drawn at random from `seed`, and beside each other within their layer.
+    """
+    rows = table.dropna(subset=["drop", "layer"]).sort_values(["depth", "layer"], kind="stable")
+    if rows.empty:
+        return message_figure("No layer has been measured yet.", theme)
+    generator = np.random.default_rng(seed)
+    layers = list(dict.fromkeys(rows["layer"]))
+    crowded = len(rows) > len(layers)
+    rows = rows.assign(
+        place=rows["layer"].map({layer: place for place, layer in enumerate(layers)})
+        + (generator.uniform(-0.28, 0.28, len(rows)) if crowded else 0.0)
+    )
+    measured_in = unit(str(rows["metric"].iloc[0]))
+    figure = new_figure(
+        theme,
+        400,
+        margin={"l": 8, "r": 12, "t": 28, "b": 8},
+        yaxis_title_text=f"D ({measured_in})" if measured_in else "D",
+        hovermode="closest",
+    )
+    found = rows["q_value"] <= SIGNIFICANT_Q
+    for name, own, colour in (
+        (f"cannot be told from 0 (q > {SIGNIFICANT_Q:g})", rows[~found], translucent(CATEGORICAL[8], 0.6)),
+        (f"differs from 0 (q ≤ {SIGNIFICANT_Q:g})", rows[found], THEMES[theme].line),
+    ):
+        if own.empty:
+            continue
+        shown = thinned(own, generator)
+        error = {"type": "data", "symmetric": False, "array": shown["drop_high"] - shown["drop"],
+                 "arrayminus": shown["drop"] - shown["drop_low"], "thickness": 1.2, "width": 2}  # fmt: skip
+        figure.add_trace(
+            go.Scatter(
+                x=shown["place"],
+                y=shown["drop"],
+                error_y=error if len(rows) <= _MOST_INTERVALS else None,
+                mode="markers",
+                name=name + (f", {len(shown):,} of {len(own):,}" if len(shown) < len(own) else ""),
+                marker={"size": 5 if crowded else 8, "color": colour},
+                text=[
+                    f"<b>{html.escape(str(layer))}</b><br>{html.escape(str(selection))}"
+                    + ("" if np.isnan(out) else f", output {out:.0f}")
+                    + ("" if np.isnan(into) else f", input {into:.0f}")
+                    + measurement(drop, low, high, measured_in)
+                    for layer, selection, out, into, drop, low, high in each(
+                        shown, "layer", "selection", "out_channel", "in_channel", "drop", "drop_low", "drop_high"
+                    )
+                ],
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
+    figure.update_xaxes(
+        **layer_ticks(layers, most=20), tickangle=-45, showgrid=False, zeroline=False, range=[-0.7, len(layers) - 0.3]
+    )
+    figure.update_yaxes(rangemode="tozero", zeroline=True, zerolinecolor=THEMES[theme].muted)
+    return figure

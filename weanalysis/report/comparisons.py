@@ -1,0 +1,128 @@
+"""The chapter of two studies of one kind: where their D differ, and the images that each network depends on."""
+
+from __future__ import annotations
+
+import math
+
+from weanalysis import figures
+from weanalysis.cache import Cache
+from weanalysis.comparison import StudyComparison, compare_studies
+from weanalysis.figures import points
+from weanalysis.report.page import Chapter, Picture, Table
+from weanalysis.report.words import METRICS, RATE, correlation, counted, plain_number, sentence_of, with_interval
+from weanalysis.results import Store
+from weanalysis.results.export import to_json_value
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE
+from weanalysis.results.places import named
+
+_SHOWN = 10
+
+
+def chapter_of_comparison(store: Store, first: int, second: int, cache: Cache, metric: str | None = None) -> Chapter:
+    """Write the chapter that compares two studies; raise StudyError where they cannot be paired."""
+    found = compare_studies(first, second, cache, metric)
+    about = [store.describe(number) for number in (first, second)]
+    kind = about[0]["kind"]
+    open_ones = [study["name"] for study in about if study["state"] != "complete"]
+    state = f"Not measured to the end when the report was made: {', '.join(open_ones)}." if open_ones else ""
+    # Two studies may have one name.
+    one, two = (f"{name} ({number})" for name, number in ((found.first, first), (found.second, second)))
+    numbers = {**found.summary(), "studies": [first, second], "num_places": len(found.places),
+               **dict(zip(("num_more_in_second", "num_more_in_first"), _certain(found), strict=True)),
+               "rank_correlation": found.agreement.value,
+               "rank_correlation_interval": [found.agreement.low, found.agreement.high]}  # fmt: skip
+    return Chapter(
+        f"compared-{first}-{second}", f"Compared: {one} and {two}",
+        "Do the two networks need the same weights, and the same images for it? Differences are second minus first.",
+        _findings(found, one, two), [*_pictures(store, found, kind, first, second, one, two), *_tables(found)],
+        [("First", one), ("Second", two), ("Metric", METRICS.get(found.metric, found.metric)),
+         ("Images", f"{found.num_images:,}, measured by both"), ("Places", f"{len(found.places):,}, measured by both"),
+         *((("Notes", " ".join(f"{note[0].upper()}{note[1:]}." for note in found.notes)),) if found.notes else ())],
+        ["This speaks of these two networks only, not of how they were trained: that takes several runs a side.",
+         "An image counts for both networks: the interval of a difference combines both D with their correlation over "
+         "the images, and q is from an exact sign-flip test over the images (of one network's two studies: McNemar's).",
+         "The images' own noise makes the rank correlation smaller than that of the true D."],
+        to_json_value(numbers), state,
+    )  # fmt: skip
+
+
+def _certain(found: StudyComparison) -> tuple[int, int]:
+    """Count the places where the second, and where the first, network loses more, after correction."""
+    certain = found.places["q_value"] <= FALSE_DISCOVERY_RATE
+    difference = found.places["difference"]
+    return int((certain & (difference > 0)).sum()), int((certain & (difference < 0)).sum())
+
+
+def _findings(found: StudyComparison, one: str, two: str) -> list[str]:
+    accuracy, places = found.accuracy, found.places
+    tells = ("the second network needs these weights more" if found.difference_low > 0
+             else "the first network needs these weights more" if found.difference_high < 0
+             else "which network needs them more cannot be told")  # fmt: skip
+    more, less = _certain(found)
+    sentences = [
+        f"Intact, {one} has {found.intact[0]:.2f} % of {counted(found.num_images, 'image')} right and {two} "
+        f"{found.intact[1]:.2f} %: a difference of "
+        f"{sentence_of(accuracy.difference, accuracy.difference_low, accuracy.difference_high)}, exact McNemar p = "
+        f"{accuracy.p_value:.2g}.",
+        f"Mean D of {counted(len(places), 'place')}: {points(places['first'].mean())} and "
+        f"{points(places['second'].mean())} points; the difference is "
+        f"{sentence_of(found.difference, found.difference_low, found.difference_high)} over images, p = "
+        f"{found.p_value:.2g}: {tells}.",
+        f"D differs at {more + less:,} of {counted(len(places), 'place')} after correction (false discovery rate "
+        f"{RATE}): {more:,} matter more in the second, {less:,} in the first. "
+        + ("Of the others it cannot be said." if more + less < len(places) else ""),
+    ]
+    if not math.isnan(found.agreement.value):
+        sentences.append(f"Spearman's rank correlation of D over the places is {correlation(*found.agreement[:3])}.")
+    in_one, in_two = found.images["first"] > 0, found.images["second"] > 0
+    sentences.append(f"Images that are lost where some place is zeroed: {(in_one & in_two).sum():,} in both networks, "
+                     f"{(in_one & ~in_two).sum():,} in the first alone, {(in_two & ~in_one).sum():,} in the second "
+                     "alone.")  # fmt: skip
+    return [sentence.strip() for sentence in sentences]
+
+
+def _pictures(
+    store: Store, found: StudyComparison, kind: str, first: int, second: int, one: str, two: str
+) -> list[Picture]:  # fmt: skip
+    tables = {one: store.table(first, found.metric), two: store.table(second, found.metric)}
+    pictures = []
+    if kind == "location":
+        depth = tables[one].drop_duplicates("layer").set_index("layer")["depth"]
+        rows = found.places.rename(columns={"difference_low": "drop_low", "difference_high": "drop_high"})
+        rows = rows.assign(drop=rows["difference"], depth=rows["layer"].map(depth), metric=found.metric,
+                           num_flipped=math.nan, num_images=0)  # fmt: skip
+        pictures.append(Picture("map", figures.location_mosaic(rows, quantity="difference of D"), "Difference of the "
+                                "maps. Red: the second network needs this kernel more; blue: the first."))
+    if kind == "magnitude" and tables[one]["layer"].isna().all() and tables[two]["layer"].isna().all():
+        pictures.append(Picture("curves", figures.magnitude_curves(tables), "D against the percentile b of |w|, with "
+                                "95 % intervals over images, of each network by itself."))  # fmt: skip
+    pictures += [
+        Picture("agreement", figures.drop_agreement(found.places, one, two), "D of every place in either network."),
+        Picture("distributions", figures.drop_distributions(tables), "Which share of the ablations costs at least a "
+                "given D, in either study."),
+    ]  # fmt: skip
+    return pictures
+
+
+def _tables(found: StudyComparison) -> list[Table]:
+    largest = found.places["difference"].abs().sort_values(ascending=False, kind="stable").index[:_SHOWN]
+    places = [[named(row), points(row.first), points(row.second),
+               with_interval(row.difference, row.difference_low, row.difference_high), plain_number(row.q_value)]
+              for row in found.places.loc[largest].itertuples()]  # fmt: skip
+    tables = [Table("The largest differences; the largest of many noisy ones are likely to be too large.",
+                    ["zeroed", "D in the first", "D in the second", "difference [95 %]", "q"], places)]  # fmt: skip
+    images = found.images
+    apart = (images["second"] - images["first"]).abs().sort_values(ascending=False, kind="stable").index[:_SHOWN]
+    rows = [[f"{row.image_id}", _class_of(row, found.classes), f"{row.first:,}", f"{row.second:,}"]
+            for row in images.loc[apart].itertuples()]  # fmt: skip
+    if rows:
+        tables.append(Table("Images that hang on the most different numbers of places.",
+                            ["image", "class", "places in the first", "places in the second"], rows, 2))  # fmt: skip
+    return tables
+
+
+def _class_of(row: object, classes: tuple[str, ...]) -> str:
+    target = int(row.target)  # type: ignore[attr-defined]
+    return classes[target] if 0 <= target < len(classes) else str(target)
+
+

@@ -1,0 +1,320 @@
+"""What each kind of study asks, draws and concludes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from weanalysis import figures
+from weanalysis.cache import Cache
+from weanalysis.figures import points
+from weanalysis.report.page import Picture, Table
+from weanalysis.report.words import RATE, correlation, counted, plain_number, sentence_of, with_interval
+from weanalysis.results import Store
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, Findings
+from weanalysis.results.multipliers import load_multipliers
+from weanalysis.results.statistics import adjust_bh, change_matrix, rank_agreement, spread_of_drop
+
+# Beyond that many ablations the spread of each layer, from every image of each, is a matter of minutes.
+_MOST_FOR_SPREAD = 50_000
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as its chapter sees it: settings, table and what the table allows to say."""
+
+    store: Store
+    number: int
+    about: dict[str, Any]
+    metric: str
+    table: pd.DataFrame
+    found: Findings
+    cache: Cache
+
+    @cached_property
+    def measured(self) -> pd.DataFrame:
+        """The rows with a D."""
+        return self.table[self.table["drop"].notna()]
+
+    @property
+    def intact(self) -> float:
+        """Accuracy of the intact network in percent, on the most images that any ablation has seen."""
+        rows = self.measured
+        return float(rows.loc[rows["num_images"].idxmax(), "intact"]) if len(rows) else math.nan
+
+    @property
+    def is_whole(self) -> bool:
+        return self.about["state"] == "complete"
+
+    @cached_property
+    def is_screened(self) -> bool:
+        """Whether D on these very images is known only within bounds."""
+        rows = self.measured
+        return bool(((rows["screen_low"] != rows["drop"]) | (rows["screen_high"] != rows["drop"])).any())
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a kind of study adds to its chapter."""
+
+    findings: list[str] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    limits: list[str] = field(default_factory=list)
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The question of a kind of study, and what its table says beyond counts."""
+
+    question: Callable[[Study], str]
+    read: Callable[[Study], Reading]
+
+
+def kind_of(study: Study) -> Kind:
+    """Return what is known about the study's kind; a new kind is shown by what all have in common."""
+    return KINDS.get(study.about["kind"], _OTHER)
+
+
+def _distribution(study: Study) -> Picture:
+    figure = figures.drop_distributions({study.about["name"]: study.table})
+    return Picture("distribution", figure, "Which share of the ablations costs at least a given D. The further right "
+                   "the curve stays high, the more of the network is needed.")
+
+
+# Kernels by location ------------------------------------------------------------------------------------------------
+
+
+def _read_location(study: Study) -> Reading:
+    spreads = _spreads(study)
+    trend, numbers = _trend_of_spread(spreads)
+    whole = figures.location_mosaic(study.table)
+    pictures = [
+        Picture("map", whole, "D of every kernel, a map a layer in network order: rows are output channels, columns "
+                "input channels. Red: the network is worse without that kernel; blue: better; grey: not measured."),
+    ]  # fmt: skip
+    if study.found.num_found:
+        certain = figures.location_mosaic(study.table, hide_insignificant=True, limit=whole.data[0].zmax)
+        pictures.append(Picture("found", certain, "The same, with only those kernels coloured that differ from 0 after "
+                                f"correction (q ≤ {FALSE_DISCOVERY_RATE:g})."))  # fmt: skip
+    noise = "The noise of finitely many images is part of it" + ("; the table has it taken off." if spreads else ".")
+    pictures += [
+        Picture("spread", figures.layer_spread(study.table), "D of single kernels, and its standard deviation among "
+                f"the kernels of a layer, by depth. {noise}"),
+        _distribution(study),
+    ]  # fmt: skip
+    grid = (study.about.get("options") or {}).get("grid")
+    limits = [] if grid == "all" else ["Kernels beside the grid were not measured, and may be needed more or less."]
+    return Reading(trend, pictures, [_by_layer(study, spreads)], limits, numbers)
+
+
+def _spreads(study: Study) -> dict[str, Any]:
+    """Return the spread of D in each layer without the noise of finitely many images, by layer in network order.
+
+    Empty where places were not all measured on the same images.
+    """
+    rows = study.measured[study.measured["layer"].notna()]
+    images = study.store.intact(study.number)["image_id"].to_numpy()
+    same = len(rows) == len(study.table) and (rows["num_images"] == len(images)).all()
+    if study.about.get("stopping") or study.is_screened or not same or len(rows) > _MOST_FOR_SPREAD:
+        return {}
+    changes = study.store.all_changes(study.number, study.metric)
+    generator = np.random.default_rng(0)
+    return {
+        str(layer): spread_of_drop(change_matrix(changes, images, own.index.to_numpy()), generator)
+        for layer, own in rows.sort_values("depth", kind="stable").groupby("layer", sort=False)
+    }
+
+
+def _trend_of_spread(spreads: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    found = rank_agreement(np.arange(len(spreads)), [spread.value for spread in spreads.values()])
+    if math.isnan(found.value):
+        return [], {}
+    numbers = {"spread_by_depth": found.value, "spread_by_depth_interval": [found.low, found.high]}
+    tells = (
+        "Early layers vary more than late ones" if found.high < 0
+        else "Late layers vary more than early ones" if found.low > 0
+        else "Whether early or late layers vary more cannot be told"
+    )  # fmt: skip
+    return [f"{tells}: the rank correlation of depth with the spread of D in a layer, noise taken off, is "
+            f"{correlation(*found[:3])} over {len(spreads):,} layers."], numbers  # fmt: skip
+
+
+def _by_layer(study: Study, spreads: dict[str, Any]) -> Table:
+    rows = study.measured[study.measured["layer"].notna()].sort_values("depth", kind="stable")
+    words = []
+    for layer, own in rows.groupby("layer", sort=False):
+        certain = own["q_value"] <= FALSE_DISCOVERY_RATE
+        top = own.loc[own["drop"].idxmax()]
+        spread = spreads.get(str(layer))
+        reach = "" if spread is None or math.isnan(spread.low) else f" [{spread.low:.2f}, {spread.high:.2f}]"
+        words.append([
+            str(layer), f"{len(own):,}", f"{(certain & (own['drop'] > 0)).sum():,}",
+            f"{(certain & (own['drop'] < 0)).sum():,}", points(own["drop"].mean()),
+            with_interval(top["drop"], top["drop_low"], top["drop_high"]),
+            *([] if not spreads else ["–" if spread is None or math.isnan(spread.value)
+                                      else f"{spread.value:.2f}{reach}"]),
+        ])  # fmt: skip
+    spread_column = ["spread, noise off [95 %]"] if spreads else []
+    return Table(
+        "By layer. Worse and better count ablations that differ from 0 after correction over the whole study.",
+        ["layer", "ablations", "worse", "better", "mean D", "largest D [95 %]", *spread_column], words,
+    )  # fmt: skip
+
+
+# Weights by magnitude -----------------------------------------------------------------------------------------------
+
+
+def _read_magnitude(study: Study) -> Reading:
+    rows = study.measured
+    by_layer = rows["layer"].notna().any()
+    trends = {
+        str(layer): rank_agreement(means.index, means)
+        for layer, means in (
+            (layer, own.groupby("percentile")["drop"].mean())
+            for layer, own in rows.assign(layer=rows["layer"].fillna("")).groupby("layer", sort=False)
+        )
+    }
+    options = study.about.get("options") or {}
+    width = options.get("percentile_width")
+    limits = [] if width else [
+        "The weight at one percentile is a single draw among many. Its neighbours in rank can have another D; "
+        "--repeats measures them, --percentile-width zeroes them all."
+    ]  # fmt: skip
+    if not by_layer:
+        (trend,) = trends.values()
+        picture = Picture("curve", figures.magnitude_curve(study.table), "D against the percentile b of |w|, from the "
+                          "smallest weight to the largest, with 95 % intervals over images.")  # fmt: skip
+        numbers = {"rank_correlation_with_percentile": trend.value,
+                   "rank_correlation_with_percentile_interval": [trend.low, trend.high]}  # fmt: skip
+        return Reading(_sentence_of_trend(trend, rows["percentile"].nunique()), [picture], [], limits, numbers)
+    q_values = adjust_bh([trend.p_value for trend in trends.values()])
+    certain = [q <= FALSE_DISCOVERY_RATE for q in q_values]
+    rising = sum(sure and trend.value > 0 for sure, trend in zip(certain, trends.values(), strict=True))
+    falling = sum(sure and trend.value < 0 for sure, trend in zip(certain, trends.values(), strict=True))
+    table = Table(
+        "How D goes with the percentile b in each layer: Spearman's rank correlation over the percentiles.",
+        ["layer", "percentiles", "rank correlation [95 %]", "q"],
+        [[layer, f"{rows[rows['layer'] == layer]['percentile'].nunique():,}", correlation(*trend[:3]), plain_number(q)]
+         for (layer, trend), q in zip(trends.items(), q_values, strict=True)],
+    )  # fmt: skip
+    finding = (f"D rises with the percentile b in {rising:,} of {counted(len(trends), 'layer')} and falls in "
+               f"{falling:,} (rank correlation, false discovery rate {RATE} over the layers)."
+               + (" In the others neither can be told." if rising + falling < len(trends) else ""))
+    picture = Picture("map", figures.magnitude_map(study.table), "D by layer, in network order, and percentile b of "
+                      "|w|; of several draws, the mean.")
+    return Reading([finding], [picture], [table], limits, {"num_layers_rising": rising, "num_layers_falling": falling})
+
+
+def _sentence_of_trend(trend: Any, num_percentiles: int) -> list[str]:
+    if math.isnan(trend.value):
+        return ["Whether D goes with the percentile b cannot be told: percentiles are too few, or all D are equal."]
+    tells = (
+        "D rises with the percentile b" if trend.low > 0
+        else "D falls with the percentile b" if trend.high < 0
+        else "Whether D rises or falls with the percentile b cannot be told"
+    )  # fmt: skip
+    return [f"{tells}: Spearman's rank correlation is {correlation(*trend[:3])} over {num_percentiles:,} percentiles. "
+            "The percentiles are the sample there, not the images."]  # fmt: skip
+
+
+# Channels by multiplier ---------------------------------------------------------------------------------------------
+
+
+def _read_multiplier(study: Study) -> Reading:
+    rows = study.measured
+    findings, numbers = _lowest_and_highest(study)
+    pictures = []
+    if (rows["layer"].isna() & rows["fraction"].notna()).any():
+        pictures.append(Picture("curve", figures.multiplier_curve(study.table), "More and more input channels zeroed "
+                                "in every layer at once: those of the lowest multiplier first, of the highest first, "
+                                "and in random orders."))
+    if rows["layer"].notna().any():
+        pictures.append(Picture("layers", figures.multiplier_drops(study.table), "Layer by layer: the one input "
+                                "channel of the lowest and of the highest multiplier, with 95 % intervals."))
+    if learned := load_multipliers(study.cache, str(study.about.get("weights_hash"))):
+        pictures.append(Picture("multipliers", figures.multiplier_spread(learned), "The multipliers m that LWE "
+                                "learned, by layer: all, 90 % and 50 % of them, and their median."))
+    limits = ["D_L and D_H are of single channels a layer; the random draws beside them show what any channel costs."]
+    return Reading(findings, pictures, [], limits, numbers)
+
+
+def _lowest_and_highest(study: Study) -> tuple[list[str], dict[str, Any]]:
+    rows = study.measured
+    everywhere = rows[rows["layer"].isna() & rows["fraction"].isna()]
+    ends = [everywhere[everywhere["selection"] == selection] for selection in ("lowest", "highest")]
+    if not all(map(len, ends)):
+        return ["D_L and D_H of all layers at once have not been measured."], {}
+    low, high = (own.iloc[0] for own in ends)
+    contrast = study.store.compare(study.number, int(low.name), int(high.name), study.metric)
+    numbers = {
+        "d_low": low["drop"], "d_low_interval": [low["drop_low"], low["drop_high"]],
+        "d_high": high["drop"], "d_high_interval": [high["drop_low"], high["drop_high"]],
+        "d_high_minus_d_low": contrast.difference,
+        "d_high_minus_d_low_interval": [contrast.difference_low, contrast.difference_high],
+        "d_high_minus_d_low_p_value": contrast.p_value,
+    }  # fmt: skip
+    tells = (
+        "the channels of high multiplier are needed more" if contrast.difference_low > 0
+        else "the channels of low multiplier are needed more" if contrast.difference_high < 0
+        else "which are needed more cannot be told"
+    )  # fmt: skip
+    sentences = [
+        "In every layer at once, zeroing the input channel of the lowest multiplier costs D_L = "
+        f"{sentence_of(low['drop'], low['drop_low'], low['drop_high'])}, that of the highest D_H = "
+        f"{sentence_of(high['drop'], high['drop_low'], high['drop_high'])}. On the same images D_H − D_L = "
+        f"{sentence_of(contrast.difference, contrast.difference_low, contrast.difference_high)}, exact McNemar p = "
+        f"{contrast.p_value:.2g}: {tells}."
+    ]
+    random = everywhere[everywhere["selection"] == "random"]
+    if len(random):
+        sentences.append(f"A channel drawn at random in every layer costs {points(random['drop'].min())} to "
+                         f"{points(random['drop'].max())} points ({counted(len(random), 'draw')}).")  # fmt: skip
+    return sentences, numbers
+
+
+# Channels and layers ------------------------------------------------------------------------------------------------
+
+
+def _read_units(study: Study) -> Reading:
+    pictures = [Picture("layers", figures.drop_by_layer(study.table), "D of every ablation, by depth.")]
+    rows = study.measured
+    if rows["layer"].nunique() == len(rows):
+        return Reading(pictures=pictures)
+    return Reading(pictures=[*pictures, _distribution(study)], tables=[_by_layer(study, _spreads(study))])
+
+
+def _read_any(study: Study) -> Reading:
+    return Reading(pictures=[_distribution(study)])
+
+
+def _magnitude_question(study: Study) -> str:
+    scope = "of one layer" if study.table["layer"].notna().any() else "of every layer at once"
+    return (f"Does the network need its large weights more than its small ones? Each ablation zeroes weights {scope} "
+            "at one percentile b of the sorted |w| (Quader et al., ECCV 2020, section 3.1).")
+
+
+# To add a kind of study: its question, and what is read from it. Without, it is shown by its counts and distribution.
+KINDS = {
+    "location": Kind(
+        lambda study: "Which kernels does the network need, and where are they? Each ablation sets one kernel to zero "
+        "(Quader et al., ECCV 2020, section 3.1).", _read_location),
+    "magnitude": Kind(_magnitude_question, _read_magnitude),
+    "multiplier": Kind(
+        lambda study: "Does the multiplier that Weight Excitation learned tell which input channels the network needs? "
+        "(Quader et al., ECCV 2020, section 4.2)", _read_multiplier),
+    "channel": Kind(
+        lambda study: "Which channels does the network need? Each ablation sets a whole filter, or all kernels of an "
+        "input channel, to zero.", _read_units),
+    "layer": Kind(
+        lambda study: "Which layers does the network need? Each ablation sets all weights of one layer to zero.",
+        _read_units),
+}  # fmt: skip
+_OTHER = Kind(lambda study: "What does the network lose when some of its weights are set to zero?", _read_any)

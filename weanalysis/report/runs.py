@@ -1,0 +1,144 @@
+"""The chapter of training runs: how they went, what differs between them, and what several seeds allow to say."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from weanalysis import figures
+from weanalysis.figures import best_epoch
+from weanalysis.report.page import Chapter, Picture, Table
+from weanalysis.report.words import counted, plain_number, sentence_of, settings, value_word
+from weanalysis.results.export import to_json_value
+from weanalysis.results.statistics import compare_runs, mean_of_runs
+from weanalysis.training import Run
+
+
+def chapter_of_runs(runs: Sequence[Run]) -> Chapter:
+    """Write the chapter of one or several runs; raise TrainingError where one's files cannot be read."""
+    recipes = {run.name: run.recipe for run in runs}
+    metrics = {run.name: run.metrics() for run in runs}
+    differing = _differing(recipes)
+    groups = _groups(recipes, differing)
+    last = {name: _last(frame) for name, frame in metrics.items()}
+    unfinished = [run.name for run in runs if not run.finished]
+    state = f"Not finished when the report was made: {', '.join(unfinished)}." if unfinished else ""
+    findings, numbers = _of_groups(groups, last, set(unfinished))
+    pictures = []
+    if any(len(frame) for frame in metrics.values()):
+        of_group = {name: title for title, names in groups.items() for name in names}
+        grouped = of_group if len(groups) < len(runs) else None
+        words = "Lines are means over the runs of a group, bands their range" if grouped else "A star is the best epoch"
+        for metric, what in (("top1", "Top-1 accuracy"), ("loss", "Loss")):
+            curves = figures.training_curves(metrics, metric, groups=grouped)
+            pictures.append(Picture(metric, curves, f"{what} by epoch: validation solid, training (on augmented "
+                                    f"images) dotted. {words}."))  # fmt: skip
+    tables = [_summary(runs, metrics)]
+    if len(runs) > 1:
+        rows = [[field, *(value_word(recipes[run.name].get(field)) for run in runs)] for field in differing]
+        tables.append(Table("What differs in their recipes; all other values are the same." if rows else
+                            "Their recipes do not differ.", ["value", *(run.name for run in runs)], rows, 99))
+    limits = [
+        "Accuracies are those of validation, as the runs recorded them. Where the best epoch was chosen by these very "
+        "images, its accuracy is too high by what chance gave it.",
+        "The difference of two single runs says nothing of how they were trained: another seed may turn it round. "
+        "weanalysis compare A B pairs two networks image by image; several seeds a side (--every-seed) speak of the "
+        "training.",
+    ]  # fmt: skip
+    return Chapter(
+        "runs", counted(len(runs), "training run"), "How did training go, and what differs between the runs?", findings,
+        [*pictures, *tables], _setting(recipes, differing), limits,
+        to_json_value({"runs": [{"run": run.name, "finished": run.finished, "epochs": len(metrics[run.name]),
+                                 "top1": last[run.name]} for run in runs], **numbers}),
+        state, [(run.name, _provenance(run)) for run in runs],
+    )  # fmt: skip
+
+
+def _last(frame: pd.DataFrame) -> float:
+    """Return validation's top-1 after the last epoch, NaN before the first."""
+    return float(frame["val_top1"].iloc[-1]) if len(frame) else math.nan
+
+
+def _differing(recipes: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the fields that are not the same in all recipes."""
+    fields = dict.fromkeys(field for recipe in recipes.values() for field in recipe)
+    return [field for field in fields if len({value_word(recipe.get(field)) for recipe in recipes.values()}) > 1]
+
+
+def _groups(recipes: dict[str, dict[str, Any]], differing: list[str]) -> dict[str, list[str]]:
+    """Put runs together that differ in their seed alone, under words for what sets them apart from the others."""
+    groups: dict[str, list[str]] = {}
+    titles: dict[str, str] = {}
+    for name, recipe in recipes.items():
+        same = json.dumps({**recipe, "seed": None}, sort_keys=True)
+        words = ", ".join(f"{field} {value_word(recipe.get(field))}" for field in differing if field != "seed")
+        groups.setdefault(titles.setdefault(same, words or str(recipe.get("model", name))), []).append(name)
+    return groups
+
+
+def _of_groups(
+    groups: dict[str, list[str]], last: dict[str, float], unfinished: set[str]
+) -> tuple[list[str], dict[str, Any]]:  # fmt: skip
+    """Say what the finished runs of each group reached, and how sure their differences are."""
+    values = {title: [last[name] for name in names if name not in unfinished and not math.isnan(last[name])]
+              for title, names in groups.items()}  # fmt: skip
+    sentences: list[str] = []
+    numbers: dict[str, Any] = {"groups": [], "differences": []}
+    for title, reached in values.items():
+        if not reached:
+            continue
+        mean = mean_of_runs(reached)
+        sure = "" if math.isnan(mean.low) else f", 95 % interval over runs {mean.low:.2f} to {mean.high:.2f} %"
+        over = f" on average over {len(reached)} seeds" if len(reached) > 1 else " in the one run"
+        sentences.append(f"{title}: top-1 {mean.value:.2f} %{over} after the last epoch{sure}.")
+        numbers["groups"].append({"group": title, "num_runs": len(reached), "top1": mean.value, "top1_low": mean.low,
+                                  "top1_high": mean.high})  # fmt: skip
+    for (one, first), (two, second) in combinations(values.items(), 2):
+        difference = compare_runs(second, first)
+        if math.isnan(difference.low):
+            continue
+        tells = (f"“{two}” is better" if difference.low > 0 else f"“{one}” is better" if difference.high < 0
+                 else "which is better cannot be told")  # fmt: skip
+        sentences.append(f"“{two}” minus “{one}”: {sentence_of(*difference[:3])} over runs, Welch's t, p = "
+                         f"{difference.p_value:.2g}: {tells}.")
+        numbers["differences"].append({"first": one, "second": two, "difference": difference.value,
+                                       "difference_low": difference.low, "difference_high": difference.high,
+                                       "p_value": difference.p_value})  # fmt: skip
+    if len(values) > 1 and not numbers["differences"]:
+        sentences.append("How sure a difference is takes two finished runs or more of either recipe, with other seeds.")
+    return sentences, numbers
+
+
+def _summary(runs: Sequence[Run], metrics: dict[str, pd.DataFrame]) -> Table:
+    rows = []
+    for run in runs:
+        frame = metrics[run.name]
+        top1 = frame["val_top1"].dropna()
+        best = best_epoch(top1, "top1") if len(top1) else None
+        rows.append([
+            run.name, "finished" if run.finished else "unfinished", f"{len(frame):,} of {run.recipe.get('epochs'):g}",
+            "–" if best is None else f"{top1.iloc[-1]:.2f}", "–" if best is None else f"{top1.iloc[best]:.2f}",
+            "–" if best is None else f"{frame.loc[top1.index[best], 'epoch']:g}",
+            "–" if not len(frame) else f"{frame['seconds'].iloc[-1] / 60:,.1f}",
+            "–" if not len(frame) else plain_number(float(frame["peak_memory_gib"].max()), ".2f"),
+        ])  # fmt: skip
+    return Table("The runs. Accuracies are validation's, in percent.", ["run", "state", "epochs", "last top-1",
+                 "best top-1", "at epoch", "minutes", "peak memory, GiB"], rows, 2)  # fmt: skip
+
+
+def _setting(recipes: dict[str, dict[str, Any]], differing: list[str]) -> list[tuple[str, str]]:
+    first = next(iter(recipes.values()))
+    return [(field.replace("_", " "), value_word(value)) for field, value in first.items() if field not in differing]
+
+
+def _provenance(run: Run) -> str:
+    about = run.description
+    kept = {"begun": about.get("created"), "training images": about.get("train_images"),
+            "validation images": about.get("val_images"),
+            "with": settings(about.get("versions") or {})}  # fmt: skip
+    return "; ".join(f"{name} {value_word(value)}" for name, value in kept.items() if value)

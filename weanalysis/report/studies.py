@@ -1,0 +1,247 @@
+"""The chapter of a study: what its intervals allow to say, and by what it was measured."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import pandas as pd
+
+from weanalysis.cache import Cache
+from weanalysis.errors import StudyError
+from weanalysis.figures import points
+from weanalysis.report.kinds import Study, kind_of
+from weanalysis.report.page import Chapter, Picture, Table
+from weanalysis.report.words import (
+    METRICS,
+    RATE,
+    counted,
+    moment,
+    plain_number,
+    sentence_of,
+    settings,
+    value_word,
+    with_interval,
+)
+from weanalysis.results import Improvements, Store, find_improvements
+from weanalysis.results.export import to_json_value
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find
+from weanalysis.results.places import named
+
+_SHOWN_AT_LEAST, _SHOWN_AT_MOST = 10, 25
+
+_EVERYWHERE = (
+    "Each interval is for the population that the images were drawn from, and for its own row: of a hundred such "
+    "intervals about five miss the true D. Which rows differ from 0 is said by q, which accounts for their number.",
+    "D is measured with everything else in place: two parts that stand in for each other can both have D = 0, and what "
+    "several cost together is not the sum of their D.",
+    "This speaks of this one network, with these weights, and of images like these. What a way of training does takes "
+    "several networks trained that way.",
+)
+_BROKEN_OFF = (
+    "The intervals and tests are those for a number of images that was fixed beforehand. Where a study is looked at on "
+    "the way and ended because of what was seen, they promise too much; --until-ci and --until-significant have others."
+)
+
+
+def chapter_of_study(store: Store, study_id: int, cache: Cache, metric: str | None = None) -> Chapter:
+    """Write the chapter of a study as far as it has come; raise StoreError for one that is not there."""
+    about = store.describe(study_id)
+    metric = metric or about["metric"]
+    table = store.table(study_id, metric)
+    study = Study(store, study_id, about, metric, table, find(table, bool(about.get("stopping"))), cache)
+    kind = kind_of(study)
+    key = f"study-{study_id}"
+    title = f"{about['name']}: {about['kind']} study of {about['model']} on {about['data']}"
+    numbers = {
+        "study": study_id, "name": about["name"], "kind": about["kind"], "model": about["model"], "data": about["data"],
+        "metric": metric, "state": about["state"], "stopping": about.get("stopping"), "intact": study.intact,
+        **study.found.summary(),
+    }  # fmt: skip
+    if not study.found.num_measured:
+        return Chapter(key, title, kind.question(study), ["Nothing has been measured yet."], [], _setting(study),
+                       [], to_json_value(numbers), _state(study), _provenance(study))  # fmt: skip
+    own = kind.read(study)
+    improvements = _improvements(study)
+    numbers |= own.numbers | ({} if improvements is None else {"detrimental": {
+        name: value for name, value in improvements.summary().items() if name != "rows"}})  # fmt: skip
+    content: list[Picture | Table] = [*own.pictures, *_most_important(study), *own.tables]
+    if improvements is not None:
+        content += _table_of_improvements(improvements)
+    limits = [*own.limits, *_EVERYWHERE, *([] if study.is_whole or about.get("stopping") else [_BROKEN_OFF])]
+    return Chapter(
+        key, title, kind.question(study),
+        [*_findings(study), *own.findings, *([] if improvements is None else [_sentence_of(improvements)])],
+        content, _setting(study), limits, to_json_value(numbers), _state(study), _provenance(study),
+    )  # fmt: skip
+
+
+def _state(study: Study) -> str:
+    about = study.about
+    if study.is_whole:
+        return ""
+    what = {"running": f"This study was still running when the report was made (last news {moment(about['updated'])})",
+            "failed": "This study failed before its end"}.get(about["state"], "This study was stopped before its end")
+    found = study.found
+    seen = f"{found.fewest_images:,}"
+    if found.most_images > found.fewest_images:
+        seen += f" to {found.most_images:,}"
+    return (f"{what}: {found.num_measured:,} of {counted(found.num_ablations, 'ablation')} have a D, on {seen} of "
+            f"{counted(about['num_images'], 'image')} ({about['done']:,} of {about['total']:,} measurements). What "
+            "follows is about those, and can change.")
+
+
+def _findings(study: Study) -> list[str]:
+    found, rows = study.found, study.measured
+    sentences = [
+        f"The intact network has {study.intact:.2f} % of {counted(found.most_images, 'image')} right "
+        f"({METRICS.get(study.metric, study.metric)})."
+    ]
+    correction = f"after correction for their number (false discovery rate {RATE})"
+    if found.num_found:
+        rest = found.num_measured - found.num_found
+        unsaid = f" Of the other {rest:,} it cannot be said whether D is above 0, below it, or 0." if rest else ""
+        sentences.append(f"{found.num_found:,} of {counted(found.num_measured, 'ablation')} "
+                         f"{'differs' if found.num_found == 1 else 'differ'} from 0 {correction}: {found.num_worse:,} "
+                         f"for the worse, {found.num_better:,} for the better.{unsaid}")
+    else:
+        sentences.append(f"None of {counted(found.num_measured, 'ablation')} differs from 0 {correction}. That does "
+                         "not mean that every D is 0: these images could not have shown a small one.")
+    sentences.append(_what_could_be_found(study))
+    silent = rows[rows["num_flipped"] == 0]
+    if len(silent):
+        narrow, wide = silent["drop_high"].min(), silent["drop_high"].max()
+        reach = f"±{wide:.2f}" if math.isclose(narrow, wide) else f"±{narrow:.2f} to ±{wide:.2f}"
+        sentences.append(f"{counted(len(silent), 'ablation')} flip{'s' if len(silent) == 1 else ''} no image; the "
+                         f"interval of D is still {reach} points, since another sample of images might.")
+    top = rows.loc[rows["drop"].idxmax()]
+    if len(rows) > 1 and top["drop"] > 0:
+        sentences.append(f"The largest D is that of {named(top)}: "
+                         f"{sentence_of(*top[['drop', 'drop_low', 'drop_high']])}. The largest of {len(rows):,} noisy "
+                         "values is likely to be too large.")
+    if stopping := study.about.get("stopping"):
+        early = int((rows["num_images"] < study.about["num_images"]).sum())
+        sentences.append(f"Ablations were left alone once they were settled (--{stopping}): {early:,} before the last "
+                         f"image, the first after {counted(found.fewest_images, 'image')}. Intervals and tests are the "
+                         "anytime-valid ones, which hold under that stopping.")
+    if study.is_screened:
+        sentences.append(f"Not every answer was computed ({study.about['evaluate']} evaluation). So a row has two "
+                         "intervals, which must not be mixed: that of D is for the population; “on these images” "
+                         "bounds what D is on these very images.")
+    return sentences
+
+
+def _what_could_be_found(study: Study) -> str:
+    found = study.found
+    if math.isnan(found.smallest_finding):
+        return (f"With {counted(found.most_images, 'image')} no D could have been found at all: a finding among "
+                f"{counted(found.num_measured, 'ablation')} takes more images.")
+    lost = round(found.smallest_finding / 100 * found.most_images)
+    said = (f"The smallest D that could have been found{' beside these' if found.num_found else ''} is "
+            f"{found.smallest_finding:.2f} points ({counted(lost, 'image')} of {found.most_images:,} lost, none "
+            "gained)")
+    if math.isnan(found.detectable):
+        return said + "."
+    return (f"{said}; one of {found.detectable:.2f} points would have been found with a power of 80 %, where as many "
+            "images flip as for the median of those that were not found.")
+
+
+def _most_important(study: Study) -> list[Table]:
+    rows = study.measured
+    shown = max(_SHOWN_AT_LEAST, min(study.found.num_worse, _SHOWN_AT_MOST))
+    tables = [_rows_table(study, rows.sort_values("drop", ascending=False, kind="stable")[:shown],
+                          "The most important: what costs most when it is zeroed.")]  # fmt: skip
+    better = rows[(rows["q_value"] <= FALSE_DISCOVERY_RATE) & (rows["drop"] < 0)]
+    if len(better):
+        tables.append(_rows_table(study, better.sort_values("drop", kind="stable")[:_SHOWN_AT_MOST],
+                                  "What improves the network when it is zeroed, after correction."))  # fmt: skip
+    return tables
+
+
+def _rows_table(study: Study, rows: pd.DataFrame, caption: str) -> Table:
+    columns = ["zeroed", "D, points [95 %]", *(["on these images"] if study.is_screened else []), "q", "images flipped",
+               "of images"]  # fmt: skip
+    words = []
+    for row in rows.itertuples():
+        screened = [f"[{points(row.screen_low)}, {points(row.screen_high)}]"] if study.is_screened else []
+        words.append([named(row), with_interval(row.drop, row.drop_low, row.drop_high), *screened,
+                      plain_number(row.q_value), f"{row.num_flipped:,.0f}", f"{row.num_images:,.0f}"])  # fmt: skip
+    left = len(study.measured) - len(rows)
+    more = f" {left:,} more are in the study's table (weanalysis export {study.number} -o FILE)." if left else ""
+    return Table(caption + more, columns, words)
+
+
+def _improvements(study: Study) -> Improvements | None:
+    """Search what the network is better off without; None for a study in which that cannot be searched."""
+    try:
+        return find_improvements(study.store, study.number, study.metric) if study.is_whole else None
+    except StudyError:
+        return None
+
+
+def _sentence_of(found: Improvements) -> str:
+    question = "Is the network better off without something?"
+    tests = f"one-sided exact McNemar tests, false discovery rate {RATE}"
+    tested = counted(found.num_tested, "ablation")
+    if found.table.empty:
+        return (f"{question} None of {tested} improves it on one half of the images ({found.num_images[0]:,}), so that "
+                f"the other half had none to confirm ({tests}). {found.missed}").strip()
+    again = f"{found.num_confirmed:,} of them again" if found.num_confirmed else "none of them again"
+    return (f"{question} {len(found.table):,} of {tested} {'do' if len(found.table) > 1 else 'does'} improve it on one "
+            f"half of the images ({found.num_images[0]:,}), {again} on the other half ({found.num_images[1]:,}; "
+            f"{tests}). {found.missed}").strip()
+
+
+def _table_of_improvements(found: Improvements) -> list[Table]:
+    rows = found.table[:_SHOWN_AT_MOST]
+    if rows.empty:
+        return []
+    words = [[named(row), with_interval(row.drop, row.drop_low, row.drop_high), plain_number(row.q_value),
+              "yes" if row.confirmed else "no"] for row in rows.itertuples()]  # fmt: skip
+    return [Table("Chosen on one half of the images as better zeroed; D is that of the other half, which chose "
+                  "nothing.", ["zeroed", "D, points [95 %]", "q", "confirmed"], words)]  # fmt: skip
+
+
+def _setting(study: Study) -> list[tuple[str, str]]:
+    about = study.about
+    left_out = Counter(reason for _, reason in about.get("skipped") or ())
+    pairs = [
+        ("Network", about["model"]),
+        ("Weights", about.get("weights")),
+        ("Images", f"{about['data']}, {counted(about['num_images'], 'image')} asked for"),
+        ("Metric", METRICS.get(study.metric, study.metric)),
+        ("Study", about["kind"]),
+        ("Options", settings(about.get("options") or {})),
+        ("Layers", f"{len(about['layers']):,}" if about.get("layers") else ""),
+        ("Left out", "; ".join(f"{counted(number, 'layer')}: {reason}" for reason, number in left_out.items())),
+        ("Notes", " ".join(about.get("notes") or ())),
+        ("Stopping", about.get("stopping") and f"--{about['stopping']}"),
+        ("Evaluation", about["evaluate"]),
+        ("Computing", f"{about['seconds']:,.0f} s, all processes together"),
+    ]
+    return [(name, str(words)) for name, words in pairs if words]
+
+
+def _provenance(study: Study) -> list[tuple[str, str]]:
+    about = study.about
+    agreement = study.store.agreement(study.number)
+    exactness = "" if math.isnan(agreement["largest_difference"]) else (
+        f"logits differed by {agreement['largest_difference']:.2g} at most from the whole forward pass; "
+        f"{counted(int(agreement['num_rechecked']), 'near tie')} decided by it")  # fmt: skip
+    pairs: list[tuple[str, Any]] = [
+        ("Command", about.get("command")),
+        ("Study number", f"{study.number} in its cache"),
+        ("Weights' hash", about.get("weights_hash")),
+        ("Images' fingerprint", about.get("fingerprint")),
+        ("Architecture", about.get("architecture") and value_word(about["architecture"])),
+        ("Transform", about.get("transform") and value_word(about["transform"])),
+        ("Order of images", f"seed {about.get('seed')}, shards of {about['shard_size']:,}"),
+        ("Numbers", about.get("dtype")),
+        ("Exactness", exactness),
+        ("Engine version", about.get("engine_version")),
+        ("Measured with", settings(about.get("versions") or {})),
+        ("Begun", moment(about["created"])),
+        ("Last measured", moment(about["updated"])),
+    ]
+    return [(name, str(words)) for name, words in pairs if words not in (None, "")]

@@ -1,0 +1,57 @@
+"""Numbers and settings in words."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from weanalysis.figures import interval, points
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE
+
+RATE = f"{100 * FALSE_DISCOVERY_RATE:g} %"
+METRICS = {"top1": "top-1", "top5": "top-5"}
+
+
+def counted(number: int, noun: str) -> str:
+    """Word "1 image", "2,000 images"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """Word a D or a difference: "+0.70 [+0.33, +1.20]"; without an interval "+0.70"."""
+    if math.isnan(value) or math.isnan(low) or math.isnan(high):
+        return points(value)
+    return f"{points(value)} [{points(low)}, {points(high)}]"
+
+
+def sentence_of(value: float, low: float, high: float) -> str:
+    """Word a D or a difference within a sentence, with its interval."""
+    return f"{points(value)} points (95 % interval {interval(low, high)})"
+
+
+def correlation(value: float, low: float, high: float) -> str:
+    """Word a rank correlation with its interval; a dash where there is none."""
+    return "–" if math.isnan(value) else f"{points(value)} [{points(low)}, {points(high)}]"
+
+
+def plain_number(value: float, form: str = ".2g") -> str:
+    """Word a number; a dash where it is missing."""
+    return "–" if value is None or math.isnan(value) else format(value, form)
+
+
+def moment(seconds: float) -> str:
+    """Word a point in time, given in seconds since 1970."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def value_word(value: Any) -> str:
+    """Word a setting: text as it is, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+
+
+def settings(pairs: Mapping[str, Any]) -> str:
+    """Word several settings in a line, those that are not set left out."""
+    return ", ".join(f"{name} {value_word(value)}" for name, value in pairs.items() if value is not None)

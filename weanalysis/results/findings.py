@@ -1,0 +1,75 @@
+"""What a study's table allows to say as a whole: how many D differ from 0, and how small a D could have been found."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+# Benjamini and Hochberg's share of false findings among those called different from 0.
+FALSE_DISCOVERY_RATE = 0.05
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Counts of ablations, and what the images could show; D in percentage points, NaN where it cannot be said.
+
+    Of `num_ablations`, `num_measured` have a D: `num_worse` and `num_better` differ from 0 at a false discovery rate of
+    5 % over the study, `num_silent` flip no image. `fewest_images` and `most_images` were looked at. `smallest_finding`
+    is the smallest D that could have been found beside these. `silent_reach` is how far the interval of an ablation
+    reaches that flips no image. `detectable` would be found beside these with a power of 80 %, where as many images
+    flip as for the median ablation that was not told from 0; NaN for a study whose ablations were stopped early.
+    """
+
+    num_ablations: int
+    num_measured: int
+    num_worse: int
+    num_better: int
+    num_silent: int
+    fewest_images: int
+    most_images: int
+    smallest_finding: float
+    silent_reach: float
+    detectable: float
+
+    @property
+    def num_found(self) -> int:
+        return self.num_worse + self.num_better
+
+    def summary(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return asdict(self)
+
+
+def find(table: pd.DataFrame, stopped: bool = False) -> Findings:
+    """Sum up a study's table; `stopped` says that a rule ended its ablations early, so that its tests are others."""
+    # scipy's half second is not for `weanalysis list`.
+    from weanalysis.results.statistics import (
+        detectable_difference,
+        paired_difference,
+        sequential_interval,
+        smallest_finding,
+    )
+
+    measured = table[table["drop"].notna()]
+    found = measured["q_value"] <= FALSE_DISCOVERY_RATE
+    fewest, most = (int(measured["num_images"].agg(which)) if len(measured) else 0 for which in ("min", "max"))
+    high = sequential_interval(0, 0, most)[1] if stopped else paired_difference(0, 0, most)[2]
+    undecided = measured[~found]
+    flipped = float(np.median(undecided["num_flipped"] / undecided["num_images"])) if len(undecided) else np.nan
+    # Benjamini and Hochberg's bound for one finding more than there are.
+    level = FALSE_DISCOVERY_RATE * min(1.0, (int(found.sum()) + 1) / max(1, len(measured)))
+    return Findings(
+        num_ablations=len(table),
+        num_measured=len(measured),
+        num_worse=int((found & (measured["drop"] > 0)).sum()),
+        num_better=int((found & (measured["drop"] < 0)).sum()),
+        num_silent=int((measured["num_flipped"] == 0).sum()),
+        fewest_images=fewest,
+        most_images=most,
+        smallest_finding=100 * smallest_finding(most, level, stopped),
+        silent_reach=100 * float(high),
+        detectable=100 * detectable_difference(flipped, most, 0.8, level) if len(undecided) and not stopped else np.nan,
+    )

@@ -1,0 +1,20 @@
+"""By which versions something was measured or made, for whoever wants to repeat it."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+# What numbers hang on.
+_PACKAGES = ("weanalysis", "torch", "torchvision", "numpy", "scipy")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that numbers hang on, those that are installed."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {**found, "python": platform.python_version()}
