@@ -81,7 +81,9 @@ _KEEP_ZOOM = st.components.v2.component(
             const home = plot.closest('[class*="st-key-"]'), reset = plot.querySelector('[data-val="reset"]');
             if (known.has(plot) || !home || !reset || !plot.on || !plot._fullLayout?._has("cartesian")) return;
             known.add(plot);
-            const picture = [location.pathname, home.className, plot.layout.uirevision].join();
+            // By its key alone: the container's other classes change while a script runs.
+            const key = [...home.classList].find(name => name.startsWith("st-key-"));
+            const picture = [location.pathname, key, plot.layout.uirevision].join();
             plot.on("plotly_relayout", () => {
                 const axes = axesOf(plot);
                 const same = axes.every(axis => axis.range[0] === axis._rangeInitial0
