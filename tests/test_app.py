@@ -466,15 +466,19 @@ def test_a_multiplier_study_shows_d_low_and_d_high(open_page: Open, cache: Path)
 def test_the_job_form_writes_the_command_to_copy(open_page: Open, cache: Path) -> None:
     app = open_page("jobs")
     assert app.code[0].value == "weanalysis ablate --model resnet20 --data digits"
-    app.selectbox(key="job-kind").select("magnitude").run()
-    app.text_input(key="job-data").set_value("imagefolder:my pictures")
-    app.number_input(key="job-repeats").set_value(5)
-    app.number_input(key="job-images").set_value(200)
-    app.text_input(key="more-ablate").set_value("--layers 'layer1.*'").run()
+    app.selectbox(key="ablate-study").select("magnitude").run()
+    app.text_input(key="ablate-data").set_value("imagefolder:my pictures")
+    app.number_input(key="ablate-repeats").set_value(5)
+    app.number_input(key="ablate-images").set_value(200)
+    app.selectbox(key="ablate-evaluate").select("naive")
+    app.text_input(key="ablate-layers").set_value("layer1.*")
+    app.text_input(key="ablate-model_options").set_value("shortcut=B 'a=b c'")
+    app.checkbox(key="ablate-until_significant").check().run()
     is_well(app)
     assert app.code[0].value == (
-        "weanalysis ablate --model resnet20 --data 'imagefolder:my pictures' --study magnitude --repeats 5 "
-        "--images 200 --layers 'layer1.*'"
+        "weanalysis ablate --model resnet20 --model-option shortcut=B --model-option 'a=b c' "
+        "--data 'imagefolder:my pictures' --study magnitude --repeats 5 --layers 'layer1.*' --evaluate naive "
+        "--until-significant --images 200"
     )
 
 
@@ -482,30 +486,73 @@ def test_the_training_form_writes_its_command(open_page: Open, cache: Path) -> N
     app = open_page("jobs", form="Training")
     assert app.code[0].value == "weanalysis train --model resnet20 --data digits"
     app.selectbox(key="train-excitation").select("lwe")
-    app.selectbox(key="train-recipe").select("digits")
+    app.selectbox(key="train-preset").select("digits")
     app.text_input(key="train-seeds").set_value("0-2")
-    app.text_input(key="more-train").set_value("--lr 0.01").run()
+    app.selectbox(key="train-normalize").select("no")
+    app.text_input(key="train-learning_rate").set_value("0.01").run()
     is_well(app)
     assert app.code[0].value == (
-        "weanalysis train --model resnet20 --data digits --excitation lwe --recipe digits --seeds 0-2 --lr 0.01"
+        "weanalysis train --recipe digits --model resnet20 --data digits --excitation lwe --no-normalize "
+        "--learning-rate 0.01 --seeds 0-2"
     )
-    app.text_input(key="more-train").set_value("--epochs x").run()
+    app.text_input(key="train-epochs").set_value("x").run()
     app.button[0].click().run()
     assert "'x' is not a valid float" in app.error[0].value
     assert Jobs(Cache(cache)).all() == []
 
 
+@pytest.mark.parametrize("command", ["ablate", "train"])
+def test_the_forms_offer_every_option_of_their_commands(command: str, open_page: Open, cache: Path) -> None:
+    from weanalysis.cli import cli
+    from weanalysis.cli.ablate import STUDY_OPTIONS
+
+    shown: dict[str, list[str] | None] = {}
+    for kind in STUDY_OPTIONS if command == "ablate" else [""]:
+        app = open_page("jobs", form="Training" if command == "train" else "Study")
+        if kind:
+            app.selectbox(key="ablate-study").select(kind).run()
+        is_well(app)
+        fields = (*app.selectbox, *app.text_input, *app.number_input, *app.checkbox)
+        shown |= {field.key: getattr(field, "options", None) for field in fields}
+    own = {option.name: option for option in cli.commands[command].params}
+    elsewhere = {"cache", "as_json", "quiet"}
+    assert {key for key in shown if key} == {f"{command}-{name}" for name in own if name not in elsewhere}
+    if command == "ablate":
+        assert shown["ablate-evaluate"] == own["evaluate"].metavar.split("|")
+        assert [choice.partition(":")[0] for choice in shown["ablate-study"] or []] == list(STUDY_OPTIONS)
+
+
+def test_the_choices_of_a_training_option_are_those_that_training_knows() -> None:
+    from weanalysis.cli import cli
+    from weanalysis.excitation import KINDS
+    from weanalysis.models.attention import ATTENTIONS, NORMS
+    from weanalysis.training.images import AUGMENTATIONS
+    from weanalysis.training.optimization import OPTIMIZERS, SCHEDULES
+    from weanalysis.training.recipe import MIXED_PRECISIONS
+
+    known = {"excitation": {"none", *KINDS}, "attention": {"none", *ATTENTIONS}, "norm": {"bn", *NORMS},
+             "optimizer": set(OPTIMIZERS), "schedule": set(SCHEDULES), "augmentation": set(AUGMENTATIONS),
+             "mixed_precision": set(MIXED_PRECISIONS)}  # fmt: skip
+    own = {option.name: option for option in cli.commands["train"].params}
+    assert {name: set(str(own[name].metavar).split("|")) for name in known} == known
+
+
 @pytest.mark.parametrize(
-    ("more", "line"),
-    [("--nonsense 3", "nonsense"), ("--images many", "many"), ("'open", "More options"), ("--help", "help")],
+    ("field", "value", "line"),
+    [
+        ("until_ci", "many", "'many' is not a valid float"),
+        ("model_options", "'open", "Model option: No closing quotation"),
+    ],
 )
-def test_a_mistake_in_the_form_starts_nothing(more: str, line: str, open_page: Open, cache: Path) -> None:
+def test_a_mistake_in_the_form_starts_nothing(
+    field: str, value: str, line: str, open_page: Open, cache: Path
+) -> None:
     app = open_page("jobs")
-    app.text_input(key="more-ablate").set_value(more).run()
+    app.text_input(key=f"ablate-{field}").set_value(value).run()
     if not app.error:
         app.button[0].click().run()
     assert not app.exception
-    assert line in app.error[0].value
+    assert line in app.error[0].value.replace("\\", "")
     assert Jobs(Cache(cache)).all() == []
 
 
@@ -514,9 +561,9 @@ def test_a_job_is_started_watched_and_run_again(open_page: Open, cache: Path, mo
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     jobs = Jobs(Cache(cache))
     app = open_page("jobs")
-    app.text_input(key="job-weights").set_value("none")
-    app.text_input(key="job-grid").set_value("1x1")
-    app.number_input(key="job-images").set_value(10).run()
+    app.text_input(key="ablate-weights").set_value("none")
+    app.text_input(key="ablate-grid").set_value("1x1")
+    app.number_input(key="ablate-images").set_value(10).run()
     app.button[0].click().run()
     is_well(app)
     (job,) = jobs.all()

@@ -337,10 +337,12 @@ def test_a_job_is_started_watched_cancelled_and_resumed(visitor: Visitor, browse
     checkpoint = visitor.cache / "random.safetensors"
     save_checkpoint(checkpoint, build(architecture), architecture, {})
     page = visitor.visit("/jobs")
-    page.get_by_role("textbox", name="Network").fill(str(checkpoint))
-    page.get_by_role("textbox", name="More options").fill("--grid 3x3 --shard-size 10 --jobs 1")
-    page.keyboard.press("Enter")
-    page.get_by_text("shard-size").first.wait_for()
+    page.get_by_text("More options").click()
+    form = page.locator(".st-key-form-ablate")
+    for field, value in (("Model", str(checkpoint)), ("Grid", "3x3"), ("Shard size", "10"), ("Jobs", "1")):
+        form.get_by_label(field, exact=True).fill(value)
+        page.keyboard.press("Enter")
+    form.get_by_text("--grid 3x3 --jobs 1 --shard-size 10").wait_for()
     page.get_by_role("button", name="Start", exact=True).click()
     job = page.locator(".st-key-job-1")
     job.get_by_text("running", exact=True).wait_for()
