@@ -277,6 +277,28 @@ def test_images_of_another_dataset_are_noticed(open_page: Open, cache: Path) -> 
     assert "no longer those of the study" in app.warning[0].value
 
 
+def test_a_screened_study_tells_the_bounds_of_d_on_its_images(
+    open_page: Open, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = Store.table
+
+    def screened(store: Store, *args: object) -> pd.DataFrame:
+        table = exact(store, *args)  # type: ignore[arg-type]
+        return table.assign(screen_low=table["drop"] - 0.25, screen_high=table["drop"] + 0.5)
+
+    write_demo(cache)
+    monkeypatch.setattr(Store, "table", screened)
+    for link in ({"kernel": "conv1:0:0", "study": "lwe location · 4"}, {"study": "baseline magnitude · 2"}):
+        app = open_page("location" if "kernel" in link else "magnitude", **link)
+        is_well(app)
+        bounds = {metric.label: metric.value for metric in app.metric}["D on these images"]
+        drop = float(app.metric[0].value.replace("−", "-"))
+        low, high = (float(bound.replace("−", "-")) for bound in bounds.split(" to "))
+        assert (low, high) == (pytest.approx(drop - 0.25, abs=0.011), pytest.approx(drop + 0.5, abs=0.011))
+        assert "screened" in words(app)
+    assert "bounds" in open_page("location").dataframe[0].value
+
+
 def test_maps_of_every_kernel_turn_into_pages_too(open_page: Open, cache: Path) -> None:
     layers = [("a", 64, 128), ("b", 64, 64), ("c", 16, 16)]
     plan = location_plan(layers, grid=128).assign(loses=0.01)

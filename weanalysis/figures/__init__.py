@@ -14,7 +14,7 @@ from weanalysis.figures.multipliers import (
 )
 from weanalysis.figures.runs import METRIC_TITLES, X_TITLES, best_epoch, training_curves
 from weanalysis.figures.saliency import agreement_by_layer, agreement_of_criteria, saliency_mosaic, score_against_drop
-from weanalysis.figures.style import CATEGORICAL, THEMES, interval, points
+from weanalysis.figures.style import CATEGORICAL, THEMES, interval, is_screened, points
 
 __all__ = [
     "CATEGORICAL",
@@ -34,6 +34,7 @@ __all__ = [
     "excited",
     "gain",
     "interval",
+    "is_screened",
     "kernel_neighbours",
     "kernel_weights",
     "layer_spread",
