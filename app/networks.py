@@ -1,8 +1,10 @@
-"""What only the network itself can tell: LWE's multipliers of a checkpoint."""
+"""What only the network itself can tell: LWE's multipliers of a checkpoint, and what a network costs."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import reading
@@ -35,3 +37,16 @@ def _multipliers(checkpoint: str, changed: float) -> dict[str, np.ndarray]:
     from weanalysis.models import load_network
 
     return {layer: values.numpy() for layer, values in of(load_network(checkpoint, "default").net).items()}
+
+
+def costs(about: dict[str, Any]) -> dict[str, Any]:
+    """Count parameters and operations of the network of a study, given its settings; see `excitation.costs`."""
+    return _costs(json.dumps(about["architecture"], sort_keys=True), int(about["transform"]["image_size"]))
+
+
+@st.cache_data(show_spinner="Counting parameters and operations…", max_entries=32)
+def _costs(architecture: str, image_size: int) -> dict[str, Any]:
+    from weanalysis.excitation import costs as of
+    from weanalysis.models import build
+
+    return of(build(json.loads(architecture)), image_size, batch_size=2, repeats=1)

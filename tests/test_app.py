@@ -147,6 +147,10 @@ def test_overview_lists_searches_and_filters(open_page: Open, cache: Path) -> No
         "by layer",
     ]
     assert app.dataframe[0].value["progress"].tolist() == [100, 100, 25, 100, 50]
+    assert set(app.dataframe[0].value["weights"]) == {"auto"}
+    with Store.open(cache / "results.sqlite", readonly=True) as store:
+        right = [100 * store.intact(number)["top1"].mean() for number in (5, 4, 3, 2, 1)]
+    assert app.dataframe[0].value["intact"].tolist() == pytest.approx(right)
     app.text_input(key="search").set_value("LWE resnet").run()
     assert list(app.dataframe[0].value["name"]) == ["lwe location"]
     app.text_input(key="search").set_value("")
@@ -438,6 +442,37 @@ def test_excitation_follows_eps_and_shows_a_layer_s_weights(open_page: Open, cac
     assert list(app.selectbox(key="layer").options)[:2] == ["conv1", "layer1.0.conv1"]
 
 
+def test_excitation_shows_what_lwe_learned_for_the_same_layer(open_page: Open, cache: Path) -> None:
+    write_demo(cache)
+    app = open_page("excitation", layer="layer2.0.conv1")
+    is_well(app)
+    assert "not trained with LWE" in words(app)
+    learned = write_multipliers(cache, "aaaa")
+    app = open_page("excitation", layer="layer2.0.conv1")
+    is_well(app)
+    assert np.allclose(decoded(charts(app)[-1]["data"][0]["z"]), learned["layer2.0.conv1"])
+
+
+def test_compare_counts_the_costs_of_both_networks(open_page: Open, cache: Path) -> None:
+    from weanalysis.excitation import costs, excite
+    from weanalysis.models import build
+
+    plain = {"source": "builtin", "name": "resnet20", "num_classes": 10, "options": {}}
+    known = {"transform": {"image_size": 16}}
+    for name, architecture in (("plain", plain), ("lwe", {**plain, "excitation": {"kind": "lwe"}})):
+        write_study(cache / "results.sqlite", "location", location_plan(grid=1), name, num_images=250,
+                    architecture=architecture, **known)  # fmt: skip
+    app = open_page("compare", first="lwe · 2", second="plain · 1")
+    app.toggle(key="costs").set_value(True).run()
+    is_well(app)
+    told = app.dataframe[0].value.set_index("network")
+    by_hand = sum(weight.numel() for weight in build(plain).parameters())
+    excited = sum(weight.numel() for weight in excite(build(plain), "lwe").parameters())
+    assert told["inference"].tolist() == pytest.approx([by_hand / 1e6] * 2)
+    assert told["training"].tolist() == pytest.approx([excited / 1e6, by_hand / 1e6])
+    assert told.loc["plain · 1", "operations"] == pytest.approx(costs(build(plain), 16, 2, repeats=1)["gflops"])
+
+
 def test_multipliers_of_a_trained_network_are_shown(open_page: Open, cache: Path) -> None:
     from weanalysis.excitation import excitation_of, excite, multipliers
     from weanalysis.models import build, save_checkpoint
@@ -456,7 +491,7 @@ def test_multipliers_of_a_trained_network_are_shown(open_page: Open, cache: Path
     own = multipliers(net)["layer2.0.conv1"].numpy()
     assert np.allclose(decoded(charts(app)[1]["data"][0]["z"]), own, atol=1e-6)
     lowest = own.mean(axis=0).argmin()
-    assert f"lowest: channel {lowest}" in charts(app)[2]["data"][1]["text"]
+    assert f"lowest: channel {lowest}" in charts(app)[3]["data"][1]["text"]
 
 
 def test_a_multiplier_study_shows_d_low_and_d_high(open_page: Open, cache: Path) -> None:
@@ -475,7 +510,7 @@ def test_a_multiplier_study_shows_d_low_and_d_high(open_page: Open, cache: Path)
         figures.points(high["drop"]),
         figures.points(contrast.difference),
     ]
-    assert len(drawings(app)) == 5
+    assert len(drawings(app)) == 6
     assert list(app.selectbox(key="layer").options) == names
     click(app, "spread", ["layer3.0.conv1"])
     assert np.allclose(decoded(charts(app)[3]["data"][0]["z"]), learned["layer3.0.conv1"])

@@ -372,6 +372,13 @@ def test_multipliers_are_drawn_by_channel_by_layer_and_by_rank() -> None:
     assert np.asarray(wide.z).shape == (512, 512)
 
 
+def test_the_histogram_of_multipliers_counts_each_kernel_once() -> None:
+    values = np.random.default_rng(1).beta(3, 5, size=(16, 8))
+    (bars,) = figures.multiplier_histogram(values).data
+    assert sum(bars.y) == values.size
+    assert bars.y[10] == ((values >= 0.2) & (values < 0.22)).sum() and bars.x[10] == pytest.approx(0.21)
+
+
 def test_d_low_and_d_high_stand_beside_each_other_by_layer() -> None:
     table = finished(multiplier_plan(["a", "b"]))
     low, high = figures.multiplier_drops(table).data

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import kernels
+import networks
 import pandas as pd
 import pictures
 import reading
@@ -90,6 +91,47 @@ def paired_images(one: pd.DataFrame, two: pd.DataFrame) -> pd.DataFrame:
     if (both["target_1"] != both["target_2"]).any():
         raise StudyError("the labels of their images differ")
     return both
+
+
+def costs() -> None:
+    """Compare what the two networks cost, in training and at inference."""
+    if not st.toggle(
+        "Compare their costs",
+        key="costs",
+        bind="query-params",
+        help="Parameters in training and at inference, and operations an image. Excitation costs parameters in "
+        "training only: it is folded into the weights afterwards. Paper, Table 1.",
+    ):
+        return
+    told = {}
+    for label, study in ((first_label, first), (shared.label(second), second)):
+        about = reading.describe(study)
+        if not about.get("architecture"):
+            st.caption(f"Of {shared.plain(study['name'])} it is not known how to build its network.")
+            return
+        told[label] = networks.costs(about)
+    st.dataframe(
+        pd.DataFrame(
+            {
+                "network": list(told),
+                "excitation": [found["excitation"] for found in told.values()],
+                "training": [found["train_params"] / 1e6 for found in told.values()],
+                "inference": [found["inference_params"] / 1e6 for found in told.values()],
+                "operations": [found["gflops"] for found in told.values()],
+            }
+        ),
+        hide_index=True,
+        column_config={
+            "network": st.column_config.TextColumn("Network of"),
+            "excitation": st.column_config.TextColumn("Excitation"),
+            "training": st.column_config.NumberColumn("Parameters in training (millions)", format="%.4f"),
+            "inference": st.column_config.NumberColumn("at inference (millions)", format="%.4f"),
+            "operations": st.column_config.NumberColumn(
+                "GFLOPs an image", format="%.4f", help="Billions of multiply-accumulates at inference."
+            ),
+        },
+    )
+    st.caption(f"Memory and seconds a step are measured by: `weanalysis costs --model {first['model']}`")
 
 
 def pairs_of(one: pd.DataFrame, two: pd.DataFrame) -> pd.DataFrame:
@@ -206,6 +248,7 @@ def images_of(one: pd.DataFrame, two: pd.DataFrame) -> None:
 
 
 pairable = accuracies()
+costs()
 one, two = reading.table(first), reading.table(second)
 pairs = pairs_of(one, two)
 if pairs.empty:

@@ -115,7 +115,7 @@ def learned(found: dict[str, np.ndarray]) -> None:
             alt="Multipliers of each layer, by depth",
             on_click=take_click,
         )
-    grid = st.grid(columns=2, min_column_width=380, gap="medium")
+    grid = st.grid(columns=3, min_column_width=320, gap="medium")
     with grid.cell():
         out, into = found[layer].shape
         st.markdown(f"**Map of {shared.plain(layer)}** ({out} outputs × {into} inputs)")
@@ -125,6 +125,15 @@ def learned(found: dict[str, np.ndarray]) -> None:
             data=pd.DataFrame(found[layer]),
             name=f"multipliers-{source}-{layer}",
             alt=f"Multipliers of {layer}",
+        )
+    with grid.cell():
+        st.markdown("**How its m are distributed**")
+        shared.show(
+            figures.multiplier_histogram(found[layer], theme=shared.theme()),
+            key="histogram",
+            data=pd.DataFrame({"multiplier": found[layer].ravel()}),
+            name=f"histogram-{source}-{layer}",
+            alt=f"Histogram of the multipliers of {layer}",
         )
     with grid.cell():
         st.markdown("**Input channels by their mean m**", help="The ends are what D_L and D_H are measured by.")

@@ -51,7 +51,7 @@ def studies() -> None:
         )
     shown = found
     for word in (wanted or "").lower().split():
-        text = shown[["name", "model", "data", "kind"]].astype(str).agg(" ".join, axis=1).str.lower()
+        text = shown[["name", "model", "weights", "data", "kind"]].astype(str).agg(" ".join, axis=1).str.lower()
         shown = shown[text.str.contains(word, regex=False)]
     if kinds:
         shown = shown[shown["kind"].isin(kinds)]
@@ -65,7 +65,9 @@ def studies() -> None:
                 "name": shown["name"],
                 "kind": shown["kind"],
                 "model": shown["model"],
+                "weights": shown["weights"],
                 "data": shown["data"],
+                "intact": [reading.accuracy(study) for _, study in shown.iterrows()],
                 "num_images": shown["num_images"],
                 "stopping": shown["stopping"],
                 "progress": 100 * shown["done"] / shown["total"].where(shown["total"] > 0),
@@ -84,11 +86,17 @@ def studies() -> None:
             ),
             "model": st.column_config.TextColumn("Network"),
             "data": st.column_config.TextColumn("Data"),
+            "weights": st.column_config.TextColumn("Weights"),
+            "intact": st.column_config.NumberColumn(
+                "Intact (%)", format="%.2f", help="The study's metric of the untouched network, on its images so far."
+            ),
             "num_images": st.column_config.NumberColumn("Images", format="localized"),
             "stopping": st.column_config.TextColumn(
                 "Stopped", help="The rule that ended ablations early; their intervals are anytime-valid."
             ),
-            "progress": st.column_config.ProgressColumn("Done", min_value=0, max_value=100, format="%.0f %%"),
+            "progress": st.column_config.ProgressColumn(
+                "Done", min_value=0, max_value=100, format="%.0f %%", help="Of all shards of images and ablations."
+            ),
             "state": st.column_config.TextColumn("State"),
             "updated": st.column_config.DatetimeColumn("Last change", format="distance"),
         },

@@ -8,6 +8,7 @@ from weanalysis.figures.magnitude import magnitude_curve, magnitude_curves, magn
 from weanalysis.figures.multipliers import (
     multiplier_curve,
     multiplier_drops,
+    multiplier_histogram,
     multiplier_map,
     multiplier_ranks,
     multiplier_spread,
@@ -44,6 +45,7 @@ __all__ = [
     "magnitude_map",
     "multiplier_curve",
     "multiplier_drops",
+    "multiplier_histogram",
     "multiplier_map",
     "multiplier_ranks",
     "multiplier_spread",
