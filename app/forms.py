@@ -16,6 +16,9 @@ _ELSEWHERE = frozenset({"cache", "as_json", "quiet"})
 # A metavar that lists what is allowed, such as exact|naive; N1xN2|all is none.
 _CHOICES = re.compile(r"[a-z0-9.+-]+(\|[a-z0-9.+-]+)+")
 
+# What a help text says of an option that is not given: "(default: all)", "(default 5x5)".
+_DEFAULT = re.compile(r"\([Dd]efault:? ([^);]+?)\.?\)")
+
 
 def fill_in(
     command: click.Command,
@@ -56,11 +59,13 @@ def _field(option: click.Option, key: str, first: str | None, words: Mapping[str
     title = flag.lstrip("-").replace("-", " ").capitalize()
     told = f"`{flag}{f' {metavar}' if metavar else ''}`: {shared.plain(option.help or '')}"
     default = option.default if isinstance(option.default, str | int | float) else None
+    usually = _DEFAULT.search(option.help or "")
+    unset = usually[1] if usually else metavar or "default"
     choices = _choices(option)
     if option.secondary_opts:
         answers = {"yes": [flag], "no": [option.secondary_opts[0]]}
         usual = None if default is None else "yes" if default else "no"
-        answer = st.selectbox(title, list(answers), _place(answers, usual), key=key, help=told, placeholder="default")
+        answer = st.selectbox(title, list(answers), _place(answers, usual), key=key, help=told, placeholder=unset)
         return [] if answer in (None, usual) else answers[answer]
     if option.is_flag:
         return [flag] if st.checkbox(title, key=key, help=told) else []
@@ -73,13 +78,13 @@ def _field(option: click.Option, key: str, first: str | None, words: Mapping[str
             format_func=lambda choice: f"{choice}: {words[choice]}" if choice in words else choice,
             key=key,
             help=told,
-            placeholder="default",
+            placeholder=unset,
         )
     elif option.type is click.INT:
-        value = st.number_input(title, value=default, step=1, key=key, help=told, placeholder="default")  # type: ignore[call-overload]
+        value = st.number_input(title, value=default, step=1, key=key, help=told, placeholder=unset)  # type: ignore[call-overload]
     else:
         shown = first if first is not None else "" if default is None else f"{default}"
-        value = st.text_input(title, shown, key=key, help=told, placeholder=metavar).strip()
+        value = st.text_input(title, shown, key=key, help=told, placeholder=unset).strip()
     if value in (None, "") or (str(value) == str(default) and first is None):
         return []
     if not option.multiple:

@@ -25,6 +25,7 @@ from made_studies import (
     write_runs,
     write_saliency,
     write_study,
+    write_weights,
 )
 from safetensors.numpy import load_file
 from scipy.stats import spearmanr
@@ -649,16 +650,112 @@ def test_an_empty_overview_starts_the_demo(open_page: Open, cache: Path) -> None
     assert app.title[0].value == "Jobs"
 
 
-def test_hostile_names_are_shown_as_text(open_page: Open, cache: Path) -> None:
-    name = "<script>alert(1)</script> **bold** \N{GRINNING FACE} \"'" + "x" * 300
-    write_study(
-        cache / "results.sqlite", "location", location_plan(grid=2), name, num_images=250, model=name, data=name
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> **bold** $x$ \N{GRINNING FACE} \"'" + "x" * 300
+
+
+def write_hostile(root: Path) -> None:
+    """Fill a cache with studies and runs whose names hold all that Markdown, HTML and quotes can do."""
+    path, names = root / "results.sqlite", [name for name, _, _ in resnet20_layers()]
+    known = {"weights_hash": "aaaa", "layers": names, "model": HOSTILE, "data": HOSTILE, "num_images": 250}
+    write_study(path, "multiplier", multiplier_plan(names[1:]), HOSTILE, **known)
+    write_study(path, "magnitude", magnitude_plan(["<b>bold</b>", HOSTILE]), HOSTILE, **known)
+    for name in (HOSTILE, f"{HOSTILE} again"):
+        write_study(path, "location", location_plan([("<b>bold</b>", 4, 4), (HOSTILE, 4, 4)]), name, **known)
+    write_weights(root, "aaaa")
+    write_multipliers(root, "aaaa")
+    write_run(root, "run", model=HOSTILE, data=HOSTILE)
+    write_run(root, "other", seed=1, model="plain", data=HOSTILE)
+    short = HOSTILE.replace("/", "")[:100]
+    (root / "runs" / f"{short}.csv").write_text("epoch,<b>loss</b>\n1,2\n2,1\n")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_hostile_names_are_shown_as_text(page: str, open_page: Open, cache: Path) -> None:
+    write_hostile(cache)
+    app = open_page(page)
+    is_well(app)
+    assert "<script>" not in words(app) and "<img" not in words(app)
+    assert "**bold**" not in words(app) and "$x$" not in words(app)
+    # What Plotly reads as HTML is escaped; customdata and the figure's own name are not read so.
+    for drawn in charts(app):
+        for trace in drawn["data"]:
+            read = [trace.get(field) for field in ("name", "hovertext", "text", "hovertemplate")]
+            assert "<script" not in json.dumps(read) and "<img" not in json.dumps(read)
+        drawn["layout"].pop("uirevision")
+        assert "<script" not in json.dumps(drawn["layout"]) and "<img" not in json.dumps(drawn["layout"])
+
+
+def write_begun(root: Path) -> None:
+    """Fill a cache with studies that have measured nothing or one shard, and runs in their first epoch."""
+    path, names = root / "results.sqlite", [name for name, _, _ in resnet20_layers()]
+    write_saliency(root)
+    plans = {"location": location_plan(), "magnitude": magnitude_plan(names), "multiplier": multiplier_plan(names)}
+    for num_shards in (1, 0):
+        for kind, plan in plans.items():
+            name = f"{kind} after {num_shards} shards"
+            write_study(path, kind, plan, name, 500, num_shards, "running", weights_hash="aaaa", layers=names)
+    folder = write_run(root, "begun", finished=False, excitation="lwe")
+    (folder / "metrics.csv").unlink()
+    write_run(root, "one-epoch", epochs=1, seed=1, finished=False)
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("num_shards", [0, 1])
+def test_partial_data_is_shown_as_far_as_it_is(page: str, num_shards: int, open_page: Open, cache: Path) -> None:
+    write_begun(cache)
+    numbers = {"location": 1, "saliency": 1, "magnitude": 2, "multipliers": 3}
+    number = numbers.get(page, 1) + (0 if num_shards else 3)
+    kind = {"magnitude": "magnitude", "multipliers": "multiplier"}.get(page, "location")
+    label = f"{kind} after {num_shards} shards · {number}"
+    app = open_page(page, **{"multipliers": {"source": label}, "compare": {"first": label}}.get(page, {"study": label}))
+    is_well(app)
+    if page in numbers:
+        assert "running" in words(app)
+        assert ("on 250 images" in words(app)) == bool(num_shards)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ("runs", "jobs")])
+@pytest.mark.parametrize("harm", ["older", "locked", "torn"])
+def test_a_store_that_cannot_be_read_is_one_clear_line(
+    page: str, harm: str, open_page: Open, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_demo(cache)
+    with sqlite3.connect(path) as db:
+        if harm == "older":
+            db.execute("PRAGMA user_version = 0")
+        elif harm == "torn":
+            db.execute("PRAGMA writable_schema = ON")
+            db.execute("DELETE FROM sqlite_master WHERE name IN ('shards', 'studies')")
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        "weanalysis.results.store.sqlite3.connect", lambda *args, **more: connect(*args, **more | {"timeout": 0.1})
     )
-    for page in ("overview", "location"):
+    writer = connect(path, isolation_level=None)
+    if harm == "locked":
+        writer.execute("PRAGMA locking_mode = EXCLUSIVE")
+        writer.execute("BEGIN EXCLUSIVE")
+        writer.execute("UPDATE studies SET updated = updated")
+    try:
         app = open_page(page)
-        is_well(app)
-        assert "<script>" not in words(app)
-        assert "**bold**" not in words(app)
+        assert not app.exception
+        said = app.error[0].value.replace("\\", "")
+        assert {"older": "another version's", "locked": "locked", "torn": "malformed"}[harm] in said
+        assert "results.sqlite" in said or str(cache) in said
+        assert app.title, "the page's own name and explanation stay"
+    finally:
+        writer.close()
+
+
+def test_a_checkpoint_that_is_gone_or_no_network_is_one_clear_line(open_page: Open, cache: Path) -> None:
+    folder = write_run(cache, "lwe", excitation="lwe")
+    (folder / "best.safetensors").write_bytes(b"no tensors")
+    app = open_page("multipliers")
+    assert not app.exception
+    assert "best.safetensors" in app.error[0].value.replace("\\", "")
+    (folder / "best.safetensors").unlink()
+    app = open_page("multipliers", source="lwe")
+    is_well(app)
+    assert "No network trained with LWE" in words(app)
 
 
 def test_runs_are_drawn_grouped_and_told_apart(open_page: Open, cache: Path) -> None:

@@ -373,7 +373,7 @@ def test_multipliers_are_drawn_by_channel_by_layer_and_by_rank() -> None:
 
 
 def test_the_histogram_of_multipliers_counts_each_kernel_once() -> None:
-    values = np.random.default_rng(1).beta(3, 5, size=(16, 8))
+    values = np.random.default_rng(1).beta(3, 5, size=(64, 32))
     (bars,) = figures.multiplier_histogram(values).data
     assert sum(bars.y) == values.size
     assert bars.y[10] == ((values >= 0.2) & (values < 0.22)).sum() and bars.x[10] == pytest.approx(0.21)

@@ -65,7 +65,7 @@ def study_command() -> list[str]:
     kind = st.session_state.get("ablate-study", "location")
     own = [option for option in STUDY_OPTIONS[kind] if option != "layers"]
     others = {option for options in STUDY_OPTIONS.values() for option in options} - set(STUDY_OPTIONS[kind])
-    rows = [["study", "model", "weights", "data"], [*own, "layers"], ["images", "evaluate", "name"]]
+    rows = [["study"], ["model", "weights", "data"], [*own, "layers"], ["images", "evaluate", "name"]]
     return ["ablate", *forms.fill_in(cli.commands["ablate"], rows, others, FIRST, WORDS)]
 
 

@@ -59,6 +59,8 @@ def studies() -> None:
         shown = shown[shown["state"].isin(states)]
     shown = shown.reset_index(drop=True)
     st.caption(f"{len(shown):,} of {len(found):,} studies. Select a row to open its page.")
+    columns = ["name", "kind", "model", "weights", "data", "intact", "num_images", "stopping"]
+    columns = [column for column in columns if column != "stopping" or shown["stopping"].notna().any()]
     picked = st.dataframe(
         pd.DataFrame(
             {
@@ -69,13 +71,14 @@ def studies() -> None:
                 "data": shown["data"],
                 "intact": [reading.accuracy(study) for _, study in shown.iterrows()],
                 "num_images": shown["num_images"],
-                "stopping": shown["stopping"],
+                "stopping": shown["stopping"].fillna("").astype(str),
                 "progress": 100 * shown["done"] / shown["total"].where(shown["total"] > 0),
                 "state": shown["state"],
                 "updated": pd.to_datetime(shown["updated"], unit="s", utc=True),
             }
         ),
         key="studies",
+        column_order=[*columns, "progress", "state", "updated"],
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row",

@@ -144,9 +144,10 @@ def magnitude_map(table: pd.DataFrame, *, selected: tuple[str, float] | None = N
     percentiles = z.columns.to_numpy(dtype=np.float64)
     limit = float(np.nanmax(np.abs(z.to_numpy()))) or 1.0
     measured_in = unit(str(rows["metric"].iloc[0]))
+    height = max(260, 90 + 20 * len(layers)) if len(layers) <= 60 else 1290
     figure = new_figure(
         theme,
-        max(260, 90 + 20 * len(layers)) if len(layers) <= 60 else 1290,
+        height,
         margin={"l": 8, "r": 8, "t": 12, "b": 8},
         xaxis_title_text="percentile b of |w| (0: smallest, 100: largest)",
         plot_bgcolor=THEMES[theme].tile,
@@ -162,7 +163,7 @@ def magnitude_map(table: pd.DataFrame, *, selected: tuple[str, float] | None = N
             colorscale=THEMES[theme].diverging,
             zmin=-limit,
             zmax=limit,
-            colorbar=colour_bar(theme, f"D, {measured_in}" if measured_in else "D"),
+            colorbar=colour_bar(theme, f"D, {measured_in}" if measured_in else "D", height - 60),
         )
     )
     cells = means.assign(place=means["layer"].map({layer: place for place, layer in enumerate(layers)}))

@@ -199,7 +199,7 @@ def multiplier_map(multiplier: ArrayLike, layer: str, *, theme: str = "light") -
 def multiplier_histogram(multiplier: ArrayLike, *, theme: str = "light") -> go.Figure:
     """Draw how LWE's m of one layer are distributed between 0 and 1."""
     values = np.asarray(multiplier, dtype=np.float64).ravel()
-    counts, edges = np.histogram(values, bins=np.linspace(0, 1, 51))
+    counts, edges = np.histogram(values, bins=min(50, max(10, len(values) // 20)), range=(0, 1))
     figure = new_figure(
         theme,
         300,
