@@ -455,23 +455,28 @@ def test_excitation_shows_what_lwe_learned_for_the_same_layer(open_page: Open, c
 
 
 def test_compare_counts_the_costs_of_both_networks(open_page: Open, cache: Path) -> None:
-    from weanalysis.excitation import costs, excite
-    from weanalysis.models import build
+    from weanalysis.excitation import costs, excitation_of, excite
+    from weanalysis.models import build, save_checkpoint
 
     plain = {"source": "builtin", "name": "resnet20", "num_classes": 10, "options": {}}
-    known = {"transform": {"image_size": 16}}
-    for name, architecture in (("plain", plain), ("lwe", {**plain, "excitation": {"kind": "lwe"}})):
+    net = excite(build(plain), "lwe")
+    excited = {**plain, "excitation": excitation_of(net)}
+    checkpoint = cache / "its checkpoint.safetensors"
+    save_checkpoint(checkpoint, net, excited, {})
+    for name, model in (("gone", "/nowhere/best.safetensors"), ("lwe", str(checkpoint))):
         write_study(cache / "results.sqlite", "location", location_plan(grid=1), name, num_images=250,
-                    architecture=architecture, **known)  # fmt: skip
-    app = open_page("compare", first="lwe · 2", second="plain · 1")
+                    architecture=plain, transform={"image_size": 16},
+                    command=f"weanalysis ablate --model '{model}'")  # fmt: skip
+    app = open_page("compare", first="lwe · 2", second="gone · 1")
     app.toggle(key="costs").set_value(True).run()
     is_well(app)
     told = app.dataframe[0].value.set_index("network")
-    by_hand = sum(weight.numel() for weight in build(plain).parameters())
-    excited = sum(weight.numel() for weight in excite(build(plain), "lwe").parameters())
-    assert told["inference"].tolist() == pytest.approx([by_hand / 1e6] * 2)
-    assert told["training"].tolist() == pytest.approx([excited / 1e6, by_hand / 1e6])
-    assert told.loc["plain · 1", "operations"] == pytest.approx(costs(build(plain), 16, 2, repeats=1)["gflops"])
+    counted = sum(weight.numel() for weight in build(plain).parameters()) / 1e6
+    assert told["inference"].tolist() == pytest.approx([counted, counted])
+    assert told.loc["lwe · 2", "training"] == pytest.approx(sum(weight.numel() for weight in net.parameters()) / 1e6)
+    assert told.loc["lwe · 2", "excitation"] == "lwe"
+    assert np.isnan(told.loc["gone · 1", "training"]) and "not known here" in words(app)
+    assert told.loc["gone · 1", "operations"] == pytest.approx(costs(build(plain), 16, 2, repeats=1)["gflops"])
 
 
 def test_multipliers_of_a_trained_network_are_shown(open_page: Open, cache: Path) -> None:

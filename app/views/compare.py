@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 
 import kernels
@@ -131,7 +132,13 @@ def costs() -> None:
             ),
         },
     )
-    st.caption(f"Memory and seconds a step are measured by: `weanalysis costs --model {first['model']}`")
+    unknown = [label for label, found in told.items() if found["excitation"] is None]
+    if unknown:
+        st.caption(
+            f"The checkpoint tells what training cost; of {shared.plain(', '.join(unknown))} it is not known here."
+        )
+    st.caption("Memory and seconds a step are measured by a command:")
+    st.code(shlex.join(["weanalysis", "costs", "--model", str(first["model"]), "--excitation", "none,lwe"]))
 
 
 def pairs_of(one: pd.DataFrame, two: pd.DataFrame) -> pd.DataFrame:

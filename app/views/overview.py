@@ -59,8 +59,9 @@ def studies() -> None:
         shown = shown[shown["state"].isin(states)]
     shown = shown.reset_index(drop=True)
     st.caption(f"{len(shown):,} of {len(found):,} studies. Select a row to open its page.")
-    columns = ["name", "kind", "model", "weights", "data", "intact", "num_images", "stopping"]
-    columns = [column for column in columns if column != "stopping" or shown["stopping"].notna().any()]
+    # What a narrow window still shows comes first.
+    columns = ["name", "kind", "model", "data", "intact", "progress", "state", "updated", "num_images", "weights"]
+    columns += ["stopping"] if shown["stopping"].notna().any() else []
     picked = st.dataframe(
         pd.DataFrame(
             {
@@ -78,7 +79,7 @@ def studies() -> None:
             }
         ),
         key="studies",
-        column_order=[*columns, "progress", "state", "updated"],
+        column_order=columns,
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row",
