@@ -249,8 +249,11 @@ def images_of(one: pd.DataFrame, two: pd.DataFrame) -> None:
             if found.empty:
                 st.caption(f"{shared.plain(study['name'])} has not measured this kernel.")
                 continue
-            drop = figures.points(found["drop"].iloc[0])
-            st.markdown(f"**{shared.plain(study['name'])}**: D = {drop} points")
+            drop, low, high = found[["drop", "drop_low", "drop_high"]].iloc[0]
+            st.markdown(
+                f"**{shared.plain(study['name'])}**: D = {figures.points(drop)} points, 95 % interval "
+                f"{figures.interval(low, high)}"
+            )
             pictures.changed_images(study, found.iloc[0], key)
 
 

@@ -57,17 +57,21 @@ def lowest_and_highest() -> None:
                 st.metric(
                     f"{title} (points)",
                     figures.points(row.drop),
+                    f"95 %: {figures.interval(row.drop_low, row.drop_high)}",
+                    delta_color="off",
+                    delta_arrow="off",
                     help=f"Accuracy lost when, in every layer at once, the input channel of the {name} mean m is "
-                    f"zeroed; 95 % interval {figures.interval(row.drop_low, row.drop_high)}.",
+                    "zeroed.",
                 )
         if all(len(rows) and rows["num_images"].iloc[0] > 0 for rows in ends.values()):
             contrast = reading.compare(study, int(ends["lowest"].index[0]), int(ends["highest"].index[0]))
             st.metric(
                 "D_H − D_L (points)",
                 figures.points(contrast.difference),
-                help=f"On the same images; 95 % interval "
-                f"{figures.interval(contrast.difference_low, contrast.difference_high)}, p = {contrast.p_value:.2g} "
-                "(McNemar's exact test).",
+                f"95 %: {figures.interval(contrast.difference_low, contrast.difference_high)}",
+                delta_color="off",
+                delta_arrow="off",
+                help=f"On the same images; p = {contrast.p_value:.2g} (McNemar's exact test).",
             )
     grid = st.grid(columns=2, min_column_width=380, gap="medium")
     with grid.cell():
