@@ -49,7 +49,7 @@ def studies() -> None:
         states = st.pills(
             "State", sorted(found["state"].unique()), selection_mode="multi", key="state", bind="query-params"
         )
-    shown = found
+    shown = found.assign(intact=reading.accuracies(found))
     for word in (wanted or "").lower().split():
         text = shown[["name", "model", "weights", "data", "kind"]].astype(str).agg(" ".join, axis=1).str.lower()
         shown = shown[text.str.contains(word, regex=False)]
@@ -70,7 +70,7 @@ def studies() -> None:
                 "model": shown["model"],
                 "weights": shown["weights"],
                 "data": shown["data"],
-                "intact": [reading.accuracy(study) for _, study in shown.iterrows()],
+                "intact": shown["intact"],
                 "num_images": shown["num_images"],
                 "stopping": shown["stopping"].fillna("").astype(str),
                 "progress": 100 * shown["done"] / shown["total"].where(shown["total"] > 0),
