@@ -14,7 +14,7 @@ import streamlit as st
 _ELSEWHERE = frozenset({"cache", "as_json", "quiet"})
 
 # A metavar that lists what is allowed, such as exact|naive; N1xN2|all is none.
-_CHOICES = re.compile(r"[a-z0-9.+-]+(\|[a-z0-9.+-]+)+")
+_CHOICES = re.compile(r"[a-z0-9.+-]+(\|[a-z0-9.+-]+)*")
 
 # What a help text says of an option that is not given: "(default: all)", "(default 5x5)".
 _DEFAULT = re.compile(r"\([Dd]efault:? ([^);]+?)\.?\)")
@@ -60,12 +60,13 @@ def _field(option: click.Option, key: str, first: str | None, words: Mapping[str
     told = f"`{flag}{f' {metavar}' if metavar else ''}`: {shared.plain(option.help or '')}"
     default = option.default if isinstance(option.default, str | int | float) else None
     usually = _DEFAULT.search(option.help or "")
-    unset = usually[1] if usually else metavar or "default"
     choices = _choices(option)
+    unset = usually[1] if usually else "not given" if choices else metavar or "default"
     if option.secondary_opts:
         answers = {"yes": [flag], "no": [option.secondary_opts[0]]}
         usual = None if default is None else "yes" if default else "no"
-        answer = st.selectbox(title, list(answers), _place(answers, usual), key=key, help=told, placeholder=unset)
+        shown = {flag: "yes", option.secondary_opts[0]: "no"}.get(unset, unset)
+        answer = st.selectbox(title, list(answers), _place(answers, usual), key=key, help=told, placeholder=shown)
         return [] if answer in (None, usual) else answers[answer]
     if option.is_flag:
         return [flag] if st.checkbox(title, key=key, help=told) else []
@@ -80,11 +81,11 @@ def _field(option: click.Option, key: str, first: str | None, words: Mapping[str
             help=told,
             placeholder=unset,
         )
-    elif option.type is click.INT:
+    elif isinstance(option.type, click.types.IntParamType):
         value = st.number_input(title, value=default, step=1, key=key, help=told, placeholder=unset)  # type: ignore[call-overload]
     else:
-        shown = first if first is not None else "" if default is None else f"{default}"
-        value = st.text_input(title, shown, key=key, help=told, placeholder=unset).strip()
+        typed = first if first is not None else "" if default is None else f"{default}"
+        value = st.text_input(title, typed, key=key, help=told, placeholder=unset).strip()
     if value in (None, "") or (str(value) == str(default) and first is None):
         return []
     if not option.multiple:
