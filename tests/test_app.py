@@ -405,7 +405,7 @@ def test_studies_that_cannot_be_paired_say_why(open_page: Open, cache: Path) -> 
     app = open_page("compare")
     is_well(app)
     assert "cannot be paired" in words(app)
-    assert not app.toggle
+    assert "test" not in [toggle.key for toggle in app.toggle]
     other = location_plan([("elsewhere", 8, 8)], grid=2)
     write_study(path, "location", other, "three", num_images=250)
     app = open_page("compare", first="three · 3", second="one · 1")
