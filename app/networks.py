@@ -1,8 +1,11 @@
-"""What only the network itself can tell: LWE's multipliers of a checkpoint."""
+"""What only the network itself can tell: LWE's multipliers of a checkpoint, and what a network costs."""
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import reading
@@ -35,3 +38,33 @@ def _multipliers(checkpoint: str, changed: float) -> dict[str, np.ndarray]:
     from weanalysis.models import load_network
 
     return {layer: values.numpy() for layer, values in of(load_network(checkpoint, "default").net).items()}
+
+
+def costs(about: dict[str, Any]) -> dict[str, Any]:
+    """Count parameters and operations of the network of a study, given its settings; see `excitation.costs`.
+
+    A study knows its network as it is at inference. What training cost is told by the checkpoint that the study was
+    run on; where that is gone, train_params is NaN and the excitation None.
+    """
+    size, path = int(about["transform"]["image_size"]), _checkpoint(about)
+    if path is not None:
+        return _costs(str(path), path.stat().st_mtime, size)
+    plain = _costs(json.dumps(about["architecture"], sort_keys=True), 0.0, size)
+    return plain | {"train_params": float("nan"), "excitation": None}
+
+
+def _checkpoint(about: dict[str, Any]) -> Path | None:
+    """Return the checkpoint of this program that a study's command named, if it is still there."""
+    words = shlex.split(about.get("command") or "")
+    named = [Path(word) for word in words if word.endswith(".safetensors")]
+    return next((path for path in named if path.is_absolute() and path.is_file()), None)
+
+
+@st.cache_data(show_spinner="Counting parameters and operations…", max_entries=32)
+def _costs(network: str, changed: float, image_size: int) -> dict[str, Any]:
+    """Count what a checkpoint's network costs, or one that a JSON description says how to build."""
+    from weanalysis.excitation import costs as of
+    from weanalysis.models import build, load_network
+
+    net = build(json.loads(network)) if network.startswith("{") else load_network(network, "default").net
+    return of(net, image_size, batch_size=2, repeats=1)

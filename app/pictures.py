@@ -78,7 +78,7 @@ def changed_images(study: pd.Series, row: pd.Series, key: str) -> None:
         with grid.cell():
             st.image(picture, width=_SIDE, alt=f"{file}: {row.target}")
             before, after = (f"{_coloured(name, name == row.target)}" for name in (row.before, row.after))
-            st.caption(f"{before} → {after}", help=f"{shared.plain(file)}: label {shared.plain(row.target)}")
+            st.markdown(f"{before} → {after}", help=f"{shared.plain(file)}: label {shared.plain(row.target)}")
 
 
 def _named(changes: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:

@@ -19,7 +19,8 @@ from weanalysis.results.saliency import SaliencyMaps, list_maps, load_maps
 from weanalysis.results.statistics import Comparison
 
 _STUDY_COLUMNS = [
-    *("id", "name", "kind", "model", "data", "metric", "state", "num_images", "done", "total", "updated", "stopping")
+    *("id", "name", "kind", "model", "weights", "data", "metric", "state"),
+    *("num_images", "done", "total", "updated", "stopping"),
 ]
 
 
@@ -93,6 +94,25 @@ def intact(study: pd.Series) -> pd.DataFrame:
 def _intact(path: str, study_id: int, updated: float) -> pd.DataFrame:
     with Store.open(path, readonly=True) as store:
         return store.intact(study_id)
+
+
+def accuracies(studies: pd.DataFrame) -> list[float]:
+    """Return the metric of each study's intact network in percent, over its images so far; NaN where there are none."""
+    wanted = zip(studies["id"].tolist(), studies["metric"], studies["updated"].tolist(), strict=True)
+    return _accuracies(str(cache().results), tuple(wanted))
+
+
+@st.cache_data(show_spinner=False, max_entries=4)
+def _accuracies(path: str, wanted: tuple[tuple[int, str, float], ...]) -> list[float]:
+    """Look all up at once: a hundred look-ups are slower than a keystroke in the search."""
+    return [_accuracy(path, *study) for study in wanted]
+
+
+@st.cache_data(show_spinner=False, max_entries=1_000)
+def _accuracy(path: str, study_id: int, metric: str, updated: float) -> float:
+    with Store.open(path, readonly=True) as store:
+        right = store.intact(study_id)[metric]
+    return 100 * float(right.mean()) if len(right) else float("nan")
 
 
 def describe(study: pd.Series) -> dict[str, Any]:

@@ -26,6 +26,10 @@ RUNNING = "running"
 SILENT_MINUTES = 10
 
 INTERVALS = "Tango's paired score interval; anytime-valid where ablations were stopped early"
+SCREENED = (
+    "The study was screened: most images' predictions are predicted from gradients, and only those at risk are "
+    "computed. D on these very images lies between these bounds; what other images would add is in the 95 % interval"
+)
 
 # Streamlit leaves much room above and beside a page; an instrument needs it for its figures.
 _STYLE = """
@@ -81,7 +85,9 @@ _KEEP_ZOOM = st.components.v2.component(
             const home = plot.closest('[class*="st-key-"]'), reset = plot.querySelector('[data-val="reset"]');
             if (known.has(plot) || !home || !reset || !plot.on || !plot._fullLayout?._has("cartesian")) return;
             known.add(plot);
-            const picture = [location.pathname, home.className, plot.layout.uirevision].join();
+            // By its key alone: the container's other classes change while a script runs.
+            const key = [...home.classList].find(name => name.startsWith("st-key-"));
+            const picture = [location.pathname, key, plot.layout.uirevision].join();
             plot.on("plotly_relayout", () => {
                 const axes = axesOf(plot);
                 const same = axes.every(axis => axis.range[0] === axis._rangeInitial0
@@ -189,6 +195,8 @@ def headline(study: pd.Series, rows: pd.DataFrame) -> None:
     parts.append(f"{rows['drop'].notna().sum():,} of {len(rows):,} ablations measured")
     if len(counts := rows["num_images"].dropna()) and counts.max() > 0:
         parts.append(f"on {int(counts.max()):,} images")
+    if figures.is_screened(rows).any():
+        parts.append("screened: most images predicted, those at risk computed")
     if study["stopping"]:
         parts.append(f"anytime-valid intervals (--{plain(study['stopping'])})")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -201,6 +209,20 @@ def headline(study: pd.Series, rows: pd.DataFrame) -> None:
                 color="orange",
                 help="It may have been killed. The same command takes it up again; nothing measured is lost.",
             )
+
+
+def measured(row: pd.Series, what: str) -> None:
+    """Tell D of one ablation, which zeroed `what`, and how sure it is."""
+    with st.container(horizontal=True):
+        st.metric(
+            "D (points)",
+            figures.points(row["drop"]),
+            help=f"Accuracy lost when this {what} is zeroed. Positive: it was needed.",
+        )
+        st.metric("95 % interval", figures.interval(row["drop_low"], row["drop_high"]), help=f"{INTERVALS}.")
+        if figures.is_screened(row.to_frame().T).any():
+            bounds = figures.interval(row["screen_low"], row["screen_high"])
+            st.metric("D on these images", bounds, help=f"{SCREENED}.")
 
 
 def most_important(rows: pd.DataFrame, count: int = 10) -> None:
@@ -222,6 +244,10 @@ def most_important(rows: pd.DataFrame, count: int = 10) -> None:
                 "interval": [
                     figures.interval(low, high) for low, high in zip(worst["drop_low"], worst["drop_high"], strict=True)
                 ],
+                "bounds": [
+                    figures.interval(row.screen_low, row.screen_high) if bounded else None
+                    for row, bounded in zip(worst.itertuples(), figures.is_screened(worst), strict=True)
+                ],
                 "q": worst["q_value"],
                 "flipped": worst["num_flipped"],
             }
@@ -233,6 +259,7 @@ def most_important(rows: pd.DataFrame, count: int = 10) -> None:
             "in": st.column_config.NumberColumn("Input channel", format="%d"),
             "drop": st.column_config.NumberColumn("D (points)", format="%+.2f"),
             "interval": st.column_config.TextColumn("95 % interval", help=f"{INTERVALS}."),
+            "bounds": st.column_config.TextColumn("On these images", help=f"{SCREENED}."),
             "q": st.column_config.NumberColumn("q", format="%.2g", help="False discovery rate, Benjamini-Hochberg."),
             "flipped": st.column_config.NumberColumn("Images flipped", format="localized"),
         },

@@ -25,6 +25,7 @@ from made_studies import (
     write_runs,
     write_saliency,
     write_study,
+    write_weights,
 )
 from safetensors.numpy import load_file
 from scipy.stats import spearmanr
@@ -147,6 +148,10 @@ def test_overview_lists_searches_and_filters(open_page: Open, cache: Path) -> No
         "by layer",
     ]
     assert app.dataframe[0].value["progress"].tolist() == [100, 100, 25, 100, 50]
+    assert set(app.dataframe[0].value["weights"]) == {"auto"}
+    with Store.open(cache / "results.sqlite", readonly=True) as store:
+        right = [100 * store.intact(number)["top1"].mean() for number in (5, 4, 3, 2, 1)]
+    assert app.dataframe[0].value["intact"].tolist() == pytest.approx(right)
     app.text_input(key="search").set_value("LWE resnet").run()
     assert list(app.dataframe[0].value["name"]) == ["lwe location"]
     app.text_input(key="search").set_value("")
@@ -277,6 +282,28 @@ def test_images_of_another_dataset_are_noticed(open_page: Open, cache: Path) -> 
     assert "no longer those of the study" in app.warning[0].value
 
 
+def test_a_screened_study_tells_the_bounds_of_d_on_its_images(
+    open_page: Open, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = Store.table
+
+    def screened(store: Store, *args: object) -> pd.DataFrame:
+        table = exact(store, *args)  # type: ignore[arg-type]
+        return table.assign(screen_low=table["drop"] - 0.25, screen_high=table["drop"] + 0.5)
+
+    write_demo(cache)
+    monkeypatch.setattr(Store, "table", screened)
+    for link in ({"kernel": "conv1:0:0", "study": "lwe location · 4"}, {"study": "baseline magnitude · 2"}):
+        app = open_page("location" if "kernel" in link else "magnitude", **link)
+        is_well(app)
+        bounds = {metric.label: metric.value for metric in app.metric}["D on these images"]
+        drop = float(app.metric[0].value.replace("−", "-"))
+        low, high = (float(bound.replace("−", "-")) for bound in bounds.split(" to "))
+        assert (low, high) == (pytest.approx(drop - 0.25, abs=0.011), pytest.approx(drop + 0.5, abs=0.011))
+        assert "screened" in words(app)
+    assert "bounds" in open_page("location").dataframe[0].value
+
+
 def test_maps_of_every_kernel_turn_into_pages_too(open_page: Open, cache: Path) -> None:
     layers = [("a", 64, 128), ("b", 64, 64), ("c", 16, 16)]
     plan = location_plan(layers, grid=128).assign(loses=0.01)
@@ -378,7 +405,7 @@ def test_studies_that_cannot_be_paired_say_why(open_page: Open, cache: Path) -> 
     app = open_page("compare")
     is_well(app)
     assert "cannot be paired" in words(app)
-    assert not app.toggle
+    assert "test" not in [toggle.key for toggle in app.toggle]
     other = location_plan([("elsewhere", 8, 8)], grid=2)
     write_study(path, "location", other, "three", num_images=250)
     app = open_page("compare", first="three · 3", second="one · 1")
@@ -416,6 +443,42 @@ def test_excitation_follows_eps_and_shows_a_layer_s_weights(open_page: Open, cac
     assert list(app.selectbox(key="layer").options)[:2] == ["conv1", "layer1.0.conv1"]
 
 
+def test_excitation_shows_what_lwe_learned_for_the_same_layer(open_page: Open, cache: Path) -> None:
+    write_demo(cache)
+    app = open_page("excitation", layer="layer2.0.conv1")
+    is_well(app)
+    assert "not trained with LWE" in words(app)
+    learned = write_multipliers(cache, "aaaa")
+    app = open_page("excitation", layer="layer2.0.conv1")
+    is_well(app)
+    assert np.allclose(decoded(charts(app)[-1]["data"][0]["z"]), learned["layer2.0.conv1"])
+
+
+def test_compare_counts_the_costs_of_both_networks(open_page: Open, cache: Path) -> None:
+    from weanalysis.excitation import costs, excitation_of, excite
+    from weanalysis.models import build, save_checkpoint
+
+    plain = {"source": "builtin", "name": "resnet20", "num_classes": 10, "options": {}}
+    net = excite(build(plain), "lwe")
+    excited = {**plain, "excitation": excitation_of(net)}
+    checkpoint = cache / "its checkpoint.safetensors"
+    save_checkpoint(checkpoint, net, excited, {})
+    for name, model in (("gone", "/nowhere/best.safetensors"), ("lwe", str(checkpoint))):
+        write_study(cache / "results.sqlite", "location", location_plan(grid=1), name, num_images=250,
+                    architecture=plain, transform={"image_size": 16},
+                    command=f"weanalysis ablate --model '{model}'")  # fmt: skip
+    app = open_page("compare", first="lwe · 2", second="gone · 1")
+    app.toggle(key="costs").set_value(True).run()
+    is_well(app)
+    told = app.dataframe[0].value.set_index("network")
+    counted = sum(weight.numel() for weight in build(plain).parameters()) / 1e6
+    assert told["inference"].tolist() == pytest.approx([counted, counted])
+    assert told.loc["lwe · 2", "training"] == pytest.approx(sum(weight.numel() for weight in net.parameters()) / 1e6)
+    assert told.loc["lwe · 2", "excitation"] == "lwe"
+    assert np.isnan(told.loc["gone · 1", "training"]) and "not known here" in words(app)
+    assert told.loc["gone · 1", "operations"] == pytest.approx(costs(build(plain), 16, 2, repeats=1)["gflops"])
+
+
 def test_multipliers_of_a_trained_network_are_shown(open_page: Open, cache: Path) -> None:
     from weanalysis.excitation import excitation_of, excite, multipliers
     from weanalysis.models import build, save_checkpoint
@@ -434,7 +497,7 @@ def test_multipliers_of_a_trained_network_are_shown(open_page: Open, cache: Path
     own = multipliers(net)["layer2.0.conv1"].numpy()
     assert np.allclose(decoded(charts(app)[1]["data"][0]["z"]), own, atol=1e-6)
     lowest = own.mean(axis=0).argmin()
-    assert f"lowest: channel {lowest}" in charts(app)[2]["data"][1]["text"]
+    assert f"lowest: channel {lowest}" in charts(app)[3]["data"][1]["text"]
 
 
 def test_a_multiplier_study_shows_d_low_and_d_high(open_page: Open, cache: Path) -> None:
@@ -453,7 +516,7 @@ def test_a_multiplier_study_shows_d_low_and_d_high(open_page: Open, cache: Path)
         figures.points(high["drop"]),
         figures.points(contrast.difference),
     ]
-    assert len(drawings(app)) == 5
+    assert len(drawings(app)) == 6
     assert list(app.selectbox(key="layer").options) == names
     click(app, "spread", ["layer3.0.conv1"])
     assert np.allclose(decoded(charts(app)[3]["data"][0]["z"]), learned["layer3.0.conv1"])
@@ -466,15 +529,19 @@ def test_a_multiplier_study_shows_d_low_and_d_high(open_page: Open, cache: Path)
 def test_the_job_form_writes_the_command_to_copy(open_page: Open, cache: Path) -> None:
     app = open_page("jobs")
     assert app.code[0].value == "weanalysis ablate --model resnet20 --data digits"
-    app.selectbox(key="job-kind").select("magnitude").run()
-    app.text_input(key="job-data").set_value("imagefolder:my pictures")
-    app.number_input(key="job-repeats").set_value(5)
-    app.number_input(key="job-images").set_value(200)
-    app.text_input(key="more-ablate").set_value("--layers 'layer1.*'").run()
+    app.selectbox(key="ablate-study").select("magnitude").run()
+    app.text_input(key="ablate-data").set_value("imagefolder:my pictures")
+    app.number_input(key="ablate-repeats").set_value(5)
+    app.number_input(key="ablate-images").set_value(200)
+    app.selectbox(key="ablate-evaluate").select("naive")
+    app.text_input(key="ablate-layers").set_value("layer1.*")
+    app.text_input(key="ablate-model_options").set_value("shortcut=B 'a=b c'")
+    app.checkbox(key="ablate-until_significant").check().run()
     is_well(app)
     assert app.code[0].value == (
-        "weanalysis ablate --model resnet20 --data 'imagefolder:my pictures' --study magnitude --repeats 5 "
-        "--images 200 --layers 'layer1.*'"
+        "weanalysis ablate --model resnet20 --model-option shortcut=B --model-option 'a=b c' "
+        "--data 'imagefolder:my pictures' --study magnitude --repeats 5 --layers 'layer1.*' --evaluate naive "
+        "--until-significant --images 200"
     )
 
 
@@ -482,30 +549,73 @@ def test_the_training_form_writes_its_command(open_page: Open, cache: Path) -> N
     app = open_page("jobs", form="Training")
     assert app.code[0].value == "weanalysis train --model resnet20 --data digits"
     app.selectbox(key="train-excitation").select("lwe")
-    app.selectbox(key="train-recipe").select("digits")
+    app.selectbox(key="train-preset").select("digits")
     app.text_input(key="train-seeds").set_value("0-2")
-    app.text_input(key="more-train").set_value("--lr 0.01").run()
+    app.selectbox(key="train-normalize").select("no")
+    app.text_input(key="train-learning_rate").set_value("0.01").run()
     is_well(app)
     assert app.code[0].value == (
-        "weanalysis train --model resnet20 --data digits --excitation lwe --recipe digits --seeds 0-2 --lr 0.01"
+        "weanalysis train --recipe digits --model resnet20 --data digits --excitation lwe --no-normalize "
+        "--learning-rate 0.01 --seeds 0-2"
     )
-    app.text_input(key="more-train").set_value("--epochs x").run()
+    app.text_input(key="train-epochs").set_value("x").run()
     app.button[0].click().run()
     assert "'x' is not a valid float" in app.error[0].value
     assert Jobs(Cache(cache)).all() == []
 
 
+@pytest.mark.parametrize("command", ["ablate", "train"])
+def test_the_forms_offer_every_option_of_their_commands(command: str, open_page: Open, cache: Path) -> None:
+    from weanalysis.cli import cli
+    from weanalysis.cli.ablate import STUDY_OPTIONS
+
+    shown: dict[str, list[str] | None] = {}
+    for kind in STUDY_OPTIONS if command == "ablate" else [""]:
+        app = open_page("jobs", form="Training" if command == "train" else "Study")
+        if kind:
+            app.selectbox(key="ablate-study").select(kind).run()
+        is_well(app)
+        fields = (*app.selectbox, *app.text_input, *app.number_input, *app.checkbox)
+        shown |= {field.key: getattr(field, "options", None) for field in fields}
+    own = {option.name: option for option in cli.commands[command].params}
+    elsewhere = {"cache", "as_json", "quiet"}
+    assert {key for key in shown if key} == {f"{command}-{name}" for name in own if name not in elsewhere}
+    if command == "ablate":
+        assert shown["ablate-evaluate"] == own["evaluate"].metavar.split("|")
+        assert [choice.partition(":")[0] for choice in shown["ablate-study"] or []] == list(STUDY_OPTIONS)
+
+
+def test_the_choices_of_a_training_option_are_those_that_training_knows() -> None:
+    from weanalysis.cli import cli
+    from weanalysis.excitation import KINDS
+    from weanalysis.models.attention import ATTENTIONS, NORMS
+    from weanalysis.training.images import AUGMENTATIONS
+    from weanalysis.training.optimization import OPTIMIZERS, SCHEDULES
+    from weanalysis.training.recipe import MIXED_PRECISIONS
+
+    known = {"excitation": {"none", *KINDS}, "attention": {"none", *ATTENTIONS}, "norm": {"bn", *NORMS},
+             "optimizer": set(OPTIMIZERS), "schedule": set(SCHEDULES), "augmentation": set(AUGMENTATIONS),
+             "mixed_precision": set(MIXED_PRECISIONS)}  # fmt: skip
+    own = {option.name: option for option in cli.commands["train"].params}
+    assert {name: set(str(own[name].metavar).split("|")) for name in known} == known
+
+
 @pytest.mark.parametrize(
-    ("more", "line"),
-    [("--nonsense 3", "nonsense"), ("--images many", "many"), ("'open", "More options"), ("--help", "help")],
+    ("field", "value", "line"),
+    [
+        ("until_ci", "many", "'many' is not a valid float"),
+        ("model_options", "'open", "Model option: No closing quotation"),
+    ],
 )
-def test_a_mistake_in_the_form_starts_nothing(more: str, line: str, open_page: Open, cache: Path) -> None:
+def test_a_mistake_in_the_form_starts_nothing(
+    field: str, value: str, line: str, open_page: Open, cache: Path
+) -> None:
     app = open_page("jobs")
-    app.text_input(key="more-ablate").set_value(more).run()
+    app.text_input(key=f"ablate-{field}").set_value(value).run()
     if not app.error:
         app.button[0].click().run()
     assert not app.exception
-    assert line in app.error[0].value
+    assert line in app.error[0].value.replace("\\", "")
     assert Jobs(Cache(cache)).all() == []
 
 
@@ -514,9 +624,9 @@ def test_a_job_is_started_watched_and_run_again(open_page: Open, cache: Path, mo
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     jobs = Jobs(Cache(cache))
     app = open_page("jobs")
-    app.text_input(key="job-weights").set_value("none")
-    app.text_input(key="job-grid").set_value("1x1")
-    app.number_input(key="job-images").set_value(10).run()
+    app.text_input(key="ablate-weights").set_value("none")
+    app.text_input(key="ablate-grid").set_value("1x1")
+    app.number_input(key="ablate-images").set_value(10).run()
     app.button[0].click().run()
     is_well(app)
     (job,) = jobs.all()
@@ -545,16 +655,112 @@ def test_an_empty_overview_starts_the_demo(open_page: Open, cache: Path) -> None
     assert app.title[0].value == "Jobs"
 
 
-def test_hostile_names_are_shown_as_text(open_page: Open, cache: Path) -> None:
-    name = "<script>alert(1)</script> **bold** \N{GRINNING FACE} \"'" + "x" * 300
-    write_study(
-        cache / "results.sqlite", "location", location_plan(grid=2), name, num_images=250, model=name, data=name
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> **bold** $x$ \N{GRINNING FACE} \"'" + "x" * 300
+
+
+def write_hostile(root: Path) -> None:
+    """Fill a cache with studies and runs whose names hold all that Markdown, HTML and quotes can do."""
+    path, names = root / "results.sqlite", [name for name, _, _ in resnet20_layers()]
+    known = {"weights_hash": "aaaa", "layers": names, "model": HOSTILE, "data": HOSTILE, "num_images": 250}
+    write_study(path, "multiplier", multiplier_plan(names[1:]), HOSTILE, **known)
+    write_study(path, "magnitude", magnitude_plan(["<b>bold</b>", HOSTILE]), HOSTILE, **known)
+    for name in (HOSTILE, f"{HOSTILE} again"):
+        write_study(path, "location", location_plan([("<b>bold</b>", 4, 4), (HOSTILE, 4, 4)]), name, **known)
+    write_weights(root, "aaaa")
+    write_multipliers(root, "aaaa")
+    write_run(root, "run", model=HOSTILE, data=HOSTILE)
+    write_run(root, "other", seed=1, model="plain", data=HOSTILE)
+    short = HOSTILE.replace("/", "")[:100]
+    (root / "runs" / f"{short}.csv").write_text("epoch,<b>loss</b>\n1,2\n2,1\n")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_hostile_names_are_shown_as_text(page: str, open_page: Open, cache: Path) -> None:
+    write_hostile(cache)
+    app = open_page(page)
+    is_well(app)
+    assert "<script>" not in words(app) and "<img" not in words(app)
+    assert "**bold**" not in words(app) and "$x$" not in words(app)
+    # What Plotly reads as HTML is escaped; customdata and the figure's own name are not read so.
+    for drawn in charts(app):
+        for trace in drawn["data"]:
+            read = [trace.get(field) for field in ("name", "hovertext", "text", "hovertemplate")]
+            assert "<script" not in json.dumps(read) and "<img" not in json.dumps(read)
+        drawn["layout"].pop("uirevision")
+        assert "<script" not in json.dumps(drawn["layout"]) and "<img" not in json.dumps(drawn["layout"])
+
+
+def write_begun(root: Path) -> None:
+    """Fill a cache with studies that have measured nothing or one shard, and runs in their first epoch."""
+    path, names = root / "results.sqlite", [name for name, _, _ in resnet20_layers()]
+    write_saliency(root)
+    plans = {"location": location_plan(), "magnitude": magnitude_plan(names), "multiplier": multiplier_plan(names)}
+    for num_shards in (1, 0):
+        for kind, plan in plans.items():
+            name = f"{kind} after {num_shards} shards"
+            write_study(path, kind, plan, name, 500, num_shards, "running", weights_hash="aaaa", layers=names)
+    folder = write_run(root, "begun", finished=False, excitation="lwe")
+    (folder / "metrics.csv").unlink()
+    write_run(root, "one-epoch", epochs=1, seed=1, finished=False)
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("num_shards", [0, 1])
+def test_partial_data_is_shown_as_far_as_it_is(page: str, num_shards: int, open_page: Open, cache: Path) -> None:
+    write_begun(cache)
+    numbers = {"location": 1, "saliency": 1, "magnitude": 2, "multipliers": 3}
+    number = numbers.get(page, 1) + (0 if num_shards else 3)
+    kind = {"magnitude": "magnitude", "multipliers": "multiplier"}.get(page, "location")
+    label = f"{kind} after {num_shards} shards · {number}"
+    app = open_page(page, **{"multipliers": {"source": label}, "compare": {"first": label}}.get(page, {"study": label}))
+    is_well(app)
+    if page in numbers:
+        assert "running" in words(app)
+        assert ("on 250 images" in words(app)) == bool(num_shards)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ("runs", "jobs")])
+@pytest.mark.parametrize("harm", ["older", "locked", "torn"])
+def test_a_store_that_cannot_be_read_is_one_clear_line(
+    page: str, harm: str, open_page: Open, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_demo(cache)
+    with sqlite3.connect(path) as db:
+        if harm == "older":
+            db.execute("PRAGMA user_version = 0")
+        elif harm == "torn":
+            db.execute("PRAGMA writable_schema = ON")
+            db.execute("DELETE FROM sqlite_master WHERE name IN ('shards', 'studies')")
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        "weanalysis.results.store.sqlite3.connect", lambda *args, **more: connect(*args, **more | {"timeout": 0.1})
     )
-    for page in ("overview", "location"):
+    writer = connect(path, isolation_level=None)
+    if harm == "locked":
+        writer.execute("PRAGMA locking_mode = EXCLUSIVE")
+        writer.execute("BEGIN EXCLUSIVE")
+        writer.execute("UPDATE studies SET updated = updated")
+    try:
         app = open_page(page)
-        is_well(app)
-        assert "<script>" not in words(app)
-        assert "**bold**" not in words(app)
+        assert not app.exception
+        said = app.error[0].value.replace("\\", "")
+        assert {"older": "another version's", "locked": "locked", "torn": "malformed"}[harm] in said
+        assert "results.sqlite" in said or str(cache) in said
+        assert app.title, "the page's own name and explanation stay"
+    finally:
+        writer.close()
+
+
+def test_a_checkpoint_that_is_gone_or_no_network_is_one_clear_line(open_page: Open, cache: Path) -> None:
+    folder = write_run(cache, "lwe", excitation="lwe")
+    (folder / "best.safetensors").write_bytes(b"no tensors")
+    app = open_page("multipliers")
+    assert not app.exception
+    assert "best.safetensors" in app.error[0].value.replace("\\", "")
+    (folder / "best.safetensors").unlink()
+    app = open_page("multipliers", source="lwe")
+    is_well(app)
+    assert "No network trained with LWE" in words(app)
 
 
 def test_runs_are_drawn_grouped_and_told_apart(open_page: Open, cache: Path) -> None:

@@ -255,6 +255,35 @@ def test_neighbours_are_the_kernels_of_the_same_output_or_input(study: pd.DataFr
     assert list(outputs.x)[list(outputs.marker.symbol).index("diamond")] == 8
 
 
+def screened(table: pd.DataFrame, row: int) -> pd.DataFrame:
+    """Return a table in which D of one row is known within 0.5 points above and below, that of the others exactly."""
+    table = table.copy()
+    table.loc[row, ["screen_low", "screen_high"]] = table.loc[row, "drop"] - 0.5, table.loc[row, "drop"] + 0.5
+    return table
+
+
+def test_bounds_of_a_screened_d_are_told_where_there_are_any(study: pd.DataFrame) -> None:
+    table = screened(study, 7)
+    words = f"on these images {figures.interval(table.loc[7, 'screen_low'], table.loc[7, 'screen_high'])} (screened)"
+    points = markers(figures.location_mosaic(table))
+    told = {key[3] for key, text in zip(points.customdata, points.hovertext, strict=True) if "screened" in text}
+    assert told == {7} and any(words in text for text in points.hovertext)
+    row = table.loc[7]
+    neighbours = figures.kernel_neighbours(table, row["layer"], row["out_channel"], row["in_channel"]).data
+    assert [sum(words in text for text in trace.text) for trace in neighbours] == [1, 1]
+    assert list(figures.is_screened(table)[lambda bounded: bounded].index) == [7]
+    assert not figures.is_screened(study).any()
+
+    by_layer = finished(magnitude_plan(["a", "b"]))
+    table = screened(by_layer, 149)
+    *_, line = figures.magnitude_curve(table, "b").data
+    assert [place for place, text in enumerate(line.text) if "screened" in text] == [49]
+    cells = figures.magnitude_map(table).data[1]
+    told = [list(key) for key, text in zip(cells.customdata, cells.hovertext, strict=True) if "screened" in text]
+    assert told == [["b", 50.0]]
+    assert not any("screened" in text for text in figures.magnitude_map(by_layer).data[1].hovertext)
+
+
 def test_curves_pair_validation_with_training_and_star_the_best_epoch() -> None:
     runs = {"one": made_metrics(), "two": made_metrics(seed=1)}
     figure = figures.training_curves(runs)
@@ -341,6 +370,13 @@ def test_multipliers_are_drawn_by_channel_by_layer_and_by_rank() -> None:
     assert list(ends.text) == ["lowest: channel 0", "highest: channel 1"]
     wide = heatmap(figures.multiplier_map(np.random.default_rng(0).random((2048, 1024)), "wide"))
     assert np.asarray(wide.z).shape == (512, 512)
+
+
+def test_the_histogram_of_multipliers_counts_each_kernel_once() -> None:
+    values = np.random.default_rng(1).beta(3, 5, size=(64, 32))
+    (bars,) = figures.multiplier_histogram(values).data
+    assert sum(bars.y) == values.size
+    assert bars.y[10] == ((values >= 0.2) & (values < 0.22)).sum() and bars.x[10] == pytest.approx(0.21)
 
 
 def test_d_low_and_d_high_stand_beside_each_other_by_layer() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 
 import kernels
+import networks
 import pandas as pd
 import pictures
 import reading
@@ -90,6 +92,53 @@ def paired_images(one: pd.DataFrame, two: pd.DataFrame) -> pd.DataFrame:
     if (both["target_1"] != both["target_2"]).any():
         raise StudyError("the labels of their images differ")
     return both
+
+
+def costs() -> None:
+    """Compare what the two networks cost, in training and at inference."""
+    if not st.toggle(
+        "Compare their costs",
+        key="costs",
+        bind="query-params",
+        help="Parameters in training and at inference, and operations an image. Excitation costs parameters in "
+        "training only: it is folded into the weights afterwards. Paper, Table 1.",
+    ):
+        return
+    told = {}
+    for label, study in ((first_label, first), (shared.label(second), second)):
+        about = reading.describe(study)
+        if not about.get("architecture"):
+            st.caption(f"Of {shared.plain(study['name'])} it is not known how to build its network.")
+            return
+        told[label] = networks.costs(about)
+    st.dataframe(
+        pd.DataFrame(
+            {
+                "network": list(told),
+                "excitation": [found["excitation"] for found in told.values()],
+                "training": [found["train_params"] / 1e6 for found in told.values()],
+                "inference": [found["inference_params"] / 1e6 for found in told.values()],
+                "operations": [found["gflops"] for found in told.values()],
+            }
+        ),
+        hide_index=True,
+        column_config={
+            "network": st.column_config.TextColumn("Network of"),
+            "excitation": st.column_config.TextColumn("Excitation"),
+            "training": st.column_config.NumberColumn("Parameters in training (millions)", format="%.4f"),
+            "inference": st.column_config.NumberColumn("at inference (millions)", format="%.4f"),
+            "operations": st.column_config.NumberColumn(
+                "GFLOPs an image", format="%.4f", help="Billions of multiply-accumulates at inference."
+            ),
+        },
+    )
+    unknown = [label for label, found in told.items() if found["excitation"] is None]
+    if unknown:
+        st.caption(
+            f"The checkpoint tells what training cost; of {shared.plain(', '.join(unknown))} it is not known here."
+        )
+    st.caption("Memory and seconds a step are measured by a command:")
+    st.code(shlex.join(["weanalysis", "costs", "--model", str(first["model"]), "--excitation", "none,lwe"]))
 
 
 def pairs_of(one: pd.DataFrame, two: pd.DataFrame) -> pd.DataFrame:
@@ -200,12 +249,16 @@ def images_of(one: pd.DataFrame, two: pd.DataFrame) -> None:
             if found.empty:
                 st.caption(f"{shared.plain(study['name'])} has not measured this kernel.")
                 continue
-            drop = figures.points(found["drop"].iloc[0])
-            st.markdown(f"**{shared.plain(study['name'])}**: D = {drop} points")
+            drop, low, high = found[["drop", "drop_low", "drop_high"]].iloc[0]
+            st.markdown(
+                f"**{shared.plain(study['name'])}**: D = {figures.points(drop)} points, 95 % interval "
+                f"{figures.interval(low, high)}"
+            )
             pictures.changed_images(study, found.iloc[0], key)
 
 
 pairable = accuracies()
+costs()
 one, two = reading.table(first), reading.table(second)
 pairs = pairs_of(one, two)
 if pairs.empty:

@@ -85,3 +85,27 @@ shared.show(
     name=f"mwe-{layer}-{eps:g}",
     alt=f"Weights of {layer} before and after MWE, with the gain of the gradient",
 )
+
+st.markdown(
+    f"**LWE on {shared.plain(layer)}**",
+    help="LWE multiplies each kernel by a learned m between 0 and 1, one for all of its weights (equation 1). "
+    "Paper, section 3.2.",
+)
+found_by_layer = reading.multipliers(study)
+if layer in found_by_layer:
+    learned = found_by_layer[layer]
+    shared.show(
+        figures.multiplier_map(learned, layer, theme=shared.theme()),
+        key="lwe-map",
+        data=pd.DataFrame(learned),
+        name=f"lwe-{layer}",
+        alt=f"LWE's multipliers of {layer}",
+    )
+else:
+    st.caption(
+        "This layer had no LWE in training, or the study kept no multipliers."
+        if found_by_layer
+        else "The network of this study was not trained with LWE; choose a study of one that was:"
+    )
+    if not found_by_layer:
+        st.code("weanalysis train --model resnet20 --data digits --excitation lwe", language="bash")

@@ -8,32 +8,37 @@ import time
 from datetime import timedelta
 
 import click
+import forms
 import reading
 import shared
 import streamlit as st
 
 from weanalysis.cli import cli
+from weanalysis.cli.ablate import STUDY_OPTIONS
 from weanalysis.errors import StoreError
 from weanalysis.jobs import Job, Jobs, complaint, progress
-from weanalysis.training.recipe import PRESETS
 
-STUDIES = {
-    "location": "kernels, by where they are",
-    "magnitude": "single weights, by their size",
-    "channel": "whole filters and input channels",
-    "layer": "whole layers",
-    "multiplier": "input channels, by LWE's multiplier",
+# What the choices mean; which there are, the commands say.
+WORDS = {
+    "study": {
+        "location": "kernels, by where they are",
+        "magnitude": "single weights, by their size",
+        "channel": "whole filters and input channels",
+        "layer": "whole layers",
+        "multiplier": "input channels, by LWE's multiplier",
+    },
+    "excitation": {
+        "none": "a baseline",
+        "lwe": "by location",
+        "mwe": "by magnitude",
+        "lwe+mwe": "both",
+        "we": "LWE, and MWE on depthwise convolutions",
+        "ws": "weight standardization",
+        "wn": "weight normalization",
+        "sn": "spectral normalization",
+    },
 }
-EXCITATIONS = {
-    "none": "a baseline",
-    "lwe": "by location",
-    "mwe": "by magnitude",
-    "lwe+mwe": "both",
-    "we": "LWE, and MWE on depthwise convolutions",
-    "ws": "weight standardization",
-    "wn": "weight normalization",
-    "sn": "spectral normalization",
-}
+FIRST = {"model": "resnet20", "data": "digits"}  # what is ready in a few minutes
 COLOURS: dict[str, shared.Colour] = {
     "running": "blue",
     "finished": "green",
@@ -41,7 +46,7 @@ COLOURS: dict[str, shared.Colour] = {
     "cancelled": "orange",
     "lost": "red",
 }
-WORDS = {"lost": "killed"}
+STATES = {"lost": "killed"}
 SHOWN = 20
 LOG_LINES = 40
 
@@ -56,105 +61,18 @@ st.caption(
 
 
 def study_command() -> list[str]:
-    """Return the command that the form describes; options at their defaults are left out, as one would type it."""
-    kind = st.selectbox(
-        "What to zero",
-        list(STUDIES),
-        format_func=lambda kind: f"{kind}: {STUDIES[kind]}",
-        key="job-kind",
-        help="The study. Paper, section 3.1 (location, magnitude) and 4.2 (multiplier).",
-    )
-    with st.container(horizontal=True):
-        model = st.text_input(
-            "Network",
-            "resnet20",
-            key="job-model",
-            help="A torchvision network, timm:NAME, a built-in one (resnet20 to resnet110, vgg19_cifar, "
-            "resnext29_16x64d), or a checkpoint file of this program.",
-        )
-        weights = st.text_input("Weights", "auto", key="job-weights", help="auto, none, a torchvision name, or a file.")
-        data = st.text_input(
-            "Data",
-            "digits",
-            key="job-data",
-            help="digits, imagefolder:DIR, imagenet:DIR, cifar10[:DIR], cifar100[:DIR] or hf:NAME.",
-        )
-    command = ["ablate", "--model", model.strip(), "--data", data.strip()]
-    if weights.strip() != "auto":
-        command += ["--weights", weights.strip()]
-    if kind != "location":
-        command += ["--study", kind]
-    with st.container(horizontal=True):
-        if kind == "location":
-            grid = st.text_input("Grid", "5x5", key="job-grid", help="Output x input channels of each layer, or all.")
-            command += ["--grid", grid.strip()] if grid.strip() != "5x5" else []
-        if kind == "magnitude":
-            percentiles = st.text_input("Percentiles", "1-100", key="job-percentiles", help="Such as 50,75,90-100.")
-            command += ["--percentiles", percentiles.strip()] if percentiles.strip() != "1-100" else []
-            scope = st.selectbox(
-                "Scope",
-                ["network", "layer"],
-                key="job-scope",
-                help="Every layer at once (the paper's), or one at a time.",
-            )
-            command += ["--scope", scope] if scope != "network" else []
-            repeats = st.number_input(
-                "Repeats", 1, 100, 1, key="job-repeats", help="Weights nearest to each percentile."
-            )
-            command += ["--repeats", str(repeats)] if repeats != 1 else []
-        images = st.number_input(
-            "Images", 1, value=None, placeholder="all", key="job-images", help="Drawn by the seed."
-        )
-        command += ["--images", str(images)] if images else []
-        name = st.text_input("Name", "", key="job-name", placeholder="chosen for you", help="A name for the study.")
-        command += ["--name", name.strip()] if name.strip() else []
-    return command
+    """Return the command that the form describes."""
+    kind = st.session_state.get("ablate-study", "location")
+    own = [option for option in STUDY_OPTIONS[kind] if option != "layers"]
+    others = {option for options in STUDY_OPTIONS.values() for option in options} - set(STUDY_OPTIONS[kind])
+    rows = [["study"], ["model", "weights", "data"], [*own, "layers"], ["images", "evaluate", "name"]]
+    return ["ablate", *forms.fill_in(cli.commands["ablate"], rows, others, FIRST, WORDS)]
 
 
 def training_command() -> list[str]:
     """Return the command that trains what the form describes."""
-    with st.container(horizontal=True):
-        model = st.text_input("Network", "resnet20", key="train-model", help="As for a study; trained from scratch.")
-        data = st.text_input("Data", "digits", key="train-data", help="As for a study; its training images.")
-        excitation = st.selectbox(
-            "Excitation",
-            list(EXCITATIONS),
-            format_func=lambda kind: f"{kind}: {EXCITATIONS[kind]}",
-            key="train-excitation",
-            help="What is done to the weights while they are trained. Nothing of it is left at inference.",
-        )
-    command = ["train", "--model", model.strip(), "--data", data.strip()]
-    if excitation != "none":
-        command += ["--excitation", excitation]
-    with st.container(horizontal=True):
-        recipe = st.selectbox(
-            "Recipe",
-            ["chosen by the data", *PRESETS],
-            key="train-recipe",
-            help="Epochs, learning rates and so on, from the paper; each can be changed under “More options”.",
-        )
-        command += ["--recipe", recipe] if recipe in PRESETS else []
-        epochs = st.number_input("Epochs", 1, value=None, placeholder="the recipe's", key="train-epochs")
-        command += ["--epochs", str(epochs)] if epochs else []
-        seeds = st.text_input("Seeds", "0", key="train-seeds", help="One run for each, such as 0-4.")
-        command += ["--seeds", seeds.strip()] if seeds.strip() != "0" else []
-    return command
-
-
-def more_options(command: list[str]) -> list[str]:
-    """Return the command with whatever else the reader typed; end the page at quotes that are not closed."""
-    more = st.text_input(
-        "More options",
-        "",
-        key=f"more-{command[0]}",
-        placeholder={"ablate": "--layers 'layer1.*' --metric top5", "train": "--attention se --lr 0.05"}[command[0]],
-        help=f"Anything else that `weanalysis {command[0]} --help` lists.",
-    )
-    try:
-        return command + shlex.split(more)
-    except ValueError as error:
-        st.error(f"More options: {shared.plain(error)}.", icon=":material/error:")
-        st.stop()
+    rows = [["model", "data", "excitation"], ["preset", "epochs", "seeds", "name"]]
+    return ["train", *forms.fill_in(cli.commands["train"], rows, (), FIRST, WORDS)]
 
 
 def check_command(command: list[str]) -> None:
@@ -184,8 +102,10 @@ with st.container(border=True):
     form = st.segmented_control(
         "New", ["Study", "Training"], default="Study", required=True, key="form", bind="query-params"
     )
-    command = more_options(study_command() if form == "Study" else training_command())
-    st.code(shlex.join(["weanalysis", *command]), language="bash")
+    kind = "ablate" if form == "Study" else "train"
+    with st.container(key=f"form-{kind}"):
+        command = study_command() if form == "Study" else training_command()
+        st.code(shlex.join(["weanalysis", *command]), language="bash", wrap_lines=True)
     if st.button("Start", type="primary", icon=":material/play_arrow:"):
         start(command)
 
@@ -211,7 +131,7 @@ def show(job: Job) -> None:
     with st.container(border=True, key=f"job-{job.id}"):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"**Job {job.id}**")
-            st.badge(WORDS.get(job.state, job.state), color=COLOURS[job.state])
+            st.badge(STATES.get(job.state, job.state), color=COLOURS[job.state])
             st.caption(times(job))
         st.code(shlex.join(["weanalysis", *job.command]), language="bash", wrap_lines=True)
         if job.active:

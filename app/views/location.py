@@ -114,13 +114,7 @@ def maps() -> None:
 
 def show_kernel(now: pd.Series, row: pd.Series) -> None:
     layer, out, into = row["layer"], int(row["out_channel"]), int(row["in_channel"])
-    with st.container(horizontal=True):
-        st.metric(
-            "D (points)",
-            figures.points(row["drop"]),
-            help="Accuracy lost when this kernel is zeroed. Positive: it was needed.",
-        )
-        st.metric("95 % interval", figures.interval(row["drop_low"], row["drop_high"]), help=f"{shared.INTERVALS}.")
+    shared.measured(row, "kernel")
     weight = reading.weight(now, layer)
     if weight is None:
         st.caption("The weights of this study are no longer in the cache.")

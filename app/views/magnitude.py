@@ -85,13 +85,7 @@ def choose_draw(draws: pd.DataFrame) -> pd.Series | None:
         place = st.pagination(len(draws), key="draw", bind="query-params") - 1
         st.caption(f"Draw {place + 1} of {len(draws)}", help="The weights nearest to this percentile, one a draw.")
     row = draws.iloc[place]
-    with st.container(horizontal=True):
-        st.metric(
-            "D (points)",
-            figures.points(row["drop"]),
-            help="Accuracy lost when this weight is zeroed. Positive: it was needed.",
-        )
-        st.metric("95 % interval", figures.interval(row["drop_low"], row["drop_high"]), help=f"{shared.INTERVALS}.")
+    shared.measured(row, "weight")
     return row
 
 

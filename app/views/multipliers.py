@@ -57,17 +57,21 @@ def lowest_and_highest() -> None:
                 st.metric(
                     f"{title} (points)",
                     figures.points(row.drop),
+                    f"95 %: {figures.interval(row.drop_low, row.drop_high)}",
+                    delta_color="off",
+                    delta_arrow="off",
                     help=f"Accuracy lost when, in every layer at once, the input channel of the {name} mean m is "
-                    f"zeroed; 95 % interval {figures.interval(row.drop_low, row.drop_high)}.",
+                    "zeroed.",
                 )
         if all(len(rows) and rows["num_images"].iloc[0] > 0 for rows in ends.values()):
             contrast = reading.compare(study, int(ends["lowest"].index[0]), int(ends["highest"].index[0]))
             st.metric(
                 "D_H − D_L (points)",
                 figures.points(contrast.difference),
-                help=f"On the same images; 95 % interval "
-                f"{figures.interval(contrast.difference_low, contrast.difference_high)}, p = {contrast.p_value:.2g} "
-                "(McNemar's exact test).",
+                f"95 %: {figures.interval(contrast.difference_low, contrast.difference_high)}",
+                delta_color="off",
+                delta_arrow="off",
+                help=f"On the same images; p = {contrast.p_value:.2g} (McNemar's exact test).",
             )
     grid = st.grid(columns=2, min_column_width=380, gap="medium")
     with grid.cell():
@@ -115,7 +119,7 @@ def learned(found: dict[str, np.ndarray]) -> None:
             alt="Multipliers of each layer, by depth",
             on_click=take_click,
         )
-    grid = st.grid(columns=2, min_column_width=380, gap="medium")
+    grid = st.grid(columns=3, min_column_width=320, gap="medium")
     with grid.cell():
         out, into = found[layer].shape
         st.markdown(f"**Map of {shared.plain(layer)}** ({out} outputs × {into} inputs)")
@@ -125,6 +129,15 @@ def learned(found: dict[str, np.ndarray]) -> None:
             data=pd.DataFrame(found[layer]),
             name=f"multipliers-{source}-{layer}",
             alt=f"Multipliers of {layer}",
+        )
+    with grid.cell():
+        st.markdown("**How its m are distributed**")
+        shared.show(
+            figures.multiplier_histogram(found[layer], theme=shared.theme()),
+            key="histogram",
+            data=pd.DataFrame({"multiplier": found[layer].ravel()}),
+            name=f"histogram-{source}-{layer}",
+            alt=f"Histogram of the multipliers of {layer}",
         )
     with grid.cell():
         st.markdown("**Input channels by their mean m**", help="The ends are what D_L and D_H are measured by.")

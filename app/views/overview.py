@@ -49,9 +49,9 @@ def studies() -> None:
         states = st.pills(
             "State", sorted(found["state"].unique()), selection_mode="multi", key="state", bind="query-params"
         )
-    shown = found
+    shown = found.assign(intact=reading.accuracies(found))
     for word in (wanted or "").lower().split():
-        text = shown[["name", "model", "data", "kind"]].astype(str).agg(" ".join, axis=1).str.lower()
+        text = shown[["name", "model", "weights", "data", "kind"]].astype(str).agg(" ".join, axis=1).str.lower()
         shown = shown[text.str.contains(word, regex=False)]
     if kinds:
         shown = shown[shown["kind"].isin(kinds)]
@@ -59,21 +59,27 @@ def studies() -> None:
         shown = shown[shown["state"].isin(states)]
     shown = shown.reset_index(drop=True)
     st.caption(f"{len(shown):,} of {len(found):,} studies. Select a row to open its page.")
+    # What a narrow window still shows comes first.
+    columns = ["name", "kind", "model", "data", "intact", "progress", "state", "updated", "num_images", "weights"]
+    columns += ["stopping"] if shown["stopping"].notna().any() else []
     picked = st.dataframe(
         pd.DataFrame(
             {
                 "name": shown["name"],
                 "kind": shown["kind"],
                 "model": shown["model"],
+                "weights": shown["weights"],
                 "data": shown["data"],
+                "intact": shown["intact"],
                 "num_images": shown["num_images"],
-                "stopping": shown["stopping"],
+                "stopping": shown["stopping"].fillna("").astype(str),
                 "progress": 100 * shown["done"] / shown["total"].where(shown["total"] > 0),
                 "state": shown["state"],
                 "updated": pd.to_datetime(shown["updated"], unit="s", utc=True),
             }
         ),
         key="studies",
+        column_order=columns,
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row",
@@ -84,11 +90,17 @@ def studies() -> None:
             ),
             "model": st.column_config.TextColumn("Network"),
             "data": st.column_config.TextColumn("Data"),
+            "weights": st.column_config.TextColumn("Weights"),
+            "intact": st.column_config.NumberColumn(
+                "Intact (%)", format="%.2f", help="The study's metric of the untouched network, on its images so far."
+            ),
             "num_images": st.column_config.NumberColumn("Images", format="localized"),
             "stopping": st.column_config.TextColumn(
                 "Stopped", help="The rule that ended ablations early; their intervals are anytime-valid."
             ),
-            "progress": st.column_config.ProgressColumn("Done", min_value=0, max_value=100, format="%.0f %%"),
+            "progress": st.column_config.ProgressColumn(
+                "Done", min_value=0, max_value=100, format="%.0f %%", help="Of all shards of images and ablations."
+            ),
             "state": st.column_config.TextColumn("State"),
             "updated": st.column_config.DatetimeColumn("Last change", format="distance"),
         },

@@ -184,7 +184,9 @@ def drawn() -> None:
         apart = differences(now)
         st.markdown("**What differs in their recipes**", help="Settings that all of these runs share are left out.")
         if len(apart):
-            st.dataframe(apart.rename_axis("setting").reset_index(), hide_index=True)
+            st.dataframe(
+                apart.rename_axis("setting").reset_index(), hide_index=True, column_config={"setting": "Setting"}
+            )
         else:
             st.caption("Nothing.")
 

@@ -132,7 +132,9 @@ def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
                 help="Scores have no sign, but D has. **Flipped images**: how many turned right or wrong.",
             )
             if len(kinds) > 1:
-                kind = st.segmented_control("Units", kinds, default=kinds[0], required=True, key="unit")
+                kind = st.segmented_control(
+                    "Units", kinds, default=kinds[0], required=True, key="unit", bind="query-params"
+                )
     scored = scored[scored["selection"] == kind]
     agreement = agreement_table(scored, usable, TOP, measured=AGAINST[against])
     whole = agreement[agreement["layer"].isna()]

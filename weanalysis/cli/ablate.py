@@ -49,8 +49,8 @@ STUDY_OPTIONS = {
 @click.command(help=EXAMPLES)
 @model_options
 @data_options
-@click.option("--study", default="location", show_default=True, metavar="KIND",
-              help="location, magnitude, multiplier (of an LWE network), channel or layer.")
+@click.option("--study", default="location", show_default=True, metavar="|".join(STUDY_OPTIONS),
+              help="What to zero (multiplier: of a network trained with LWE).")
 @click.option("--grid", metavar="N1xN2|all", help="location: output x input channels (default 5x5), or all kernels. "
               "channel: how many channels a layer, or all (default).")
 @click.option("--kernel-size", metavar="K|any", help="location: layers with KxK kernels (default 3), or any.")

@@ -10,13 +10,14 @@ from weanalysis.figures.magnitude import magnitude_curve, magnitude_curves, magn
 from weanalysis.figures.multipliers import (
     multiplier_curve,
     multiplier_drops,
+    multiplier_histogram,
     multiplier_map,
     multiplier_ranks,
     multiplier_spread,
 )
 from weanalysis.figures.runs import METRIC_TITLES, X_TITLES, best_epoch, training_curves
 from weanalysis.figures.saliency import agreement_by_layer, agreement_of_criteria, saliency_mosaic, score_against_drop
-from weanalysis.figures.style import CATEGORICAL, THEMES, interval, points
+from weanalysis.figures.style import CATEGORICAL, THEMES, interval, is_screened, points
 
 __all__ = [
     "CATEGORICAL",
@@ -40,6 +41,7 @@ __all__ = [
     "excited",
     "gain",
     "interval",
+    "is_screened",
     "kernel_neighbours",
     "kernel_weights",
     "layer_spread",
@@ -49,6 +51,7 @@ __all__ = [
     "magnitude_map",
     "multiplier_curve",
     "multiplier_drops",
+    "multiplier_histogram",
     "multiplier_map",
     "multiplier_ranks",
     "multiplier_spread",

@@ -18,6 +18,7 @@ from weanalysis.figures.style import (
     message_figure,
     new_figure,
     new_panels,
+    screenings,
     unit,
 )
 
@@ -104,8 +105,10 @@ def kernel_neighbours(
                 text=[
                     f"<b>{html.escape(layer)}</b><br>output {out:.0f}, input {into:.0f}"
                     + measurement(drop, low, high, measured_in)
-                    for out, into, drop, low, high in each(
-                        shown, "out_channel", "in_channel", "drop", "drop_low", "drop_high"
+                    + screened
+                    for out, into, drop, low, high, screened in each(
+                        shown.assign(screened=screenings(shown)),
+                        *("out_channel", "in_channel", "drop", "drop_low", "drop_high", "screened"),
                     )
                 ],
                 hovertemplate="%{text}<extra></extra>",

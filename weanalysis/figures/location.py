@@ -23,6 +23,7 @@ from weanalysis.figures.style import (
     message_figure,
     new_figure,
     points,
+    screenings,
     shorten,
     thinned,
     translucent,
@@ -311,13 +312,15 @@ def _add_markers(figure: go.Figure, mosaic: Mosaic, kernels: pd.DataFrame, quant
 
 def _hover_texts(kernels: pd.DataFrame, quantity: str = "D") -> list[str]:
     measured_in = unit(str(kernels["metric"].iloc[0]))
-    measured = ("drop", "drop_low", "drop_high", "num_flipped", "num_images", "q")
-    different, place = worded_once(kernels.assign(q=significance(kernels)), *measured)
+    measured = ("drop", "drop_low", "drop_high", "screened", "num_flipped", "num_images", "q")
+    worded = kernels.assign(q=significance(kernels), screened=screenings(kernels))
+    different, place = worded_once(worded, *measured)
     words = [
         measurement(drop, low, high, measured_in, quantity)
+        + screened
         + ("" if np.isnan(q) else f"<br>q = {q:.2g}")
         + (f"<br>{flipped:,.0f} of {images:,.0f} images flipped" if images > 0 else "")
-        for drop, low, high, flipped, images, q in each(different, *measured)
+        for drop, low, high, screened, flipped, images, q in each(different, *measured)
     ]
     return [
         f"<b>{html.escape(str(layer))}</b><br>output {out_channel:.0f}, input {in_channel:.0f}{words[number]}"

@@ -20,6 +20,7 @@ from weanalysis.figures.style import (
     measurement,
     message_figure,
     new_figure,
+    screenings,
     thinned,
     translucent,
     unit,
@@ -70,7 +71,8 @@ def magnitude_curves(
 
 
 def _add_curve(figure: go.Figure, name: str, rows: pd.DataFrame, colour: str, measured_in: str, *, alone: bool) -> None:
-    curve = rows.groupby("percentile", as_index=False)[["drop", "drop_low", "drop_high"]].mean()
+    curve = rows.groupby("percentile", as_index=False)[_measured(rows)].mean()
+    curve = curve.assign(screened=screenings(curve))
     num_draws = rows.groupby("percentile").size().to_numpy()
     title = html.escape(name)
     figure.add_trace(
@@ -116,9 +118,10 @@ def _add_curve(figure: go.Figure, name: str, rows: pd.DataFrame, colour: str, me
                 ("" if alone else f"{title}<br>")
                 + f"<b>b = {percentile:g}</b>"
                 + measurement(drop, low, high, measured_in)
+                + screened
                 + (f"<br>mean of {count} draws" if count > 1 else "")
-                for (percentile, drop, low, high), count in zip(
-                    each(curve, "percentile", "drop", "drop_low", "drop_high"), num_draws, strict=True
+                for (percentile, drop, low, high, screened), count in zip(
+                    each(curve, "percentile", "drop", "drop_low", "drop_high", "screened"), num_draws, strict=True
                 )
             ],
             hovertemplate="%{text}<extra></extra>",
@@ -135,15 +138,16 @@ def magnitude_map(table: pd.DataFrame, *, selected: tuple[str, float] | None = N
     rows = table[table["percentile"].notna() & table["layer"].notna() & table["drop"].notna()]
     if rows.empty:
         return message_figure(_NOTHING, theme)
-    means = rows.groupby(["depth", "layer", "percentile"], as_index=False)[["drop", "drop_low", "drop_high"]].mean()
+    means = rows.groupby(["depth", "layer", "percentile"], as_index=False)[_measured(rows)].mean()
     layers = list(dict.fromkeys(means["layer"]))
     z = means.pivot(index="layer", columns="percentile", values="drop").loc[layers]
     percentiles = z.columns.to_numpy(dtype=np.float64)
     limit = float(np.nanmax(np.abs(z.to_numpy()))) or 1.0
     measured_in = unit(str(rows["metric"].iloc[0]))
+    height = max(260, 90 + 20 * len(layers)) if len(layers) <= 60 else 1290
     figure = new_figure(
         theme,
-        max(260, 90 + 20 * len(layers)) if len(layers) <= 60 else 1290,
+        height,
         margin={"l": 8, "r": 8, "t": 12, "b": 8},
         xaxis_title_text="percentile b of |w| (0: smallest, 100: largest)",
         plot_bgcolor=THEMES[theme].tile,
@@ -159,14 +163,15 @@ def magnitude_map(table: pd.DataFrame, *, selected: tuple[str, float] | None = N
             colorscale=THEMES[theme].diverging,
             zmin=-limit,
             zmax=limit,
-            colorbar=colour_bar(theme, f"D, {measured_in}" if measured_in else "D"),
+            colorbar=colour_bar(theme, f"D, {measured_in}" if measured_in else "D", height - 60),
         )
     )
     cells = means.assign(place=means["layer"].map({layer: place for place, layer in enumerate(layers)}))
-    different, wording = worded_once(cells, "drop", "drop_low", "drop_high")
+    cells = cells.assign(screened=screenings(cells))
+    measured = ("drop", "drop_low", "drop_high", "screened")
+    different, wording = worded_once(cells, *measured)
     words = [
-        measurement(drop, low, high, measured_in)
-        for drop, low, high in each(different, "drop", "drop_low", "drop_high")
+        measurement(drop, low, high, measured_in) + screened for drop, low, high, screened in each(different, *measured)
     ]
     figure.add_trace(
         clickable(
@@ -250,6 +255,11 @@ def weight_histogram(weight: ArrayLike, percentile: float | None = None, *, them
         )
     figure.update_xaxes(zeroline=False, showgrid=False)
     return figure
+
+
+def _measured(rows: pd.DataFrame) -> list[str]:
+    """Return the columns that are averaged over the draws of a percentile."""
+    return [column for column in ("drop", "drop_low", "drop_high", "screen_low", "screen_high") if column in rows]
 
 
 def _step(percentiles: np.ndarray) -> float:

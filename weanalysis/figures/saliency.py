@@ -123,7 +123,7 @@ def score_against_drop(
                 "colorscale": SEQUENTIAL,
                 "colorbar": colour_bar(theme, "depth"),
                 # The scale's dark end would vanish on a dark page.
-                "line": {"width": 0.5, "color": THEMES[theme].muted},
+                "line": {"width": 1, "color": THEMES[theme].muted},
             },
             text=[
                 f"<b>{html.escape(str(layer))}</b>"

@@ -136,6 +136,27 @@ def measurement(drop: float, low: float, high: float, measured_in: str, quantity
     return f"<br>{quantity} = {points(drop)} {measured_in}<br>95 % interval {interval(low, high)}"
 
 
+def screenings(table: pd.DataFrame) -> pd.Series:
+    """Word between which bounds D on the very images measured lies, row by row; empty where D is exact.
+
+    `table` has the results' columns drop, screen_low and screen_high; a table without bounds has exact D.
+    """
+    words = pd.Series("", index=table.index, dtype=object)
+    if {"screen_low", "screen_high"} <= set(table):
+        bounded = is_screened(table)
+        words[bounded] = [
+            f"<br>on these images {interval(low, high)} (screened)"
+            for low, high in each(table[bounded], "screen_low", "screen_high")
+        ]
+    return words
+
+
+def is_screened(table: pd.DataFrame) -> pd.Series:
+    """Tell of each row whether D on the very images measured is known only within screen_low and screen_high."""
+    low, high = table["screen_low"].astype(float), table["screen_high"].astype(float)
+    return low.notna() & high.notna() & ((low != table["drop"]) | (high != table["drop"]))
+
+
 def clickable(x: Any, y: Any, customdata: list[list[Any]], words: list[str]) -> go.Scatter:
     """Return invisible points to lay over a heatmap, which alone tells Streamlit of no click.
 

@@ -412,8 +412,10 @@ class Store:
         from weanalysis.results.statistics import screen_bounds
 
         counted = self.screen_counts(study_id)
-        known = (table["lost"], table["gained"], table["num_images"])
-        low, high = screen_bounds(*known, *(counted[name] for name in _SCREENED[1:]), confidence=confidence)
+        low, high = screen_bounds(
+            table["lost"], table["gained"], table["num_images"], counted["may_lose"], counted["may_gain"],
+            counted["num_missed"], counted["num_expected"], confidence,
+        )  # fmt: skip
         table["num_evaluated"] = counted["num_evaluated"].astype(np.int64)
         table["screen_low"], table["screen_high"] = 100 * low, 100 * high
 

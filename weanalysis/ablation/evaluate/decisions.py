@@ -151,7 +151,8 @@ def together(parts: Sequence[tuple[Sequence[int], Measured]]) -> Measured:
     shard = Batch(first.targets, first.predictions, _intact_correct(first), num_rechecked=0)
     nothing = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.uint8))
     shard.changes = [nothing] * num_ablations
-    screen = Screen(np.full(num_ablations, num_images), *(np.zeros(num_ablations) for _ in range(4)), about={})
+    none = np.zeros(num_ablations)
+    screen = Screen(np.full(num_ablations, num_images), none, none.copy(), none.copy(), none.copy(), {})
     for places, part in parts:
         shard.num_rechecked += part.num_rechecked
         ends = np.cumsum(part.counts)

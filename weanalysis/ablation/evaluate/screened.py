@@ -212,9 +212,11 @@ class ScreenedShard:
     def _result(self, computed: _Computed, places: np.ndarray, screen: Screen) -> Measured:
         rows, columns = computed.all("rows", np.int64), computed.all("columns", np.int64)
         predictions, correct = computed.all("predictions", np.int64), computed.all("correct", np.uint8)
-        shard = Batch(*(np.concatenate([getattr(batch, name) for batch in self._intact])
-                        for name in ("targets", "predictions", "correct")))  # fmt: skip
-        shard.num_rechecked = self._num_rechecked
+        targets, intact, correct_before = (
+            np.concatenate([getattr(batch, name) for batch in self._intact])
+            for name in ("targets", "predictions", "correct")
+        )
+        shard = Batch(targets, intact, correct_before, num_rechecked=self._num_rechecked)
         changed = (predictions != shard.predictions[rows]) | (correct != shard.correct[rows])
         order = np.lexsort((rows, columns))
         order = order[changed[order]]

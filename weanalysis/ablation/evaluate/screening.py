@@ -46,6 +46,18 @@ class Layer:
     downstream: Downstream
 
     @property
+    def conv(self) -> Any:
+        """The convolution."""
+        return self.step.function
+
+    @property
+    def source(self) -> fx.Node:
+        """What the convolution reads."""
+        source = self.step.args[0]
+        assert isinstance(source, fx.Node)
+        return source
+
+    @property
     def end(self) -> fx.Node:
         """The activation at which a change of the layer is weighed."""
         return self.behind[-1].node if self.behind else self.step.node
@@ -154,7 +166,7 @@ class Screening:
         )  # fmt: skip
         others = {node: look.values[node].contiguous() if isinstance(look.values[node], Tensor) else look.values[node]
                   for step in layer.behind for node in step.node.all_input_nodes if node in look.values}  # fmt: skip
-        images = None if kernels is None else look.values[layer.step.args[0]].contiguous()  # type: ignore[index]
+        images = look.values[layer.source].contiguous()
         changes, sizes = [], []
         per_ablation = len(intact) * intact[0, 0].numel()
         at_once = max(1, _CHUNK_NUMBERS // per_ablation) if kernels is not None else 1
@@ -193,16 +205,15 @@ class Screening:
             new = look.values[layer.step.node][rows]
             if kernels is not None:
                 new[torch.arange(len(rows), device=new.device), kernels.out_channels[which]] += self._of_kernels(
-                    look.values[layer.step.args[0]], layer, kernels, which, rows  # type: ignore[index]
+                    look.values[layer.source], layer, kernels, which, rows
                 )
             else:
-                source = layer.step.args[0]
-                values = {source: look.values[source][rows]}
+                values = {layer.source: look.values[layer.source][rows]}
                 places, counts = torch.unique_consecutive(which, return_counts=True)
                 ends = counts.cumsum(0).tolist()
                 for place, count, end in zip(places.tolist(), counts.tolist(), ends, strict=True):
                     span = slice(end - count, end)
-                    channels, some = self._anew({source: values[source][span]}, layer, ablations[place])
+                    channels, some = self._anew({layer.source: values[layer.source][span]}, layer, ablations[place])
                     new[span, channels] = some
             joins[layer.step.node] = new
         every_row = torch.cat([rows for _, _, rows, _ in chosen])
@@ -216,10 +227,10 @@ class Screening:
         return known[1]
 
     def _find_kernels(self, name: str, ablations: Sequence[Ablation]) -> Kernels | None:
-        conv = self._known(name).step.function
-        if not is_plain(conv) or conv.padding_mode != "zeros":  # type: ignore[arg-type, union-attr]
+        conv = self._known(name).conv
+        if not is_plain(conv) or conv.padding_mode != "zeros":
             return None
-        weight = conv.weight.detach()  # type: ignore[union-attr]
+        weight = conv.weight.detach()
         outs, ins, zeroed = [], [], []
         for ablation in ablations:
             places = [self._weights.one_kernel(part) for part in ablation.parts]
@@ -229,17 +240,17 @@ class Screening:
             kernel = torch.zeros_like(weight[out, in_])
             kernel[inside] = weight[out, in_][inside]
             outs.append(out)
-            ins.append(in_ + out // (conv.out_channels // conv.groups) * weight.shape[1])  # type: ignore[union-attr]
+            ins.append(in_ + out // (conv.out_channels // conv.groups) * weight.shape[1])
             zeroed.append(kernel)
-        place = {"device": weight.device, "dtype": torch.long}
-        return Kernels(torch.tensor(outs, **place), torch.tensor(ins, **place), torch.stack(zeroed))
+        out_channels, in_channels = (torch.tensor(side, device=weight.device) for side in (outs, ins))
+        return Kernels(out_channels, in_channels, torch.stack(zeroed))
 
     @staticmethod
     def _of_kernels(
         images: Tensor, layer: Layer, kernels: Kernels, which: slice | Tensor, rows: Tensor | None = None
     ) -> Tensor:
         """What zeroing kernels adds to their output channel: for all images (N, A, …), or for some pairs (P, …)."""
-        conv: Any = layer.step.function
+        conv = layer.conv
         weight, inputs = -kernels.zeroed[which][:, None], kernels.in_channels[which]
         chosen = images[:, inputs] if rows is None else images[rows, inputs][None]
         added = _CONVOLVE[chosen.ndim](chosen, weight, None, conv.stride, conv.padding, conv.dilation, len(weight))
@@ -247,12 +258,11 @@ class Screening:
 
     def _anew(self, values: Mapping[fx.Node, Any], layer: Layer, ablation: Ablation) -> tuple[Any, Tensor]:
         """The output channels that an ablation changes (all: a slice), computed with its weights at 0."""
-        conv: Any = layer.step.function
         (part,) = ablation.parts if len(ablation.parts) == 1 else (None,)
         channels = None if part is None else self._weights.changed_channels(part)
         with self._weights.zeroed(ablation):
             if channels is not None:
-                some = some_channels(conv, values[layer.step.args[0]], channels)
+                some = some_channels(layer.conv, values[layer.source], channels)
                 if some is not None:
                     return torch.tensor(list(channels), device=some.device), some
             return slice(None), layer.step.run(values)
