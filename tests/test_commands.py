@@ -495,6 +495,16 @@ def test_compare_refuses_in_one_line(trained, capsys) -> None:
         assert line in refused(capsys, "compare", *words, "--cache", str(trained))
 
 
+@pytest.mark.parametrize(("words", "said"), [((), "interrupted"), (("to go on, say so",), "to go on, say so")])
+def test_ctrl_c_at_any_moment_is_a_line_and_130(monkeypatch, capsys, words, said) -> None:
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt(*words)
+
+    monkeypatch.setattr("weanalysis.comparison.compare", interrupted)
+    assert run("compare", "a", "b") == 130
+    assert capsys.readouterr().err.strip() == said
+
+
 def test_what_the_commands_do_is_public() -> None:
     assert weanalysis.costs is costs
     assert {"train", "compare", "costs"} <= set(weanalysis.__all__)

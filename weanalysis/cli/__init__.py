@@ -42,7 +42,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as interruption:
         # click turns Ctrl-C into an exception of its own, and keeps the one that says how to go on as its cause.
-        print(interruption.__cause__ or interruption or "interrupted", file=sys.stderr)
+        print(str(interruption.__cause__ or interruption) or "interrupted", file=sys.stderr)
         sys.exit(130)
     except WeanalysisError as error:
         print(f"error: {error}", file=sys.stderr)
