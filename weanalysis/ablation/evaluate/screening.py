@@ -21,7 +21,7 @@ from weanalysis.ablation.studies import Ablation
 from weanalysis.ablation.weights import Weights, some_channels
 
 # The change of one layer's activations is computed for so many numbers at a time: about what a core's cache holds.
-_CHUNK_NUMBERS = 2**20
+_CHUNK_NUMBERS = 2**19
 
 _CONVOLVE = {3: nn.functional.conv1d, 4: nn.functional.conv2d, 5: nn.functional.conv3d}
 
@@ -174,15 +174,15 @@ class Screening:
             if kernels is not None:
                 channels = kernels.out_channels[low : low + at_once]
                 new = self._of_kernels(images, layer, kernels, slice(low, low + at_once))
-                new += intact[:, channels]
+                new += _channels(intact, channels)
             else:
                 channels, new = self._anew(look.values, layer, ablations[low])
             source = layer.step.node
             for step in layer.behind:
                 new = _on_channels(step, source, new, channels, others)
                 source = step.node
-            moved = (new - after[:, channels]).flatten(2)
-            terms = (moved * gradient[:, channels].flatten(2)).float()
+            moved = (new - _channels(after, channels)).flatten(2)
+            terms = (moved * _channels(gradient, channels).flatten(2)).float()
             if kernels is None:
                 moved, terms = moved.flatten(1)[:, None], terms.flatten(1)[:, None]
             norms = torch.linalg.vector_norm(terms, dim=2)
@@ -252,7 +252,7 @@ class Screening:
         """What zeroing kernels adds to their output channel: for all images (N, A, …), or for some pairs (P, …)."""
         conv = layer.conv
         weight, inputs = -kernels.zeroed[which][:, None], kernels.in_channels[which]
-        chosen = images[:, inputs] if rows is None else images[rows, inputs][None]
+        chosen = _channels(images, inputs) if rows is None else images[rows, inputs][None]
         added = _CONVOLVE[chosen.ndim](chosen, weight, None, conv.stride, conv.padding, conv.dilation, len(weight))
         return added if rows is None else added[0]
 
@@ -266,6 +266,11 @@ class Screening:
                 if some is not None:
                     return torch.tensor(list(channels), device=some.device), some
             return slice(None), layer.step.run(values)
+
+
+def _channels(value: Tensor, channels: Any) -> Tensor:
+    """Some channels, or a slice of them: (N, len(channels), …)."""
+    return value[:, channels] if isinstance(channels, slice) else value.index_select(1, channels)
 
 
 def _on_channels(step: Step, source: fx.Node, value: Tensor, channels: Any, values: Mapping[fx.Node, Any]) -> Tensor:
@@ -282,7 +287,7 @@ def _on_channels(step: Step, source: fx.Node, value: Tensor, channels: Any, valu
             return value
         other = values[node]
         if isinstance(other, Tensor) and other.ndim == value.ndim and other.shape[1] > 1:
-            return other[:, channels]
+            return _channels(other, channels)
         return other
 
     return step.function(*fx.map_arg(step.args, argument), **fx.map_arg(step.kwargs, argument))
