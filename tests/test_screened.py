@@ -8,13 +8,14 @@ import pytest
 import torch
 from scipy import stats
 from test_ablate import run
-from test_evaluate import NETWORKS, candidates, shaken
+from test_evaluate import NETWORKS, assert_same, candidates, shaken
 from torch import nn
 
 from weanalysis.ablation import Interrupted, ablate, schedule, studies
-from weanalysis.ablation.evaluate import Evaluator, Measured, ScreenSettings, screened
+from weanalysis.ablation.evaluate import Evaluator, Measured, ScreenSettings, pairs
+from weanalysis.ablation.evaluate.pairs import margins_of
 from weanalysis.ablation.evaluate.risk import ErrorLaw, choose, pilot, risks
-from weanalysis.ablation.evaluate.screening import margins_of
+from weanalysis.ablation.graph import Graph, Untraceable
 from weanalysis.ablation.studies import Ablation, Part
 from weanalysis.cache import Cache
 from weanalysis.errors import DeviceError, StoreError, StudyError
@@ -53,7 +54,7 @@ def test_pairs_of_all_layers_computed_together_are_what_the_whole_network_gives(
     net, images, targets = lively(name, 6, 2)
     fast, naive = Evaluator(net, "screened", batch_size=3), Evaluator(net, "naive")
     ablations = [a for a in of_every_kind(net) if fast.can_screen(a)]
-    names = fast._screening.in_order({a.layers[0] for a in ablations})
+    names = fast._pairs.in_order({a.layers[0] for a in ablations})
     look, _ = fast.look(images, targets, names)
     chosen, expected = [], []
     generator = torch.Generator().manual_seed(0)
@@ -63,14 +64,14 @@ def test_pairs_of_all_layers_computed_together_are_what_the_whole_network_gives(
             alike = tuple(a for a in members if a.selection == kind)
             which = torch.arange(len(alike)).repeat_interleave(2)
             rows = torch.randint(len(images), (len(which),), generator=generator)
-            logits = fast._screening.logits(look, [(layer, alike, rows, which)])
+            logits = fast._pairs.logits(look, [(layer, alike, rows, which)])
             one_by_one = torch.cat([naive.logits(images[r][None], alike[w])
                                     for r, w in zip(rows.tolist(), which.tolist(), strict=True)])  # fmt: skip
             torch.testing.assert_close(logits, one_by_one, rtol=1e-3, atol=1e-3)
         rows = torch.randint(len(images), (len(members),), generator=generator)
         chosen.append((layer, members, rows, torch.arange(len(members))))
         expected += [naive.logits(images[r][None], a) for r, a in zip(rows.tolist(), members, strict=True)]
-    together, expected = fast._screening.logits(look, chosen), torch.cat(expected)
+    together, expected = fast._pairs.logits(look, chosen), torch.cat(expected)
     torch.testing.assert_close(together, expected, rtol=1e-3, atol=1e-3)
     intact = naive.logits(images)
     assert (expected[:, None] - intact).abs().amax(2).gt(1e-3).all(1).float().mean() > 0.5, "they must change something"
@@ -89,7 +90,7 @@ def test_a_prediction_is_the_slope_of_the_margin_times_the_change_behind_the_non
         if kind == "layer":
             assert not any(map(fast.can_screen, found))
             continue
-        change, size = fast._screening.predict(look, "0", tuple(found))
+        change, size = fast._pairs.predict(look, "0", tuple(found))
         for column, ablation in enumerate(found):
             after = margins_of(naive.logits(images, ablation), targets, "top1")
             torch.testing.assert_close(look.margins + change[:, column], after, rtol=1e-4, atol=1e-5)
@@ -191,13 +192,13 @@ def test_decisions_that_hang_on_rounding_are_made_by_the_naive_way(monkeypatch):
     net, images, targets = lively("resnet20", 40, 10)
     ablations = studies.location(net, "2x2", layers="layer3*").ablations
     true = flips(Evaluator(net, "naive").measure(images, targets, ablations), len(ablations))
-    plain, generator = screened.Screening.logits, torch.Generator().manual_seed(0)
+    plain, generator = pairs.Pairs.logits, torch.Generator().manual_seed(0)
 
     def noisy(self, *arguments):
         logits = plain(self, *arguments)
         return logits + 1e-3 * (2 * torch.rand(logits.shape, generator=generator) - 1)
 
-    monkeypatch.setattr(screened.Screening, "logits", noisy)
+    monkeypatch.setattr(pairs.Pairs, "logits", noisy)
     measured = Evaluator(net, "screened", screen=ScreenSettings("top1", 1e-9)).measure(images, targets, ablations)
     assert np.array_equal(flips(measured, len(ablations)), true)
     assert measured.num_rechecked > 0 and measured.largest_difference > 1e-4
@@ -405,3 +406,42 @@ def test_the_command_refuses_a_largest_error_for_what_has_none(capsys, tmp_path)
     assert "--max-error belongs to --evaluate screened, not exact" in capsys.readouterr().err
     assert run(*words, "--evaluate", "screened", "--find", "detrimental") == 1
     assert "use --evaluate exact, not screened" in capsys.readouterr().err
+
+
+# ---- what a GPU does, on the CPU
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2", "googlenet", "calls one convolution twice"])
+def test_exact_evaluation_of_pooled_pairs_is_naive_image_by_image(name):
+    net, images, targets = lively(name, 10, 3)
+    layers = studies.find_layers(net)
+    whole = Ablation((Part(layers[0].name),), "layer", 1, layers[0].name)
+    ablations = (whole, *of_every_kind(net))
+    pooled = Evaluator(net, "exact", batch_size=4)
+    pooled.pooled = True
+    first = pooled.measure(images, targets, ablations, 20)
+    second = Evaluator(net, "naive").measure(images, targets, ablations, 20)
+    assert_same(first, second)
+    assert first.counts.sum() > len(ablations) / 4 and first.screen is None and pooled.note == ""
+
+
+def test_layers_that_cannot_be_pooled_are_computed_one_by_one(monkeypatch):
+    net, images, targets = lively("resnet20", 10, 3)
+    ablations = tuple(of_every_kind(net))
+    expected = Evaluator(net, "naive").measure(images, targets, ablations)
+
+    def refuse(*_):
+        raise Untraceable("it computes with the number of images across layers")
+
+    monkeypatch.setattr(Graph, "replay", refuse)
+    for mode in ("exact", "screened"):
+        evaluator = Evaluator(net, mode)
+        evaluator.pooled = True
+        assert_same(evaluator.measure(images, targets, ablations), expected)
+        assert "computed by itself" in evaluator.note
+
+
+def test_tf32_is_for_gpus(world, tmp_path):
+    net, data = world
+    with pytest.raises(StudyError, match="tf32 is arithmetic of NVIDIA GPUs"):
+        ablate(net, data, cache=Cache(tmp_path), dtype="tf32", device="cpu", **OPTIONS)

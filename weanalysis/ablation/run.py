@@ -145,6 +145,8 @@ def ablate(
     if rule and evaluate not in ("exact", "naive"):
         raise StudyError(f"--{rule} needs measured answers: use --evaluate exact, not {evaluate}")
     devices = find_devices(device)
+    if dtype == "tf32" and not devices[0].startswith("cuda"):
+        raise StudyError(f"dtype tf32 is arithmetic of NVIDIA GPUs, and the device is {devices[0]}: use float32")
     cache = (cache if isinstance(cache, Cache) else find_cache(cache)).ready()
     given, images = as_model(model), as_images(data)
     # Multipliers are read before they are folded away; all else is measured on the weights the network computes with.
@@ -160,7 +162,7 @@ def ablate(
 
     began = time.perf_counter()
     screen = ScreenSettings(metric, max_error) if evaluate == "screened" else None
-    evaluator = Evaluator(model.net, evaluate, devices[0], DTYPES[dtype], screen=screen)
+    evaluator = Evaluator(model.net, evaluate, devices[0], DTYPES[dtype], screen=screen, tf32=dtype == "tf32")
     first_images, first_targets = images.batch(0, min(16, len(images)))
     num_classes = evaluator.logits(first_images).shape[1]
     if metric == "top5" and num_classes <= 5:
@@ -311,9 +313,13 @@ def _choose_jobs(
     if not rebuildable:
         return 1
     seconds = seconds_per_image * sum(costs[p] * (task.stop - task.start) for task in tasks for p in task.places)
-    if seconds < WORTH_PROCESSES_SECONDS:
-        return 1
-    return max(1, min(joblib.cpu_count(only_physical_cores=True) or 1, len(tasks)))
+    cores = joblib.cpu_count(only_physical_cores=True) or 1
+    jobs = 1 if seconds < WORTH_PROCESSES_SECONDS else max(1, min(cores, len(tasks)))
+    if tasks:
+        shared = f"{jobs} processes of one thread" if jobs > 1 else "one process"
+        say(f"a forward pass takes {1000 * seconds_per_image:.1f} ms an image here: about {seconds / jobs:,.0f} s in "
+            f"{shared}")
+    return jobs
 
 
 def _labels(ablation: Ablation) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ from weanalysis.ablation.evaluate import Evaluator, Measured, Mode, ScreenSettin
 from weanalysis.ablation.studies import Ablation
 from weanalysis.errors import DeviceError, WeanalysisError
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # A task should end soon enough for progress to be seen and for Ctrl-C to be answered, and last long enough
 # for the intact forward pass and the decoding that it begins with not to count.
@@ -168,7 +168,8 @@ class _Worker:
     def __init__(self, work: Work, device: str, evaluator: Evaluator | None = None):
         self.work = work
         self.evaluator = evaluator or Evaluator(
-            work.load(), work.mode, device, DTYPES[work.dtype], work.batch_size, work.screen
+            work.load(), work.mode, device, DTYPES[work.dtype], work.batch_size, work.screen,
+            work.dtype == "tf32",
         )
         self._shard: tuple[tuple[int, int], tuple[Tensor, Tensor]] | None = None
 

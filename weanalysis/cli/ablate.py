@@ -82,7 +82,8 @@ STUDY_OPTIONS = {
 @click.option("--jobs", "-j", type=int, metavar="N", help="Processes on the CPU (default: chosen by a measurement).")
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE",
               help="auto, cpu, or GPUs such as cuda:0,cuda:1 (one process each).")
-@click.option("--dtype", default="float32", show_default=True, metavar="float32|bfloat16", help="Arithmetic.")
+@click.option("--dtype", default="float32", show_default=True, metavar="float32|tf32|bfloat16",
+              help="Arithmetic; tf32 on GPUs only.")
 @click.option("--batch-size", type=int, metavar="N", help="Images at a time (default: what fits 512 MiB).")
 @click.option("--shard-size", type=int, default=250, show_default=True, metavar="N",
               help="Images measured and kept as a unit.")

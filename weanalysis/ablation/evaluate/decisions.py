@@ -144,8 +144,11 @@ def merge(batches: Sequence[Batch], start: int) -> Measured:
     )
 
 
-def together(parts: Sequence[tuple[Sequence[int], Measured]]) -> Measured:
-    """Put measurements of one shard together: each with the places of its ablations in the whole list."""
+def together(parts: Sequence[tuple[Sequence[int], Measured]], screened: bool) -> Measured:
+    """Put measurements of one shard together: each with the places of its ablations in the whole list.
+
+    With `screened` the whole has a screen, in which the ablations of parts without one are computed on all images.
+    """
     first, num_ablations = parts[0][1], sum(len(places) for places, _ in parts)
     num_images = first.stop - first.start
     shard = Batch(first.targets, first.predictions, _intact_correct(first), num_rechecked=0)
@@ -164,7 +167,7 @@ def together(parts: Sequence[tuple[Sequence[int], Measured]]) -> Measured:
             for name in ("num_evaluated", "may_lose", "may_gain", "num_missed", "num_expected"):
                 getattr(screen, name)[list(places)] = getattr(part.screen, name)
     whole = merge([shard], first.start)
-    whole.screen = screen
+    whole.screen = screen if screened else None
     return whole
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, TypeVar
@@ -18,9 +19,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from weanalysis.ablation.evaluate.decisions import Batch, Decisions, Measured, logits_of, merge, together
+from weanalysis.ablation.evaluate.pairs import Look, Pairs
 from weanalysis.ablation.evaluate.risk import ScreenSettings
-from weanalysis.ablation.evaluate.screened import ScreenedShard
-from weanalysis.ablation.evaluate.screening import Look, Screening
+from weanalysis.ablation.evaluate.shard import Shard
 from weanalysis.ablation.graph import Downstream, Graph, Untraceable
 from weanalysis.ablation.studies import Ablation, Part
 from weanalysis.ablation.weights import Weights, some_channels
@@ -73,9 +74,12 @@ class Evaluator:
         dtype: torch.dtype = torch.float32,
         batch_size: int = 50,
         screen: ScreenSettings | None = None,
+        tf32: bool = False,
     ):
         self.mode, self.device, self.dtype, self.batch_size = mode, torch.device(device), dtype, batch_size
-        self.screen, self.kept_limit = screen or ScreenSettings(), KEPT_BYTES
+        self.screen, self.kept_limit, self.tf32 = screen or ScreenSettings(), KEPT_BYTES, tf32
+        # A GPU is busy only with many images at once: there, exact evaluation too takes pairs of all layers together.
+        self.pooled = self.device.type != "cpu"
         try:
             self._net = copy.deepcopy(net).to(self.device, dtype).eval().requires_grad_(False)
         except (RuntimeError, AssertionError) as error:
@@ -97,10 +101,10 @@ class Evaluator:
             except Untraceable as reason:
                 self._give_up_tracing(str(reason))
         self.weights = Weights(self._net, twin if self._graph is not None else None)
-        self._screening = Screening(self._graph, self.weights) if self._graph and mode == "screened" else None
+        self._pairs = None if self._graph is None else Pairs(self._graph, self.weights)
 
     def _give_up_tracing(self, reason: str) -> None:
-        self._graph = self._screening = None
+        self._graph = self._pairs = None
         self.weights = Weights(self._net)
         self.note = f"the network cannot be traced ({reason}): every ablation runs the whole network"
 
@@ -121,12 +125,11 @@ class Evaluator:
             return 0
         groups = {ablation.layers for ablation in ablations}
         frontier = frozenset[fx.Node]().union(*(self._plan(layers).frontier for layers in groups))
-        if self._screening is not None:
-            # Once as activations, once as gradients.
-            screened = {ablation.layers[0] for ablation in ablations if self._screening.can(ablation)}
-            frontier |= self._screening.read(sorted(screened))
-            return 2 * self._bytes_of(image, frontier)
-        return self._bytes_of(image, frontier)
+        if self._pairs is not None and (self.mode == "screened" or self.pooled):
+            single = {ablation.layers[0] for ablation in ablations if self._pairs.can(ablation)}
+            frontier |= self._pairs.read(sorted(single))
+        # A screened batch is kept once as activations, once as gradients.
+        return self._bytes_of(image, frontier) * (2 if self.mode == "screened" else 1)
 
     def _bytes_of(self, image: Tensor, frontier: frozenset[fx.Node]) -> int:
         values = self._kept_values(image.to(self.device, self.dtype), frontier)
@@ -134,15 +137,23 @@ class Evaluator:
 
     def can_screen(self, ablation: Ablation) -> bool:
         """Whether an ablation's effect can be predicted, so that not all images need be computed."""
-        return self._screening is not None and self._screening.can(ablation)
+        return self.mode == "screened" and self._is_single(ablation)
+
+    def _is_single(self, ablation: Ablation) -> bool:
+        """Whether it zeroes a part of one layer that is called once, so that it can be computed along with others."""
+        return self._pairs is not None and self._pairs.can(ablation)
 
     def measure(self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int = 0) -> Measured:
         """Measure ablations on images (N, 3, H, W) with class indices (N,), which are `start` … of the data set."""
         began = time.perf_counter()
+        if self.device.type == "cuda":
+            # Copies to the GPU then go on while it computes.
+            images, targets = images.pin_memory(), targets.pin_memory()
         while True:
             self._checked, self.tolerance, self._largest_difference = set(), 0.0, 0.0
             try:
-                measured = self._measure(images, targets, ablations, start)
+                with _precision(self.device, self.tf32):
+                    measured = self._measure(images, targets, ablations, start)
                 break
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
@@ -158,23 +169,24 @@ class Evaluator:
 
     @torch.no_grad()
     def _measure(self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int) -> Measured:
-        screened = [place for place, ablation in enumerate(ablations) if self.can_screen(ablation)]
-        if screened:
+        single = [place for place, ablation in enumerate(ablations) if self._is_single(ablation)]
+        if single and (self.mode == "screened" or self.pooled):
             try:
-                assert self._screening is not None
-                part = ScreenedShard(self, self._screening, images, targets, start).measure(
-                    tuple(ablations[place] for place in screened)
-                )
+                assert self._pairs is not None
+                shard = Shard(self, self._pairs, images, targets, start)
+                members = tuple(ablations[place] for place in single)
+                part = shard.screen(members) if self.mode == "screened" else shard.measure(members)
             except Untraceable as reason:
-                self._give_up_tracing(str(reason))
+                self._pairs = None
+                self.note = f"its layers cannot be taken together ({reason}): every ablation is computed by itself"
             else:
-                others = sorted(set(range(len(ablations))) - set(screened))
+                others = sorted(set(range(len(ablations))) - set(single))
                 if not others:
                     return part
                 rest = self._in_batches(images, targets, [ablations[place] for place in others], start)
-                return together([(screened, part), (others, rest)])
+                return together([(single, part), (others, rest)], self.mode == "screened")
         measured = self._in_batches(images, targets, ablations, start)
-        return together([(range(len(ablations)), measured)]) if self.mode == "screened" else measured
+        return together([(range(len(ablations)), measured)], True) if self.mode == "screened" else measured
 
     def _in_batches(self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int) -> Measured:
         return merge([
@@ -192,16 +204,16 @@ class Evaluator:
     def look(
         self, images: Tensor, targets: Tensor, layers: Sequence[str], check: bool = False, gradients: bool = True
     ) -> tuple[Look, Decisions]:
-        """Run one batch through the intact traced network: what screening these layers reads, and the decisions.
+        """Run one batch through the intact traced network: what pairs of these layers need, and the decisions.
 
         With `check`, some images also go through the network as it is, to see how far the two differ.
         """
-        assert self._screening is not None
-        screening, metric = self._screening, self.screen.metric
+        assert self._pairs is not None
+        pairs, metric = self._pairs, self.screen.metric
         images = images.to(self.device, self.dtype, non_blocking=True)
         targets = targets.to(self.device, non_blocking=True)
         look, logits = self._in_fast_format(
-            lambda images: screening.look(images, targets, layers, metric, gradients), images
+            lambda images: pairs.look(images, targets, layers, metric, gradients), images
         )
         _check_intact(logits, targets)
         if check:
@@ -363,6 +375,21 @@ class Evaluator:
                 return None
             channels.update(some)
         return sorted(channels)
+
+
+@contextmanager
+def _precision(device: torch.device, tf32: bool) -> Iterator[None]:
+    """Let a GPU round its products to TF32 or not: torch does so in convolutions unless it is told not to."""
+    if device.type != "cuda":
+        yield
+        return
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32 = products.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = before
 
 
 def _check_intact(logits: Tensor, targets: Tensor) -> None:

@@ -98,7 +98,7 @@ class Look:
         return [value._version for value in self.values.values() if isinstance(value, Tensor)]
 
 
-class Screening:
+class Pairs:
     """Predicts and computes ablations of single layers of a traced network, whose weights are at hand."""
 
     def __init__(self, graph: Graph, weights: Weights):

@@ -1,7 +1,8 @@
-"""A shard, screened: predict every pair of an image and an ablation, compute those at risk, and count what is left.
+"""A shard as pairs of an image and an ablation, many of which are computed at once, whatever their layers.
 
-All that is drawn or fitted on the way (the pilot, the law of errors, the threshold) comes from the shard and its
-ablations alone, so that a shard gives the same answer whatever was measured before it.
+Screened: predict every pair, compute those at risk, and count what the others could hide. All that is drawn or fitted
+on the way (the pilot, the law of errors, the threshold) comes from the shard and its ablations alone, so that a shard
+gives the same answer whatever was measured before it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from weanalysis.ablation.evaluate import risk as risks
 from weanalysis.ablation.evaluate.decisions import Batch, Decisions, Measured, Screen, merge
-from weanalysis.ablation.evaluate.screening import Look, Screening, margins_of
+from weanalysis.ablation.evaluate.pairs import Look, Pairs, margins_of
 from weanalysis.ablation.graph import Untraceable
 from weanalysis.ablation.studies import Ablation
 from weanalysis.results.store import METRICS
@@ -46,11 +47,11 @@ class _Computed:
         return np.concatenate([np.empty(0, kind), *getattr(self, name)]).astype(kind)
 
 
-class ScreenedShard:
+class Shard:
     """Measures ablations of single layers on one shard: images (N, 3, H, W) and targets (N,), as they were given."""
 
-    def __init__(self, evaluator: Evaluator, screening: Screening, images: Tensor, targets: Tensor, start: int):
-        self._evaluator, self._screening, self._start = evaluator, screening, start
+    def __init__(self, evaluator: Evaluator, pairs: Pairs, images: Tensor, targets: Tensor, start: int):
+        self._evaluator, self._pairs, self._start = evaluator, pairs, start
         size = evaluator.batch_size
         self._images = [images[low : low + size] for low in range(0, len(images), size)]
         self._targets = [targets[low : low + size] for low in range(0, len(images), size)]
@@ -60,19 +61,34 @@ class ScreenedShard:
         self._intact: list[Batch] = []
         self._num_rechecked = 0
 
-    def measure(self, ablations: Sequence[Ablation]) -> Measured:
-        """Predict, compute what is at risk, and say what could be missed; raise Untraceable where that cannot be."""
-        names = self._screening.in_order(dict.fromkeys(ablation.layers[0] for ablation in ablations))
+    def _arrange(self, ablations: Sequence[Ablation]) -> None:
+        """Give each ablation a column, layer by layer in the order of the forward pass."""
+        names = self._pairs.in_order(dict.fromkeys(ablation.layers[0] for ablation in ablations))
         of_layer = {name: [p for p, a in enumerate(ablations) if a.layers[0] == name] for name in names}
-        # Columns stand layer by layer; `places` says which ablation each one is.
-        places = np.array([place for name in names for place in of_layer[name]], np.int64)
+        # Which ablation each column is.
+        self._places = places = np.array([place for name in names for place in of_layer[name]], np.int64)
         ends = np.cumsum([len(of_layer[name]) for name in names]).tolist()
         self._groups = [
             (name, slice(end - len(of_layer[name]), end), tuple(ablations[p] for p in of_layer[name]))
             for name, end in zip(names, ends, strict=True)
         ]
         self._columns = [ablations[place] for place in places]
-        margins, change, size = self._predict(names)
+
+    def measure(self, ablations: Sequence[Ablation]) -> Measured:
+        """Compute all pairs; raise Untraceable where that cannot be."""
+        self._arrange(ablations)
+        computed = _Computed()
+        for number in range(len(self._spans)):
+            self._see(number, gradients=False)
+        everything = np.ones((self._num_images, len(ablations)), bool)
+        self._check(np.zeros(everything.shape))
+        self._compute(everything, computed)
+        return self._result(computed)
+
+    def screen(self, ablations: Sequence[Ablation]) -> Measured:
+        """Predict, compute what is at risk, and say what could be missed; raise Untraceable where that cannot be."""
+        self._arrange(ablations)
+        margins, change, size = self._predict()
         risk, flips = risks.risks(margins, change, size)
         rng = np.random.default_rng([self._start, len(ablations)])
         self._check(risk)
@@ -92,7 +108,7 @@ class ScreenedShard:
         missed, expected = self._misses(computed, law, margins, risk, flips)
         hidden = np.where(done, 0.0, law.exceeds(risk))
         right = (margins > 0)[:, None]
-        back = np.argsort(places)
+        back = np.argsort(self._places)
         about = {
             "num_pairs": risk.size, "num_pilot": num_pilot, "num_computed": int(done.sum()),
             "threshold": float(risk[~done].min(initial=np.inf)), "edge": law.edge, "share": law.share,
@@ -102,24 +118,34 @@ class ScreenedShard:
             done.sum(0)[back], (hidden * right).sum(0)[back], (hidden * ~right).sum(0)[back], missed[back],
             expected[back], about,
         )  # fmt: skip
-        return self._result(computed, places, screen)
+        measured = self._result(computed)
+        measured.screen = screen
+        return measured
 
-    def _predict(self, names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Look at every batch once: the intact decisions, and what each ablation would do to the margins."""
-        evaluator, num_columns = self._evaluator, self._groups[-1][1].stop
+    def _see(self, number: int, gradients: bool) -> Look:
+        """Look at a batch for the first time: the intact decisions; its activations are kept if those of all fit."""
+        names = [name for name, _, _ in self._groups]
+        look, decisions = self._evaluator.look(
+            self._images[number], self._targets[number], names, check=number == 0, gradients=gradients
+        )
+        self._intact.append(Batch.of(self._targets[number], decisions))
+        keep = look.num_bytes * len(self._spans) <= self._evaluator.kept_limit
+        self._looks.append(look if keep else None)
+        return look
+
+    def _predict(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Look at every batch once, and tell what each ablation would do to the margins, and the size of that."""
+        num_columns = len(self._columns)
         margins = np.empty(self._num_images, np.float32)
         change, size = (np.empty((self._num_images, num_columns), np.float32) for _ in range(2))
-        for number, (images, targets, span) in enumerate(zip(self._images, self._targets, self._spans, strict=True)):
-            look, decisions = evaluator.look(images, targets, names, check=number == 0)
-            self._intact.append(Batch.of(targets, decisions))
+        for number, span in enumerate(self._spans):
+            look = self._see(number, gradients=True)
             margins[span] = look.margins.cpu().numpy()
             for name, columns, ablations in self._groups:
-                predicted, norm = self._screening.predict(look, name, ablations)
+                predicted, norm = self._pairs.predict(look, name, ablations)
                 change[span, columns] = predicted.cpu().numpy()
                 size[span, columns] = norm.cpu().numpy()
             look.gradients.clear()
-            keep = look.num_bytes * len(self._spans) <= evaluator.kept_limit
-            self._looks.append(look if keep else None)
         # A sum's terms may cancel, or one of them may be all of it: both are the prediction's size.
         return margins, change, size + np.abs(change)
 
@@ -131,7 +157,7 @@ class ScreenedShard:
             number = next(k for k, span in enumerate(self._spans) if span.start <= row < span.stop)
             inside = torch.tensor([row - self._spans[number].start], device=self._evaluator.device)
             which = torch.tensor([column], device=self._evaluator.device)
-            logits = self._screening.logits(self._look(number), [(name, ablations, inside, which)])
+            logits = self._pairs.logits(self._look(number), [(name, ablations, inside, which)])
             self._evaluator.compare(logits, self._images[number][inside.cpu()], ablations[column])
 
     def _look(self, number: int) -> Look:
@@ -166,7 +192,7 @@ class ScreenedShard:
                 if low < high:
                     which = torch.from_numpy(columns[low:high] - span.start).to(evaluator.device)
                     pairs.append((name, ablations, rows[low:high], which))
-            logits = self._screening.logits(look, pairs)
+            logits = self._pairs.logits(look, pairs)
             if look.versions != versions:
                 raise Untraceable("one of its operations writes into an activation that others read")
             targets = self._targets[number].to(evaluator.device)[rows]
@@ -209,7 +235,7 @@ class ScreenedShard:
         num_columns = risk.shape[1]
         return (np.bincount(columns, missed, num_columns), np.bincount(columns, chance, num_columns))
 
-    def _result(self, computed: _Computed, places: np.ndarray, screen: Screen) -> Measured:
+    def _result(self, computed: _Computed) -> Measured:
         rows, columns = computed.all("rows", np.int64), computed.all("columns", np.int64)
         predictions, correct = computed.all("predictions", np.int64), computed.all("correct", np.uint8)
         targets, intact, correct_before = (
@@ -220,10 +246,8 @@ class ScreenedShard:
         changed = (predictions != shard.predictions[rows]) | (correct != shard.correct[rows])
         order = np.lexsort((rows, columns))
         order = order[changed[order]]
-        bounds = np.searchsorted(columns[order], np.arange(len(places) + 1))
-        for column in np.argsort(places):
+        bounds = np.searchsorted(columns[order], np.arange(len(self._columns) + 1))
+        for column in np.argsort(self._places):
             part = order[bounds[column] : bounds[column + 1]]
             shard.changes.append((rows[part], predictions[part], correct[part]))
-        measured = merge([shard], self._start)
-        measured.screen = screen
-        return measured
+        return merge([shard], self._start)
