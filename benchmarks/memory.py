@@ -2,6 +2,7 @@
 
     python benchmarks/memory.py            # minutes
     python benchmarks/memory.py --quick
+    python benchmarks/memory.py --evaluate screened -o docs/speed.md
 
 Each measurement is a process of its own (its largest resident set). The ablations are kernels of the deepest layer
 of a ResNet-20, whose cost is small, so that many of them can be had; images are random.
@@ -14,6 +15,8 @@ import json
 import platform
 import subprocess
 import sys
+from datetime import date
+from pathlib import Path
 
 CHILD = """
 import json, resource, sys, tempfile
@@ -24,7 +27,7 @@ from weanalysis.cache import Cache
 from weanalysis.ablation.inputs import GivenImages
 from weanalysis.models import build
 
-num_images, num_ablations = map(int, sys.argv[1:])
+num_images, num_ablations = map(int, sys.argv[1:3])
 torch.set_num_threads(1)
 
 class Random(torch.utils.data.Dataset):
@@ -38,14 +41,14 @@ whole = studies.location(net, "all", layers="layer3.*")
 kept = tuple(sorted(whole.ablations, key=lambda a: -a.depth)[:num_ablations])
 study = Study("location", {"of": num_ablations}, kept, layers=whole.layers)
 with tempfile.TemporaryDirectory() as folder:
-    ablate(net, Random(), study, cache=Cache(__import__("pathlib").Path(folder)), jobs=1)
+    ablate(net, Random(), study, cache=Cache(__import__("pathlib").Path(folder)), jobs=1, evaluate=sys.argv[3])
 print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 """
 
 
-def peak_mib(num_images: int, num_ablations: int) -> float:
+def peak_mib(num_images: int, num_ablations: int, evaluate: str) -> float:
     """Run a study in a process of its own and return its largest resident set in MiB."""
-    words = [sys.executable, "-c", CHILD, str(num_images), str(num_ablations)]
+    words = [sys.executable, "-c", CHILD, str(num_images), str(num_ablations), evaluate]
     return float(json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
 
 
@@ -53,17 +56,25 @@ def main() -> None:
     """Print a row for each size, and the growth over the smallest."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the images and ablations")
-    quick = parser.parse_args().quick
+    parser.add_argument("--evaluate", default="exact")
+    parser.add_argument("-o", type=Path, metavar="PAGE", help="add the table to a page")
+    given = parser.parse_args()
+    quick = given.quick
     most = 1_000 if quick else 10_000
     sizes = [(most // 10, 100), (most, 100), (250, most // 100), (250, most)]
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
-    print(f"{'images':>8} {'ablations':>10} {'peak MiB':>10} {'against':>8}")
+    lines = [f"Peak memory of a study, `--evaluate {given.evaluate}`, one process. {date.today()}, "
+             f"{platform.processor() or platform.machine()}, Python {platform.python_version()}.", "",
+             "| images | ablations | peak MiB | against |", "| --- | --- | --- | --- |"]  # fmt: skip
+    print("\n".join(lines))
     first = None
     for place, (num_images, num_ablations) in enumerate(sizes):
-        peak = peak_mib(num_images, num_ablations)
+        peak = peak_mib(num_images, num_ablations, given.evaluate)
         first = peak if place % 2 == 0 else first
         assert first is not None
-        print(f"{num_images:>8} {num_ablations:>10} {peak:>10.0f} {peak / first:>8.2f}", flush=True)
+        lines.append(f"| {num_images:,} | {num_ablations:,} | {peak:.0f} | {peak / first:.2f} |")
+        print(lines[-1], flush=True)
+    if given.o is not None:
+        given.o.write_text((given.o.read_text() + "\n" if given.o.exists() else "") + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
