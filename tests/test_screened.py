@@ -212,16 +212,16 @@ def test_a_device_that_runs_out_of_memory_gets_smaller_batches(monkeypatch, mode
     evaluator = Evaluator(net, mode, batch_size=24)
     plain = evaluator._graph.run
 
-    def small_only(images, keep):
+    def small_only(images, *others):
         if len(images) > 6:
             raise torch.OutOfMemoryError("out of memory")
-        return plain(images, keep)
+        return plain(images, *others)
 
     monkeypatch.setattr(evaluator._graph, "run", small_only)
     measured = evaluator.measure(images, targets, ablations)
     assert evaluator.batch_size == 6
     assert np.array_equal(flips(measured, len(ablations)), flips(expected, len(ablations)))
-    monkeypatch.setattr(evaluator._graph, "run", lambda images, keep: small_only(images.repeat(9, 1, 1, 1), keep))
+    monkeypatch.setattr(evaluator._graph, "run", lambda images, *others: small_only(images.repeat(9, 1, 1, 1), *others))
     with pytest.raises(DeviceError, match="one image"):
         evaluator.measure(images, targets, ablations)
 
@@ -301,6 +301,120 @@ def test_bounds_are_the_difference_itself_where_nothing_can_be_hidden():
     quantile = stats.nbinom.ppf(0.95, 20, 20 / 22)
     _, high = screen_bounds([0], [0], [100], [2.0], [0], [0], [0])
     assert high[0] >= quantile / 100
+
+
+@pytest.mark.parametrize("mean", [1e-30, 1e-15, 1e-9, 1e-6, 1e-3, 1.0])
+def test_bounds_stay_finite_however_little_can_be_hidden(mean):
+    low, high = screen_bounds([3, 0], [1, 0], [1000, 1000], [mean, mean], [mean, 0], [0, 2], [0.5, 1.0])
+    assert np.all(low > -0.02) and np.all(high < 0.02) and high[0] >= 0.003 and low[1] == 0
+
+
+# ---- networks that are odd
+
+
+class ReadsTheBatch(nn.Module):
+    """Asks for the number of images before its convolutions, and uses it after them."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6 * 144, 4)
+
+    def forward(self, x):
+        num_images = x.size(0)
+        return self.head(torch.relu(self.conv(x)).view(num_images, -1))
+
+
+class TwiceAsMany(nn.Module):
+    """Its convolutions see two images for each one."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 4)
+
+    def forward(self, x):
+        first, second = torch.relu(self.conv(torch.cat([x, x.flip(-1)]))).mean((2, 3)).chunk(2)
+        return self.head(first + 0.5 * second)
+
+
+class HasAConstant(nn.Module):
+    """Adds a parameter that has as many rows as a batch has images."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 4)
+        self.places = nn.Parameter(torch.randn(12, 12))
+
+    def forward(self, x):
+        x = self.conv(x) * (1 + 0.1 * self.places[None, None].to(x.dtype)) + self.places[:, None].to(x.dtype).mean()
+        return self.head(torch.relu(x).mean((2, 3)))
+
+
+class FrozenBelow(nn.Module):
+    """No gradient passes its first convolution; the second is broadcast over the channels of a third."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen, self.one, self.six = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 1, 1), nn.Conv2d(3, 6, 1)
+        self.head, self.shift = nn.Linear(6, 4), nn.Parameter(torch.randn(6))
+
+    def forward(self, x, scale=0.5):
+        x = torch.relu(self.frozen(x)).detach()
+        x = self.six(x) + self.one(x) + self.shift.view(-1, 1, 1) + scale
+        return self.head(torch.relu(x).mean((2, 3)))
+
+
+class OverTime(nn.Module):
+    """Three-dimensional convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv3d(3, 6, 3, padding=1), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.conv(x)).mean((2, 3, 4)))
+
+
+@pytest.mark.parametrize("make", [ReadsTheBatch, TwiceAsMany, HasAConstant, FrozenBelow, OverTime])
+@pytest.mark.parametrize("mode", ["exact", "screened"])
+def test_odd_networks_are_measured_rightly_or_image_by_image_with_a_note(make, mode):
+    torch.manual_seed(0)
+    net = make().eval()
+    images = torch.randn(12, 3, *([5] if make is OverTime else []), 12, 12)
+    with torch.no_grad():
+        net.head.bias -= net(images).mean(0)  # so that no class wins on every image
+        targets = net(images).argmax(1)
+    targets[:3] = (targets[:3] + 1) % 4
+    ablations = tuple(studies.channel(net, "out").ablations) + studies.location(net, "all", "any").ablations
+    evaluator = Evaluator(net, mode, batch_size=12, screen=ScreenSettings("top1", 1e-9))
+    evaluator.pooled = True
+    evaluator.probe(images[:4], targets[:4], ablations)
+    assert bool(evaluator.note) == (make in (ReadsTheBatch, TwiceAsMany))
+    found = flips(evaluator.measure(images, targets, ablations), len(ablations))
+    true = flips(Evaluator(net, "naive").measure(images, targets, ablations), len(ablations))
+    assert np.array_equal(found, true) and np.abs(true).sum() > 0
+
+
+def test_what_stands_behind_a_layer_is_weighed_as_far_as_it_keeps_the_shape():
+    torch.manual_seed(0)
+    evaluator = Evaluator(FrozenBelow().eval(), "screened")
+    evaluator.look(torch.randn(4, 3, 12, 12), torch.zeros(4, dtype=torch.long), ["one", "six", "frozen"])
+    behind = {name: len(evaluator._pairs.layer(name).behind) for name in ("frozen", "one", "six")}
+    assert behind == {"frozen": 1, "one": 0, "six": 1}  # six: the sum with `one`, not the one with a vector
+
+
+def test_a_class_that_the_network_does_not_have_is_refused_in_one_line():
+    net, images, targets = lively("resnet20", 6)
+    targets[5] = 10
+    for pooled in (False, True):
+        evaluator = Evaluator(net, "screened")
+        evaluator.pooled = pooled
+        with pytest.raises(StudyError, match=r"class 10.*0 to 9"):
+            evaluator.measure(images, targets, studies.location(net, "1x1").ablations)
+
+
+def test_a_prediction_that_is_no_number_is_computed():
+    risk, _ = risks(np.array([1.0, 1.0]), np.array([[np.inf], [np.nan]]), np.array([[np.inf], [1.0]]))
+    assert (risk == 0).all()
 
 
 # ---- studies
@@ -438,7 +552,7 @@ def test_layers_that_cannot_be_pooled_are_computed_one_by_one(monkeypatch):
         evaluator = Evaluator(net, mode)
         evaluator.pooled = True
         assert_same(evaluator.measure(images, targets, ablations), expected)
-        assert "computed by itself" in evaluator.note
+        assert "cannot be computed image by image" in evaluator.note
 
 
 def test_tf32_is_for_gpus(world, tmp_path):

@@ -34,10 +34,18 @@ _POINTWISE_NAMES = {"relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "hards
                     "tanh", "dropout", "stochastic_depth"}  # fmt: skip
 _SUM_NAMES = {"add", "sub"}
 
+# What can be asked of an activation without looking at the images in it.
+_SAME_FOR_ALL = {"dtype", "device", "ndim", "layout", "requires_grad", "is_cuda"}
+
 
 def is_plain(module: nn.Module) -> bool:
     """Whether a module computes as torch's own convolutions do, whatever its class is called."""
     return isinstance(module, CONVOLUTIONS) and type(module).forward in _PLAIN_FORWARDS
+
+
+def has_row_an_image(value: Any, num_images: int) -> bool:
+    """Whether a value is a tensor whose first side is the batch."""
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == num_images
 
 
 class Untraceable(Exception):
@@ -131,6 +139,12 @@ class Graph:
         self._constants: dict[fx.Node, Any] = {}
         for node in graph.nodes:
             self._add(node)
+        # What depends on the images; anything else is the same for all of them, whatever its shape.
+        self._varies: set[fx.Node] = {self._input} if self._input is not None else set()
+        for step in self.steps:
+            asks = step.function is getattr and step.args[1] in _SAME_FOR_ALL
+            if not asks and any(source in self._varies for source in step.node.all_input_nodes):
+                self._varies.add(step.node)
         self._users: dict[fx.Node, list[fx.Node]] = {step.node: list(step.node.users) for step in self.steps}
         self._by_node = {step.node: step for step in self.steps}
         self._last_use = {
@@ -287,7 +301,7 @@ class Graph:
         target = step.node.target
         name = target.rstrip("_") if isinstance(target, str) else getattr(step.function, "__name__", "")
         if name in _SUM_NAMES:
-            return all(node.op != "get_attr" for node in others) and "alpha" not in step.kwargs
+            return not any(node in self._constants for node in others) and "alpha" not in step.kwargs
         return name in _POINTWISE_NAMES and not others
 
     @staticmethod
@@ -296,14 +310,21 @@ class Graph:
         fx.map_arg(structure, found.append)
         return found
 
-    def run(self, images: Tensor, keep: frozenset[fx.Node]) -> tuple[Any, dict[fx.Node, Any]]:
-        """Compute the intact output and the values in `keep`; every other value is freed at its last use."""
+    def run(
+        self, images: Tensor, keep: frozenset[fx.Node], slopes_at: frozenset[fx.Node] = frozenset()
+    ) -> tuple[Any, dict[fx.Node, Any]]:
+        """Compute the intact output and the values in `keep`; every other value is freed at its last use.
+
+        With gradients enabled, what follows the values in `slopes_at` is recorded, and nothing that comes before.
+        """
         assert self._input is not None
         values: dict[fx.Node, Any] = {self._input: images, **self._constants}
         wanted = keep | set(self._nodes(self._output))
         remaining = {node: len(users) for node, users in self._users.items()}
         for step in self.steps:
             values[step.node] = step.run(values)
+            if step.node in slopes_at and not values[step.node].requires_grad:
+                values[step.node] = values[step.node].detach().requires_grad_()
             for source in step.node.all_input_nodes:
                 if source in remaining:
                     remaining[source] -= 1
@@ -337,9 +358,15 @@ class Graph:
 
         def intact(node: fx.Node, low: int, high: int) -> Any:
             value = kept[node]
-            if isinstance(value, Tensor) and value.ndim > 0 and len(value) == num_images:
+            if node not in self._varies:
+                return value
+            if isinstance(value, Tensor):
+                if not has_row_an_image(value, num_images):
+                    raise Untraceable("it has an activation without one row an image")
                 return value[rows[low:high]]
-            return value
+            if isinstance(value, bool) or (isinstance(value, int) and value != num_images):
+                return value  # another side of a tensor than the batch
+            raise Untraceable("it computes with the number of images")
 
         def of_first(node: fx.Node, count: int) -> Any:
             if node in self._constants:
@@ -350,7 +377,7 @@ class Graph:
             if known == 0:
                 return intact(node, 0, count)
             if not isinstance(value, Tensor):
-                raise Untraceable("it computes with the number of images across layers")
+                raise Untraceable("it computes with the number of images")
             return torch.cat([value, intact(node, known, count)])
 
         # A value and the number of pairs, from the first on, for which it is computed; for the others it is intact.

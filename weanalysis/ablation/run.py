@@ -168,6 +168,7 @@ def ablate(
     if metric == "top5" and num_classes <= 5:
         raise StudyError(f"metric top5 says nothing of a network with {num_classes} classes; use top1")
     seconds_per_image = _time_forward(evaluator, first_images, first_targets)
+    evaluator.probe(first_images, first_targets, study.ablations)
     if evaluator.note:
         say(evaluator.note)
     evaluator.batch_size = batch_size or _fitting_batch(evaluator, first_images, study.ablations)

@@ -94,6 +94,15 @@ def logits_of(output: Any) -> Tensor:
     return output
 
 
+def check_intact(logits: Tensor, targets: Tensor) -> None:
+    """Raise StudyError for NaN among the intact network's logits, or for a class that it does not have."""
+    if logits.isnan().any():
+        raise StudyError("the intact network's outputs hold NaN, so nothing can be measured; check its weights")
+    if int(targets.max()) >= logits.shape[1]:
+        raise StudyError(f"the data has class {int(targets.max())}, but the network's outputs are 0 to "
+                         f"{logits.shape[1] - 1}; give data or weights with the same classes")
+
+
 @dataclass
 class Batch:
     """What the ablations changed in one batch: per ablation, the places, new classes and new correctness."""

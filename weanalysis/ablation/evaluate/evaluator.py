@@ -18,14 +18,14 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
-from weanalysis.ablation.evaluate.decisions import Batch, Decisions, Measured, logits_of, merge, together
+from weanalysis.ablation.evaluate.decisions import Batch, Decisions, Measured, check_intact, logits_of, merge, together
 from weanalysis.ablation.evaluate.pairs import Look, Pairs
 from weanalysis.ablation.evaluate.risk import ScreenSettings
 from weanalysis.ablation.evaluate.shard import Shard
 from weanalysis.ablation.graph import Downstream, Graph, Untraceable
 from weanalysis.ablation.studies import Ablation, Part
 from weanalysis.ablation.weights import Weights, some_channels
-from weanalysis.errors import DeviceError, StudyError
+from weanalysis.errors import DeviceError, WeanalysisError
 
 Mode = Literal["exact", "screened", "naive"]
 
@@ -91,17 +91,26 @@ class Evaluator:
         # Of the task in hand: layers compared with the naive way, the largest difference, and what follows from it.
         self._checked: set[tuple[str, ...]] = set()
         self._largest_difference = self.tolerance = 0.0
+        self._twin: nn.Module | None = None
         twin = None
         if mode != "naive":
             try:
                 # Merging a batch norm rounds the weights: harmless in float32, not in 16 bits.
                 twin = copy.deepcopy(self._net)
                 self._graph = Graph(twin, fold=dtype == torch.float32)
-                twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                self._twin = twin
+                self._lay_out_weights(torch.channels_last)
             except Untraceable as reason:
                 self._give_up_tracing(str(reason))
         self.weights = Weights(self._net, twin if self._graph is not None else None)
         self._pairs = None if self._graph is None else Pairs(self._graph, self.weights)
+
+    def _lay_out_weights(self, memory_format: torch.memory_format) -> None:
+        """Lay the traced network's weights out in memory as its activations are."""
+        assert self._twin is not None
+        for parameter in self._twin.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
     def _give_up_tracing(self, reason: str) -> None:
         self._graph = self._pairs = None
@@ -171,15 +180,8 @@ class Evaluator:
     def _measure(self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int) -> Measured:
         single = [place for place, ablation in enumerate(ablations) if self._is_single(ablation)]
         if single and (self.mode == "screened" or self.pooled):
-            try:
-                assert self._pairs is not None
-                shard = Shard(self, self._pairs, images, targets, start)
-                members = tuple(ablations[place] for place in single)
-                part = shard.screen(members) if self.mode == "screened" else shard.measure(members)
-            except Untraceable as reason:
-                self._pairs = None
-                self.note = f"its layers cannot be taken together ({reason}): every ablation is computed by itself"
-            else:
+            part = self._measure_pairs(images, targets, [ablations[place] for place in single], start)
+            if part is not None:
                 others = sorted(set(range(len(ablations))) - set(single))
                 if not others:
                     return part
@@ -187,6 +189,31 @@ class Evaluator:
                 return together([(single, part), (others, rest)], self.mode == "screened")
         measured = self._in_batches(images, targets, ablations, start)
         return together([(range(len(ablations)), measured)], True) if self.mode == "screened" else measured
+
+    def _measure_pairs(
+        self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int
+    ) -> Measured | None:
+        """Measure ablations of single layers as pairs; None for a network that cannot be computed in that way.
+
+        It is tried anew for every shard, so that a shard's answer does not depend on those before.
+        """
+        assert self._pairs is not None
+        shard = Shard(self, self._pairs, images, targets, start)
+        try:
+            return (shard.screen if self.mode == "screened" else shard.measure)(tuple(ablations))
+        except (Untraceable, RuntimeError, ValueError, IndexError, KeyError) as reason:
+            if isinstance(reason, (torch.OutOfMemoryError, WeanalysisError)):
+                raise
+            line = (str(reason).splitlines() or [""])[0]
+            self.note = f"this network cannot be computed image by image ({line}): every ablation is on all of them"
+            return None
+
+    @torch.no_grad()
+    def probe(self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation]) -> None:
+        """Try one ablation of each layer on a few images, so that `note` says beforehand what will not work."""
+        of_layer = {a.layers: a for a in reversed(ablations) if self._is_single(a)}
+        if of_layer and (self.mode == "screened" or self.pooled):
+            self._measure_pairs(images, targets, list(of_layer.values()), 0)
 
     def _in_batches(self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int) -> Measured:
         return merge([
@@ -198,7 +225,7 @@ class Evaluator:
     def intact(self, images: Tensor, targets: Tensor) -> Decisions:
         """Decide one batch with the untouched network; raise StudyError for NaN or for a class it does not have."""
         logits = self._whole(images.to(self.device, self.dtype))
-        _check_intact(logits, targets)
+        check_intact(logits, targets)
         return Decisions.of(logits, targets.to(self.device))
 
     def look(
@@ -215,7 +242,6 @@ class Evaluator:
         look, logits = self._in_fast_format(
             lambda images: pairs.look(images, targets, layers, metric, gradients), images
         )
-        _check_intact(logits, targets)
         if check:
             self._compare(logits[:_NUM_COMPARED], self._whole(images[:_NUM_COMPARED]))
         decisions = Decisions.of(logits, targets, self.tolerance)
@@ -299,8 +325,9 @@ class Evaluator:
                 return run(images.contiguous(memory_format=torch.channels_last))
             except torch.OutOfMemoryError:
                 raise
-            except RuntimeError:  # a view that only the usual format allows
+            except RuntimeError:  # a view that only the usual format allows; weights too choose the format
                 self._channels_last = False
+                self._lay_out_weights(torch.contiguous_format)
         return run(images)
 
     def _plan(self, layers: tuple[str, ...]) -> Downstream:
@@ -390,12 +417,3 @@ def _precision(device: torch.device, tf32: bool) -> Iterator[None]:
         yield
     finally:
         convolutions.allow_tf32, products.allow_tf32 = before
-
-
-def _check_intact(logits: Tensor, targets: Tensor) -> None:
-    """Raise StudyError for NaN among the intact network's logits, or for a class that it does not have."""
-    if logits.isnan().any():
-        raise StudyError("the intact network's outputs hold NaN, so nothing can be measured; check its weights")
-    if int(targets.max()) >= logits.shape[1]:
-        raise StudyError(f"the data has class {int(targets.max())}, but the network's outputs are 0 to "
-                         f"{logits.shape[1] - 1}; give data or weights with the same classes")

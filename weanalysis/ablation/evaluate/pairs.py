@@ -9,14 +9,15 @@ expansion in the activation, not in the weight).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from weanalysis.ablation.evaluate.decisions import logits_of
-from weanalysis.ablation.graph import BATCH_NORMS, Downstream, Graph, Step, is_plain
+from weanalysis.ablation.evaluate.decisions import check_intact, logits_of
+from weanalysis.ablation.graph import BATCH_NORMS, Downstream, Graph, Step, Untraceable, has_row_an_image, is_plain
 from weanalysis.ablation.studies import Ablation
 from weanalysis.ablation.weights import Weights, some_channels
 
@@ -104,6 +105,7 @@ class Pairs:
     def __init__(self, graph: Graph, weights: Weights):
         self._graph, self._weights = graph, weights
         self._layers: dict[str, Layer | None] = {}
+        self._settled: set[str] = set()
         self._kernels: dict[str, tuple[Sequence[Ablation], Kernels | None]] = {}
 
     def layer(self, name: str) -> Layer | None:
@@ -133,17 +135,51 @@ class Pairs:
         assert layer is not None
         return layer
 
+    @torch.no_grad()
+    def _settle(self, images: Tensor, names: Sequence[str]) -> None:
+        """Cut what stands behind a layer before the first step that gives another shape, or reads one that is odd."""
+        new = [name for name in names if name not in self._settled]
+        if not new:
+            return
+        behind = [step for name in new for step in self._known(name).behind]
+        inside = frozenset(node for step in behind for node in (step.node, *step.node.all_input_nodes))
+        keep = self.read(new) | (inside - self._graph.constants)
+        values = self._graph.run(images[:1], keep)[1]
+
+        def alike(step: Step, shape: torch.Size) -> bool:
+            others = [values[node] for node in step.node.all_input_nodes]
+            return values[step.node].shape == shape and all(
+                not isinstance(other, Tensor)
+                or (other.ndim == len(shape) and other.shape[1] in (1, shape[1])) for other in others
+            )  # fmt: skip
+
+        for name in new:
+            layer = self._known(name)
+            shape = values[layer.step.node].shape
+            fitting = tuple(takewhile(lambda step, shape=shape: alike(step, shape), layer.behind))  # type: ignore[misc]
+            self._layers[name] = replace(layer, behind=fitting)
+            self._settled.add(name)
+
     def look(
         self, images: Tensor, targets: Tensor, names: Sequence[str], metric: str, gradients: bool = True
     ) -> tuple[Look, Tensor]:
         """Run the intact network once over a batch, forward and (with `gradients`) backward: the look, the logits."""
+        self._settle(images, names)
         ends = list(dict.fromkeys(self._known(name).end for name in names)) if gradients else []
         with torch.set_grad_enabled(gradients):
-            output, values = self._graph.run(images.detach().requires_grad_(gradients), self.read(names))
+            output, values = self._graph.run(images, self.read(names), frozenset(ends))
             logits = logits_of(output)
+            check_intact(logits, targets)
             margins = margins_of(logits, targets, metric)
             # A network may lead from a layer to nothing that the margin reads: then its gradient is 0.
-            found = torch.autograd.grad(margins.sum(), [values[end] for end in ends], allow_unused=True) if ends else ()
+            found: Sequence[Tensor | None] = [None] * len(ends)
+            if margins.requires_grad:
+                found = torch.autograd.grad(margins.sum(), [values[end] for end in ends], allow_unused=True)
+        for name in names:
+            layer = self._known(name)
+            read = (values[node] for node in (layer.source, layer.step.node, layer.end))
+            if not all(has_row_an_image(value, len(images)) for value in read):
+                raise Untraceable(f"{name} does not see one row an image")
         kept = {node: value.detach() if isinstance(value, Tensor) else value for node, value in values.items()}
         slopes = {
             end: torch.zeros_like(kept[end]) if slope is None else slope.detach()
@@ -168,7 +204,7 @@ class Pairs:
                   for step in layer.behind for node in step.node.all_input_nodes if node in look.values}  # fmt: skip
         images = look.values[layer.source].contiguous()
         changes, sizes = [], []
-        per_ablation = len(intact) * intact[0, 0].numel()
+        per_ablation = len(intact) * max(intact[0, 0].numel(), after[0, 0].numel())
         at_once = max(1, _CHUNK_NUMBERS // per_ablation) if kernels is not None else 1
         for low in range(0, len(ablations), at_once):
             if kernels is not None:
@@ -182,7 +218,7 @@ class Pairs:
                 new = _on_channels(step, source, new, channels, others)
                 source = step.node
             moved = (new - _channels(after, channels)).flatten(2)
-            terms = (moved * _channels(gradient, channels).flatten(2)).float()
+            terms = moved.float() * _channels(gradient, channels).flatten(2).float()
             if kernels is None:
                 moved, terms = moved.flatten(1)[:, None], terms.flatten(1)[:, None]
             norms = torch.linalg.vector_norm(terms, dim=2)

@@ -81,11 +81,12 @@ def risks(margins: Floats, change: Floats, size: Floats) -> tuple[Floats, Bools]
 
     `margins` (N,), `change` and `size` (N, A). A predicted flip has risk 0: it is always computed.
     """
-    after = margins[:, None] + change
-    flips = (margins[:, None] > 0) != (after > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
+        after = margins[:, None] + change
+        flips = (margins[:, None] > 0) != (after > 0)
         risk = np.where(size > 0, np.abs(after) / size, np.inf)
-    return np.where(flips, 0.0, risk), flips
+    unknown = ~np.isfinite(after) | np.isnan(size)  # an overflow: nothing is known of it
+    return np.where(flips | unknown, 0.0, risk), flips
 
 
 def pilot(risk: Floats, rng: np.random.Generator) -> Bools:

@@ -218,8 +218,11 @@ class Shard:
         """The law of errors of the pairs computed so far; answers that are no number count as the largest errors."""
         rows, columns = computed.all("rows", int), computed.all("columns", int)
         predicted = margins[rows] + change[rows, columns]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            errors = -(computed.all("margins", float) - predicted) * np.sign(predicted) / size[rows, columns]
+        # Where there was no prediction there is no error of it.
+        known = np.isfinite(size[rows, columns]) & (size[rows, columns] > 0) & np.isfinite(predicted)
+        rows, columns, predicted = rows[known], columns[known], predicted[known]
+        margin = computed.all("margins", float)[known]
+        errors = -(margin - predicted) * np.sign(predicted) / size[rows, columns]
         return risks.ErrorLaw.fit(np.nan_to_num(errors, nan=1e3, posinf=1e3, neginf=-1e3))
 
     def _misses(

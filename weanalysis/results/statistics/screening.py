@@ -8,6 +8,9 @@ from scipy import stats
 
 from weanalysis.results.statistics.paired import Floats, checked_counts
 
+# Where fewer hidden flips than this are expected, one is the most that there can be.
+_LEAST_MEAN = 1e-9
+
 # How much one ablation may differ from the law of all: the shape of a gamma distribution, kept within these bounds.
 _LEAST_SHAPE, _MOST_SHAPE = 0.25, 20.0
 
@@ -52,7 +55,9 @@ def screen_bounds(
 
 def _most_hidden(mean: Floats, shape: Floats, confidence: float) -> Floats:
     """The quantile of a negative binomial count, given that it is not 0; 0 where its mean is."""
-    chance = shape / (shape + mean)
-    none = stats.nbinom.pmf(0, shape, chance)
-    quantile = stats.nbinom.ppf(none + (1 - none) * (1 + confidence) / 2, shape, chance)
-    return np.where(mean > 0, np.maximum(quantile, 1), 0.0)
+    # In the upper tail, which does not round to 0 where the count is hardly ever more than that.
+    some = -np.expm1(shape * np.log1p(-mean / (shape + mean)))
+    with np.errstate(invalid="ignore"):
+        quantile = stats.nbinom.isf(some * (1 - confidence) / 2, shape, shape / (shape + mean))
+    # A mean too small for the distribution's own numbers hides one flip at the very most.
+    return np.where(mean > 0, np.maximum(np.where(mean > _LEAST_MEAN, quantile, 1), 1), 0.0)
