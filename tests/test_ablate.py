@@ -397,6 +397,11 @@ def test_bad_input_is_one_line_and_status_1(folder, cache, case, capsys):
         (["--study", "magnitude", "--percentiles", "101"], "percentile 101 is not allowed"),
         (["--layers", "nix"], "unknown layer 'nix'"),
         (["--std", "1"], "--std '1' is malformed"),
+        (["--evaluate", "exat"], "unknown evaluation 'exat'"),
+        (["--device", "cuda:99"], "device 'cuda:99' does not exist"),
+        (["--jobs", "0"], "jobs 0 is not allowed"),
+        (["--evaluate", "screened", "--max-error", "0"], "a largest error of 0 points is not allowed"),
+        (["--evaluate", "screened", "--until-ci", "1"], "needs measured answers"),
     ],
 )
 def test_what_cannot_be_measured_is_not_trained_for(tmp_path, capsys, words, line):

@@ -127,26 +127,10 @@ def ablate(
     come, `say` with lines for a person. Raises WeanalysisError for unusable input, Interrupted after Ctrl-C.
     """
     say = say or (lambda line: None)
-    if metric not in METRICS:
-        raise StudyError(unknown_name("metric", metric, METRICS))
-    if evaluate not in EVALUATIONS:
-        raise StudyError(unknown_name("evaluation", evaluate, EVALUATIONS))
-    if dtype not in DTYPES:
-        raise StudyError(unknown_name("dtype", dtype, DTYPES))
-    if jobs is not None and jobs < 1:
-        raise StudyError(f"jobs {jobs} is not allowed: give 1 or more")
-    if shard_size < 1 or (batch_size is not None and batch_size < 1):
-        raise StudyError("shard size and batch size must be at least 1")
-    if not 0 < max_error <= 100:
-        raise StudyError(f"a largest error of {max_error:g} points is not allowed: give more than 0, at most 100")
+    devices, rule, screen = check_settings(evaluate, metric, device, dtype, jobs, batch_size, shard_size, until_ci,
+                                           until_significant, max_error)  # fmt: skip
     if isinstance(study, str) and study not in STUDIES:
         raise StudyError(unknown_name("study", study, STUDIES))
-    rule = StoppingRule(until_ci, until_significant) if until_ci is not None or until_significant else None
-    if rule and evaluate not in ("exact", "naive"):
-        raise StudyError(f"--{rule} needs measured answers: use --evaluate exact, not {evaluate}")
-    devices = find_devices(device)
-    if dtype == "tf32" and not devices[0].startswith("cuda"):
-        raise StudyError(f"dtype tf32 is arithmetic of NVIDIA GPUs, and the device is {devices[0]}: use float32")
     cache = (cache if isinstance(cache, Cache) else find_cache(cache)).ready()
     given, images = as_model(model), as_images(data)
     # Multipliers are read before they are folded away; all else is measured on the weights the network computes with.
@@ -161,7 +145,6 @@ def ablate(
         say(note)
 
     began = time.perf_counter()
-    screen = ScreenSettings(metric, max_error) if evaluate == "screened" else None
     evaluator = Evaluator(model.net, evaluate, devices[0], DTYPES[dtype], screen=screen, tf32=dtype == "tf32")
     first_images, first_targets = images.batch(0, min(16, len(images)))
     num_classes = evaluator.logits(first_images).shape[1]
@@ -264,6 +247,35 @@ def ablate(
             **(_lowest_and_highest(store, study_id, table) if study.kind == "multiplier" else {}),
         }  # fmt: skip
         return table
+
+
+def check_settings(
+    evaluate: Mode, metric: str, device: str, dtype: str, jobs: int | None, batch_size: int | None, shard_size: int,
+    until_ci: float | None, until_significant: bool, max_error: float,
+) -> tuple[tuple[str, ...], StoppingRule | None, ScreenSettings | None]:  # fmt: skip
+    """Return the devices, the stopping rule and what is screened for; raise StudyError or DeviceError for a wrong one.
+
+    It needs no network, so that nothing is trained or loaded for settings that cannot be.
+    """
+    if metric not in METRICS:
+        raise StudyError(unknown_name("metric", metric, METRICS))
+    if evaluate not in EVALUATIONS:
+        raise StudyError(unknown_name("evaluation", evaluate, EVALUATIONS))
+    if dtype not in DTYPES:
+        raise StudyError(unknown_name("dtype", dtype, DTYPES))
+    if jobs is not None and jobs < 1:
+        raise StudyError(f"jobs {jobs} is not allowed: give 1 or more")
+    if shard_size < 1 or (batch_size is not None and batch_size < 1):
+        raise StudyError("shard size and batch size must be at least 1")
+    if not 0 < max_error <= 100:
+        raise StudyError(f"a largest error of {max_error:g} points is not allowed: give more than 0, at most 100")
+    rule = StoppingRule(until_ci, until_significant) if until_ci is not None or until_significant else None
+    if rule and evaluate not in ("exact", "naive"):
+        raise StudyError(f"--{rule} needs measured answers: use --evaluate exact, not {evaluate}")
+    devices = find_devices(device)
+    if dtype == "tf32" and not devices[0].startswith("cuda"):
+        raise StudyError(f"dtype tf32 is arithmetic of NVIDIA GPUs, and the device is {devices[0]}: use float32")
+    return devices, rule, ScreenSettings(metric, max_error) if evaluate == "screened" else None
 
 
 def _lowest_and_highest(store: Store, study_id: int, table: pd.DataFrame) -> dict[str, Any]:

@@ -95,7 +95,7 @@ STUDY_OPTIONS = {
 def ablate(ctx: click.Context, /, **given: Any) -> None:
     from rich.console import Console
 
-    from weanalysis.ablation import STUDIES, Interrupted, make_study
+    from weanalysis.ablation import STUDIES, Interrupted, check_settings, make_study
     from weanalysis.ablation import ablate as run
     from weanalysis.cache import find_cache
     from weanalysis.cli.display import Watcher
@@ -124,6 +124,10 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
     if given["max_error"] is not None and given["evaluate"] != "screened":
         raise StudyError(f"--max-error belongs to --evaluate screened, not {given['evaluate']}, which has no such "
                          "error; leave it out, or choose screened")
+    settings = {name: given[name] for name in ("evaluate", "metric", "device", "dtype", "jobs", "batch_size",
+                                               "shard_size", "until_ci", "until_significant")}  # fmt: skip
+    settings["max_error"] = 0.1 if given["max_error"] is None else given["max_error"]
+    check_settings(**settings)
     cache = find_cache(given["cache"]).ready()
     with Watcher(given["quiet"]) as watcher:
         model = load_model(
@@ -140,11 +144,8 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
             watcher.say(note)
         try:
             table = run(
-                model, data, kind, given["evaluate"], given["metric"], cache=cache, device=given["device"],
-                dtype=given["dtype"], jobs=given["jobs"], batch_size=given["batch_size"],
-                shard_size=given["shard_size"], name=given["name"], until_ci=given["until_ci"],
-                until_significant=given["until_significant"], max_error=0.1 if given["max_error"] is None
-                else given["max_error"], report=watcher.study, say=watcher.say, **options,
+                model, data, kind, cache=cache, name=given["name"], report=watcher.study, say=watcher.say, **settings,
+                **options,
             )  # fmt: skip
         except Interrupted as stop:
             watcher.rest()
