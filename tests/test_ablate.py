@@ -461,8 +461,8 @@ def test_tasks_cover_a_shard_once_and_end_soon():
     net = Small()
     ablations = studies.location(net, "all").ablations
     costs = [0.5] * len(ablations)
-    tasks = schedule.cut(range(len(ablations)), costs, 0, 10, 1.0, ablations)
+    tasks = schedule.cut(range(len(ablations)), costs, 0, 10, 1.0, ablations, "exact")
     assert [place for task in tasks for place in task.places] == list(range(len(ablations)))
     assert len(tasks) == 4 and all(len(task.places) <= schedule.TASK_ABLATIONS for task in tasks)
-    assert len(schedule.cut(range(len(ablations)), costs, 0, 10, 1e-6, ablations)) == 1
-    assert schedule.cut([], costs, 0, 10, 1.0, ablations) == []
+    assert len(schedule.cut(range(len(ablations)), costs, 0, 10, 1e-6, ablations, "exact")) == 1
+    assert schedule.cut([], costs, 0, 10, 1.0, ablations, "exact") == []

@@ -223,13 +223,13 @@ def test_a_study_without_a_result_yet_is_a_page_without_figures(cache: Cache) ->
 
 
 def test_a_screened_study_shows_both_intervals(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_study(cache.results, "location", location_plan(grid=1), "mine", evaluate="screened")
+    write_study(cache.results, "location", location_plan(grid=1), "mine")
     assert "on these images" not in read(report(cache, "mine")).text
     whole = Store.table
 
     def screened(self, *given, **more):
         table = whole(self, *given, **more)
-        return table.assign(screen_low=table["drop"] - 0.125, screen_high=table["drop"] + 0.125)
+        return table.assign(evaluate="screened", screen_low=table["drop"] - 0.125, screen_high=table["drop"] + 0.125)
 
     monkeypatch.setattr(Store, "table", screened)
     written = report(cache, "mine")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 from collections.abc import Iterator
@@ -99,11 +100,15 @@ def _accelerator(recipe: Recipe, device: str) -> Accelerator:
         # Accelerate keeps the first run's device and precision for the whole process.
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
+    alone = not torch.distributed.is_initialized()
     accelerator = Accelerator(
         cpu=kind == "cpu",
         mixed_precision=recipe.mixed_precision,
         gradient_accumulation_steps=recipe.accumulation_steps,
     )
+    if alone and torch.distributed.is_initialized():
+        # The threads that processes talk by must end before the process does, or it may abort at its very end.
+        atexit.register(_leave_the_others)
     if recipe.mixed_precision == "fp16" and accelerator.scaler is None:
         raise TrainingError(f"mixed precision fp16 does not train on {accelerator.device}; give bf16 or no")
     return accelerator
@@ -193,3 +198,9 @@ def _claim(run: Run, recipe: Recipe, train_data: ImageData, val_data: ImageData,
         raise TrainingError(f"the run {run.name} has another recipe ({'; '.join(differences)}); {hint}")
     if any(description[key] != value for key, value in images.items()):
         raise TrainingError(f"the images of {recipe.data} are not those that the run {run.name} began with; {hint}")
+
+
+def _leave_the_others() -> None:
+    """Leave the group of processes that trained together."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
