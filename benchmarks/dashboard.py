@@ -113,6 +113,7 @@ class Shard:
     correct: np.ndarray
     largest_difference: float = 1e-6
     num_rechecked: int = 0
+    screen: None = None
     seconds: float = 1.0
 
 
