@@ -14,10 +14,10 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from command_line import run
 from PIL import Image
 from torch import nn
 
-from weanalysis import cli
 from weanalysis.ablation import Interrupted, ablate, schedule, studies
 from weanalysis.cache import Cache
 from weanalysis.errors import DeviceError, StoreError, StudyError, WeanalysisError
@@ -173,17 +173,6 @@ def of(folder) -> list[str]:
     return [
         "--model", str(folder / "net.safetensors"), "--data", f"imagefolder:{folder / 'images'}", "--shard-size", "10"
     ]  # fmt: skip
-
-
-def run(*words: str) -> int:
-    """Run the command line in this process and return its exit status."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["weanalysis", *words])
-        try:
-            cli.main()
-        except SystemExit as end:
-            return int(end.code or 0)
-    return 0
 
 
 def test_a_killed_study_goes_on_where_it_was(folder, tmp_path):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from command_line import run
 from PIL import Image
 
 import weanalysis
@@ -25,7 +26,6 @@ import weanalysis._torchvision
 import timm
 import torchvision
 
-from weanalysis import cli
 from weanalysis.cache import Cache
 from weanalysis.cli import demo
 from weanalysis.cli.train import FLAGS, parse_seeds
@@ -72,19 +72,6 @@ def trained(folder, tmp_path_factory) -> Path:
         words = ["train", *SMALL, "--data", f"imagefolder:{folder}", "--excitation", excitation, "--seeds", "0-1"]
         assert run(*words, "--quiet", "--cache", str(root)) == 0
     return root
-
-
-def run(*words: str) -> int:
-    """Run a command in this process and return its exit status."""
-    before = sys.argv
-    sys.argv = ["weanalysis", *words]
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def refused(capsys, *words: str) -> str:

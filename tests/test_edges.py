@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from PIL import Image
 from torch import nn
 
-from weanalysis import cli
 from weanalysis.ablation import ablate
 from weanalysis.cache import Cache
 from weanalysis.comparison import compare
@@ -79,18 +79,6 @@ def always_wrong(net: nn.Module) -> list[tuple[torch.Tensor, int]]:
     with torch.no_grad():
         answers = net.eval()(torch.stack([image for image, _ in noise()])).argmax(1)
     return noise(lambda index: int(answers[index] + 1) % 4)
-
-
-def run(*words: str) -> int:
-    before = sys.argv
-    sys.argv = ["weanalysis", *words]
-    try:
-        cli.main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def conclude(cache: Cache, first: str, second: str, capsys: pytest.CaptureFixture) -> dict:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from torch import nn
 
-from weanalysis import cli
 from weanalysis.ablation import ablate
 from weanalysis.errors import ModelError, StudyError
 from weanalysis.excitation import excite, fold
@@ -272,18 +271,6 @@ def test_wrong_choices_are_one_line(tmp_path, options, line) -> None:
 
 
 # The command ----------------------------------------------------------------------------------------------------------
-
-
-def run(*words: str) -> int:
-    before = sys.argv
-    sys.argv = ["weanalysis", *words]
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.fixture

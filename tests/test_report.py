@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import run
 from made_studies import (
     finished,
     location_plan,
@@ -26,7 +26,7 @@ from made_studies import (
     write_study,
 )
 
-from weanalysis import cli, figures
+from weanalysis import figures
 from weanalysis.cache import Cache
 from weanalysis.errors import StoreError, StudyError
 from weanalysis.report import Written, write_report
@@ -74,19 +74,6 @@ def read(written: Written) -> Words:
 
 def report(cache: Cache, *named: str | int, **more) -> Written:
     return write_report(named, cache.root / "report.html", cache=cache, **more)
-
-
-def run(*words: str) -> int:
-    """Run a command in this process and return its exit status."""
-    before = sys.argv
-    sys.argv = ["weanalysis", *words]
-    try:
-        cli.main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def filters() -> pd.DataFrame:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from command_line import run
 from scipy import stats
 from torch import nn
 
-from weanalysis import cli
 from weanalysis.ablation import ablate
 from weanalysis.errors import DataError, StoreError, StudyError
 from weanalysis.excitation import excite, fold, multipliers
@@ -406,18 +405,6 @@ def test_each_study_is_scored_with_its_own_units(tmp_path) -> None:
 
 
 # The command --------------------------------------------------------------------------------------------------------
-
-
-def run(*words: str) -> int:
-    before = sys.argv
-    sys.argv = ["weanalysis", *words]
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 SMALL = ["saliency", "--model", "resnet20", "--weights", "none", "--num-classes", "10", "--images", "6", "--layers",

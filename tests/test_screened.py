@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_line import run
 from scipy import stats
-from test_ablate import run
 from test_evaluate import NETWORKS, assert_same, candidates, shaken
 from torch import nn
 

@@ -48,6 +48,16 @@ def has_row_an_image(value: Any, num_images: int) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0 and len(value) == num_images
 
 
+def versions(values: Mapping[fx.Node, Any]) -> list[int]:
+    """How often each of some kept tensors was written to."""
+    return [value._version for value in values.values() if isinstance(value, Tensor)]
+
+
+def num_bytes(values: Mapping[fx.Node, Any]) -> int:
+    """What some kept tensors take."""
+    return sum(value.nbytes for value in values.values() if isinstance(value, Tensor))
+
+
 class Untraceable(Exception):
     """The network's forward cannot be replayed node by node; the message says why."""
 

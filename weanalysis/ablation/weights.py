@@ -75,8 +75,17 @@ class Weights:
             for weight, index, values in reversed(saved):
                 weight[index] = values
 
-    def changed_channels(self, part: Part) -> Sequence[int] | None:
-        """The output channels that a part's weights feed; None for all of them."""
+    def changed_channels(self, parts: Sequence[Part]) -> list[int] | None:
+        """The output channels that the weights of one layer's parts feed; None for all of them."""
+        channels: set[int] = set()
+        for part in parts:
+            some = self._channels_of(part)
+            if some is None:
+                return None
+            channels.update(some)
+        return sorted(channels)
+
+    def _channels_of(self, part: Part) -> Sequence[int] | None:
         if part.ranks is None:
             return part.out_channels
         channels = torch.unique(self._index(part)[0]).tolist()

@@ -22,7 +22,7 @@ from weanalysis.ablation.evaluate.decisions import Batch, Decisions, Measured, c
 from weanalysis.ablation.evaluate.pairs import Look, Pairs
 from weanalysis.ablation.evaluate.risk import ScreenSettings
 from weanalysis.ablation.evaluate.shard import Shard
-from weanalysis.ablation.graph import Downstream, Graph, Untraceable
+from weanalysis.ablation.graph import Downstream, Graph, Untraceable, num_bytes, versions
 from weanalysis.ablation.studies import Ablation, Part
 from weanalysis.ablation.weights import Weights, some_channels
 from weanalysis.errors import DeviceError, WeanalysisError
@@ -49,12 +49,6 @@ class _Kept:
     downstream: Downstream
     frontier: dict[fx.Node, Any]
     outputs: dict[fx.Node, Tensor]
-
-    @property
-    def versions(self) -> list[int]:
-        """How often each kept tensor was written to."""
-        return [value._version for value in self.frontier.values() if isinstance(value, Tensor)]
-
 
 class Evaluator:
     """Measures ablations of one network; works on a copy of its own, so the caller's weights are never touched.
@@ -138,11 +132,8 @@ class Evaluator:
             single = {ablation.layers[0] for ablation in ablations if self._pairs.can(ablation)}
             frontier |= self._pairs.read(sorted(single))
         # A screened batch is kept once as activations, once as gradients.
-        return self._bytes_of(image, frontier) * (2 if self.mode == "screened" else 1)
-
-    def _bytes_of(self, image: Tensor, frontier: frozenset[fx.Node]) -> int:
-        values = self._kept_values(image.to(self.device, self.dtype), frontier)
-        return sum(value.nbytes for value in values.values() if isinstance(value, Tensor))
+        kept = self._kept_values(image.to(self.device, self.dtype), frontier)
+        return num_bytes(kept) * (2 if self.mode == "screened" else 1)
 
     def can_screen(self, ablation: Ablation) -> bool:
         """Whether an ablation's effect can be predicted, so that not all images need be computed."""
@@ -343,7 +334,7 @@ class Evaluator:
 
         In the first batch, the first ablation is also done naively, to see how far the two ways differ.
         """
-        versions = kept.versions
+        before = versions(kept.frontier)
         check = ablations[0].layers not in self._checked
         for ablation in ablations:
             with self.weights.zeroed(ablation):
@@ -357,7 +348,7 @@ class Evaluator:
                     batch.num_rechecked += int(decisions.near.sum())
                     decisions = Decisions.of(self._whole(images), targets)
             batch.add(decisions)
-        if kept.versions != versions:
+        if versions(kept.frontier) != before:
             raise Untraceable("one of its operations writes into an activation that others read")
 
     def _compare(self, logits: Tensor, whole: Tensor) -> None:
@@ -377,7 +368,7 @@ class Evaluator:
         borrowed: list[tuple[Tensor, Tensor, Tensor]] = []
         try:
             for step in kept.downstream.first:
-                channels = self._changed_channels(parts[step.layer])
+                channels = self.weights.changed_channels(parts[step.layer])
                 source = fx.map_arg(step.args, kept.frontier.__getitem__)[0]
                 some = None if channels is None else some_channels(step.function, source, channels)  # type: ignore
                 if some is None:
@@ -392,16 +383,6 @@ class Evaluator:
         finally:
             for output, index, values in borrowed:
                 output[:, index] = values
-
-    def _changed_channels(self, parts: Sequence[Part]) -> list[int] | None:
-        """The output channels that change when the parts of one layer are zeroed; None for all of them."""
-        channels: set[int] = set()
-        for part in parts:
-            some = self.weights.changed_channels(part)
-            if some is None:
-                return None
-            channels.update(some)
-        return sorted(channels)
 
 
 @contextmanager

@@ -88,17 +88,6 @@ class Look:
     values: dict[fx.Node, Any]
     gradients: dict[fx.Node, Tensor]
 
-    @property
-    def num_bytes(self) -> int:
-        """What is kept of the batch."""
-        return sum(value.nbytes for value in self.values.values() if isinstance(value, Tensor))
-
-    @property
-    def versions(self) -> list[int]:
-        """How often each kept tensor was written to."""
-        return [value._version for value in self.values.values() if isinstance(value, Tensor)]
-
-
 class Pairs:
     """Predicts and computes ablations of single layers of a traced network, whose weights are at hand."""
 
@@ -294,13 +283,12 @@ class Pairs:
 
     def _anew(self, values: Mapping[fx.Node, Any], layer: Layer, ablation: Ablation) -> tuple[Any, Tensor]:
         """The output channels that an ablation changes (all: a slice), computed with its weights at 0."""
-        (part,) = ablation.parts if len(ablation.parts) == 1 else (None,)
-        channels = None if part is None else self._weights.changed_channels(part)
+        channels = self._weights.changed_channels(ablation.parts)
         with self._weights.zeroed(ablation):
             if channels is not None:
                 some = some_channels(layer.conv, values[layer.source], channels)
                 if some is not None:
-                    return torch.tensor(list(channels), device=some.device), some
+                    return torch.tensor(channels, device=some.device), some
             return slice(None), layer.step.run(values)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from weanalysis.ablation.evaluate import risk as risks
 from weanalysis.ablation.evaluate.decisions import Batch, Decisions, Measured, Screen, merge
 from weanalysis.ablation.evaluate.pairs import Look, Pairs, margins_of
-from weanalysis.ablation.graph import Untraceable
+from weanalysis.ablation.graph import Untraceable, num_bytes, versions
 from weanalysis.ablation.studies import Ablation
 from weanalysis.results.store import METRICS
 
@@ -129,7 +129,7 @@ class Shard:
             self._images[number], self._targets[number], names, check=number == 0, gradients=gradients
         )
         self._intact.append(Batch.of(self._targets[number], decisions))
-        keep = look.num_bytes * len(self._spans) <= self._evaluator.kept_limit
+        keep = num_bytes(look.values) * len(self._spans) <= self._evaluator.kept_limit
         self._looks.append(look if keep else None)
         return look
 
@@ -184,7 +184,7 @@ class Shard:
             if number != at:
                 look, at = self._look(number), number
             assert look is not None
-            versions = look.versions
+            before = versions(look.values)
             rows = torch.from_numpy(some_rows).to(evaluator.device)
             pairs = []
             for name, span, ablations in self._groups:
@@ -193,7 +193,7 @@ class Shard:
                     which = torch.from_numpy(columns[low:high] - span.start).to(evaluator.device)
                     pairs.append((name, ablations, rows[low:high], which))
             logits = self._pairs.logits(look, pairs)
-            if look.versions != versions:
+            if versions(look.values) != before:
                 raise Untraceable("one of its operations writes into an activation that others read")
             targets = self._targets[number].to(evaluator.device)[rows]
             decisions = Decisions.of(logits, targets, evaluator.tolerance)
