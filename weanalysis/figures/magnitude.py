@@ -16,6 +16,7 @@ from weanalysis.figures.style import (
     clickable,
     colour_bar,
     each,
+    histogram,
     layer_ticks,
     measurement,
     message_figure,
@@ -218,29 +219,13 @@ def weight_histogram(weight: ArrayLike, percentile: float | None = None, *, them
     magnitudes = np.sort(np.abs(np.asarray(weight, dtype=np.float64)).ravel())
     if not len(magnitudes):
         return message_figure("This layer has no weights.", theme)
-    counts, edges = np.histogram(magnitudes, bins=min(80, max(10, len(magnitudes) // 20)))
-    figure = new_figure(
-        theme,
-        300,
-        bargap=0.02,
-        showlegend=False,
-        margin={"l": 8, "r": 8, "t": 30, "b": 8},
-        xaxis_title_text="|w|",
-        yaxis_title_text="number of weights",
-    )
-    figure.add_trace(
-        go.Bar(
-            x=(edges[:-1] + edges[1:]) / 2,
-            y=counts,
-            width=np.diff(edges),
-            marker={"color": THEMES[theme].line, "line": {"width": 0}},
-            customdata=np.stack([edges[:-1], edges[1:]], axis=1).tolist(),
-            hovertemplate="|w| from %{customdata[0]:.3g} to %{customdata[1]:.3g}<br>%{y:,} weights<extra></extra>",
-        )
-    )
+    bins = min(80, max(10, len(magnitudes) // 20))
+    figure = histogram(magnitudes, bins, "|w|", "weights", theme, ".3g", top=30)
+    figure.update_xaxes(title_text="|w|")
     if percentile is not None:
         rank = max(1, int(np.ceil(percentile * len(magnitudes) / 100)))
         marked = magnitudes[rank - 1]
+        bars = figure.data[0]
         figure.add_vline(
             x=marked,
             line={"color": CATEGORICAL[1], "width": 2},
@@ -250,7 +235,7 @@ def weight_histogram(weight: ArrayLike, percentile: float | None = None, *, them
                 "yref": "paper",
                 "y": 1,
                 "yanchor": "bottom",
-                "xanchor": "right" if marked > edges[-1] / 2 else "left",
+                "xanchor": "right" if marked > (bars.x[-1] + bars.width[-1] / 2) / 2 else "left",
             },
         )
     figure.update_xaxes(zeroline=False, showgrid=False)

@@ -16,6 +16,7 @@ from weanalysis.figures.style import (
     THEMES,
     colour_bar,
     each,
+    histogram,
     layer_ticks,
     measurement,
     message_figure,
@@ -199,26 +200,9 @@ def multiplier_map(multiplier: ArrayLike, layer: str, *, theme: str = "light") -
 def multiplier_histogram(multiplier: ArrayLike, *, theme: str = "light") -> go.Figure:
     """Draw how LWE's m of one layer are distributed between 0 and 1."""
     values = np.asarray(multiplier, dtype=np.float64).ravel()
-    counts, edges = np.histogram(values, bins=min(50, max(10, len(values) // 20)), range=(0, 1))
-    figure = new_figure(
-        theme,
-        300,
-        bargap=0.02,
-        showlegend=False,
-        margin={"l": 8, "r": 8, "t": 28, "b": 8},
-        xaxis_title_text="multiplier m",
-        yaxis_title_text="number of kernels",
-    )
-    figure.add_trace(
-        go.Bar(
-            x=(edges[:-1] + edges[1:]) / 2,
-            y=counts,
-            width=np.diff(edges),
-            marker={"color": THEMES[theme].line, "line": {"width": 0}},
-            customdata=np.stack([edges[:-1], edges[1:]], axis=1).tolist(),
-            hovertemplate="m from %{customdata[0]:.2f} to %{customdata[1]:.2f}<br>%{y:,} kernels<extra></extra>",
-        )
-    )
+    bins = min(50, max(10, len(values) // 20))
+    figure = histogram(values, bins, "m", "kernels", theme, ".2f", top=28, ends=(0, 1))
+    figure.update_xaxes(title_text="multiplier m")
     figure.update_xaxes(range=[0, 1], zeroline=False, showgrid=False)
     return figure
 

@@ -126,6 +126,34 @@ def message_figure(message: str, theme: str, height: int = 240) -> go.Figure:
     return figure
 
 
+def histogram(
+    values: np.ndarray, bins: int, symbol: str, quantity: str, theme: str, digits: str, top: int,
+    ends: tuple[float, float] | None = None,
+) -> go.Figure:  # fmt: skip
+    """Draw how many values (`symbol`, numbers of a `quantity`) lie in each of some equal bins."""
+    counts, edges = np.histogram(values, bins=bins, range=ends)
+    figure = new_figure(
+        theme,
+        300,
+        bargap=0.02,
+        showlegend=False,
+        margin={"l": 8, "r": 8, "t": top, "b": 8},
+        yaxis_title_text=f"number of {quantity}",
+    )
+    figure.add_trace(
+        go.Bar(
+            x=(edges[:-1] + edges[1:]) / 2,
+            y=counts,
+            width=np.diff(edges),
+            marker={"color": THEMES[theme].line, "line": {"width": 0}},
+            customdata=np.stack([edges[:-1], edges[1:]], axis=1).tolist(),
+            hovertemplate=f"{symbol} from %{{customdata[0]:{digits}}} to %{{customdata[1]:{digits}}}<br>%{{y:,}} "
+            f"{quantity}<extra></extra>",
+        )
+    )
+    return figure
+
+
 def each(table: pd.DataFrame, *columns: str) -> Iterator[tuple[Any, ...]]:
     """Go through a table row by row, as tuples of the plain values of these columns."""
     return zip(*(table[column].tolist() for column in columns), strict=True)
