@@ -7,7 +7,7 @@ gives the same answer whatever was measured before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,17 @@ class _Computed:
         return np.concatenate([np.empty(0, kind), *getattr(self, name)]).astype(kind)
 
 
+@dataclass(frozen=True)
+class _Predicted:
+    """What is predicted of all pairs: margins (N,); their changes, the sizes of these, risk and flips (N, A)."""
+
+    margins: np.ndarray
+    change: np.ndarray
+    size: np.ndarray
+    risk: np.ndarray
+    flips: np.ndarray
+
+
 class Shard:
     """Measures ablations of single layers on one shard: images (N, 3, H, W) and targets (N,), as they were given."""
 
@@ -63,7 +74,7 @@ class Shard:
 
     def _arrange(self, ablations: Sequence[Ablation]) -> None:
         """Give each ablation a column, layer by layer in the order of the forward pass."""
-        names = self._pairs.in_order(dict.fromkeys(ablation.layers[0] for ablation in ablations))
+        self._names = names = self._pairs.in_order(dict.fromkeys(ablation.layers[0] for ablation in ablations))
         of_layer = {name: [p for p, a in enumerate(ablations) if a.layers[0] == name] for name in names}
         # Which ablation each column is.
         self._places = places = np.array([place for name in names for place in of_layer[name]], np.int64)
@@ -88,53 +99,48 @@ class Shard:
     def screen(self, ablations: Sequence[Ablation]) -> Measured:
         """Predict, compute what is at risk, and say what could be missed; raise Untraceable where that cannot be."""
         self._arrange(ablations)
-        margins, change, size = self._predict()
-        risk, flips = risks.risks(margins, change, size)
+        predicted = self._predict()
         rng = np.random.default_rng([self._start, len(ablations)])
-        self._check(risk)
+        self._check(predicted.risk)
 
         computed = _Computed()
-        done = risks.pilot(risk, rng)
+        done = risks.pilot(predicted.risk, rng)
         num_pilot = int(done.sum())
         self._compute(done, computed)
-        law = self._law(computed, margins, change, size)
-        missed, expected = self._misses(computed, law, margins, risk, flips)
+        law, missed, expected = self._learn(computed, predicted)
         factor = (missed + risks.PRIOR) / (expected + risks.PRIOR)
-        chosen = risks.choose(risk, law, factor, self._evaluator.screen.max_error)
+        chosen = risks.choose(predicted.risk, law, factor, self._evaluator.screen.max_error)
         self._compute(chosen & ~done, computed)
         done |= chosen
 
-        law = self._law(computed, margins, change, size)
-        missed, expected = self._misses(computed, law, margins, risk, flips)
-        hidden = np.where(done, 0.0, law.exceeds(risk))
-        right = (margins > 0)[:, None]
+        law, missed, expected = self._learn(computed, predicted)
+        hidden = np.where(done, 0.0, law.exceeds(predicted.risk))
+        right = (predicted.margins > 0)[:, None]
         back = np.argsort(self._places)
         about = {
-            "num_pairs": risk.size, "num_pilot": num_pilot, "num_computed": int(done.sum()),
-            "threshold": float(risk[~done].min(initial=np.inf)), "edge": law.edge, "share": law.share,
+            "num_pairs": done.size, "num_pilot": num_pilot, "num_computed": int(done.sum()),
+            "threshold": float(predicted.risk[~done].min(initial=np.inf)), "edge": law.edge, "share": law.share,
             "exponent": law.exponent,
         }  # fmt: skip
-        screen = Screen(
+        measured = self._result(computed)
+        measured.screen = Screen(
             done.sum(0)[back], (hidden * right).sum(0)[back], (hidden * ~right).sum(0)[back], missed[back],
             expected[back], about,
         )  # fmt: skip
-        measured = self._result(computed)
-        measured.screen = screen
         return measured
 
     def _see(self, number: int, gradients: bool) -> Look:
         """Look at a batch for the first time: the intact decisions; its activations are kept if those of all fit."""
-        names = [name for name, _, _ in self._groups]
         look, decisions = self._evaluator.look(
-            self._images[number], self._targets[number], names, check=number == 0, gradients=gradients
+            self._images[number], self._targets[number], self._names, check=number == 0, gradients=gradients
         )
         self._intact.append(Batch.of(self._targets[number], decisions))
         keep = num_bytes(look.values) * len(self._spans) <= self._evaluator.kept_limit
         self._looks.append(look if keep else None)
         return look
 
-    def _predict(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Look at every batch once, and tell what each ablation would do to the margins, and the size of that."""
+    def _predict(self) -> _Predicted:
+        """Look at every batch once, and tell what each ablation would do to the margins."""
         num_columns = len(self._columns)
         margins = np.empty(self._num_images, np.float32)
         change, size = (np.empty((self._num_images, num_columns), np.float32) for _ in range(2))
@@ -147,7 +153,8 @@ class Shard:
                 size[span, columns] = norm.cpu().numpy()
             look.gradients.clear()
         # A sum's terms may cancel, or one of them may be all of it: both are the prediction's size.
-        return margins, change, size + np.abs(change)
+        size += np.abs(change)
+        return _Predicted(margins, change, size, *risks.risks(margins, change, size))
 
     def _check(self, risk: np.ndarray) -> None:
         """Compute some of the riskiest pairs both ways, in layers all over the network, before anything is decided."""
@@ -165,78 +172,72 @@ class Shard:
         kept = self._looks[number]
         if kept is not None:
             return kept
-        names = [name for name, _, _ in self._groups]
-        return self._evaluator.look(self._images[number], self._targets[number], names, gradients=False)[0]
+        return self._evaluator.look(self._images[number], self._targets[number], self._names, gradients=False)[0]
 
-    def _chunks(self, chosen: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Cut the chosen pairs (N, A) by batches of images: which batch, the rows in it and the columns, in order."""
+    def _compute(self, chosen: np.ndarray, computed: _Computed) -> None:
+        """Compute the chosen pairs (N, A): by batches of images, many at once, in the order of the columns."""
         at_once = _PAIRS_AT_ONCE * self._evaluator.batch_size
         for number, span in enumerate(self._spans):
             columns, rows = np.nonzero(chosen[span].T)
+            look = self._look(number) if len(rows) else None
             for low in range(0, len(rows), at_once):
-                yield number, rows[low : low + at_once], columns[low : low + at_once]
+                assert look is not None
+                self._compute_some(number, look, rows[low : low + at_once], columns[low : low + at_once], computed)
 
-    def _compute(self, chosen: np.ndarray, computed: _Computed) -> None:
-        """Compute the chosen pairs exactly; those that hang on rounding the naive way."""
+    def _compute_some(
+        self, number: int, look: Look, some_rows: np.ndarray, columns: np.ndarray, computed: _Computed
+    ) -> None:
+        """Compute pairs of one batch exactly; those that hang on rounding the naive way."""
         evaluator = self._evaluator
-        look, at = None, -1
-        for number, some_rows, columns in self._chunks(chosen):
-            if number != at:
-                look, at = self._look(number), number
-            assert look is not None
-            before = versions(look.values)
-            rows = torch.from_numpy(some_rows).to(evaluator.device)
-            pairs = []
-            for name, span, ablations in self._groups:
-                low, high = np.searchsorted(columns, (span.start, span.stop))
-                if low < high:
-                    which = torch.from_numpy(columns[low:high] - span.start).to(evaluator.device)
-                    pairs.append((name, ablations, rows[low:high], which))
-            logits = self._pairs.logits(look, pairs)
-            if versions(look.values) != before:
-                raise Untraceable("one of its operations writes into an activation that others read")
-            targets = self._targets[number].to(evaluator.device)[rows]
-            decisions = Decisions.of(logits, targets, evaluator.tolerance)
-            margins = margins_of(logits, targets, evaluator.screen.metric)
-            near = torch.nonzero(decisions.near)[:, 0]
-            self._num_rechecked += len(near)
-            for column in np.unique(columns[near.cpu().numpy()]):
-                again = near[torch.from_numpy(columns[near.cpu().numpy()] == column).to(near.device)]
-                whole = evaluator.naive_logits(self._images[number][rows[again].cpu()], self._columns[column])
-                decided = Decisions.of(whole, targets[again])
-                decisions.predictions[again] = decided.predictions
-                decisions.correct[again] = decided.correct
-                margins[again] = margins_of(whole, targets[again], evaluator.screen.metric)
-            computed.rows.append(some_rows + self._spans[number].start)
-            computed.columns.append(columns)
-            computed.predictions.append(decisions.predictions.cpu().numpy())
-            computed.correct.append(decisions.correct.cpu().numpy())
-            computed.margins.append(margins.cpu().numpy())
+        before = versions(look.values)
+        rows = torch.from_numpy(some_rows).to(evaluator.device)
+        pairs = []
+        for name, span, ablations in self._groups:
+            low, high = np.searchsorted(columns, (span.start, span.stop))
+            if low < high:
+                which = torch.from_numpy(columns[low:high] - span.start).to(evaluator.device)
+                pairs.append((name, ablations, rows[low:high], which))
+        logits = self._pairs.logits(look, pairs)
+        if versions(look.values) != before:
+            raise Untraceable("one of its operations writes into an activation that others read")
+        targets = self._targets[number].to(evaluator.device)[rows]
+        decisions = Decisions.of(logits, targets, evaluator.tolerance)
+        margins = margins_of(logits, targets, evaluator.screen.metric)
+        near = torch.nonzero(decisions.near)[:, 0]
+        self._num_rechecked += len(near)
+        for column in np.unique(columns[near.cpu().numpy()]):
+            again = near[torch.from_numpy(columns[near.cpu().numpy()] == column).to(near.device)]
+            whole = evaluator.naive_logits(self._images[number][rows[again].cpu()], self._columns[column])
+            decided = Decisions.of(whole, targets[again])
+            decisions.predictions[again] = decided.predictions
+            decisions.correct[again] = decided.correct
+            margins[again] = margins_of(whole, targets[again], evaluator.screen.metric)
+        computed.rows.append(some_rows + self._spans[number].start)
+        computed.columns.append(columns)
+        computed.predictions.append(decisions.predictions.cpu().numpy())
+        computed.correct.append(decisions.correct.cpu().numpy())
+        computed.margins.append(margins.cpu().numpy())
 
-    @staticmethod
-    def _law(computed: _Computed, margins: np.ndarray, change: np.ndarray, size: np.ndarray) -> risks.ErrorLaw:
-        """The law of errors of the pairs computed so far; answers that are no number count as the largest errors."""
+    def _learn(self, computed: _Computed, predicted: _Predicted) -> tuple[risks.ErrorLaw, np.ndarray, np.ndarray]:
+        """The law of errors, and how many images of each ablation flipped unpredicted, and by the law should have.
+
+        All from the pairs computed so far; the counts are (A,). Answers that are no number are the largest errors.
+        """
         rows, columns = computed.all("rows", int), computed.all("columns", int)
-        predicted = margins[rows] + change[rows, columns]
+        size = predicted.size[rows, columns]
+        margin = predicted.margins[rows] + predicted.change[rows, columns]
         # Where there was no prediction there is no error of it.
-        known = np.isfinite(size[rows, columns]) & (size[rows, columns] > 0) & np.isfinite(predicted)
-        rows, columns, predicted = rows[known], columns[known], predicted[known]
-        margin = computed.all("margins", float)[known]
-        errors = -(margin - predicted) * np.sign(predicted) / size[rows, columns]
-        return risks.ErrorLaw.fit(np.nan_to_num(errors, nan=1e3, posinf=1e3, neginf=-1e3))
+        known = np.isfinite(size) & (size > 0) & np.isfinite(margin)
+        errors = -(computed.all("margins", float)[known] - margin[known]) * np.sign(margin[known]) / size[known]
+        law = risks.ErrorLaw.fit(np.nan_to_num(errors, nan=1e3, posinf=1e3, neginf=-1e3))
 
-    def _misses(
-        self, computed: _Computed, law: risks.ErrorLaw, margins: np.ndarray, risk: np.ndarray, flips: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """How many computed images of each ablation flipped unpredicted, and how many the law expected: (A,) each."""
-        rows, columns = computed.all("rows", int), computed.all("columns", int)
         bit = METRICS[self._evaluator.screen.metric]
         intact = np.concatenate([batch.correct for batch in self._intact])
-        unpredicted = ~flips[rows, columns]
+        unpredicted = ~predicted.flips[rows, columns]
         missed = unpredicted & ((computed.all("correct", np.uint8) ^ intact[rows]) & bit).astype(bool)
-        chance = np.where(unpredicted, law.exceeds(risk[rows, columns]), 0.0)
-        num_columns = risk.shape[1]
-        return (np.bincount(columns, missed, num_columns), np.bincount(columns, chance, num_columns))
+        chance = np.where(unpredicted, law.exceeds(predicted.risk[rows, columns]), 0.0)
+        num_columns = len(self._columns)
+        return law, np.bincount(columns, missed, num_columns), np.bincount(columns, chance, num_columns)
 
     def _result(self, computed: _Computed) -> Measured:
         rows, columns = computed.all("rows", np.int64), computed.all("columns", np.int64)
