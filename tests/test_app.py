@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import socket
 import sqlite3
+import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -923,6 +927,28 @@ def test_the_server_is_started_closed_to_others_and_silent(tmp_path: Path, monke
     assert options["server.headless"] == "true"
     assert len(json.loads(options["theme.chartCategoricalColors"])) == 10
     assert started["env"][ENVIRONMENT_VARIABLE] == str(tmp_path)
+
+
+def test_who_starts_it_for_the_first_time_is_asked_nothing(tmp_path: Path) -> None:
+    port = free_port()
+    program = f"from weanalysis.dashboard import *; launch(Cache(Path({str(tmp_path)!r})), {port}, open_browser=True)"
+    environment = {**os.environ, "HOME": str(tmp_path), "BROWSER": "true", "PYTHONPATH": str(Path(__file__).parents[1])}
+    server = subprocess.Popen([sys.executable, "-c", program], env=environment, stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, text=True)  # fmt: skip
+    try:
+        for _ in range(240):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2) as answer:
+                    assert answer.status == 200
+                    break
+            except OSError:
+                time.sleep(0.25)
+        else:
+            pytest.fail("the dashboard does not serve")
+    finally:
+        server.terminate()
+        printed = server.communicate(timeout=30)[0]
+    assert "mail" not in printed.lower()
 
 
 def free_port() -> int:

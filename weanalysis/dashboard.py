@@ -40,6 +40,8 @@ def launch(cache: Cache, port: int = 8501, address: str = "127.0.0.1", open_brow
         "server.address": address,
         "server.port": port,
         "server.headless": not open_browser,
+        # Streamlit would ask who starts it for the first time for an address, and serve nothing until it is answered.
+        "server.showEmailPrompt": False,
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": False,
         "client.showErrorDetails": "none",
