@@ -475,6 +475,7 @@ def test_a_screened_study_has_its_metric_and_leaves_exact_results_alone(world, t
     exact = ablate(net, data, cache=cache, **{**OPTIONS, "evaluate": "exact"})
     table = ablate(net, data, cache=cache, **OPTIONS)
     assert table.attrs["reused"] == 0 and table.attrs["study_id"] != exact.attrs["study_id"]
+    assert table.attrs["name"] == exact.attrs["name"] + "-screened"
     other = ablate(net, data, cache=cache, metric="top5", **OPTIONS)
     assert other.attrs["reused"] == 0
     assert ablate(net, data, cache=cache, max_error=0.5, **OPTIONS).attrs["reused"] == 0

@@ -165,7 +165,8 @@ def ablate(
         "seed": images.seed, "shard_size": shard_size, "dtype": dtype, "evaluate": evaluate,
         **({"screen": asdict(screen)} if screen else {}),
     }  # fmt: skip
-    name = name or "-".join([model.name, images.spec.partition(":")[0], study.kind, *str(rule or "").split()])
+    asked = [*str(rule or "").split(), *(["screened"] if screen else [])]
+    name = name or "-".join([model.name, images.spec.partition(":")[0], study.kind, *asked])
     about = {
         "model": model.name, "weights": model.weights, "data": images.spec, "options": study.options,
         "layers": list(study.layers), "skipped": [list(pair) for pair in study.skipped], "notes": list(study.notes),
