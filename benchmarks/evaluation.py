@@ -7,8 +7,8 @@
 Naive: zero the weight, run the whole network over images in memory, restore; usual memory format, float32, batches of
 250, one process with all cores. It is measured on the first --naive-images and scaled, since its cost is linear in
 images. Exact and screened: shards of 250 images over one process a core, one thread each, as a study runs them; the
-pilot of a screened shard counts, starting the processes does not. The rounds alternate. With -o the tables are added
-to a page.
+pilot of a screened shard counts, starting the processes does not. On a GPU (--device cuda) all is one process. The
+rounds alternate. With -o the tables are added to a page.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -28,26 +29,29 @@ from typing import Any
 import joblib
 import numpy as np
 import torch
+from joblib.externals.loky import get_reusable_executor
 
 from weanalysis.ablation import Evaluator, schedule, studies
 from weanalysis.ablation.evaluate import Measured, Mode, ScreenSettings
 from weanalysis.ablation.schedule import StopRequest, Task, Work
 from weanalysis.cli.options import parse_triple
+from weanalysis.devices import DTYPES, find_devices
 from weanalysis.loading import load_data, load_model
 from weanalysis.results.statistics import screen_bounds
 
 SHARD = 250
 
-@dataclass
-class InMemory:
-    """Images and targets at hand, served as a data set serves its batches."""
 
-    images: torch.Tensor
-    targets: torch.Tensor
+class OnFile:
+    """Images and targets that every process maps into its memory, served as a data set serves its batches."""
+
+    def __init__(self, images: torch.Tensor, targets: torch.Tensor, folder: Path):
+        self.images, self.targets = folder / "images.npy", targets
+        np.save(self.images, images.numpy())
 
     def batch(self, start: int, stop: int, num_threads: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Return images [start, stop) and their targets."""
-        return self.images[start:stop], self.targets[start:stop]
+        return torch.from_numpy(np.load(self.images, mmap_mode="r")[start:stop].copy()), self.targets[start:stop]
 
 
 def flips(results: Sequence[Measured], num_ablations: int) -> np.ndarray:
@@ -88,17 +92,27 @@ class Bench:
     """A network, images and ablations; naive and the other ways are run over them in turn."""
 
     def __init__(self, given: argparse.Namespace):
-        self.jobs = given.jobs or joblib.cpu_count(only_physical_cores=True)
+        self.device, self.dtype = find_devices(given.device)[0], given.dtype
+        self.jobs = (given.jobs or joblib.cpu_count(only_physical_cores=True)) if self.device == "cpu" else 1
         self.model = load_model(given.model, given.weights, None, given.data)
         data = load_data(given.data, parse_triple("mean", given.mean), parse_triple("std", given.std), None,
                          given.images, 0, self.model)  # fmt: skip
         self.images, self.targets = data.batch(0, len(data))
+        self._folder = tempfile.TemporaryDirectory()
+        self._data = OnFile(self.images, self.targets, Path(self._folder.name))
         self.naive_images = min(given.naive_images, len(self.images))
+
+    @property
+    def on_gpu(self) -> str:
+        """Which GPU, and in what arithmetic the fast ways compute there."""
+        if self.device == "cpu":
+            return ""
+        return f" on one {torch.cuda.get_device_name(self.device)}, exact and screened in {self.dtype}"
 
     def naive(self, ablations: Any) -> tuple[float, Measured]:
         """Seconds of the whole work, scaled from the first images; and what came out for these."""
         torch.set_num_threads(joblib.cpu_count(only_physical_cores=True))
-        evaluator = Evaluator(self.model.net, "naive", batch_size=SHARD)
+        evaluator = Evaluator(self.model.net, "naive", self.device, batch_size=SHARD)
         evaluator.measure(self.images[:SHARD], self.targets[:SHARD], ablations[:1])
         began = time.perf_counter()
         measured = evaluator.measure(self.images[: self.naive_images], self.targets[: self.naive_images], ablations)
@@ -106,16 +120,24 @@ class Bench:
 
     def run(self, way: Way, ablations: Any, num_images: int | None = None) -> float:
         """Seconds of a way over all shards, by a study's own processes, which are warm."""
-        work = Work(f"{way.name} {id(way)}", self.model.net, None, None, InMemory(self.images, self.targets),
-                    way.mode, "float32", 50, ("cpu",), Path(), ScreenSettings("top1", way.max_error))  # fmt: skip
+        batch_size = 50 if self.device == "cpu" else SHARD
+        screen = ScreenSettings("top1", way.max_error)
+        work = Work(f"{way.name} {id(way)}", self.model.net, None, None, self._data,
+                    way.mode, self.dtype, batch_size, (self.device,), Path(), screen)  # fmt: skip
+        evaluator = None
+        if self.device == "cpu":
+            # Processes of its own for each way: joblib replaces one whose memory grows much after its first task.
+            get_reusable_executor().shutdown()
+        else:
+            evaluator = Evaluator(self.model.net, way.mode, self.device, DTYPES[self.dtype], batch_size,
+                                  screen, self.dtype == "tf32")  # fmt: skip
 
         def measure(spans: Iterable[tuple[int, int]], some: Any) -> list[tuple[Task, Measured]]:
             tasks = [Task(low, high, tuple(range(len(some))), some) for low, high in spans]
-            return list(schedule.run(work, tasks, max(2, self.jobs), StopRequest()))
+            return list(schedule.run(work, tasks, self.jobs, StopRequest(), evaluator))
 
-        # A whole shard, since joblib replaces a process whose memory grows much after its first task.
-        one_a_layer = tuple({ablation.layer: ablation for ablation in ablations}.values())
-        measure([(0, min(SHARD, len(self.images)))] * 2 * self.jobs, one_a_layer)
+        # The first tasks are whole shards with every ablation, so that the processes' memory has grown by then.
+        measure([(0, min(SHARD, len(self.images)))] * self.jobs, ablations)
         shards = [(low, min(low + SHARD, len(self.images))) for low in range(0, num_images or len(self.images), SHARD)]
         began = time.perf_counter()
         found = measure(shards, ablations)
@@ -156,6 +178,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--exact-rounds", type=int, default=2, help="exact is run in the first so many rounds")
     parser.add_argument("--jobs", type=int)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of exact and screened")
     parser.add_argument("--costs", action="store_true", help="also against images, ablations and depth")
     parser.add_argument("--title", default="")
     parser.add_argument("-o", type=Path, metavar="PAGE")
@@ -177,7 +201,7 @@ def main() -> None:
         f"## {given.title or bench.model.name}", "",
         f"{bench.model.name} ({Path(bench.model.weights).name}), {given.data.split(':')[0]}, {num_images:,} images, "
         f"{count:,} kernels ({given.grid} grids), {given.rounds} rounds. {date.today()}, {machine()}, "
-        f"torch {torch.__version__}, {bench.jobs} processes.", "",
+        f"torch {torch.__version__}, {bench.jobs} processes{bench.on_gpu}.", "",
         f"Naive: {spread(naive_seconds)} s, from {bench.naive_images:,} images. {np.abs(true).sum():,} of "
         f"{true.size:,} pairs flip.", "",
         "| | seconds | times naive | pairs computed | largest, mean error of D, points | flips missed | "

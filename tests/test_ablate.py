@@ -20,6 +20,7 @@ from torch import nn
 
 from weanalysis.ablation import Interrupted, ablate, schedule, studies
 from weanalysis.cache import Cache
+from weanalysis.devices import find_devices
 from weanalysis.errors import DeviceError, StoreError, StudyError, WeanalysisError
 from weanalysis.models import build, save_checkpoint
 from weanalysis.results import COLUMNS, Store
@@ -437,13 +438,13 @@ def test_networks_that_cannot_be_measured(cache):
 
 
 def test_devices():
-    assert schedule.find_devices("cpu") == ("cpu",)
-    assert schedule.find_devices("auto") == (("cuda:0",) if torch.cuda.is_available() else ("cpu",))
+    assert find_devices("cpu") == ("cpu",)
+    assert find_devices("auto") == (("cuda:0",) if torch.cuda.is_available() else ("cpu",))
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError, match="no CUDA device"):
-            schedule.find_devices("cuda:0,cuda:1")
+            find_devices("cuda:0,cuda:1")
     with pytest.raises(DeviceError, match="not supported"):
-        schedule.find_devices("meta")
+        find_devices("meta")
 
 
 def test_tasks_cover_a_shard_once_and_end_soon():

@@ -109,7 +109,8 @@ def test_nothing_depends_on_itself_through_others() -> None:
     ("libraries", "homes"),
     [
         ({"torch", "torchvision", "timm", "accelerate"},
-         {"ablation", "data", "excitation", "loading", "models", "pruning", "saliency", "training", "_torchvision"}),
+         {"ablation", "data", "excitation", "loading", "models", "pruning", "saliency", "training", "_torchvision",
+          "devices"}),
         ({"torch_pruning"}, {"pruning"}),
         ({"streamlit"}, {"app"}),
         ({"plotly"}, {"figures", "app"}),

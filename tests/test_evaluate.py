@@ -306,6 +306,43 @@ def test_in_place_operations_never_reach_a_kept_activation():
                 Evaluator(net, "naive", batch_size=3).measure(images, targets, ablations))  # fmt: skip
 
 
+class SharesMemory(nn.Module):
+    """Reads values through views, halves, copies without strides and itself again, after others were done with them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.one, self.two = (nn.Conv2d(c, 8, 3, padding=1) for c in (3, 8, 8))
+        self.same, self.head = nn.Identity(), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.one(self.stem(x))
+        same, flat = self.same(x), x.flatten(2)
+        y = torch.relu(same) + x  # `same` is spent here, and x is not
+        first, second = y.chunk(2, 1)
+        again = y.chunk(2, 1)[0]
+        first = torch.relu(first) + second
+        z = self.two(torch.cat([first, again], 1))
+        wide = z.mean((2, 3), keepdim=True).expand(-1, -1, 12, 12)
+        wide = torch.relu(wide) + z
+        twice = wide + wide
+        flat = torch.relu(flat).view_as(x)
+        return self.head((torch.relu(twice) + flat + z).mean((2, 3)))
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_spent_memory_is_used_again_and_no_other(pooled, monkeypatch):
+    net, images, targets = shaken(SharesMemory(), 12, 20)
+    ablations = (*some_ablations(net, images), *studies.location(net, "3x3").ablations)
+    written = []
+    monkeypatch.setattr(torch, "relu_", lambda value, relu_=torch.relu_: written.append(value) or relu_(value))
+    exact, naive = Evaluator(net, "exact", batch_size=10), Evaluator(net, "naive", batch_size=10)
+    exact.pooled = pooled
+    for ablation in ablations:
+        torch.testing.assert_close(exact.logits(images, ablation), naive.logits(images, ablation), rtol=1e-4, atol=1e-4)
+    assert_same(exact.measure(images, targets, ablations), naive.measure(images, targets, ablations))
+    assert exact.note == "" and written
+
+
 def test_a_graph_computes_no_more_than_lies_downstream():
     net = NETWORKS["resnet20"][0]().eval()
     graph = Graph(copy.deepcopy(net))

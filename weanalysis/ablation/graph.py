@@ -27,6 +27,10 @@ _OUT_OF_PLACE: dict[Callable[..., Any], Callable[..., Any]] = {
     operator.itruediv: operator.truediv,
 }
 
+# What can be written over its own argument, or one of its two, with the same numbers coming out.
+_RELU = (torch.relu, nn.functional.relu)
+_SUM = (operator.add, torch.add)
+
 # What treats every number of a tensor alone, by module, and by the name of a function or method.
 _POINTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardtanh, nn.Mish, nn.Sigmoid,
               nn.Tanh, nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d)  # fmt: skip
@@ -110,6 +114,25 @@ class Step:
         look_up = values.__getitem__
         return self.function(*fx.map_arg(self.args, look_up), **fx.map_arg(self.kwargs, look_up))
 
+    def run_over(self, values: Mapping[fx.Node, Any], spent: set[fx.Node]) -> Any:
+        """Compute the step's value, in the memory of one that is `spent` where that can be: nobody reads it again.
+
+        Large new tensors cost more than what is computed into them, since the system clears their memory first.
+        """
+        first = self.args[0] if self.args else None
+        is_relu = isinstance(self.function, nn.ReLU) or self.function in _RELU
+        if is_relu and first in spent:
+            return torch.relu_(values[first])
+        if self.function in _SUM and len(self.args) == 2 and not self.kwargs and first is not self.args[1]:
+            one, other = (values[arg] if isinstance(arg, fx.Node) else arg for arg in self.args)
+            tensors = isinstance(one, Tensor) and isinstance(other, Tensor)
+            if tensors and one.shape == other.shape and one.dtype == other.dtype:
+                if first in spent:
+                    return one.add_(other)
+                if self.args[1] in spent:
+                    return other.add_(one)
+        return self.run(values)
+
 
 @dataclass(frozen=True)
 class Downstream:
@@ -124,6 +147,33 @@ class Downstream:
     first: tuple[Step, ...]
     frontier: frozenset[fx.Node]
     freed: tuple[tuple[fx.Node, ...], ...]
+
+
+class _Memory:
+    """Which of the values computed so far lie in memory of their own, shared with no kept activation or other value."""
+
+    def __init__(self) -> None:
+        self._own: set[fx.Node] = set()
+
+    def spent(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
+        """Those of some values that may be written over, once nobody reads them."""
+        return self._own.intersection(nodes)
+
+    def add(self, node: fx.Node, value: Any, values: Mapping[fx.Node, Any], spent: set[fx.Node]) -> None:
+        """Note where a step's new value lies, given the `values` that it read and which of these were `spent`."""
+        same = {source for source, read in values.items() if read is value and source in spent}
+        if not isinstance(value, Tensor) or not all(isinstance(read, Tensor | int | float) for read in values.values()):
+            self._own.difference_update(values)  # parts of a whole may overlap
+            return
+        place = _storage(value)
+        sharing = {source for source, read in values.items() if isinstance(read, Tensor) and _storage(read) == place}
+        self._own -= sharing
+        if sharing <= same:
+            self._own.add(node)
+
+
+def _storage(value: Tensor) -> int:
+    return value.untyped_storage().data_ptr()
 
 
 class Graph:
@@ -348,9 +398,16 @@ class Graph:
     ) -> Any:
         """Compute the output again; `changed` gives the values of the first steps, all else is computed anew."""
         values: dict[fx.Node, Any] = {**self._constants, **frontier}
+        memory = _Memory()
         for step, freed in zip(downstream.steps, downstream.freed, strict=True):
             node = step.node
-            values[node] = changed[node] if node in changed else step.run(values)
+            if node in changed:
+                values[node] = changed[node]
+            else:
+                spent = memory.spent(freed)
+                value = step.run_over(values, spent)
+                memory.add(node, value, {source: values[source] for source in node.all_input_nodes}, spent)
+                values[node] = value
             for dead in freed:
                 values.pop(dead, None)
         return fx.map_arg(self._output, values.__getitem__)
@@ -393,13 +450,18 @@ class Graph:
         # A value and the number of pairs, from the first on, for which it is computed; for the others it is intact.
         changed: dict[fx.Node, tuple[Any, int]] = {}
         outputs = set(self._nodes(self._output))
-        num_joined = 0
+        num_joined, memory = 0, _Memory()
         for position, step in enumerate(self.steps):
             count = max((changed[node][1] for node in step.node.all_input_nodes if node in changed), default=0)
             new = joins.get(step.node)
             if count:
                 values = {node: of_first(node, count) for node in step.node.all_input_nodes}
-                value = step.run(values)
+                last = (node for node in values if self._last_use[node] == position and node not in outputs)
+                # Rows that were just put together are read by this step alone.
+                fresh = {node for node in values if node in self._varies and changed.get(node, (None, 0))[1] < count}
+                spent = memory.spent(last) | fresh
+                value = step.run_over(values, spent)
+                memory.add(step.node, value, values, spent)
             if new is not None:
                 before = [value] if count else []
                 if count < num_joined:

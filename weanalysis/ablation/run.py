@@ -20,10 +20,11 @@ from torch import nn
 from weanalysis.ablation import schedule
 from weanalysis.ablation.evaluate import KEPT_BYTES, Evaluator, Measured, Mode, ScreenSettings
 from weanalysis.ablation.inputs import UNNAMED_SOURCE, as_images, as_model, folded, multipliers_of
-from weanalysis.ablation.schedule import DTYPES, StopRequest, Work, find_devices
+from weanalysis.ablation.schedule import StopRequest, Work
 from weanalysis.ablation.stopping import Need, Needs
 from weanalysis.ablation.studies import STUDIES, Ablation, Study, make_study
 from weanalysis.cache import Cache, find_cache, write_atomically
+from weanalysis.devices import DTYPES, find_devices
 from weanalysis.errors import StoreError, StudyError, unknown_name
 from weanalysis.models import Model, save_checkpoint
 from weanalysis.results.statistics import StoppingRule

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 
 from weanalysis.ablation.evaluate import Evaluator, Measured, Mode, ScreenSettings
 from weanalysis.ablation.studies import Ablation
+from weanalysis.devices import DTYPES
 from weanalysis.errors import DeviceError, WeanalysisError
-
-DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # A task should end soon enough for progress to be seen and for Ctrl-C to be answered, and last long enough
 # for the intact forward pass and the decoding that it begins with not to count.
@@ -75,35 +74,6 @@ class Task:
     stop: int
     places: tuple[int, ...]
     ablations: tuple[Ablation, ...]
-
-
-def find_devices(device: str) -> tuple[str, ...]:
-    """Read "auto", "cpu", "cuda", "cuda:0,cuda:1" or "mps"; raise DeviceError for what this machine does not have.
-
-    "auto" is one GPU where there is one, else the CPU.
-    """
-    if device == "auto":
-        return ("cuda:0",) if torch.cuda.is_available() else ("cpu",)
-    found = []
-    for name in (part.strip() for part in device.split(",")):
-        try:
-            kind = torch.device(name)
-        except RuntimeError:
-            raise DeviceError(f"device {name!r} is unknown: choose auto, cpu, cuda:0, or several GPUs as "
-                              "cuda:0,cuda:1") from None
-        if kind.type == "cuda":
-            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-            if (kind.index or 0) >= count:
-                there = f"{count} CUDA device(s)" if count else "no CUDA device"
-                raise DeviceError(f"device {name!r} does not exist: this machine has {there}; use --device cpu"
-                                  + (f" or cuda:0 to cuda:{count - 1}" if count else ""))
-            name = f"cuda:{kind.index or 0}"
-        elif kind.type == "mps" and not torch.backends.mps.is_available():
-            raise DeviceError("device 'mps' does not exist on this machine; use --device cpu")
-        elif kind.type not in ("cpu", "mps"):
-            raise DeviceError(f"device {name!r} is not supported: choose auto, cpu, mps or cuda:N")
-        found.append(name)
-    return tuple(dict.fromkeys(found))
 
 
 def cut(places: Sequence[int], costs: Sequence[float], start: int, stop: int, seconds_per_image: float,

@@ -49,9 +49,9 @@ Examples:
 def costs(**given: Any) -> None:
     from rich.console import Console
 
-    from weanalysis.ablation.schedule import find_devices
     from weanalysis.cache import find_cache
     from weanalysis.cli.display import Watcher
+    from weanalysis.devices import find_devices
     from weanalysis.excitation import KINDS
     from weanalysis.excitation import costs as measure
     from weanalysis.models import build, load_network

@@ -18,8 +18,8 @@ Examples:
 
 MODEL = "resnet20"
 
-# Half of the test split: the maps are there in a minute, and a study can be extended to all images later.
-NUM_IMAGES = 360
+# A third of the test split: a map is there in less than a minute, and a study can be extended to all images later.
+NUM_IMAGES = 250
 
 PERCENTILES = "5,10,15,20,25,30,35,40,45,50,55,60,65,70,75,80,85,90,95,100"
 

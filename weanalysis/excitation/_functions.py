@@ -43,11 +43,28 @@ def _sum_positions(kernels: Tensor, factor: float = 1.0) -> Tensor:
     return kernels.sum(2).mul_(factor)
 
 
+def _group_norm_sizes(kernels: Tensor) -> tuple[int, int, int, int]:
+    """Images, channels, positions and groups with which group normalization takes the kernels as its channels."""
+    num_out, num_in, num_positions = kernels.shape
+    return 1, num_out * num_in, num_positions, num_out
+
+
+def _scale_and_shift(kernels: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
+    """A new kernels * factor + shift, where the last two are (Out, In/groups)."""
+    if kernels.is_cpu:  # batch normalization with given statistics does this faster than addcmul() here
+        zeros, ones = torch.zeros_like(factor).view(-1), torch.ones_like(factor).view(-1)
+        channels = kernels.view(1, -1, kernels.shape[2])
+        scaled, _, _ = torch.native_batch_norm(channels, factor.view(-1), shift.view(-1), zeros, ones, False, 0.0, 0.0)
+        return scaled.view_as(kernels)
+    return torch.addcmul(shift.unsqueeze(2), kernels, factor.unsqueeze(2))
+
+
 class Locate(Function):
     """(W * m, m), where two fully connected layers give m from the average of W over each kernel (equation 1).
 
-    With `normalize`, the standardized W_n takes the place of W; it is overwritten by W_n * m and never needed again.
-    The gradient goes through the first output only.
+    With `normalize`, the standardized W_n takes the place of W: W_n * m is group normalization in one pass, with the
+    output channels as its groups, the kernels as its channels, and m as its weight. The gradient goes through the
+    first output only.
     """
 
     @staticmethod
@@ -55,15 +72,23 @@ class Locate(Function):
         ctx: Any, weight: Tensor, fc1: Tensor, bias1: Tensor, fc2: Tensor, bias2: Tensor, normalize: bool
     ) -> tuple[Tensor, Tensor]:
         with full_precision(weight):
+            average = _sum_positions(weight, 1 / weight.shape[2])
             if normalize:
-                excited, mean, scale = torch.native_layer_norm(weight, weight.shape[1:], None, None, VARIANCE_FLOOR)
-            else:
-                excited, mean, scale = weight.clone(), weight.new_zeros(1, 1, 1), weight.new_ones(1, 1, 1)
-            average = _sum_positions(excited, 1 / weight.shape[2])
+                mean = average.mean(1, keepdim=True)
+                square = torch.linalg.vector_norm(weight, dim=(1, 2)).square_().div_(weight.numel() / len(weight))
+                variance = torch.addcmul(square.unsqueeze(1), mean, mean, value=-1).clamp_min_(0)
+                average.sub_(mean).mul_(variance.add_(VARIANCE_FLOOR).rsqrt_())
             hidden = F.linear(average, fc1, bias1).relu_()
             multiplier = F.linear(hidden, fc2, bias2).sigmoid_()
-            excited.mul_(multiplier.unsqueeze(2))
-        ctx.save_for_backward(weight, excited, mean, scale, average, hidden, multiplier, fc1, bias1, fc2)
+            if normalize:
+                sizes = _group_norm_sizes(weight)
+                excited, mean, scale = torch.native_group_norm(
+                    weight.view(*sizes[:3]), multiplier.view(-1), None, *sizes, VARIANCE_FLOOR
+                )
+                excited = excited.view_as(weight)
+            else:
+                excited, mean, scale = weight * multiplier.unsqueeze(2), weight.new_zeros(1), weight.new_ones(1)
+        ctx.save_for_backward(weight, mean, scale, average, hidden, multiplier, fc1, fc2)
         ctx.normalize = normalize
         ctx.mark_non_differentiable(multiplier)
         return excited, multiplier
@@ -71,25 +96,32 @@ class Locate(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        weight, excited, mean, scale, average, hidden, multiplier, fc1, bias1, fc2 = ctx.saved_tensors
-        num_positions = weight.shape[2]
+        weight, mean, scale, average, hidden, multiplier, fc1, fc2 = ctx.saved_tensors
+        grad, num_positions = grad.contiguous(), weight.shape[2]
         with full_precision(weight):
-            d_weight = grad * excited
-            # Summed over a kernel this is m dm, and the sigmoid's derivative is m (1 - m): nothing is divided by m.
-            weighted = _sum_positions(d_weight)
-            d_output = torch.addcmul(weighted, weighted, multiplier, value=-1)
-            d_hidden = torch.ops.aten.threshold_backward(d_output @ fc2, hidden, 0)
-            # d_weight becomes dW_n / deviation, and dW_n = grad * m + d_average / positions.
-            scale = scale.view(-1, 1)
-            shift = (d_hidden * (scale / num_positions)) @ fc1
-            torch.addcmul(shift.unsqueeze(2), grad, (multiplier * scale).unsqueeze(2), out=d_weight)
             if ctx.normalize:
-                # dW = (dW_n - mean(dW_n) - W_n mean(dW_n W_n)) / deviation. The sum of dW_n W_n has two parts: that
-                # of grad * m W_n, and that of d_average * average, which is taken behind FC1, where it is smaller.
-                along = weighted.sum(1) + (d_hidden * (hidden - bias1)).sum(1)
-                slope = (along.unsqueeze(1) * scale.square()).div_(weight.numel() / len(weight)).unsqueeze(2)
-                offset = slope * mean - d_weight.mean((1, 2), keepdim=True)
-                d_weight.addcmul_(weight, slope, value=-1).add_(offset)
+                sizes = _group_norm_sizes(weight)
+                _, d_multiplier, grad_sums = torch.ops.aten.native_group_norm_backward(
+                    grad.view(*sizes[:3]), weight.view(*sizes[:3]), mean, scale, multiplier.view(-1), *sizes,
+                    (False, True, True),
+                )  # fmt: skip
+                d_multiplier, grad_sums = d_multiplier.view_as(multiplier), grad_sums.view_as(multiplier)
+            else:
+                d_multiplier = _sum_positions(grad * weight)
+            d_output = torch.ops.aten.sigmoid_backward(d_multiplier, multiplier)
+            d_hidden = torch.ops.aten.threshold_backward(d_output @ fc2, hidden, 0)
+            d_average = d_hidden @ fc1
+            if ctx.normalize:
+                # dW_n = grad * m + d_average / positions, dW = (dW_n - mean(dW_n) - W_n mean(dW_n W_n)) / deviation.
+                mean, scale, size = mean.view(-1, 1), scale.view(-1, 1), weight.numel() / len(weight)
+                sums = torch.addcmul(d_average, grad_sums, multiplier).sum(1, keepdim=True)
+                along = torch.addcmul(d_multiplier * multiplier, d_average, average).sum(1, keepdim=True)
+                slope = along * scale.square() / size
+                shift = torch.addcmul(mean * slope - sums * scale / size, d_average, scale, value=1 / num_positions)
+                d_weight = _scale_and_shift(grad, multiplier * scale, shift)
+                d_weight.addcmul_(weight, slope.unsqueeze(2), value=-1)
+            else:
+                d_weight = _scale_and_shift(grad, multiplier, d_average / num_positions)
             d_fc1, d_fc2 = d_hidden.t() @ average, d_output.t() @ hidden
             return d_weight, d_fc1, d_hidden.sum(0), d_fc2, d_output.sum(0), None
 

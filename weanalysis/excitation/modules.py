@@ -15,9 +15,18 @@ SMALLEST_EPS = 1e-6
 
 
 def _kernels(weight: Tensor) -> Tensor:
-    """View a weight as (Out, In/groups, positions), in float32 or better."""
-    exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    """Arrange a weight as contiguous (Out, In/groups, positions), in float32 or better."""
+    exact = weight.to(torch.promote_types(weight.dtype, torch.float32)).contiguous()
     return exact.flatten(2) if exact.dim() > 2 else exact.unsqueeze(2)
+
+
+def _in_place_of(weight: Tensor, kernels: Tensor) -> Tensor:
+    """View kernels in a weight's shape, in its type and memory format: convolutions take theirs from both inputs."""
+    excited = kernels.view_as(weight).to(weight.dtype)
+    memory_format = {4: torch.channels_last, 5: torch.channels_last_3d}.get(weight.dim(), torch.contiguous_format)
+    if weight.is_contiguous(memory_format=memory_format) and not weight.is_contiguous():
+        return excited.contiguous(memory_format=memory_format)
+    return excited
 
 
 def can_be_standardized(weight: Tensor) -> bool:
@@ -44,7 +53,7 @@ class WeightStandardization(nn.Module):
     """
 
     def forward(self, weight: Tensor) -> Tensor:
-        return standardize(_kernels(weight)).view_as(weight).to(weight.dtype)
+        return _in_place_of(weight, standardize(_kernels(weight)))
 
 
 class LWE(nn.Module):
@@ -73,7 +82,7 @@ class LWE(nn.Module):
         self.fc2 = nn.Linear(num_hidden, in_channels)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return self._locate(weight)[0].view_as(weight).to(weight.dtype)
+        return _in_place_of(weight, self._locate(weight)[0])
 
     def multiplier(self, weight: Tensor) -> Tensor:
         """Compute m of a weight: (Out, In/groups, ...) to (Out, In/groups), in float32 or better."""
@@ -112,7 +121,7 @@ class MWE(nn.Module):
         kernels = _kernels(weight)
         if self.normalize and can_be_standardized(weight):
             kernels = standardize(kernels)
-        return Magnify.apply(kernels, self.eps).view_as(weight).to(weight.dtype)
+        return _in_place_of(weight, Magnify.apply(kernels, self.eps))
 
     def extra_repr(self) -> str:
         return f"eps={self.eps:g}, normalize={self.normalize}"

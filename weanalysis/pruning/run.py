@@ -20,10 +20,10 @@ from torch.nn.utils import prune as torch_prune
 
 from weanalysis.ablation.evaluate import Decisions, logits_of
 from weanalysis.ablation.inputs import UNNAMED_SOURCE, as_images, as_model, folded
-from weanalysis.ablation.schedule import find_devices
 from weanalysis.ablation.studies import find_layers
 from weanalysis.ablation.studies.layers import select_layers
 from weanalysis.cache import Cache, find_cache
+from weanalysis.devices import find_devices, precision
 from weanalysis.errors import ModelError, StudyError, unknown_name
 from weanalysis.models import Model, build
 from weanalysis.models.pruned import sizes_of
@@ -183,7 +183,7 @@ def _curve(
     correct, done, began = 0, 0, time.perf_counter()
     while done < len(images):
         batch, targets = (tensor.to(device) for tensor in images.batch(done, min(done + batch_size, len(images))))
-        with torch.no_grad():
+        with torch.no_grad(), precision(batch.device):
             right = [Decisions.of(logits_of(net(batch)), targets).predictions == targets for net in (intact, *nets[1:])]
         correct += int(right[0].sum())
         for place, own in enumerate(right[1:]):

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from weanalysis.ablation.evaluate import logits_of
 from weanalysis.ablation.graph import BATCH_NORMS, Convolution
 from weanalysis.ablation.studies import Layer
+from weanalysis.devices import precision
 from weanalysis.errors import DataError, StudyError
 
 # Activations, their gradients and per-image weight gradients of a batch may take about this much.
@@ -185,17 +186,18 @@ def gather(
     while done < total:
         images, targets = (tensor.to(device) for tensor in data.batch(done, min(done + batch_size, total)))
         calls = _Calls() if gradients else None
-        with _listening(net, layers, found, calls, activations), torch.set_grad_enabled(gradients):
-            # Gradients flow from the images on; the parameters have none.
-            logits = logits_of(net(images.requires_grad_(gradients))).float()
-        _check(logits, targets, done)
-        if calls is not None:
-            # In evaluation mode images do not meet, so that the sum's gradient is each image's own.
-            F.cross_entropy(logits, targets, reduction="sum").backward()
-            for layer in layers:
-                conv = net.get_submodule(layer.name)
-                _add_gradients(found[layer.name], conv, calls.inputs.pop(layer.name, []),  # type: ignore[arg-type]
-                               calls.gradients.pop(layer.name, []))  # fmt: skip
+        with precision(images.device):
+            with _listening(net, layers, found, calls, activations), torch.set_grad_enabled(gradients):
+                # Gradients flow from the images on; the parameters have none.
+                logits = logits_of(net(images.requires_grad_(gradients))).float()
+            _check(logits, targets, done)
+            if calls is not None:
+                # In evaluation mode images do not meet, so that the sum's gradient is each image's own.
+                F.cross_entropy(logits, targets, reduction="sum").backward()
+                for layer in layers:
+                    conv = net.get_submodule(layer.name)
+                    _add_gradients(found[layer.name], conv, calls.inputs.pop(layer.name, []),  # type: ignore[arg-type]
+                                   calls.gradients.pop(layer.name, []))  # fmt: skip
         done += len(images)
         if report:
             report(done, total, (time.perf_counter() - began) / done * (total - done))

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from weanalysis.ablation.inputs import as_images, as_model, folded, multipliers_of
-from weanalysis.ablation.schedule import find_devices
 from weanalysis.ablation.studies import Layer, find_layers
 from weanalysis.ablation.studies.layers import select_layers
 from weanalysis.cache import Cache, find_cache
+from weanalysis.devices import find_devices
 from weanalysis.errors import StudyError, unknown_name
 from weanalysis.models import Model
 from weanalysis.results.saliency import WEIGHT, MappedLayer, SaliencyMaps, load_maps, save_maps

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal, TypeVar
@@ -25,6 +24,7 @@ from weanalysis.ablation.evaluate.shard import Shard
 from weanalysis.ablation.graph import Downstream, Graph, Untraceable, num_bytes, versions
 from weanalysis.ablation.studies import Ablation, Part
 from weanalysis.ablation.weights import Weights, some_channels
+from weanalysis.devices import precision
 from weanalysis.errors import DeviceError, WeanalysisError
 
 Mode = Literal["exact", "screened", "naive"]
@@ -152,7 +152,7 @@ class Evaluator:
         while True:
             self._checked, self.tolerance, self._largest_difference = set(), 0.0, 0.0
             try:
-                with _precision(self.device, self.tf32):
+                with precision(self.device, self.tf32):
                     measured = self._measure(images, targets, ablations, start)
                 break
             except torch.OutOfMemoryError:
@@ -383,18 +383,3 @@ class Evaluator:
         finally:
             for output, index, values in borrowed:
                 output[:, index] = values
-
-
-@contextmanager
-def _precision(device: torch.device, tf32: bool) -> Iterator[None]:
-    """Let a GPU round its products to TF32 or not: torch does so in convolutions unless it is told not to."""
-    if device.type != "cuda":
-        yield
-        return
-    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = convolutions.allow_tf32, products.allow_tf32
-    convolutions.allow_tf32 = products.allow_tf32 = tf32
-    try:
-        yield
-    finally:
-        convolutions.allow_tf32, products.allow_tf32 = before

@@ -25,8 +25,10 @@ from weanalysis.results.store import METRICS
 if TYPE_CHECKING:
     from weanalysis.ablation.evaluate.evaluator import Evaluator
 
-# So many times a batch of pairs is computed at once: that takes less memory than what is kept of the batch.
+# So many times a batch of pairs is computed at once. On a CPU that takes less memory than what is kept of the batch;
+# a GPU needs more of them to be busy, and a batch that does not fit is halved.
 _PAIRS_AT_ONCE = 4
+_PAIRS_AT_ONCE_ON_GPU = 16
 
 # How many of the computed pairs are computed the naive way too, in each shard.
 _NUM_CHECKED = 8
@@ -176,7 +178,9 @@ class Shard:
 
     def _compute(self, chosen: np.ndarray, computed: _Computed) -> None:
         """Compute the chosen pairs (N, A): by batches of images, many at once, in the order of the columns."""
-        at_once = _PAIRS_AT_ONCE * self._evaluator.batch_size
+        evaluator = self._evaluator
+        on_cpu = evaluator.device.type == "cpu"
+        at_once = (_PAIRS_AT_ONCE if on_cpu else _PAIRS_AT_ONCE_ON_GPU) * evaluator.batch_size
         for number, span in enumerate(self._spans):
             columns, rows = np.nonzero(chosen[span].T)
             look = self._look(number) if len(rows) else None
