@@ -126,9 +126,9 @@ def test_excitation_is_the_same_on_a_gpu(kind):
     torch.backends.cudnn.allow_tf32 = False
     try:
         with torch.no_grad():
-            torch.testing.assert_close(moved(images.to(GPU)).cpu(), on_cpu, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(moved(images.to(GPU)).cpu(), on_cpu, rtol=1e-2, atol=1e-2)
             fold(moved)
-            torch.testing.assert_close(moved(images.to(GPU)).cpu(), on_cpu, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(moved(images.to(GPU)).cpu(), on_cpu, rtol=1e-2, atol=1e-2)
     finally:
         torch.backends.cudnn.allow_tf32 = True
     assert grads and all(torch.isfinite(g).all() for g in grads.values())

@@ -131,9 +131,9 @@ class Evaluator:
         if self._pairs is not None and (self.mode == "screened" or self.pooled):
             single = {ablation.layers[0] for ablation in ablations if self._pairs.can(ablation)}
             frontier |= self._pairs.read(sorted(single))
-        # A screened batch is kept once as activations, once as gradients.
+        # A screened batch is kept as activations, as gradients, and channel by channel.
         kept = self._kept_values(image.to(self.device, self.dtype), frontier)
-        return num_bytes(kept) * (2 if self.mode == "screened" else 1)
+        return num_bytes(kept) * (3 if self.mode == "screened" else 1)
 
     def can_screen(self, ablation: Ablation) -> bool:
         """Whether an ablation's effect can be predicted, so that not all images need be computed."""

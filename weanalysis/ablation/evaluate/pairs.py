@@ -9,7 +9,7 @@ expansion in the activation, not in the weight).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
@@ -87,6 +87,22 @@ class Look:
     margins: Tensor
     values: dict[fx.Node, Any]
     gradients: dict[fx.Node, Tensor]
+    _in_channels: dict[fx.Node, Tensor] = field(default_factory=dict)
+
+    def in_channels(self, node: fx.Node) -> Any:
+        """A value with each channel in one piece, where they are picked fast; several layers read the same one."""
+        value = self.values[node]
+        if not isinstance(value, Tensor) or value.is_contiguous():
+            return value
+        if node not in self._in_channels:
+            self._in_channels[node] = value.contiguous()
+        return self._in_channels[node]
+
+    def forget_predictions(self) -> None:
+        """Let go of all that predictions alone read."""
+        self.gradients.clear()
+        self._in_channels.clear()
+
 
 class Pairs:
     """Predicts and computes ablations of single layers of a traced network, whose weights are at hand."""
@@ -184,14 +200,10 @@ class Pairs:
         its error is not. It is infinite where the activation changes and the margin's gradient there is 0.
         """
         layer, kernels = self._known(name), self._single_kernels(name, ablations)
-        # Channels are picked one by one, which is fast where each lies in one piece.
-        after, gradient, intact = (
-            value.contiguous() for value in
-            (look.values[layer.end], look.gradients[layer.end], look.values[layer.step.node])
-        )  # fmt: skip
-        others = {node: look.values[node].contiguous() if isinstance(look.values[node], Tensor) else look.values[node]
-                  for step in layer.behind for node in step.node.all_input_nodes if node in look.values}  # fmt: skip
-        images = look.values[layer.source].contiguous()
+        after, intact, images = (look.in_channels(node) for node in (layer.end, layer.step.node, layer.source))
+        gradient = look.gradients[layer.end].contiguous()
+        others = {node: look.in_channels(node) for step in layer.behind for node in step.node.all_input_nodes
+                  if node in look.values}  # fmt: skip
         changes, sizes = [], []
         per_ablation = len(intact) * max(intact[0, 0].numel(), after[0, 0].numel())
         at_once = max(1, _CHUNK_NUMBERS // per_ablation) if kernels is not None else 1

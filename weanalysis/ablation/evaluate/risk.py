@@ -16,7 +16,7 @@ Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 
 # Shares of the wanted largest error: what may be expected of the mean ablation, and of each one.
-MEAN_SHARE, EACH_SHARE = 1 / 20, 1 / 5
+MEAN_SHARE, EACH_SHARE = 1 / 20, 1 / 8
 
 # The pilot: this share of all pairs, the riskiest; this share of the others, at random; and so many in each octave of
 # risk, from these on.
@@ -28,6 +28,10 @@ PRIOR = 2.0
 
 # The tail of the law is a power law through its largest errors: this share of them, and at least so many.
 _TAIL_SHARE, _TAIL_COUNT = 0.05, 20
+
+
+# A layer's own unit of errors: by this quantile, as if so many errors had said that it is 1, and within this factor.
+_UNIT_QUANTILE, _UNIT_PRIOR, _MOST_UNIT = 0.8, 15, 3.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,17 @@ class ErrorLaw:
         with np.errstate(divide="ignore", over="ignore"):
             tail = self.share * (np.maximum(risk, self.edge) / self.edge) ** -self.exponent
         return np.where(risk < self.edge, np.maximum(body, self.share), tail)
+
+
+def unit(own: Floats, everywhere: Floats) -> float:
+    """How large the errors of one layer (n,) are against those of all (P,): 1 where there is none to tell it from.
+
+    By their 80th percentiles, drawn towards 1 where `own` are few, and at most 3 times more or less.
+    """
+    if len(own) == 0 or not (typical := float(np.quantile(np.abs(everywhere), _UNIT_QUANTILE))):
+        return 1.0
+    ratio = np.clip(np.quantile(np.abs(own), _UNIT_QUANTILE) / typical, 1 / _MOST_UNIT, _MOST_UNIT)
+    return float(ratio ** (len(own) / (len(own) + _UNIT_PRIOR)))
 
 
 def risks(margins: Floats, change: Floats, size: Floats) -> tuple[Floats, Bools]:

@@ -8,7 +8,7 @@ gives the same answer whatever was measured before it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -109,6 +109,7 @@ class Shard:
         done = risks.pilot(predicted.risk, rng)
         num_pilot = int(done.sum())
         self._compute(done, computed)
+        predicted = self._weigh(computed, predicted)
         law, missed, expected = self._learn(computed, predicted)
         factor = (missed + risks.PRIOR) / (expected + risks.PRIOR)
         chosen = risks.choose(predicted.risk, law, factor, self._evaluator.screen.max_error)
@@ -153,7 +154,7 @@ class Shard:
                 predicted, norm = self._pairs.predict(look, name, ablations)
                 change[span, columns] = predicted.cpu().numpy()
                 size[span, columns] = norm.cpu().numpy()
-            look.gradients.clear()
+            look.forget_predictions()
         # A sum's terms may cancel, or one of them may be all of it: both are the prediction's size.
         size += np.abs(change)
         return _Predicted(margins, change, size, *risks.risks(margins, change, size))
@@ -222,19 +223,34 @@ class Shard:
         computed.correct.append(decisions.correct.cpu().numpy())
         computed.margins.append(margins.cpu().numpy())
 
-    def _learn(self, computed: _Computed, predicted: _Predicted) -> tuple[risks.ErrorLaw, np.ndarray, np.ndarray]:
-        """The law of errors, and how many images of each ablation flipped unpredicted, and by the law should have.
+    def _errors(self, computed: _Computed, predicted: _Predicted) -> tuple[np.ndarray, np.ndarray]:
+        """The errors of predictions towards 0 in units of their size, and the columns that they are of: (P,) each.
 
-        All from the pairs computed so far; the counts are (A,). Answers that are no number are the largest errors.
+        Where there was no prediction there is no error of it; answers that are no number are the largest errors.
         """
         rows, columns = computed.all("rows", int), computed.all("columns", int)
         size = predicted.size[rows, columns]
         margin = predicted.margins[rows] + predicted.change[rows, columns]
-        # Where there was no prediction there is no error of it.
         known = np.isfinite(size) & (size > 0) & np.isfinite(margin)
         errors = -(computed.all("margins", float)[known] - margin[known]) * np.sign(margin[known]) / size[known]
-        law = risks.ErrorLaw.fit(np.nan_to_num(errors, nan=1e3, posinf=1e3, neginf=-1e3))
+        return np.nan_to_num(errors, nan=1e3, posinf=1e3, neginf=-1e3), columns[known]
 
+    def _weigh(self, computed: _Computed, predicted: _Predicted) -> _Predicted:
+        """Give the predictions of each layer their own unit: the nearer to the output, the smaller the errors are."""
+        errors, columns = self._errors(computed, predicted)
+        units = np.ones(len(self._columns), np.float32)
+        for _, span, _ in self._groups:
+            own = errors[(columns >= span.start) & (columns < span.stop)]
+            units[span] = risks.unit(own, errors)
+        return replace(predicted, size=predicted.size * units, risk=predicted.risk / units)
+
+    def _learn(self, computed: _Computed, predicted: _Predicted) -> tuple[risks.ErrorLaw, np.ndarray, np.ndarray]:
+        """The law of errors, and how many images of each ablation flipped unpredicted, and by the law should have.
+
+        All from the pairs computed so far; the counts are (A,).
+        """
+        law = risks.ErrorLaw.fit(self._errors(computed, predicted)[0])
+        rows, columns = computed.all("rows", int), computed.all("columns", int)
         bit = METRICS[self._evaluator.screen.metric]
         intact = np.concatenate([batch.correct for batch in self._intact])
         unpredicted = ~predicted.flips[rows, columns]
