@@ -93,6 +93,8 @@ def _axis(theme: str) -> dict[str, Any]:
         "tickfont": {"color": colours.muted, "size": 12},
         "title": {"font": {"color": colours.ink, "size": 13}, "standoff": 8},
         "automargin": True,
+        # Else the browser measures every label, twice, to hide one that sticks out; of these none does.
+        "ticklabeloverflow": "allow",
     }
 
 
