@@ -306,6 +306,38 @@ def test_in_place_operations_never_reach_a_kept_activation():
                 Evaluator(net, "naive", batch_size=3).measure(images, targets, ablations))  # fmt: skip
 
 
+_kept_by_a_function = torch.randn(1, 8, 12, 12, generator=torch.Generator().manual_seed(3))
+
+
+@torch.fx.wrap
+def _what_it_keeps(x: torch.Tensor) -> torch.Tensor:
+    return _kept_by_a_function if len(x) == 1 else _kept_by_a_function.expand_as(x).contiguous()
+
+
+class KeepsATensor(nn.Module):
+    """Adds to a tensor that a function hands out again and again."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.one, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(torch.relu(self.one(torch.relu(_what_it_keeps(x) + x))).mean((2, 3)))
+
+
+def test_what_a_function_keeps_is_not_written_over():
+    net, images, targets = shaken(KeepsATensor(), 12, 6)
+    before = _kept_by_a_function.clone()
+    ablations = studies.location(net, "3x3").ablations
+    for pooled in (False, True):
+        exact = Evaluator(net, "exact", batch_size=1)
+        exact.pooled = pooled
+        naive = Evaluator(net, "naive", batch_size=1)
+        assert_same(exact.measure(images, targets, ablations), naive.measure(images, targets, ablations))
+        assert torch.equal(_kept_by_a_function, before) and exact.note == ""
+
+
 class SharesMemory(nn.Module):
     """Reads values through views, halves, copies without strides and itself again, after others were done with them."""
 

@@ -114,6 +114,13 @@ class Step:
         look_up = values.__getitem__
         return self.function(*fx.map_arg(self.args, look_up), **fx.map_arg(self.kwargs, look_up))
 
+    @property
+    def makes_new(self) -> bool:
+        """Whether its value is known to be new, or that of an argument: a function may return what it keeps."""
+        if isinstance(self.function, nn.Module):
+            return type(self.function).__module__.startswith("torch.nn.modules.")
+        return self.function in (*_RELU, *_SUM, torch.cat)
+
     def run_over(self, values: Mapping[fx.Node, Any], spent: set[fx.Node]) -> Any:
         """Compute the step's value, in the memory of one that is `spent` where that can be: nobody reads it again.
 
@@ -159,7 +166,7 @@ class _Memory:
         """Those of some values that may be written over, once nobody reads them."""
         return self._own.intersection(nodes)
 
-    def add(self, node: fx.Node, value: Any, values: Mapping[fx.Node, Any], spent: set[fx.Node]) -> None:
+    def add(self, step: Step, value: Any, values: Mapping[fx.Node, Any], spent: set[fx.Node]) -> None:
         """Note where a step's new value lies, given the `values` that it read and which of these were `spent`."""
         same = {source for source, read in values.items() if read is value and source in spent}
         if not isinstance(value, Tensor) or not all(isinstance(read, Tensor | int | float) for read in values.values()):
@@ -168,8 +175,8 @@ class _Memory:
         place = _storage(value)
         sharing = {source for source, read in values.items() if isinstance(read, Tensor) and _storage(read) == place}
         self._own -= sharing
-        if sharing <= same:
-            self._own.add(node)
+        if sharing <= same and step.makes_new:
+            self._own.add(step.node)
 
 
 def _storage(value: Tensor) -> int:
@@ -406,7 +413,7 @@ class Graph:
             else:
                 spent = memory.spent(freed)
                 value = step.run_over(values, spent)
-                memory.add(node, value, {source: values[source] for source in node.all_input_nodes}, spent)
+                memory.add(step, value, {source: values[source] for source in node.all_input_nodes}, spent)
                 values[node] = value
             for dead in freed:
                 values.pop(dead, None)
@@ -461,7 +468,7 @@ class Graph:
                 fresh = {node for node in values if node in self._varies and changed.get(node, (None, 0))[1] < count}
                 spent = memory.spent(last) | fresh
                 value = step.run_over(values, spent)
-                memory.add(step.node, value, values, spent)
+                memory.add(step, value, values, spent)
             if new is not None:
                 before = [value] if count else []
                 if count < num_joined:
