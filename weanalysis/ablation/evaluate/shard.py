@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 _PAIRS_AT_ONCE = 4
 _PAIRS_AT_ONCE_ON_GPU = 16
 
+# What is computed tells more of the errors than the pilot did, and may ask for more: so often at the most.
+_MOST_ROUNDS = 3
+
 # How many of the computed pairs are computed the naive way too, in each shard.
 _NUM_CHECKED = 8
 
@@ -110,11 +113,14 @@ class Shard:
         num_pilot = int(done.sum())
         self._compute(done, computed)
         predicted = self._weigh(computed, predicted)
-        law, missed, expected = self._learn(computed, predicted)
-        factor = (missed + risks.PRIOR) / (expected + risks.PRIOR)
-        chosen = risks.choose(predicted.risk, law, factor, self._evaluator.screen.max_error)
-        self._compute(chosen & ~done, computed)
-        done |= chosen
+        for _ in range(_MOST_ROUNDS):
+            law, missed, expected = self._learn(computed, predicted)
+            factor = (missed + risks.PRIOR) / (expected + risks.PRIOR)
+            more = risks.choose(predicted.risk, law, factor, self._evaluator.screen.max_error) & ~done
+            if not more.any():
+                break
+            self._compute(more, computed)
+            done |= more
 
         law, missed, expected = self._learn(computed, predicted)
         hidden = np.where(done, 0.0, law.exceeds(predicted.risk))
