@@ -55,7 +55,7 @@ def test_rougher_arithmetic_gives_what_naive_gives_in_the_same(dtype, tf32):
 @pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2"])
 def test_what_a_screened_shard_computes_on_a_gpu_is_what_naive_gives(name):
     net, images, targets = lively(name, 60, 10)
-    ablations = tuple(a for a in of_every_kind(net))
+    ablations = tuple(of_every_kind(net))
     screened = Evaluator(net, "screened", GPU, batch_size=30)
     measured = screened.measure(images, targets, ablations)
     true = flips(Evaluator(net, "naive", GPU, batch_size=30).measure(images, targets, ablations), len(ablations))

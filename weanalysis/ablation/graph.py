@@ -168,19 +168,15 @@ class _Memory:
 
     def add(self, step: Step, value: Any, values: Mapping[fx.Node, Any], spent: set[fx.Node]) -> None:
         """Note where a step's new value lies, given the `values` that it read and which of these were `spent`."""
-        same = {source for source, read in values.items() if read is value and source in spent}
-        if not isinstance(value, Tensor) or not all(isinstance(read, Tensor | int | float) for read in values.values()):
-            self._own.difference_update(values)  # parts of a whole may overlap
+        if not isinstance(value, Tensor):
+            self._own.difference_update(values)  # its parts may lie in any of them
             return
-        place = _storage(value)
-        sharing = {source for source, read in values.items() if isinstance(read, Tensor) and _storage(read) == place}
+        place = value.untyped_storage().data_ptr()
+        sharing = {source for source, read in values.items()
+                   if isinstance(read, Tensor) and read.untyped_storage().data_ptr() == place}  # fmt: skip
         self._own -= sharing
-        if sharing <= same and step.makes_new:
+        if step.makes_new and all(values[source] is value and source in spent for source in sharing):
             self._own.add(step.node)
-
-
-def _storage(value: Tensor) -> int:
-    return value.untyped_storage().data_ptr()
 
 
 class Graph:

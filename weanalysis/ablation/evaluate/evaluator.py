@@ -50,6 +50,7 @@ class _Kept:
     frontier: dict[fx.Node, Any]
     outputs: dict[fx.Node, Tensor]
 
+
 class Evaluator:
     """Measures ablations of one network; works on a copy of its own, so the caller's weights are never touched.
 

@@ -29,7 +29,6 @@ PRIOR = 2.0
 # The tail of the law is a power law through its largest errors: this share of them, and at least so many.
 _TAIL_SHARE, _TAIL_COUNT = 0.05, 20
 
-
 # A layer's own unit of errors: by this quantile, as if so many errors had said that it is 1, and within this factor.
 _UNIT_QUANTILE, _UNIT_PRIOR, _MOST_UNIT = 0.8, 15, 3.0
 

@@ -113,16 +113,16 @@ class Shard:
         num_pilot = int(done.sum())
         self._compute(done, computed)
         predicted = self._weigh(computed, predicted)
+        law, missed, expected = self._learn(computed, predicted)
         for _ in range(_MOST_ROUNDS):
-            law, missed, expected = self._learn(computed, predicted)
             factor = (missed + risks.PRIOR) / (expected + risks.PRIOR)
             more = risks.choose(predicted.risk, law, factor, self._evaluator.screen.max_error) & ~done
             if not more.any():
                 break
             self._compute(more, computed)
             done |= more
+            law, missed, expected = self._learn(computed, predicted)
 
-        law, missed, expected = self._learn(computed, predicted)
         hidden = np.where(done, 0.0, law.exceeds(predicted.risk))
         right = (predicted.margins > 0)[:, None]
         back = np.argsort(self._places)
