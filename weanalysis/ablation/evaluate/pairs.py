@@ -8,8 +8,9 @@ expansion in the activation, not in the weight).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
@@ -22,7 +23,13 @@ from weanalysis.ablation.studies import Ablation
 from weanalysis.ablation.weights import Weights, some_channels
 
 # The change of one layer's activations is computed for so many numbers at a time: about what a core's cache holds.
-_CHUNK_NUMBERS = 2**19
+_CHUNK_NUMBERS = 2**20
+
+# From so few inputs, a convolution that reads all of them for each kernel is faster than one that reads its own.
+_FEW_INPUTS = 16
+
+# Stands for a gradient of 0, and lets be seen where something changes that it does not weigh.
+_NEXT_TO_NOTHING = 1e-30
 
 _CONVOLVE = {3: nn.functional.conv1d, 4: nn.functional.conv2d, 5: nn.functional.conv3d}
 
@@ -79,6 +86,12 @@ class Kernels:
     in_channels: Tensor
     zeroed: Tensor
 
+    @cached_property
+    def run_length(self) -> int:
+        """So many in a row change the same output channel, all along; 1 where the runs differ in length."""
+        counts = self.out_channels.unique_consecutive(return_counts=True)[1].tolist()
+        return counts[0] if len(set(counts)) == 1 else 1
+
 
 @dataclass
 class Look:
@@ -87,21 +100,19 @@ class Look:
     margins: Tensor
     values: dict[fx.Node, Any]
     gradients: dict[fx.Node, Tensor]
-    _in_channels: dict[fx.Node, Tensor] = field(default_factory=dict)
+    _taken: dict[tuple[fx.Node, tuple[int, ...]], Any] = field(default_factory=dict)
 
-    def in_channels(self, node: fx.Node) -> Any:
-        """A value with each channel in one piece, where they are picked fast; several layers read the same one."""
-        value = self.values[node]
-        if not isinstance(value, Tensor) or value.is_contiguous():
-            return value
-        if node not in self._in_channels:
-            self._in_channels[node] = value.contiguous()
-        return self._in_channels[node]
+    def take(self, node: fx.Node, channels: Tensor) -> Any:
+        """Some channels of a value, (N, len(channels), …), each in one piece; several layers read the same ones."""
+        key = node, tuple(channels.tolist())
+        if key not in self._taken:
+            self._taken[key] = _channels(self.values[node], channels)
+        return self._taken[key]
 
     def forget_predictions(self) -> None:
         """Let go of all that predictions alone read."""
         self.gradients.clear()
-        self._in_channels.clear()
+        self._taken.clear()
 
 
 class Pairs:
@@ -199,36 +210,71 @@ class Pairs:
         The size is the Euclidean norm of the terms whose sum the change is: where they cancel, the sum is small and
         its error is not. It is infinite where the activation changes and the margin's gradient there is 0.
         """
-        layer, kernels = self._known(name), self._single_kernels(name, ablations)
-        after, intact, images = (look.in_channels(node) for node in (layer.end, layer.step.node, layer.source))
-        gradient = look.gradients[layer.end].contiguous()
-        others = {node: look.in_channels(node) for step in layer.behind for node in step.node.all_input_nodes
-                  if node in look.values}  # fmt: skip
+        kernels = self._single_kernels(name, ablations)
+        parts = self._moved(look, name, ablations) if kernels is None else self._moved_by_kernels(look, name, kernels)
         changes, sizes = [], []
-        per_ablation = len(intact) * max(intact[0, 0].numel(), after[0, 0].numel())
-        at_once = max(1, _CHUNK_NUMBERS // per_ablation) if kernels is not None else 1
-        for low in range(0, len(ablations), at_once):
-            if kernels is not None:
-                channels = kernels.out_channels[low : low + at_once]
-                new = self._of_kernels(images, layer, kernels, slice(low, low + at_once))
-                new += _channels(intact, channels)
-            else:
-                channels, new = self._anew(look.values, layer, ablations[low])
-            source = layer.step.node
-            for step in layer.behind:
-                new = _on_channels(step, source, new, channels, others)
-                source = step.node
-            moved = (new - _channels(after, channels)).flatten(2)
-            terms = moved.float() * _channels(gradient, channels).flatten(2).float()
-            if kernels is None:
-                moved, terms = moved.flatten(1)[:, None], terms.flatten(1)[:, None]
-            norms = torch.linalg.vector_norm(terms, dim=2)
-            # No gradient where there is a change: nothing is known of what it does.
-            unseen = torch.nonzero(norms == 0, as_tuple=True)
-            norms[unseen] = torch.where(moved[unseen].any(1), torch.inf, 0.0)
-            changes.append(terms.sum(2))
-            sizes.append(norms)
+        for moved, gradient in parts:
+            # What changes where the gradient is 0 is seen, and weighs nothing.
+            terms = moved.float().mul_(gradient.float() + _NEXT_TO_NOTHING)
+            norms = torch.linalg.vector_norm(terms, dim=3)
+            unseen = torch.nonzero(norms < _NEXT_TO_NOTHING**0.5, as_tuple=True)
+            norms[unseen] = torch.where(terms[unseen].any(1), torch.inf, 0.0)
+            changes.append(terms.sum(3).flatten(1))
+            sizes.append(norms.flatten(1))
         return torch.cat(changes, 1), torch.cat(sizes, 1)
+
+    def _moved(self, look: Look, name: str, ablations: Sequence[Ablation]) -> Iterator[tuple[Tensor, Tensor]]:
+        """How each ablation changes the activation behind a layer, and the gradient there, (N, 1, 1, numbers) each."""
+        layer = self._known(name)
+        for ablation in ablations:
+            channels, new = self._anew(look.values, layer, ablation)
+
+            def take(node: fx.Node, channels: Any = channels) -> Any:
+                return _channels(look.values[node], channels)
+
+            moved = _behind(layer, new, channels, take) - take(layer.end)
+            gradient = _channels(look.gradients[layer.end], channels)
+            yield moved.flatten(1)[:, None, None], gradient.flatten(1)[:, None, None]
+
+    def _moved_by_kernels(self, look: Look, name: str, kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same for kernels, some at a time: (N, D, K, numbers), and (N, D, 1, numbers) of the gradient.
+
+        K kernels each change one of D output channels.
+        """
+        layer, run = self._known(name), kernels.run_length
+        per_ablation = look.values[layer.step.node][:, 0].numel()
+        if run * per_ablation > _CHUNK_NUMBERS:
+            run = 1
+        outs, places = kernels.out_channels[::run].unique(return_inverse=True)
+        ins, sources = kernels.in_channels.unique(return_inverse=True)
+        images, intact = look.take(layer.source, ins), look.take(layer.step.node, outs)
+        gradient = _channels(look.gradients[layer.end], outs)
+        after = _behind(layer, intact.clone(), outs, lambda node: look.take(node, outs))
+        at_once = max(1, _CHUNK_NUMBERS // (run * per_ablation))
+        for low in range(0, len(places), at_once):
+            at = places[low : low + at_once]
+
+            def of_runs(value: Any, at: Tensor = at) -> Any:
+                some = _channels(value, at)
+                return some.unsqueeze(2) if isinstance(some, Tensor) else some
+
+            which = slice(low * run, (low + at_once) * run)
+            new = self._added(images, layer, kernels.zeroed[which], sources[which]).unflatten(1, (-1, run))
+            new += of_runs(intact)
+            new = _behind(layer, new, outs[at], lambda node: of_runs(look.take(node, outs)))
+            yield new.sub_(of_runs(after)).flatten(3), of_runs(gradient).flatten(3)
+
+    @staticmethod
+    def _added(images: Tensor, layer: Layer, zeroed: Tensor, sources: Tensor) -> Tensor:
+        """What zeroing A kernels adds to their output channels, (N, A, …): each reads one channel of `images`."""
+        conv, count = layer.conv, len(zeroed)
+        convolve = _CONVOLVE[images.ndim]
+        if images.shape[1] <= _FEW_INPUTS:
+            weight = zeroed.new_zeros(count, images.shape[1], *zeroed.shape[1:])
+            weight[torch.arange(count, device=weight.device), sources] = -zeroed
+            return convolve(images, weight, None, conv.stride, conv.padding, conv.dilation)
+        chosen = images.index_select(1, sources)
+        return convolve(chosen, -zeroed[:, None], None, conv.stride, conv.padding, conv.dilation, count)
 
     @torch.no_grad()
     def logits(self, look: Look, chosen: Sequence[tuple[str, Sequence[Ablation], Tensor, Tensor]]) -> Tensor:
@@ -241,8 +287,8 @@ class Pairs:
             layer, kernels = self._known(name), self._single_kernels(name, ablations)
             new = look.values[layer.step.node][rows]
             if kernels is not None:
-                new[torch.arange(len(rows), device=new.device), kernels.out_channels[which]] += self._of_kernels(
-                    look.values[layer.source], layer, kernels, which, rows
+                new[torch.arange(len(rows), device=new.device), kernels.out_channels[which]] += self._added_to_rows(
+                    look.values[layer.source][rows, kernels.in_channels[which]], layer, kernels.zeroed[which]
                 )
             else:
                 values = {layer.source: look.values[layer.source][rows]}
@@ -283,15 +329,11 @@ class Pairs:
         return Kernels(out_channels, in_channels, torch.stack(zeroed))
 
     @staticmethod
-    def _of_kernels(
-        images: Tensor, layer: Layer, kernels: Kernels, which: slice | Tensor, rows: Tensor | None = None
-    ) -> Tensor:
-        """What zeroing kernels adds to their output channel: for all images (N, A, …), or for some pairs (P, …)."""
+    def _added_to_rows(images: Tensor, layer: Layer, zeroed: Tensor) -> Tensor:
+        """What zeroing a kernel each adds to its output channel, (P, …), for the channel that it reads, (P, H, W …)."""
         conv = layer.conv
-        weight, inputs = -kernels.zeroed[which][:, None], kernels.in_channels[which]
-        chosen = _channels(images, inputs) if rows is None else images[rows, inputs][None]
-        added = _CONVOLVE[chosen.ndim](chosen, weight, None, conv.stride, conv.padding, conv.dilation, len(weight))
-        return added if rows is None else added[0]
+        convolve = _CONVOLVE[images.ndim + 1]
+        return convolve(images[None], -zeroed[:, None], None, conv.stride, conv.padding, conv.dilation, len(zeroed))[0]
 
     def _anew(self, values: Mapping[fx.Node, Any], layer: Layer, ablation: Ablation) -> tuple[Any, Tensor]:
         """The output channels that an ablation changes (all: a slice), computed with its weights at 0."""
@@ -304,26 +346,32 @@ class Pairs:
             return slice(None), layer.step.run(values)
 
 
-def _channels(value: Tensor, channels: Any) -> Tensor:
-    """Some channels, or a slice of them: (N, len(channels), …)."""
-    return value[:, channels] if isinstance(channels, slice) else value.index_select(1, channels)
+def _channels(value: Any, channels: Any) -> Any:
+    """Some channels of an activation, or a slice of them, (N, len(channels), …); all of one that has a single channel.
+
+    What is no tensor stays as it is.
+    """
+    return value[:, channels] if isinstance(value, Tensor) and value.shape[1] > 1 else value
 
 
-def _on_channels(step: Step, source: fx.Node, value: Tensor, channels: Any, values: Mapping[fx.Node, Any]) -> Tensor:
-    """Compute a channelwise step where some channels of its `source` have the value (N, len(channels), …)."""
-    if isinstance(step.function, BATCH_NORMS):
-        norm = step.function
-        assert norm.running_mean is not None and norm.running_var is not None
-        weight, bias = (None if x is None else x[channels] for x in (norm.weight, norm.bias))
-        return nn.functional.batch_norm(value, norm.running_mean[channels], norm.running_var[channels], weight, bias,
-                                        eps=norm.eps)  # fmt: skip
+def _behind(layer: Layer, value: Tensor, channels: Any, take: Callable[[fx.Node], Any]) -> Tensor:
+    """Compute the steps behind a layer, `channels` of whose output are `value`, which may be written over.
 
-    def argument(node: fx.Node) -> Any:
-        if node is source:
-            return value
-        other = values[node]
-        if isinstance(other, Tensor) and other.ndim == value.ndim and other.shape[1] > 1:
-            return _channels(other, channels)
-        return other
-
-    return step.function(*fx.map_arg(step.args, argument), **fx.map_arg(step.kwargs, argument))
+    `take` gives an intact activation's part that has the value's shape, or broadcasts to it.
+    """
+    source = layer.step.node
+    for step in layer.behind:
+        if isinstance(step.function, BATCH_NORMS):
+            norm = step.function
+            assert norm.running_mean is not None and norm.running_var is not None
+            weight, bias = (None if x is None else x[channels] for x in (norm.weight, norm.bias))
+            value = nn.functional.batch_norm(value, norm.running_mean[channels], norm.running_var[channels], weight,
+                                             bias, eps=norm.eps)  # fmt: skip
+        else:
+            read: dict[fx.Node, Any] = {source: value}
+            for node in set(step.node.all_input_nodes) - {source}:
+                other = take(node)
+                read[node] = other.expand_as(value) if isinstance(other, Tensor) else other
+            value = step.run_over(read, {source})
+        source = step.node
+    return value

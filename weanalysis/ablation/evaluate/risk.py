@@ -7,6 +7,7 @@ risk r = |m'| / size. The law is learned from pairs that were computed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +17,11 @@ Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 
 # Shares of the wanted largest error: what may be expected of the mean ablation, and of each one.
-MEAN_SHARE, EACH_SHARE = 1 / 20, 1 / 8
+MEAN_SHARE, EACH_SHARE = 1 / 20, 1 / 5
 
 # The pilot: this share of all pairs, the riskiest; this share of the others, at random; and so many in each octave of
 # risk, from these on.
-PILOT_SHARE, AUDIT_SHARE = 0.008, 0.001
+PILOT_SHARE, AUDIT_SHARE = 0.008, 0.0005
 _OCTAVES, _IN_EACH_OCTAVE = (0.25, 0.5, 1.0, 2.0, 4.0), 20
 
 # An ablation is missed more or less often than the law says; this many expected misses of its own outweigh the law.
@@ -29,8 +30,11 @@ PRIOR = 2.0
 # The tail of the law is a power law through its largest errors: this share of them, and at least so many.
 _TAIL_SHARE, _TAIL_COUNT = 0.05, 20
 
-# A layer's own unit of errors: by this quantile, as if so many errors had said that it is 1, and within this factor.
-_UNIT_QUANTILE, _UNIT_PRIOR, _MOST_UNIT = 0.8, 15, 3.0
+# A group's own unit of errors: by this quantile, as if so many errors had said that it is 1, and within this factor.
+_UNIT_QUANTILE, _UNIT_PRIOR, _MOST_UNIT = 0.8, 8, 3.0
+
+# So that no error is measured in units that it was used for, they are learned anew without each of so many parts.
+NUM_PARTS = 10
 
 
 @dataclass(frozen=True)
@@ -79,15 +83,52 @@ class ErrorLaw:
         return np.where(risk < self.edge, np.maximum(body, self.share), tail)
 
 
-def unit(own: Floats, everywhere: Floats) -> float:
-    """How large the errors of one layer (n,) are against those of all (P,): 1 where there is none to tell it from.
+def units(errors: Floats, groups: NDArray[np.integer], num_groups: int) -> Floats:
+    """How large the errors of each group are against those of all, (num_groups,); 1 where there are none.
 
-    By their 80th percentiles, drawn towards 1 where `own` are few, and at most 3 times more or less.
+    `errors` and `groups` (P,). By their 80th percentiles, drawn towards 1 where a group has few errors, and at most 3
+    times more or less.
     """
-    if len(own) == 0 or not (typical := float(np.quantile(np.abs(everywhere), _UNIT_QUANTILE))):
-        return 1.0
-    ratio = np.clip(np.quantile(np.abs(own), _UNIT_QUANTILE) / typical, 1 / _MOST_UNIT, _MOST_UNIT)
-    return float(ratio ** (len(own) / (len(own) + _UNIT_PRIOR)))
+    sizes, counts = np.abs(errors), np.bincount(groups, minlength=num_groups)
+    if not len(sizes) or not (typical := float(np.quantile(sizes, _UNIT_QUANTILE))):
+        return np.ones(num_groups)
+    ordered = sizes[np.lexsort((sizes, groups))]
+    # The percentile of each group lies between two of its errors, as np.quantile has it.
+    starts, last = np.cumsum(counts) - counts, np.maximum(counts - 1, 0)
+    place = _UNIT_QUANTILE * last
+    low = np.minimum(starts + place.astype(int), len(ordered) - 1)
+    high = np.minimum(starts + np.minimum(place.astype(int) + 1, last), len(ordered) - 1)
+    own = ordered[low] + (place % 1) * (ordered[high] - ordered[low])
+    return np.clip(own / typical, 1 / _MOST_UNIT, _MOST_UNIT) ** (counts / (counts + _UNIT_PRIOR))
+
+
+Groups = Sequence[tuple[NDArray[np.integer], int]]
+
+
+def units_in_turn(errors: Floats, groups: Groups) -> list[Floats]:
+    """The units of one grouping after the other, each of what those before leave: (num_groups,) each.
+
+    `groups` holds, for each grouping, the group of each error (P,) and the number of groups.
+    """
+    found = []
+    for members, num_groups in groups:
+        found.append(units(errors, members, num_groups))
+        errors = errors / found[-1][members]
+    return found
+
+
+def in_units_of_others(errors: Floats, groups: Groups, parts: NDArray[np.integer]) -> Floats:
+    """Errors (P,) in units that are learned from other errors: each part (P,), 0 to 9, in those of the nine others.
+
+    In units that it was itself used for, an error is smaller than one that is yet to come.
+    """
+    result = np.array(errors, np.float64)
+    for one in range(NUM_PARTS):
+        told = parts != one
+        found = units_in_turn(errors[told], [(members[told], count) for members, count in groups])
+        for unit, (members, _) in zip(found, groups, strict=True):
+            result[~told] /= unit[members[~told]]
+    return result
 
 
 def risks(margins: Floats, change: Floats, size: Floats) -> tuple[Floats, Bools]:

@@ -89,6 +89,8 @@ class Shard:
             for name, end in zip(names, ends, strict=True)
         ]
         self._columns = [ablations[place] for place in places]
+        # Which layer each column is of.
+        self._layers = np.repeat(np.arange(len(names)), [len(of_layer[name]) for name in names])
 
     def measure(self, ablations: Sequence[Ablation]) -> Measured:
         """Compute all pairs; raise Untraceable where that cannot be."""
@@ -112,7 +114,7 @@ class Shard:
         done = risks.pilot(predicted.risk, rng)
         num_pilot = int(done.sum())
         self._compute(done, computed)
-        predicted = self._weigh(computed, predicted)
+        predicted = self._weigh(computed, predicted, rng)
         law, missed, expected = self._learn(computed, predicted)
         for _ in range(_MOST_ROUNDS):
             factor = (missed + risks.PRIOR) / (expected + risks.PRIOR)
@@ -161,8 +163,6 @@ class Shard:
                 change[span, columns] = predicted.cpu().numpy()
                 size[span, columns] = norm.cpu().numpy()
             look.forget_predictions()
-        # A sum's terms may cancel, or one of them may be all of it: both are the prediction's size.
-        size += np.abs(change)
         return _Predicted(margins, change, size, *risks.risks(margins, change, size))
 
     def _check(self, risk: np.ndarray) -> None:
@@ -229,8 +229,8 @@ class Shard:
         computed.correct.append(decisions.correct.cpu().numpy())
         computed.margins.append(margins.cpu().numpy())
 
-    def _errors(self, computed: _Computed, predicted: _Predicted) -> tuple[np.ndarray, np.ndarray]:
-        """The errors of predictions towards 0 in units of their size, and the columns that they are of: (P,) each.
+    def _errors(self, computed: _Computed, predicted: _Predicted) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The errors of predictions towards 0 in units of their size, and their rows and columns: (P,) each.
 
         Where there was no prediction there is no error of it; answers that are no number are the largest errors.
         """
@@ -239,23 +239,29 @@ class Shard:
         margin = predicted.margins[rows] + predicted.change[rows, columns]
         known = np.isfinite(size) & (size > 0) & np.isfinite(margin)
         errors = -(computed.all("margins", float)[known] - margin[known]) * np.sign(margin[known]) / size[known]
-        return np.nan_to_num(errors, nan=1e3, posinf=1e3, neginf=-1e3), columns[known]
+        return np.nan_to_num(errors, nan=1e3, posinf=1e3, neginf=-1e3), rows[known], columns[known]
 
-    def _weigh(self, computed: _Computed, predicted: _Predicted) -> _Predicted:
-        """Give the predictions of each layer their own unit: the nearer to the output, the smaller the errors are."""
-        errors, columns = self._errors(computed, predicted)
-        units = np.ones(len(self._columns), np.float32)
-        for _, span, _ in self._groups:
-            own = errors[(columns >= span.start) & (columns < span.stop)]
-            units[span] = risks.unit(own, errors)
-        return replace(predicted, size=predicted.size * units, risk=predicted.risk / units)
+    def _weigh(self, computed: _Computed, predicted: _Predicted, rng: np.random.Generator) -> _Predicted:
+        """Give the predictions of each layer, then of each ablation, then of each image their own unit of error.
+
+        The nearer a layer is to the output, and the less an ablation changes, the smaller the errors are.
+        """
+        errors, rows, columns = self._errors(computed, predicted)
+        layers = self._layers
+        groups = ((layers[columns], len(self._groups)), (columns, len(self._columns)), (rows, self._num_images))
+        of_layers, of_ablations, of_images = risks.units_in_turn(errors, groups)
+        unit = np.outer(of_images, of_layers[layers] * of_ablations).astype(np.float32)
+        parts = rng.integers(risks.NUM_PARTS, size=predicted.risk.shape, dtype=np.uint8)
+        self._first_errors = risks.in_units_of_others(errors, groups, parts[rows, columns])
+        return replace(predicted, size=predicted.size * unit, risk=predicted.risk / unit)
 
     def _learn(self, computed: _Computed, predicted: _Predicted) -> tuple[risks.ErrorLaw, np.ndarray, np.ndarray]:
         """The law of errors, and how many images of each ablation flipped unpredicted, and by the law should have.
 
         All from the pairs computed so far; the counts are (A,).
         """
-        law = risks.ErrorLaw.fit(self._errors(computed, predicted)[0])
+        errors = self._errors(computed, predicted)[0]
+        law = risks.ErrorLaw.fit(np.concatenate([self._first_errors, errors[len(self._first_errors) :]]))
         rows, columns = computed.all("rows", int), computed.all("columns", int)
         bit = METRICS[self._evaluator.screen.metric]
         intact = np.concatenate([batch.correct for batch in self._intact])
