@@ -10,13 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
-_PLAIN_FORWARDS = {kind.forward for kind in CONVOLUTIONS}
+from weanalysis.ablation.graph.steps import BATCH_NORMS, CONVOLUTIONS, Step, has_row_an_image, is_plain
+from weanalysis.ablation.graph.tracing import Untraceable, trace
 
 # Every write into a tensor that an ablation may still read would corrupt the kept activations,
 # so that a traced network computes without in-place operations.
@@ -27,10 +22,6 @@ _OUT_OF_PLACE: dict[Callable[..., Any], Callable[..., Any]] = {
     operator.itruediv: operator.truediv,
 }
 
-# What can be written over its own argument, or one of its two, with the same numbers coming out.
-_RELU = (torch.relu, nn.functional.relu)
-_SUM = (operator.add, torch.add)
-
 # What treats every number of a tensor alone, by module, and by the name of a function or method.
 _POINTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardtanh, nn.Mish, nn.Sigmoid,
               nn.Tanh, nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d)  # fmt: skip
@@ -40,105 +31,6 @@ _SUM_NAMES = {"add", "sub"}
 
 # What can be asked of an activation without looking at the images in it.
 _SAME_FOR_ALL = {"dtype", "device", "ndim", "layout", "requires_grad", "is_cuda"}
-
-
-def is_plain(module: nn.Module) -> bool:
-    """Whether a module computes as torch's own convolutions do, whatever its class is called."""
-    return isinstance(module, CONVOLUTIONS) and type(module).forward in _PLAIN_FORWARDS
-
-
-def has_row_an_image(value: Any, num_images: int) -> bool:
-    """Whether a value is a tensor whose first side is the batch."""
-    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == num_images
-
-
-def versions(values: Mapping[fx.Node, Any]) -> list[int]:
-    """How often each of some kept tensors was written to."""
-    return [value._version for value in values.values() if isinstance(value, Tensor)]
-
-
-def num_bytes(values: Mapping[fx.Node, Any]) -> int:
-    """What some kept tensors take."""
-    return sum(value.nbytes for value in values.values() if isinstance(value, Tensor))
-
-
-class Untraceable(Exception):
-    """The network's forward cannot be replayed node by node; the message says why."""
-
-
-class _Tracer(fx.Tracer):
-    """torch.fx's tracer, for which a convolution of any class is one operation."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, CONVOLUTIONS) or super().is_leaf_module(m, module_qualified_name)
-
-
-def _trace(net: nn.Module) -> tuple[nn.Module, fx.Graph]:
-    tracer = _Tracer()
-    try:
-        graph = tracer.trace(net)
-    except Exception as error:  # torch.fx raises whatever the network's own forward raises on a proxy
-        line = (str(error).splitlines() or [""])[0]
-        raise Untraceable(f"{type(error).__name__}: {line}") from error
-    return tracer.root, graph
-
-
-def convolutions(net: nn.Module) -> dict[str, Convolution]:
-    """A network's convolutions by name: in the order of the forward pass where it can be traced, else as registered."""
-    registered = {name: module for name, module in net.named_modules() if isinstance(module, CONVOLUTIONS)}
-    try:
-        root, graph = _trace(net)
-    except Untraceable:
-        return registered
-    names = {module: name for name, module in registered.items()}
-    called = [root.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
-    order = dict.fromkeys(names[module] for module in called if module in names)
-    return {name: registered[name] for name in [*order, *(name for name in registered if name not in order)]}
-
-
-@dataclass(frozen=True)
-class Step:
-    """One operation of the traced network; its arguments hold nodes where values of earlier steps go.
-
-    `layer` is the name of the convolution that it calls, None for any other operation.
-    """
-
-    node: fx.Node
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    layer: str | None = None
-
-    def run(self, values: Mapping[fx.Node, Any]) -> Any:
-        """Compute the step's value from the values of the steps before."""
-        look_up = values.__getitem__
-        return self.function(*fx.map_arg(self.args, look_up), **fx.map_arg(self.kwargs, look_up))
-
-    @property
-    def makes_new(self) -> bool:
-        """Whether its value is known to be new, or that of an argument: a function may return what it keeps."""
-        if isinstance(self.function, nn.Module):
-            return type(self.function).__module__.startswith("torch.nn.modules.")
-        return self.function in (*_RELU, *_SUM, torch.cat)
-
-    def run_over(self, values: Mapping[fx.Node, Any], spent: set[fx.Node]) -> Any:
-        """Compute the step's value, in the memory of one that is `spent` where that can be: nobody reads it again.
-
-        Large new tensors cost more than what is computed into them, since the system clears their memory first.
-        """
-        first = self.args[0] if self.args else None
-        is_relu = isinstance(self.function, nn.ReLU) or self.function in _RELU
-        if is_relu and first in spent:
-            return torch.relu_(values[first])
-        if self.function in _SUM and len(self.args) == 2 and not self.kwargs and first is not self.args[1]:
-            one, other = (values[arg] if isinstance(arg, fx.Node) else arg for arg in self.args)
-            tensors = isinstance(one, Tensor) and isinstance(other, Tensor)
-            if tensors and one.shape == other.shape and one.dtype == other.dtype:
-                if first in spent:
-                    return one.add_(other)
-                if self.args[1] in spent:
-                    return other.add_(one)
-        return self.run(values)
 
 
 @dataclass(frozen=True)
@@ -188,7 +80,7 @@ class Graph:
     """
 
     def __init__(self, net: nn.Module, fold: bool = False):
-        self._root, graph = _trace(net)
+        self._root, graph = trace(net)
         if fold:
             self._fold_batch_norms(graph)
         for module in net.modules():

@@ -1,0 +1,29 @@
+"""What must be recomputed: a network traced once, and, for a set of layers, what lies downstream of them."""
+
+from weanalysis.ablation.graph.network import Downstream, Graph
+from weanalysis.ablation.graph.steps import (
+    BATCH_NORMS,
+    CONVOLUTIONS,
+    Convolution,
+    Step,
+    has_row_an_image,
+    is_plain,
+    num_bytes,
+    versions,
+)
+from weanalysis.ablation.graph.tracing import Untraceable, convolutions
+
+__all__ = [
+    "BATCH_NORMS",
+    "CONVOLUTIONS",
+    "Convolution",
+    "Downstream",
+    "Graph",
+    "Step",
+    "Untraceable",
+    "convolutions",
+    "has_row_an_image",
+    "is_plain",
+    "num_bytes",
+    "versions",
+]

@@ -1,0 +1,88 @@
+"""One operation of a traced network, and what is known of the values that it makes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+_PLAIN_FORWARDS = {kind.forward for kind in CONVOLUTIONS}
+
+# What can be written over its own argument, or one of its two, with the same numbers coming out.
+_RELU = (torch.relu, nn.functional.relu)
+_SUM = (operator.add, torch.add)
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a module computes as torch's own convolutions do, whatever its class is called."""
+    return isinstance(module, CONVOLUTIONS) and type(module).forward in _PLAIN_FORWARDS
+
+
+def has_row_an_image(value: Any, num_images: int) -> bool:
+    """Whether a value is a tensor whose first side is the batch."""
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == num_images
+
+
+def versions(values: Mapping[fx.Node, Any]) -> list[int]:
+    """How often each of some kept tensors was written to."""
+    return [value._version for value in values.values() if isinstance(value, Tensor)]
+
+
+def num_bytes(values: Mapping[fx.Node, Any]) -> int:
+    """What some kept tensors take."""
+    return sum(value.nbytes for value in values.values() if isinstance(value, Tensor))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of the traced network; its arguments hold nodes where values of earlier steps go.
+
+    `layer` is the name of the convolution that it calls, None for any other operation.
+    """
+
+    node: fx.Node
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    layer: str | None = None
+
+    def run(self, values: Mapping[fx.Node, Any]) -> Any:
+        """Compute the step's value from the values of the steps before."""
+        look_up = values.__getitem__
+        return self.function(*fx.map_arg(self.args, look_up), **fx.map_arg(self.kwargs, look_up))
+
+    @property
+    def makes_new(self) -> bool:
+        """Whether its value is known to be new, or that of an argument: a function may return what it keeps."""
+        if isinstance(self.function, nn.Module):
+            return type(self.function).__module__.startswith("torch.nn.modules.")
+        return self.function in (*_RELU, *_SUM, torch.cat)
+
+    def run_over(self, values: Mapping[fx.Node, Any], spent: set[fx.Node]) -> Any:
+        """Compute the step's value, in the memory of one that is `spent` where that can be: nobody reads it again.
+
+        Large new tensors cost more than what is computed into them, since the system clears their memory first.
+        """
+        first = self.args[0] if self.args else None
+        is_relu = isinstance(self.function, nn.ReLU) or self.function in _RELU
+        if is_relu and first in spent:
+            return torch.relu_(values[first])
+        if self.function in _SUM and len(self.args) == 2 and not self.kwargs and first is not self.args[1]:
+            one, other = (values[arg] if isinstance(arg, fx.Node) else arg for arg in self.args)
+            tensors = isinstance(one, Tensor) and isinstance(other, Tensor)
+            if tensors and one.shape == other.shape and one.dtype == other.dtype:
+                if first in spent:
+                    return one.add_(other)
+                if self.args[1] in spent:
+                    return other.add_(one)
+        return self.run(values)
