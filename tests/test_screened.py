@@ -15,7 +15,15 @@ from weanalysis.ablation import Interrupted, ablate, schedule, studies
 from weanalysis.ablation.evaluate import Evaluator, Measured, ScreenSettings, pairs
 from weanalysis.ablation.evaluate import risk as risk_module
 from weanalysis.ablation.evaluate.pairs import margins_of
-from weanalysis.ablation.evaluate.risk import ErrorLaw, choose, pilot, risks, units
+from weanalysis.ablation.evaluate.risk import (
+    ErrorLaw,
+    choose,
+    in_units_of_others,
+    pilot,
+    risks,
+    units,
+    units_in_turn,
+)
 from weanalysis.ablation.graph import Graph, Untraceable
 from weanalysis.ablation.studies import Ablation, Part
 from weanalysis.cache import Cache
@@ -97,6 +105,45 @@ def test_a_prediction_is_the_slope_of_the_margin_times_the_change_behind_the_non
             after = margins_of(naive.logits(images, ablation), targets, "top1")
             torch.testing.assert_close(look.margins + change[:, column], after, rtol=1e-4, atol=1e-5)
         assert (size >= 0).all() and (change != 0).any()
+
+
+class Residual(nn.Module):
+    """A wide convolution whose output goes through a ReLU, a batch norm that cannot be folded, and a sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.before, self.conv = nn.Conv2d(3, 20, 3, padding=1), nn.Conv2d(20, 20, 3, padding=1)
+        self.norm, self.head = nn.BatchNorm2d(20), nn.Linear(20, 4)
+
+    def forward(self, images):
+        one = self.before(images)
+        return self.head(torch.relu(self.norm(torch.relu(self.conv(one))) + one).mean((2, 3)))
+
+
+@pytest.mark.parametrize("chunk", [2**20, 600, 1])
+@pytest.mark.parametrize("name", ["resnet20", "wide"])
+def test_kernels_together_are_predicted_as_each_by_itself(name, chunk, monkeypatch):
+    """Whatever their order, and however many are predicted at a time."""
+    torch.manual_seed(0)
+    net = build({"source": "builtin", "name": name, "num_classes": 10}) if name == "resnet20" else Residual().eval()
+    images, targets = torch.randn(3, 3, 12, 12), torch.tensor([0, 1, 2])
+    for norm in net.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.uniform_(norm.running_mean), nn.init.uniform_(norm.weight, 0.5, 2), nn.init.uniform_(norm.bias)
+    fast = Evaluator(net, "screened", batch_size=3)
+    monkeypatch.setattr(pairs, "_CHUNK_NUMBERS", chunk)
+    for layer in ("layer1.1.conv1", "layer2.0.conv2") if name == "resnet20" else ("before", "conv"):
+        in_order = studies.location(net, "3x3" if name == "resnet20" else "all", layers=layer).ablations
+        mixed = tuple(in_order[k] for k in np.random.default_rng(0).permutation(len(in_order))[:40])
+        look, _ = fast.look(images, targets, [layer])
+        for some in (in_order, mixed):
+            together = fast._pairs.predict(look, layer, some)
+            with monkeypatch.context() as alone:
+                alone.setattr(fast._pairs, "_single_kernels", lambda *_: None)
+                one_by_one = fast._pairs.predict(look, layer, some)
+            for found, expected in zip(together, one_by_one, strict=True):
+                torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+            assert (together[0] != 0).float().mean() > 0.3
 
 
 @pytest.mark.parametrize("metric", ["top1", "top5"])
@@ -267,6 +314,20 @@ def test_a_group_has_its_own_unit_of_errors_as_far_as_there_are_any_of_it():
     assert found[2] == pytest.approx(1 / 3, abs=0.01) and found[3] == pytest.approx(3, abs=0.02)
     assert found[4] == pytest.approx(ratio[4] ** (5 / 13), rel=1e-6), "few errors of its own say little"
     assert units(np.zeros(9), np.arange(9), 9).tolist() == [1] * 9 and units(np.empty(0), np.empty(0, int), 2).all()
+
+
+def test_errors_are_measured_in_units_that_other_errors_gave():
+    """Groups that differ by chance alone: in their own units the errors look smaller than those to come."""
+    rng = np.random.default_rng(0)
+    groups = ((np.arange(60_000) // 6, 10_000),)
+    errors, later = 0.2 * rng.standard_t(3, (2, 60_000))
+    own = units_in_turn(errors, groups)[0][groups[0][0]]
+    crossed = in_units_of_others(errors, groups, rng.integers(10, size=60_000))
+    tail = [np.quantile(np.abs(found), 0.99) for found in (errors / own, crossed, later / own)]
+    assert tail[0] < 0.92 * tail[2] and tail[1] == pytest.approx(tail[2], rel=0.05)
+    # An error alone in its group has no other that would tell its unit.
+    alone = ((np.arange(9), 9),)
+    assert np.array_equal(in_units_of_others(errors[:9], alone, np.arange(9)), errors[:9])
 
 
 def test_layers_nearer_to_the_output_are_predicted_in_smaller_units(monkeypatch):
