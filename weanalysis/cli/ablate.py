@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -149,9 +150,10 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
             )  # fmt: skip
         except Interrupted as stop:
             watcher.rest()
+            where = f" --cache {shlex.quote(str(given['cache']))}" if given["cache"] else ""
             raise KeyboardInterrupt(
                 f"{stop}; they are kept: run the same command again to go on, or `weanalysis export {stop.study_id} "
-                "-o so-far.csv` to see what there is"
+                f"-o so-far.csv{where}` to see what there is"
             ) from None
     found = None
     if given["find"]:

@@ -39,7 +39,7 @@ Examples:
 """
 
 
-@click.command(help=PRUNE_HELP)
+@click.command(help=PRUNE_HELP, short_help="Prune what matters least; accuracy over sparsity.")
 @click.argument("checkpoint", required=False, metavar="[CHECKPOINT]")
 @model_options
 @data_options

@@ -23,7 +23,7 @@ Examples:
 """
 
 
-@click.command(help=REPORT_HELP)
+@click.command(help=REPORT_HELP, short_help="Write one HTML page about studies and training runs.")
 @click.argument("named", metavar="STUDY...", nargs=-1, required=True)
 @click.option("--output", "-o", required=True, metavar="FILE", help="The page to write, a .html file.")
 @click.option("--title", metavar="TEXT", help="Its title (default: what it is about).")

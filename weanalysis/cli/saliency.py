@@ -46,7 +46,7 @@ AGAINST = {"drop": ("drop", "measured D"), "flipped": ("num_flipped", "number of
 SUFFIXES = (".parquet", ".csv", ".json", ".safetensors")
 
 
-@click.command(help=SALIENCY_HELP)
+@click.command(help=SALIENCY_HELP, short_help="Score weights by cheap criteria, compare with D.")
 @model_options
 @data_options
 @click.option("--criteria", metavar="LIST", help="Such as taylor,l2 (default: all).")

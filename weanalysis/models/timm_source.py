@@ -42,7 +42,8 @@ class Timm(Source):
     def defaults(self, name: str) -> tuple[int, dict[str, Any]]:
         base, _, tag = name.partition(".")
         if not self._timm.is_model(base):
-            raise ModelError(unknown_name("timm model", base, self.names()))
+            known = [f"timm:{known}" for known in self.names()]
+            raise ModelError(unknown_name("model", f"timm:{base}", known))
         if tag and tag not in self.weights(base):
             raise unknown_weights(f"timm:{base}", tag, self.weights(base))
         config = self._timm.get_pretrained_cfg(name)

@@ -2,7 +2,8 @@
 
 A prediction says that a margin m becomes m' = m + change. Its error is measured in units of the prediction's size
 (`ErrorLaw`); how often it exceeds r units in the direction that crosses 0 is the chance of a flip that is missed at
-risk r = |m'| / size. The law is learned from pairs that were computed.
+risk r = |m'| / size. The law is learned from pairs that were computed. So is how much larger or smaller the errors of a
+layer, an ablation or an image are than those of all (`units`), so that one law holds for them.
 """
 
 from __future__ import annotations
