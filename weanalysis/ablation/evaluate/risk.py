@@ -18,7 +18,7 @@ Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 
 # Shares of the wanted largest error: what may be expected of the mean ablation, and of each one.
-MEAN_SHARE, EACH_SHARE = 1 / 20, 1 / 5
+MEAN_SHARE, EACH_SHARE = 1 / 20, 1 / 8
 
 # The pilot: this share of all pairs, the riskiest; this share of the others, at random; and so many in each octave of
 # risk, from these on.
