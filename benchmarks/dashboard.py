@@ -167,15 +167,24 @@ def make_store(cache: Cache) -> None:
 # ---- the server and its memory
 
 
+BARE_PAGE = """
+import plotly.graph_objects as go
+import streamlit as st
+
+st.title("One figure")
+with st.container(key="figure"):
+    st.plotly_chart(go.Figure(go.Scatter(x=[1, 2, 3], y=[1, 3, 2])), theme=None)
+"""
+
+
 @contextmanager
-def serving(cache: Cache) -> Iterator[tuple[str, psutil.Process]]:
-    """Run `weanalysis dashboard` on a free port; yield its address and process."""
+def serving(command: list[str], log: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """Run a command that serves Streamlit on the port put behind it, a free one; yield its address and process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = ["dashboard", "--no-open", "--port", str(port), "--cache", str(cache.root)]
-    with open(cache.root / "server.log", "wb") as log:
-        server = subprocess.Popen([sys.executable, "-m", "weanalysis", *command], stdout=log, stderr=log)
+    with open(log, "wb") as output:
+        server = subprocess.Popen([sys.executable, "-m", *command, str(port)], stdout=output, stderr=output)
         try:
             address = f"http://127.0.0.1:{port}"
             while True:
@@ -184,7 +193,7 @@ def serving(cache: Cache) -> Iterator[tuple[str, psutil.Process]]:
                     break
                 except OSError:
                     if server.poll() is not None:
-                        sys.exit((cache.root / "server.log").read_text())
+                        sys.exit(log.read_text())
                     time.sleep(0.2)
             yield address, psutil.Process(server.pid)
         finally:
@@ -348,6 +357,19 @@ def measure(browser: BrowserContext, address: str, server: psutil.Process, round
     return pd.DataFrame(rows)
 
 
+def bare(browser: BrowserContext, folder: Path, rounds: int) -> list[float]:
+    """Return the seconds that Streamlit and Plotly take by themselves to show three points, in each round."""
+    (folder / "bare.py").write_text(BARE_PAGE)
+    command = ["streamlit", "run", str(folder / "bare.py"), "--server.headless=true", "--server.address=127.0.0.1",
+               "--browser.gatherUsageStats=false", "--server.fileWatcherType=none", "--server.port"]  # fmt: skip
+    taken = []
+    with serving(command, folder / "bare.log") as (address, _):
+        for _ in range(rounds + 1):
+            with visiting(browser, address, "figure") as (_, seconds):
+                taken.append(seconds)
+    return taken[1:]
+
+
 def main() -> None:
     """Make the store where it is missing, drive the browser, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -365,15 +387,14 @@ def main() -> None:
             make_store(cache)
             print(f"made {NUM_STUDIES} studies, {NUM_ROWS:,} ablations in {time.perf_counter() - begun:.0f} s, "
                   f"{cache.results.stat().st_size / 1e6:,.0f} MB")  # fmt: skip
-        with (
-            serving(cache) as (address, server),
-            sync_playwright() as driver,
-            tempfile.TemporaryDirectory(prefix="weanalysis-browser-") as profile,
-        ):
+        command = ["weanalysis", "dashboard", "--no-open", "--cache", str(cache.root), "--port"]
+        with sync_playwright() as driver, tempfile.TemporaryDirectory(prefix="weanalysis-browser-") as profile:
             browser = driver.chromium.launch_persistent_context(
                 profile, executable_path=chromium, args=FLAGS, viewport={"width": 1440, "height": 1000}
             )
-            table = measure(browser, address, server, given.rounds)
+            alone = bare(browser, Path(profile), given.rounds)
+            with serving(command, cache.root / "server.log") as (address, server):
+                table = measure(browser, address, server, given.rounds)
             browser.close()
     finally:
         if given.cache is None:
@@ -381,6 +402,8 @@ def main() -> None:
     print(f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; median "
           f"and longest of {given.rounds}; server, browser (without a GPU) and driver share these cores")  # fmt: skip
     print(table.to_string(index=False, float_format=lambda value: f"{value:.2f}"))
+    print(f"A page of Streamlit's with one figure of three points: {statistics.median(alone):.2f} s "
+          f"({min(alone):.2f} to {max(alone):.2f})")  # fmt: skip
     late = table[table["median_s"] > table["limit_s"]]
     most = table["server_gb"].max()
     print(f"{len(late)} of {len(table)} medians above their limit; memory of the server at most {most:.2f} GB "
