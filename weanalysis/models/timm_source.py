@@ -42,7 +42,7 @@ class Timm(Source):
     def defaults(self, name: str) -> tuple[int, dict[str, Any]]:
         base, _, tag = name.partition(".")
         if not self._timm.is_model(base):
-            known = [f"timm:{known}" for known in self.names()]
+            known = [f"timm:{one}" for one in self.names()]
             raise ModelError(unknown_name("model", f"timm:{base}", known))
         if tag and tag not in self.weights(base):
             raise unknown_weights(f"timm:{base}", tag, self.weights(base))

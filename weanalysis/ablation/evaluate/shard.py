@@ -54,13 +54,17 @@ class _Computed:
 
 @dataclass(frozen=True)
 class _Predicted:
-    """What is predicted of all pairs: margins (N,); their changes, the sizes of these, risk and flips (N, A)."""
+    """What is predicted of all pairs: margins (N,); their changes, the sizes of these, risk and flips (N, A).
+
+    `first_errors` (P,) are those of the pairs that gave the sizes their units, in units that others gave.
+    """
 
     margins: np.ndarray
     change: np.ndarray
     size: np.ndarray
     risk: np.ndarray
     flips: np.ndarray
+    first_errors: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 class Shard:
@@ -247,21 +251,21 @@ class Shard:
         The nearer a layer is to the output, and the less an ablation changes, the smaller the errors are.
         """
         errors, rows, columns = self._errors(computed, predicted)
-        layers = self._layers
-        groups = ((layers[columns], len(self._groups)), (columns, len(self._columns)), (rows, self._num_images))
+        groups = ((self._layers[columns], len(self._groups)), (columns, len(self._columns)), (rows, self._num_images))
         of_layers, of_ablations, of_images = risks.units_in_turn(errors, groups)
-        unit = np.outer(of_images, of_layers[layers] * of_ablations).astype(np.float32)
+        unit = np.outer(of_images, of_layers[self._layers] * of_ablations).astype(np.float32)
+        # Drawn for all pairs, since the order in which they were computed hangs on the batch size.
         parts = rng.integers(risks.NUM_PARTS, size=predicted.risk.shape, dtype=np.uint8)
-        self._first_errors = risks.in_units_of_others(errors, groups, parts[rows, columns])
-        return replace(predicted, size=predicted.size * unit, risk=predicted.risk / unit)
+        first = risks.in_units_of_others(errors, groups, parts[rows, columns])
+        return replace(predicted, size=predicted.size * unit, risk=predicted.risk / unit, first_errors=first)
 
     def _learn(self, computed: _Computed, predicted: _Predicted) -> tuple[risks.ErrorLaw, np.ndarray, np.ndarray]:
         """The law of errors, and how many images of each ablation flipped unpredicted, and by the law should have.
 
         All from the pairs computed so far; the counts are (A,).
         """
-        errors = self._errors(computed, predicted)[0]
-        law = risks.ErrorLaw.fit(np.concatenate([self._first_errors, errors[len(self._first_errors) :]]))
+        later = self._errors(computed, predicted)[0][len(predicted.first_errors) :]
+        law = risks.ErrorLaw.fit(np.concatenate([predicted.first_errors, later]))
         rows, columns = computed.all("rows", int), computed.all("columns", int)
         bit = METRICS[self._evaluator.screen.metric]
         intact = np.concatenate([batch.correct for batch in self._intact])
