@@ -285,7 +285,7 @@ def show(
     """
     figure.update_layout(uirevision=f"{name} {figure.layout.uirevision}")  # another study is another picture
     event = st.plotly_chart(
-        figure,
+        figures.make_room(figure),
         key=key,
         theme=None,
         alt=alt,

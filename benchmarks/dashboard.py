@@ -5,7 +5,9 @@
 
 The studies are made up, written as a running study writes them. A Chromium that is on the PATH opens every page as a
 person does, in a new tab of a browser that has shown the page for another study ("first": nothing of this study was
-read yet; "again": the same address once more). Both end when the first figure (on Overview: the table) is drawn.
+read yet; "again": the same address once more), and from the menu of a tab that is open. All end when the first figure
+(on Overview: the table) is drawn. An interaction begins with the click or key that asks for something, and ends in the
+frame that shows the answer.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import re
 import shutil
 import socket
 import statistics
@@ -209,8 +210,19 @@ def memory_gb(process: psutil.Process) -> float:
 # ---- the visits
 
 DRAWN = "key => document.querySelector(`.st-key-${key} .js-plotly-plot .main-svg .subplot`) !== null"
+JOBS = "() => document.querySelector('[data-testid=stMain] h1')?.textContent.trim() === 'Jobs'"
 TABLE = "() => document.querySelector('[data-testid=stDataFrame] canvas') !== null"
 STILL = "() => !document.querySelector('[data-testid=stApp][data-test-script-state=running]')"
+
+
+@dataclass
+class Deed:
+    """What a person does on a page: what comes before it, the last click or key, and JavaScript true once answered."""
+
+    name: str
+    prepare: Callable[[Page], None]
+    act: Callable[[Page], None]
+    answered: str
 
 
 @dataclass
@@ -221,35 +233,38 @@ class Visit:
     path: str
     address: Callable[[int], dict[str, str]]
     first: str
-    do: dict[str, Callable[[Page], None]]
+    deeds: tuple[Deed, ...]
 
 
-def choose(page: Page, key: str, text: str) -> None:
-    """Type into a select box and take the first that fits."""
-    box = page.locator(f".st-key-{key} input").first
-    box.click()
-    box.fill(text)
-    page.keyboard.press("Enter")
+def choose(key: str, text: str) -> Callable[[Page], None]:
+    """Type into a select box, so that Enter takes the first that fits."""
+
+    def prepare(page: Page) -> None:
+        box = page.locator(f".st-key-{key} input").first
+        box.click()
+        box.fill(text)
+
+    return prepare
 
 
-def press(page: Page, text: str) -> None:
-    page.get_by_text(text, exact=True).first.click()
+def write(key: str, text: str) -> Callable[[Page], None]:
+    """Write into a text field, so that Enter sends it."""
+    return lambda page: page.locator(f".st-key-{key} input").fill(text)
 
 
-def title_becomes(page: Page, key: str, text: str) -> None:
-    page.wait_for_function(
-        "([key, text]) => document.querySelector(`.st-key-${key} .cbtitle`)?.textContent.trim() === text",
-        arg=[key, text], polling="raf",
-    )  # fmt: skip
+def point_at(text: str) -> Callable[[Page], None]:
+    """Bring a word into view, and the pointer onto it."""
+
+    def prepare(page: Page) -> None:
+        word = page.get_by_text(text, exact=True).first
+        word.scroll_into_view_if_needed()
+        word.hover()
+
+    return prepare
 
 
-def significance(page: Page) -> None:
-    press(page, "Significance")
-    title_becomes(page, "mosaic", "q")
-
-
-def click_cell(page: Page) -> None:
-    """Click on the first kernel of the tenth layer, and wait for its D and its frame in the mosaic."""
+def point_at_kernel(page: Page) -> None:
+    """Bring the pointer onto the first kernel of the tenth layer."""
     left, top = page.evaluate(
         """() => {
             const plot = document.querySelector('.st-key-mosaic .js-plotly-plot'), axes = plot._fullLayout;
@@ -261,56 +276,62 @@ def click_cell(page: Page) -> None:
     page.mouse.move(left - 2, top)
     page.mouse.move(left, top)
     page.locator(".st-key-mosaic .hoverlayer .hovertext").wait_for()
-    page.mouse.click(left, top)
-    page.wait_for_function(DRAWN, arg="weights", polling="raf")
 
 
-def layer_of_magnitude(page: Page) -> None:
-    choose(page, "layer", "layer2.3.conv1")
-    page.get_by_text("Weights of layer2.3.conv1").wait_for()
+def click(page: Page) -> None:
+    """Click where the pointer is."""
+    page.mouse.down()
+    page.mouse.up()
 
 
-def kernel_of_compare(page: Page) -> None:
-    choose(page, "kernel-layer", "layer2.3.conv1")
-    page.get_by_text("Images whose prediction changed").first.wait_for()
+def enter(page: Page) -> None:
+    page.keyboard.press("Enter")
 
 
-def test_differences(page: Page) -> None:
-    press(page, "Test every difference")
-    page.get_by_text("differences have q").wait_for()
+def from_menu(title: str, drawn: str) -> Deed:
+    """Open a page from the menu of the tab."""
+    link = "[data-testid=stSidebarNavLink]"
+    return Deed(title, lambda page: page.locator(link, has_text=title).hover(), click, drawn)
 
 
-def search(page: Page) -> None:
-    page.locator(".st-key-search input").fill("resnet110 made-magnitude-26")
-    page.get_by_text(re.compile("^1 of [0-9]+ studies")).wait_for()
-
-
-def only_magnitude(page: Page) -> None:
-    page.locator(".st-key-search input").fill("")
-    page.locator(".st-key-kind").get_by_text("magnitude").click()
-    page.get_by_text(re.compile("^30 of 100 studies")).wait_for()
-
-
-def layer_of_multipliers(page: Page) -> None:
-    choose(page, "layer", "layer2.3.conv1")
-    page.get_by_text("Map of layer2.3.conv1").wait_for()
+def says(text: str) -> str:
+    """JavaScript that is true once a paragraph of the page says so."""
+    return f"() => [...document.querySelectorAll('[data-testid=stMain] p')].some(p => {text})"
 
 
 def label(kind: str, number: int) -> str:
     return f"made-{kind}-{number} · {number + 1}"
 
 
+OTHER_LAYER = "layer2.3.conv1"
 VISITS = (
-    Visit("Overview", "/", lambda turn: {}, "", {"search": search, "filter": only_magnitude}),
-    Visit("Location maps", "/location", lambda turn: {"study": label("location", turn)}, "mosaic",
-          {"colour shows q": significance, "click on a cell": click_cell}),
-    Visit("Magnitude", "/magnitude", lambda turn: {"study": label("magnitude", 10 * turn + 6)}, "curve",
-          {"another layer": layer_of_magnitude}),
-    Visit("Multipliers", "/multipliers", lambda turn: {"source": label("multiplier", 10 * turn + 9)}, "rank-curve",
-          {"another layer": layer_of_multipliers}),
+    Visit("Overview", "/", lambda turn: {}, "", (
+        Deed("search", write("search", "resnet110 made-magnitude-26"), enter,
+             says("/^1 of [0-9]+ studies/.test(p.textContent)")),
+        Deed("filter", lambda page: (write("search", "")(page), enter(page), point_at("magnitude")(page)), click,
+             says("/^30 of 100 studies/.test(p.textContent)")),
+    )),
+    Visit("Location maps", "/location", lambda turn: {"study": label("location", turn)}, "mosaic", (
+        Deed("colour shows q", point_at("Significance"), click,
+             "() => document.querySelector('.st-key-mosaic .cbtitle')?.textContent.trim() === 'q'"),
+        Deed("click on a cell", point_at_kernel, click, f"() => ({DRAWN})('weights')"),
+    )),
+    Visit("Magnitude", "/magnitude", lambda turn: {"study": label("magnitude", 10 * turn + 6)}, "curve", (
+        Deed("another layer", choose("layer", OTHER_LAYER), enter,
+             says(f"p.textContent.startsWith('Weights of {OTHER_LAYER}')")),
+    )),
+    Visit("Multipliers", "/multipliers", lambda turn: {"source": label("multiplier", 10 * turn + 9)}, "rank-curve", (
+        Deed("another layer", choose("layer", OTHER_LAYER), enter,
+             says(f"p.textContent.startsWith('Map of {OTHER_LAYER}')")),
+    )),
     Visit("Compare", "/compare",
           lambda turn: {"first": label("location", 10 * turn + 10), "second": label("location", 10 * turn + 11)},
-          "mosaic-1", {"a kernel's images": kernel_of_compare, "test every difference": test_differences}),
+          "mosaic-1", (
+        Deed("a kernel's images", choose("kernel-layer", OTHER_LAYER), enter,
+             says("p.textContent.includes('Images whose prediction changed')")),
+        Deed("test every difference", point_at("Test every difference"), click,
+             says("p.textContent.includes('differences have q')")),
+    )),
 )  # fmt: skip
 
 
@@ -328,29 +349,41 @@ def visiting(browser: BrowserContext, url: str, first: str) -> Iterator[tuple[Pa
     page.close()
 
 
+def seconds_of(deed: Deed, page: Page) -> float:
+    """Do it; return the seconds from the last click or key to the frame that shows the answer."""
+    page.wait_for_function(STILL)
+    deed.prepare(page)
+    page.wait_for_function(STILL)
+    begun = time.perf_counter()
+    deed.act(page)
+    page.wait_for_function(deed.answered, polling="raf")
+    return time.perf_counter() - begun
+
+
 def measure(browser: BrowserContext, address: str, server: psutil.Process, rounds: int) -> pd.DataFrame:
     """Return a row a page and deed with the seconds of each round, and the server's memory after it."""
     rows = []
     for visit in VISITS:
         with visiting(browser, f"{address}{visit.path}?{urlencode(visit.address(0))}", visit.first) as (page, _):
-            for deed in visit.do.values():  # what imports a library the first time, or reads the images
-                deed(page)
-        taken: dict[str, list[float]] = {"first": [], "again": [], **{name: [] for name in visit.do}}
+            for deed in visit.deeds:  # what imports a library the first time, or reads the images
+                seconds_of(deed, page)
+        opened = ("opened, first", "opened, again", "opened from the menu")
+        taken: dict[str, list[float]] = {name: [] for name in (*opened, *(deed.name for deed in visit.deeds))}
         for turn in range(1, rounds + 1):
             url = f"{address}{visit.path}?{urlencode(visit.address(turn))}"
             with visiting(browser, url, visit.first) as (_, seconds):
-                taken["first"].append(seconds)
+                taken[opened[0]].append(seconds)
             with visiting(browser, url, visit.first) as (page, seconds):
-                taken["again"].append(seconds)
-                for name, deed in visit.do.items():
-                    page.wait_for_function(STILL)
-                    begun = time.perf_counter()
-                    deed(page)
-                    taken[name].append(time.perf_counter() - begun)
+                taken[opened[1]].append(seconds)
+                for deed in visit.deeds:
+                    taken[deed.name].append(seconds_of(deed, page))
+                seconds_of(from_menu("Jobs", JOBS), page)
+                drawn = f"() => ({DRAWN})({visit.first!r})" if visit.first else TABLE
+                taken[opened[2]].append(seconds_of(from_menu(visit.name, drawn), page))
         for name, seconds_each in taken.items():
-            limit = PAGE_SECONDS if name in ("first", "again") else INTERACTION_SECONDS
+            limit = PAGE_SECONDS if name in opened else INTERACTION_SECONDS
             rows.append({
-                "page": visit.name, "what": f"opened, {name}" if limit == PAGE_SECONDS else name,
+                "page": visit.name, "what": name,
                 "median_s": statistics.median(seconds_each), "longest_s": max(seconds_each), "limit_s": limit,
                 "server_gb": memory_gb(server),
             })  # fmt: skip

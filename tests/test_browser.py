@@ -144,17 +144,17 @@ class Visitor:
         )
         return plot
 
-    def place_of(self, layer: str, out: int, into: int) -> tuple[float, float]:
+    def place_of(self, layer: str, out: int, into: int, key: str = "mosaic") -> tuple[float, float]:
         """Return where the middle of a kernel's cell is on the page."""
-        box = self.chart("mosaic").bounding_box()
+        box = self.chart(key).bounding_box()
         x, y = self.page.evaluate(
-            """([layer, out, into]) => {
-                const plot = document.querySelector('.st-key-mosaic .js-plotly-plot');
+            """([layer, out, into, key]) => {
+                const plot = document.querySelector(`.st-key-${key} .js-plotly-plot`);
                 const dots = plot._fullData[1], axes = plot._fullLayout;
                 const k = dots.customdata.findIndex(c => c[0] === layer && c[1] === out && c[2] === into);
                 return [axes.xaxis.d2p(dots.x[k]), axes.yaxis.d2p(dots.y[k])];
             }""",
-            [layer, out, into],
+            [layer, out, into, key],
         )
         return box["x"] + x, box["y"] + y
 
@@ -321,6 +321,35 @@ def test_two_networks_are_compared(visitor: Visitor) -> None:
     assert page.get_by_text("Difference (points)").is_visible()
     page.get_by_text("Test every difference").click()
     page.get_by_text("of 465 differences have q").wait_for(timeout=90_000)
+    page.set_viewport_size({"width": 1440, "height": 3000})
+    page.mouse.click(*visitor.place_of("layer2.0.conv1", 16, 8, key="mosaic-2"))
+    page.get_by_text("Images whose prediction changed").first.wait_for()
+    assert "kernel=layer2.0.conv1" in page.url
+    assert page.get_by_text("of 465 differences have q").is_visible()
+
+
+@pytest.mark.parametrize(
+    ("path", "keys"),
+    [
+        ("/location", ["spread"]),
+        ("/magnitude", ["curve"]),
+        ("/compare?first=baseline+location+·+5&second=lwe+location+·+4", ["distributions", "agreement"]),
+    ],
+)
+def test_labels_fit_the_margins_that_a_figure_was_given(visitor: Visitor, path: str, keys: list[str]) -> None:
+    """Where they do not, Plotly widens the margins and draws the figure a second time."""
+    page = visitor.visit(path)
+    for key in keys:
+        visitor.chart(key)
+        taken, given = page.evaluate(
+            """key => {
+                const plot = document.querySelector(`.st-key-${key} .js-plotly-plot`);
+                return [plot._fullLayout._size, plot.layout.margin];
+            }""",
+            key,
+        )
+        for side in "lb":
+            assert taken[side] == pytest.approx(given[side], abs=1), (key, side)
 
 
 def test_curves_of_runs_are_smoothed_and_grouped(visitor: Visitor) -> None:

@@ -171,8 +171,8 @@ def test_spread_is_the_standard_deviation_of_each_layer_with_an_interval_around_
     assert (np.asarray(line.error_y.arrayminus) > 0).all()
     wide = finished(location_plan([("wide", 64, 64)], grid=64))
     dots, narrow = figures.layer_spread(wide).data
-    assert len(dots.y) == 1000
-    assert "1,000 of 4,096" in dots.name
+    assert len(dots.y) == 500
+    assert "500 of 4,096" in dots.name
     # 4,096 kernels pin the standard deviation down: the same distribution bootstrapped by hand.
     values = wide["drop"].to_numpy()
     draws = np.random.default_rng(1).choice(values, size=(400, len(values))).std(axis=1, ddof=1)

@@ -257,6 +257,13 @@ def images_of(one: pd.DataFrame, two: pd.DataFrame) -> None:
             pictures.changed_images(study, found.iloc[0], key)
 
 
+@shared.live(False)
+def kernel_by_kernel() -> None:
+    """Show the maps and what the chosen kernel does: a part of its own, so that a click draws nothing else anew."""
+    maps(one, two, pairs, pairable)
+    images_of(one, two)
+
+
 pairable = accuracies()
 costs()
 one, two = reading.table(first), reading.table(second)
@@ -266,8 +273,7 @@ if pairs.empty:
         "The two studies have no place in common: their layers or channels differ.", icon=":material/compare_arrows:"
     )
 elif first["kind"] == "location":
-    maps(one, two, pairs, pairable)
-    images_of(one, two)
+    kernel_by_kernel()
 else:
     shared.show(
         figures.magnitude_curves({shared.label(first): one, shared.label(second): two}, theme=shared.theme()),

@@ -17,7 +17,7 @@ from weanalysis.figures.multipliers import (
 )
 from weanalysis.figures.runs import METRIC_TITLES, X_TITLES, best_epoch, training_curves
 from weanalysis.figures.saliency import agreement_by_layer, agreement_of_criteria, saliency_mosaic, score_against_drop
-from weanalysis.figures.style import CATEGORICAL, THEMES, interval, is_screened, points
+from weanalysis.figures.style import CATEGORICAL, THEMES, interval, is_screened, make_room, points
 
 __all__ = [
     "CATEGORICAL",
@@ -49,6 +49,7 @@ __all__ = [
     "magnitude_curve",
     "magnitude_curves",
     "magnitude_map",
+    "make_room",
     "multiplier_curve",
     "multiplier_drops",
     "multiplier_histogram",

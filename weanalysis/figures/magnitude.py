@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from weanalysis.figures.style import (
     CATEGORICAL,
+    MOST_MARKERS,
     THEMES,
     clickable,
     colour_bar,
@@ -113,7 +114,7 @@ def _add_curve(figure: go.Figure, name: str, rows: pd.DataFrame, colour: str, me
             name="mean D of the draws" if alone and num_draws.max() > 1 else title,
             legendgroup=name,
             line={"color": colour, "width": 2},
-            marker={"size": 5},
+            marker={"size": 5, "maxdisplayed": MOST_MARKERS},
             customdata=[[percentile] for percentile in curve["percentile"].tolist()],
             text=[
                 ("" if alone else f"{title}<br>")

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from weanalysis.figures.style import (
     CATEGORICAL,
+    MOST_MARKERS,
     SEQUENTIAL,
     THEMES,
     colour_bar,
@@ -149,6 +150,7 @@ def multiplier_curve(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
                 name=name,
                 legendgroup=selection,
                 line={"color": colour, "width": 2},
+                marker={"maxdisplayed": MOST_MARKERS},
                 text=[
                     f"<b>{name}</b><br>{100 * fraction:g} % of the channels" + measurement(drop, low, high, measured_in)
                     for fraction, drop, low, high in each(mean, "fraction", "drop", "drop_low", "drop_high")

@@ -14,7 +14,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-_MOST_DOTS = 1_000  # beyond it dots lie on each other, and each is an element that the browser draws
+_MOST_DOTS = 500  # beyond it dots lie on each other, and each is an element that the browser draws
+MOST_MARKERS = 50  # of a curve, for the same reason; every point tells what it is, marked or not
 
 SEQUENTIAL = "Cividis"  # shares and magnitudes, which have no sign
 
@@ -45,6 +46,9 @@ _RED_BLUE_ON_DARK = [
     [0.8, "#E0604C"],
     [1.0, "#FFC2A1"],
 ]
+
+
+_LEGEND_PIXELS = 520  # a legend's width in a page of two columns
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def _base(theme: str, height: int) -> dict[str, Any]:
     return {
         "template": "none",
         "height": height,
-        "margin": {"l": 8, "r": 8, "t": 28, "b": 8},
+        "margin": {"l": 8, "r": 12, "t": 28, "b": 8},
         "paper_bgcolor": colours.page,
         "plot_bgcolor": colours.page,
         "font": {"family": FONT, "size": 13, "color": colours.ink},
@@ -118,6 +122,35 @@ def _base(theme: str, height: int) -> dict[str, Any]:
         "uirevision": "keep",
         "dragmode": "zoom",
     }
+
+
+def make_room(figure: go.Figure) -> go.Figure:
+    """Widen the margins of a figure to a little more than its labels and its legend will take; return it.
+
+    Where they do not fit, the browser draws the whole figure a second time.
+    """
+    layout, room = figure.layout, figure.layout.margin.to_plotly_json()
+    beside, below = layout.yaxis, layout.xaxis
+    if beside.visible is not False:
+        labels = 20 + 6.5 * _longest(beside.ticktext) if beside.ticktext else 42
+        room["l"] = max(room["l"], labels + (22 if beside.title.text else 0))
+    if below.visible is not False:
+        labels = 28 + 4.6 * _longest(below.ticktext) if below.tickangle else 30
+        room["b"] = max(room["b"], labels + (24 if below.title.text else 0))
+    bars = [
+        one.colorbar.title.text or "" for one in figure.data if one.type == "heatmap" and one.showscale is not False
+    ]
+    if bars:
+        room["r"] = max(room["r"], 70, 42 + 5.5 * _longest([text.removesuffix("<br> ") for text in bars]))
+    names = [one.name for one in figure.data if one.name and one.showlegend is not False]
+    if len(names) > 1 and layout.showlegend is not False:
+        rows = math.ceil(sum(40 + 6.5 * len(name) for name in names) / _LEGEND_PIXELS)
+        room["t"] = max(room["t"], 22 + 19 * rows + 0.02 * layout.height)
+    return figure.update_layout(margin={side: math.ceil(pixels) for side, pixels in room.items()})
+
+
+def _longest(labels: Sequence[str] | None) -> int:
+    return max((len(label) for label in labels or ()), default=0)
 
 
 def message_figure(message: str, theme: str, height: int = 240) -> go.Figure:
@@ -190,13 +223,14 @@ def is_screened(table: pd.DataFrame) -> pd.Series:
 def clickable(x: Any, y: Any, customdata: list[list[Any]], words: list[str]) -> go.Scatter:
     """Return invisible points to lay over a heatmap, which alone tells Streamlit of no click.
 
-    They are labels without text: markers are styled one by one even where none can be seen, which takes as long as all
-    else together, and a WebGL context takes longer still.
+    Of the markers one at the most is drawn, and that one cannot be seen: to make an element for each takes longer than
+    all else together. All of them tell what they are and take clicks.
     """
     return go.Scatter(
         x=x,
         y=y,
-        mode="text",
+        mode="markers",
+        marker={"maxdisplayed": 1, "opacity": 0},
         showlegend=False,
         # As arrays: plotly looks at lists element by element, which takes longer than to draw them.
         customdata=np.array(customdata, dtype=object),
