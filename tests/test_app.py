@@ -306,6 +306,9 @@ def test_a_screened_study_tells_the_bounds_of_d_on_its_images(
         assert (low, high) == (pytest.approx(drop - 0.25, abs=0.011), pytest.approx(drop + 0.5, abs=0.011))
         assert "screened" in words(app)
     assert "bounds" in open_page("location").dataframe[0].value
+    compared = open_page("compare", first="baseline location · 5", second="lwe location · 4")
+    is_well(compared)
+    assert "Screened: D of a kernel" in words(compared)
 
 
 def test_maps_of_every_kernel_turn_into_pages_too(open_page: Open, cache: Path) -> None:

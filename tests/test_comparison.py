@@ -408,6 +408,28 @@ def test_two_studies_are_compared_place_by_place(cache: Cache) -> None:
     assert compare("2", 1, cache=cache).difference == pytest.approx(-found.difference)
 
 
+def test_what_screened_studies_may_have_missed_is_told_beside_the_interval(cache: Cache) -> None:
+    data = noise(300)
+    for seed, evaluate in ((0, "screened"), (1, "screened"), (2, "exact")):
+        options = {"max_error": 2.0} if evaluate == "screened" else {}
+        ablate(Small(seed), data, "location", grid="all", cache=cache, name=f"net{seed}", evaluate=evaluate, **options)
+    both, half = compare("net0", "net1", cache=cache), compare("net2", "net1", cache=cache)
+    first, second, third = (lost_and_gained(Small(seed).eval(), data)[0].mean(axis=0) * 100 for seed in (0, 1, 2))
+    for found, true in ((both, second - first), (half, second - third)):
+        places = found.places
+        assert (places["screen_low"] < places["screen_high"]).any()
+        assert (places["screen_low"] <= places["difference"]).all()
+        inside = (places["screen_low"] - 1e-9 <= true) & (true <= places["screen_high"] + 1e-9)
+        assert inside.mean() >= 0.95
+        assert any("screen_low and screen_high" in note for note in found.notes)
+    assert (both.places["screen_high"] - both.places["screen_low"]).sum() > (
+        half.places["screen_high"] - half.places["screen_low"]
+    ).sum()
+    found = compare("net2", "net2", cache=cache)
+    assert (found.places["screen_low"] == found.places["screen_high"]).all()
+    assert not any("screen" in note for note in found.notes)
+
+
 def test_only_what_both_studies_measured_is_paired(cache: Cache) -> None:
     data = noise()
     ablate(Small(0), data, "location", grid="all", layers="one", cache=cache, name="one-layer")

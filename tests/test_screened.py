@@ -17,8 +17,12 @@ from weanalysis.ablation.evaluate import risk as risk_module
 from weanalysis.ablation.evaluate.pairs import margins_of
 from weanalysis.ablation.evaluate.risk import (
     ErrorLaw,
+    ErrorLaws,
+    bands,
     choose,
+    factors,
     in_units_of_others,
+    likeliest,
     pilot,
     risks,
     units,
@@ -298,6 +302,37 @@ def test_a_law_of_hardly_any_sample_is_careful():
         assert 0 < law.exceeds(np.array([2.0]))[0] <= 0.5 and np.isfinite(law.exponent)
 
 
+def test_errors_that_mostly_go_the_other_way_have_a_tail_all_the_same():
+    """The largest 5 % begin next to 0, from where a power law would fall at once."""
+    rng = np.random.default_rng(0)
+    for share in (0.06, 0.15):
+        sample = np.where(rng.random(3000) < share, 1, -1) * rng.pareto(3.0, 3000)
+        law = ErrorLaw.fit(sample)
+        beyond = np.array([0.3, 1.0, 3.0])
+        true = share * (1 + beyond) ** -3.0
+        assert np.all(law.exceeds(beyond) > 0.5 * true) and np.all(law.exceeds(beyond) < 6 * true)
+
+
+def test_margins_predicted_to_be_positive_have_a_law_of_their_own():
+    rng = np.random.default_rng(0)
+    positive = rng.random(20_000) < 0.3
+    errors = 0.1 * rng.standard_t(4, 20_000) * np.where(positive, 5, 1)
+    laws, risk = ErrorLaws.fit(errors, positive), np.array([[0.1, 0.1], [0.3, 0.3], [np.inf, np.inf]])
+    side = np.array([[True, False]] * 3)
+    chance = laws.exceeds(risk, side)
+    assert chance[:2] == pytest.approx(stats.t.sf(10 * risk[:2] / [5, 1], 4), rel=0.3)
+    assert (chance[2] == 0).all()
+
+
+def test_octaves_of_risk_in_which_more_flips_than_the_law_says_count_for_more():
+    risk = np.array([[0.1, 0.3, 3.0, 9.0, np.inf]])
+    of_pair = bands(risk, risk > 0)
+    assert of_pair.tolist() == [[7, 8, 11, 13, 13]] and bands(risk, risk < 0).tolist() == [[0, 1, 4, 6, 6]]
+    found = factors(np.repeat([True, False], [8, 12]), np.full(20, 0.1), np.repeat([11, 3], [10, 10]))
+    assert found[11] == pytest.approx((8 + 2) / (1 + 2)) and found[3] == pytest.approx(2 / 3)
+    assert (np.delete(found, [3, 11]) == 1).all()
+
+
 def test_a_group_has_its_own_unit_of_errors_as_far_as_there_are_any_of_it():
     rng = np.random.default_rng(0)
     everywhere = 0.2 * rng.standard_t(4, 20_000)
@@ -351,10 +386,22 @@ def test_predicted_flips_are_always_computed_and_untouched_pairs_never():
     chosen = pilot(risk, np.random.default_rng(0))
     assert chosen[:, 0].all() and not chosen[:, 1].any()
     many = np.random.default_rng(1).gamma(1.0, 8.0, (400, 500))
+    many[:2] = 0  # predicted flips come on top of the share
     chosen = pilot(many, np.random.default_rng(0))
-    assert chosen[many <= np.quantile(many, 0.008)].all() and 0.008 < chosen.mean() < 0.011
+    rest = many[2:]
+    assert chosen[:2].all() and chosen[2:][rest <= np.quantile(rest, 0.0025)].all()
+    assert 0.0025 < chosen[2:].mean() < 0.0045
     assert all(chosen[(many >= low) & (many < 2 * low)].sum() >= 20 for low in (0.25, 0.5, 1, 2, 4))
-    assert chosen[many > 16].any()
+    assert chosen[many > 16].sum() >= 20
+    few = np.random.default_rng(1).gamma(1.0, 8.0, (40, 10))
+    assert pilot(few, np.random.default_rng(0))[few <= np.quantile(few, 0.5)].all(), "200 at least"
+
+
+def test_the_likeliest_of_those_asked_for_are_computed_first():
+    chance = np.array([[0.9, 0.5, 0.1], [0.8, 0.2, 0.7]])
+    among = np.array([[False, True, True], [True, True, True]])
+    assert likeliest(chance, among, 2).tolist() == [[False, False, False], [True, False, True]]
+    assert np.array_equal(likeliest(chance, among, 9), among)
 
 
 def test_as_much_is_computed_as_the_wanted_error_asks_for():
@@ -362,13 +409,14 @@ def test_as_much_is_computed_as_the_wanted_error_asks_for():
     law = ErrorLaw.fit(0.2 * rng.standard_t(4, 5000))
     risk = rng.gamma(1.0, 4.0, (250, 40))
     risk[:, :3] /= 8  # three ablations that touch many decisions
+    chance = law.exceeds(risk)
     for wanted in (0.1, 1.0):
-        chosen = choose(risk, law, np.ones(40), wanted)
-        left = np.where(chosen, 0, law.exceeds(risk)).sum(0)
-        assert left.mean() <= wanted / 100 * 250 / 20 + 1e-9 and left.max() <= wanted / 100 * 250 / 8 + 1e-9
+        chosen = choose(chance, wanted)
+        left = np.where(chosen, 0, chance).sum(0)
+        assert left.mean() <= wanted / 100 * 250 / 20 + 1e-9 and left.max() <= wanted / 100 * 250 / 6 + 1e-9
         for one, of_one in zip(risk.T, chosen.T, strict=True):
             assert one[~of_one].min(initial=np.inf) >= one[of_one].max(initial=0)
-    assert choose(risk, law, np.full(40, 3.0), 0.1).sum() > choose(risk, law, np.ones(40), 0.1).sum()
+    assert choose(3 * chance, 0.1).sum() > choose(chance, 0.1).sum()
 
 
 def test_bounds_cover_ablations_that_hide_a_flip_in_a_simulation():

@@ -202,6 +202,12 @@ def maps(one: pd.DataFrame, two: pd.DataFrame, pairs: pd.DataFrame, pairable: bo
                 alt=f"Importance maps of {study['name']}",
                 on_click=partial(kernels.take_click, key),
             )
+    if figures.is_screened(one).any() or figures.is_screened(two).any():
+        st.caption(
+            "Screened: D of a kernel may be off by what was missed on these images; point at it for its bounds. "
+            "Intervals and q of differences do not count that.",
+            help=f"{shared.SCREENED}.",
+        )
     st.markdown(
         "**Difference of the maps**, first minus second",
         help="Red: the first network needs this kernel more. Each image counts for both networks: the interval "

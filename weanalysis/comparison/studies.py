@@ -35,10 +35,11 @@ class StudyComparison(Difference):
     `difference` is that of the mean D over the places, with a t-interval over images; positive means that the second
     network needs these weights more. `places` has a row a place: layer, selection, out_channel, in_channel,
     percentile, fraction, draw, first and second (D), difference, difference_low, difference_high, p_value, q_value
-    (Benjamini and Hochberg over the places). `agreement` is the rank correlation of D. `images` has a row an image
-    that any place costs: image_id, target, first and second (the number of places without which the network has it
-    wrong). `intact` holds the accuracies of the two networks on these images (percent), `accuracy` their difference
-    with its interval; `classes` names the targets.
+    (Benjamini and Hochberg over the places), and screen_low and screen_high: on these very images the difference lies
+    between them where a study was screened, which the interval does not count. `agreement` is the rank correlation of
+    D. `images` has a row an image that any place costs: image_id, target, first and second (the number of places
+    without which the network has it wrong). `intact` holds the accuracies of the two networks on these images
+    (percent), `accuracy` their difference with its interval; `classes` names the targets.
     """
 
     intact: tuple[float, float]
@@ -79,6 +80,7 @@ def compare_studies(first: int, second: int, cache: Cache, metric: str | None = 
         unpaired = sum(len(table) for table in tables) - 2 * len(pairs)
         if unpaired:
             notes.append(f"{unpaired:,} places of one study alone, or not measured on all images yet, are left out")
+        hidden = _hidden(tables, pairs)
         matrices = [
             change_matrix(store.all_changes(number, metric), images, pairs[column])
             for number, column in zip(numbers, ("position_1", "position_2"), strict=True)
@@ -90,6 +92,13 @@ def compare_studies(first: int, second: int, cache: Cache, metric: str | None = 
         notes.append("both studies are of the same network")
     # The statistics say first minus second.
     places = compare_maps(matrices[1], matrices[0], same_network).rename(columns={"first": "second", "second": "first"})
+    places = pd.concat([pairs[PLACE], places[["first", "second", *list(places.columns)[2:]]]], axis=1)
+    places["screen_low"], places["screen_high"] = places["difference"] - hidden[0], places["difference"] + hidden[1]
+    width = (hidden[0] + hidden[1]) / 2
+    if width.any():
+        notes.append("of screened studies not every image was computed: on these very images the difference is known "
+                     f"to within {np.median(width):.2f} points for half of the places and {width.max():.2f} for all "
+                     "(screen_low and screen_high), which the intervals do not count")
     mean = compare_layers(matrices[1], matrices[0])
     right = [frame[metric].to_numpy(bool) for frame in seen]
     lost = [np.asarray((matrix > 0).sum(axis=1)).ravel() for matrix in matrices]
@@ -106,7 +115,7 @@ def compare_studies(first: int, second: int, cache: Cache, metric: str | None = 
         p_value=mean.p_value,
         intact=(100 * float(right[0].mean()), 100 * float(right[1].mean())),
         accuracy=compare_correctness(images, right[1], images, right[0]),
-        places=pd.concat([pairs[PLACE], places[["first", "second", *list(places.columns)[2:]]]], axis=1),
+        places=places,
         agreement=rank_agreement(places["first"], places["second"]),
         images=pd.DataFrame(by_image)[costly].reset_index(drop=True),
         classes=tuple(about[0].get("classes") or ()),
@@ -135,6 +144,16 @@ def _check_pairable(about: Sequence[dict[str, Any]]) -> list[str]:
                          "of them again")
     return ["the networks see the images differently (another size or normalization); they are paired by their place "
             "in the data set"]
+
+
+def _hidden(tables: Sequence[pd.DataFrame], pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """By how much the difference of each place may be smaller, and larger, on the very images: 0 where all is exact."""
+    below, above = zip(
+        *((table["drop"] - table["screen_low"], table["screen_high"] - table["drop"]) for table in tables), strict=True
+    )
+    first, second = pairs["position_1"], pairs["position_2"]
+    return (below[1].to_numpy()[second] + above[0].to_numpy()[first],
+            above[1].to_numpy()[second] + below[0].to_numpy()[first])  # fmt: skip
 
 
 def _whole_rows(table: pd.DataFrame, num_images: int) -> pd.DataFrame:

@@ -30,7 +30,7 @@ _APPLICATION_ID, _SCHEMA_VERSION = 0x57654131, 2
 _SCREENED = ("num_evaluated", "may_lose", "may_gain", "num_missed", "num_expected")
 
 # Part of every context: results of another engine version are never reused.
-ENGINE_VERSION = 2
+ENGINE_VERSION = 3
 
 # The columns of a study's table, in the order that users rely on.
 COLUMNS = (

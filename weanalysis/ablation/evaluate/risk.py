@@ -1,15 +1,16 @@
 """Which pairs of an image and an ablation to compute, and what the others could hide: numbers only, no network.
 
 A prediction says that a margin m becomes m' = m + change. Its error is measured in units of the prediction's size
-(`ErrorLaw`); how often it exceeds r units in the direction that crosses 0 is the chance of a flip that is missed at
+(`ErrorLaws`); how often it exceeds r units in the direction that crosses 0 is the chance of a flip that is missed at
 risk r = |m'| / size. The law is learned from pairs that were computed. So is how much larger or smaller the errors of a
-layer, an ablation or an image are than those of all (`units`), so that one law holds for them.
+layer, an ablation or an image are than those of all (`units`), so that the same law holds for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,13 @@ Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 
 # Shares of the wanted largest error: what may be expected of the mean ablation, and of each one.
-MEAN_SHARE, EACH_SHARE = 1 / 20, 1 / 8
+MEAN_SHARE, EACH_SHARE = 1 / 20, 1 / 6
 
-# The pilot: this share of all pairs, the riskiest; this share of the others, at random; and so many in each octave of
-# risk, from these on.
-PILOT_SHARE, AUDIT_SHARE = 0.008, 0.0005
-_OCTAVES, _IN_EACH_OCTAVE = (0.25, 0.5, 1.0, 2.0, 4.0), 20
+# The pilot: all predicted flips; of the others the riskiest, this share of all pairs, and no fewer than so many; this
+# share of all, at random; and so many in each octave of risk, from these on, and beyond the last.
+PILOT_SHARE, AUDIT_SHARE = 0.0025, 0.0005
+LEAST_PILOT = 200
+_OCTAVES, _IN_EACH_OCTAVE = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0), 20
 
 # An ablation is missed more or less often than the law says; this many expected misses of its own outweigh the law.
 PRIOR = 2.0
@@ -67,6 +69,9 @@ class ErrorLaw:
         count = len(errors)
         num_tail = min(max(_TAIL_COUNT, round(_TAIL_SHARE * count)), count // 2)
         edge = float(errors[count - num_tail - 1]) if num_tail else 0.0
+        if num_tail and edge < (usual := float(np.quantile(np.abs(errors), 0.5))):
+            # Errors that mostly go the other way: what follows from an edge next to 0 is no tail.
+            edge, num_tail = usual, int((errors > usual).sum())
         tail = errors[count - num_tail :]
         if num_tail < 5 or edge <= 0:
             # Hardly any error in the wanted direction: an inverse square law from the largest one seen, or 1.
@@ -82,6 +87,30 @@ class ErrorLaw:
         with np.errstate(divide="ignore", over="ignore"):
             tail = self.share * (np.maximum(risk, self.edge) / self.edge) ** -self.exponent
         return np.where(risk < self.edge, np.maximum(body, self.share), tail)
+
+
+@dataclass(frozen=True)
+class ErrorLaws:
+    """The law of errors of margins that are predicted to be positive, and that of the others.
+
+    What a prediction leaves out mostly lowers a margin, since another rival may become the best one: a positive margin
+    comes nearer to 0 than predicted more often than a negative one.
+    """
+
+    positive: ErrorLaw
+    negative: ErrorLaw
+
+    @classmethod
+    def fit(cls, errors: Floats, positive: Bools) -> ErrorLaws:
+        """Learn both from errors (P,) and whether each is of a margin predicted to be positive (P,)."""
+        return cls(ErrorLaw.fit(errors[positive]), ErrorLaw.fit(errors[~positive]))
+
+    def exceeds(self, risk: Floats, positive: Bools) -> Floats:
+        """The chance that a pair at this risk flips although its prediction does not: same shape, 0 to 1."""
+        chance = np.empty(risk.shape)
+        for law, side in ((self.positive, positive), (self.negative, ~positive)):
+            chance[side] = law.exceeds(risk[side])
+        return chance
 
 
 def units(errors: Floats, groups: NDArray[np.integer], num_groups: int) -> Floats:
@@ -145,45 +174,64 @@ def risks(margins: Floats, change: Floats, size: Floats) -> tuple[Floats, Bools]
     return np.where(flips | unknown, 0.0, risk), flips
 
 
+def bands(risk: Floats, positive: Bools) -> NDArray[np.integer]:
+    """The octave of risk in which each pair lies, apart for margins predicted to be positive: same shape, 0 to 13."""
+    return np.digitize(risk, _OCTAVES) + (len(_OCTAVES) + 1) * positive
+
+
+def factors(missed: Bools, expected: Floats, bands: NDArray[np.integer]) -> Floats:
+    """How much more often than expected pairs in each band flipped unpredicted: (14,), from pairs computed (P,)."""
+    seen, due = (np.bincount(bands, one, 2 * (len(_OCTAVES) + 1)) for one in (missed, expected))
+    return (seen + PRIOR) / (due + PRIOR)
+
+
 def pilot(risk: Floats, rng: np.random.Generator) -> Bools:
     """Choose which pairs (N, A) to compute first: the riskiest, which would be computed anyway, and some by lot.
 
-    `PILOT_SHARE` of all pairs are the riskiest. Of those that are left some are drawn in each octave of risk where the
-    threshold may come to lie, and some anywhere: a law learned from the riskiest alone would not have to hold there.
+    All predicted flips, whose risk is 0, and `PILOT_SHARE` of all pairs beyond them. Of those that are left some are
+    drawn in each octave of risk where the threshold may come to lie, and some anywhere: a law learned from the
+    riskiest alone would not have to hold there.
     """
-    finite = np.isfinite(risk)
-    num_first = min(int(finite.sum()), max(200, round(PILOT_SHARE * risk.size)))
-    if num_first == 0:
-        return np.zeros(risk.shape, bool)
-    edge = np.partition(risk[finite], num_first - 1)[num_first - 1]
-    chosen = finite & (risk <= edge)
-    chosen |= finite & (rng.random(risk.shape) < AUDIT_SHARE)
-    for low in _OCTAVES:
-        (places,) = np.nonzero(((risk >= low) & (risk < 2 * low) & ~chosen).ravel())
+    chosen = risk == 0
+    chosen |= _least(risk, np.isfinite(risk) & ~chosen, max(LEAST_PILOT, round(PILOT_SHARE * risk.size)))
+    chosen |= np.isfinite(risk) & (rng.random(risk.shape) < AUDIT_SHARE)
+    for low, high in pairwise((*_OCTAVES, np.inf)):
+        (places,) = np.nonzero(((risk >= low) & (risk < high) & ~chosen).ravel())
         chosen.ravel()[rng.permutation(places)[:_IN_EACH_OCTAVE]] = True
     return chosen
 
 
-def choose(risk: Floats, law: ErrorLaw, factor: Floats, max_error: float) -> Bools:
+def likeliest(chance: Floats, among: Bools, most: int) -> Bools:
+    """Those pairs (N, A) `among` whose chance is largest, about so many of them."""
+    return _least(-chance, among, most)
+
+
+def _least(values: Floats, among: Bools, count: int) -> Bools:
+    """Those `among` whose value is smallest: `count` of them, and all that equal the last of these."""
+    some = values[among]
+    if len(some) <= count:
+        return among
+    return among & (values <= np.partition(some, count - 1)[count - 1])
+
+
+def choose(chance: Floats, max_error: float) -> Bools:
     """Choose all pairs (N, A) to compute, so that what is missed stays within a wanted largest error of D, in points.
 
-    The riskiest first: until the mean ablation can be expected to be wrong by `MEAN_SHARE` of the wanted error, and
-    each single one by `EACH_SHARE` of it. `factor` (A,) is how much more often than the law an ablation is missed.
+    `chance` (N, A) is that of a flip that is missed. The likeliest first: until the mean ablation can be expected to be
+    wrong by `MEAN_SHARE` of the wanted error, and each single one by `EACH_SHARE` of it.
     """
-    num_images, num_ablations = risk.shape
-    order = np.argsort(risk, axis=0)
-    ordered = np.take_along_axis(risk, order, 0)
-    chance = np.minimum(1.0, law.exceeds(ordered) * factor)
-    chance[~np.isfinite(ordered)] = 0
-    # left[k]: what is expected to be missed of an ablation whose k riskiest images are computed.
-    left = np.concatenate([np.cumsum(chance[::-1], axis=0)[::-1], np.zeros((1, num_ablations))])
+    num_images, num_ablations = chance.shape
+    order = np.argsort(-chance, axis=0, kind="stable")
+    ordered = np.take_along_axis(chance, order, 0)
+    # left[k]: what is expected to be missed of an ablation whose k likeliest images are computed.
+    left = np.concatenate([np.cumsum(ordered[::-1], axis=0)[::-1], np.zeros((1, num_ablations))])
     allowed = max_error / 100 * num_images
-    needed = (left > EACH_SHARE * allowed).sum(0)  # of each ablation, how many of its riskiest images
+    needed = (left > EACH_SHARE * allowed).sum(0)  # of each ablation, how many of its likeliest images
     # One limit on the chance for all of them, as high as the mean allows.
-    pool = np.sort(chance, axis=None)
+    pool = np.sort(ordered, axis=None)
     spare = np.searchsorted(np.cumsum(pool), MEAN_SHARE * allowed * num_ablations, side="right")
     limit = pool[spare] if spare < len(pool) else np.inf
-    needed = np.maximum(needed, (chance >= limit).sum(0))
-    chosen = np.zeros(risk.shape, bool)
+    needed = np.maximum(needed, (ordered >= limit).sum(0))
+    chosen = np.zeros(chance.shape, bool)
     np.put_along_axis(chosen, order, np.arange(num_images)[:, None] < needed, 0)
     return chosen

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
 _PAIRS_AT_ONCE = 4
 _PAIRS_AT_ONCE_ON_GPU = 16
 
-# What is computed tells more of the errors than the pilot did, and may ask for more: so often at the most.
-_MOST_ROUNDS = 3
+# What is computed tells more of the errors than the pilot did, which may ask for more pairs, or for fewer. So it is
+# looked at again whenever there are three times as many, so often at the most; the last round computes all that is
+# asked for. A round goes a little beyond what is wanted, so that the next one need not make up for a few pairs.
+_MOST_ROUNDS, _GROWTH, _LESS_THAN_WANTED = 8, 2, 0.7
 
 # How many of the computed pairs are computed the naive way too, in each shard.
 _NUM_CHECKED = 8
@@ -65,6 +68,11 @@ class _Predicted:
     risk: np.ndarray
     flips: np.ndarray
     first_errors: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    @cached_property
+    def positive(self) -> np.ndarray:
+        """Whether each margin is predicted to be positive, (N, A)."""
+        return self.margins[:, None] + self.change > 0
 
 
 class Shard:
@@ -119,23 +127,27 @@ class Shard:
         num_pilot = int(done.sum())
         self._compute(done, computed)
         predicted = self._weigh(computed, predicted, rng)
-        law, missed, expected = self._learn(computed, predicted)
-        for _ in range(_MOST_ROUNDS):
-            factor = (missed + risks.PRIOR) / (expected + risks.PRIOR)
-            more = risks.choose(predicted.risk, law, factor, self._evaluator.screen.max_error) & ~done
-            if not more.any():
+        chance, missed, expected = self._learn(computed, predicted)
+        wanted = self._evaluator.screen.max_error
+        for rounds_left in reversed(range(_MOST_ROUNDS)):
+            likely = np.minimum(1.0, chance * (missed + risks.PRIOR) / (expected + risks.PRIOR))
+            if not (risks.choose(likely, wanted) & ~done).any():
                 break
+            more = risks.choose(likely, _LESS_THAN_WANTED * wanted) & ~done
+            if rounds_left:
+                most = _GROWTH * int((done & ~predicted.flips).sum())
+                more = risks.likeliest(likely, more, max(risks.LEAST_PILOT, most))
             self._compute(more, computed)
             done |= more
-            law, missed, expected = self._learn(computed, predicted)
+            chance, missed, expected = self._learn(computed, predicted)
 
-        hidden = np.where(done, 0.0, law.exceeds(predicted.risk))
+        hidden = np.where(done, 0.0, chance)
         right = (predicted.margins > 0)[:, None]
         back = np.argsort(self._places)
         about = {
             "num_pairs": done.size, "num_pilot": num_pilot, "num_computed": int(done.sum()),
-            "threshold": float(predicted.risk[~done].min(initial=np.inf)), "edge": law.edge, "share": law.share,
-            "exponent": law.exponent,
+            "threshold": float(predicted.risk[~done].min(initial=np.inf)),
+            "largest_chance": float(hidden.max(initial=0.0)),
         }  # fmt: skip
         measured = self._result(computed)
         measured.screen = Screen(
@@ -259,21 +271,29 @@ class Shard:
         first = risks.in_units_of_others(errors, groups, parts[rows, columns])
         return replace(predicted, size=predicted.size * unit, risk=predicted.risk / unit, first_errors=first)
 
-    def _learn(self, computed: _Computed, predicted: _Predicted) -> tuple[risks.ErrorLaw, np.ndarray, np.ndarray]:
-        """The law of errors, and how many images of each ablation flipped unpredicted, and by the law should have.
+    def _learn(self, computed: _Computed, predicted: _Predicted) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The chance of each pair to flip unpredicted (N, A); how many of an ablation did, and by the laws should have.
 
-        All from the pairs computed so far; the counts are (A,).
+        All from the pairs computed so far; the counts are (A,). A pair where nothing changes has no chance.
         """
-        later = self._errors(computed, predicted)[0][len(predicted.first_errors) :]
-        law = risks.ErrorLaw.fit(np.concatenate([predicted.first_errors, later]))
+        errors, rows, columns = self._errors(computed, predicted)
+        errors[: len(predicted.first_errors)] = predicted.first_errors
+        # Predicted flips are chosen by what is predicted of them, so that their errors are of another kind.
+        alike = ~predicted.flips[rows, columns]
+        laws = risks.ErrorLaws.fit(errors[alike], predicted.positive[rows, columns][alike])
+        chance = laws.exceeds(predicted.risk, predicted.positive)
+        chance[~np.isfinite(predicted.risk)] = 0
         rows, columns = computed.all("rows", int), computed.all("columns", int)
         bit = METRICS[self._evaluator.screen.metric]
         intact = np.concatenate([batch.correct for batch in self._intact])
         unpredicted = ~predicted.flips[rows, columns]
         missed = unpredicted & ((computed.all("correct", np.uint8) ^ intact[rows]) & bit).astype(bool)
-        chance = np.where(unpredicted, law.exceeds(predicted.risk[rows, columns]), 0.0)
+        bands = risks.bands(predicted.risk, predicted.positive)
+        factors = risks.factors(missed, chance[rows, columns] * unpredicted, bands[rows, columns])
+        chance = np.minimum(1.0, chance * factors[bands])
+        should = np.where(unpredicted, chance[rows, columns], 0.0)
         num_columns = len(self._columns)
-        return law, np.bincount(columns, missed, num_columns), np.bincount(columns, chance, num_columns)
+        return chance, np.bincount(columns, missed, num_columns), np.bincount(columns, should, num_columns)
 
     def _result(self, computed: _Computed) -> Measured:
         rows, columns = computed.all("rows", np.int64), computed.all("columns", np.int64)
