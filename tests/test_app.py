@@ -740,7 +740,7 @@ def test_a_store_that_cannot_be_read_is_one_clear_line(
             db.execute("DELETE FROM sqlite_master WHERE name IN ('shards', 'studies')")
     connect = sqlite3.connect
     monkeypatch.setattr(
-        "weanalysis.results.store.sqlite3.connect", lambda *args, **more: connect(*args, **more | {"timeout": 0.1})
+        "weanalysis.results.store.file.sqlite3.connect", lambda *args, **more: connect(*args, **more | {"timeout": 0.1})
     )
     writer = connect(path, isolation_level=None)
     if harm == "locked":

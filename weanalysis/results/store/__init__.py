@@ -1,0 +1,10 @@
+"""What was measured, in one SQLite file: by context, ablation and shard of images, never done twice, never mixed.
+
+One process writes a study's results; any number read them, also while it writes (write-ahead log). Each room knows
+those before it: schema, file, studies, counts, tables.
+"""
+
+from weanalysis.results.store.schema import COLUMNS, ENGINE_VERSION, METRICS, content_key, shards_of
+from weanalysis.results.store.tables import Store
+
+__all__ = ["COLUMNS", "ENGINE_VERSION", "METRICS", "Store", "content_key", "shards_of"]

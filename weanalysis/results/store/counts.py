@@ -1,0 +1,161 @@
+"""What is counted of the changes kept, shard by shard, for any metric and any part of the images."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from weanalysis.results.store.schema import METRICS, SCREENED, shards_of
+from weanalysis.results.store.studies import Studies
+
+if TYPE_CHECKING:
+    from weanalysis.results.statistics import StoppingRule
+
+
+@dataclass(frozen=True)
+class Block:
+    """The changes of some ablations in one shard, as they lie in the file."""
+
+    id: int
+    start: int
+    stop: int
+    ablation_ids: np.ndarray
+    counts: np.ndarray
+    positions: np.ndarray
+    classes: np.ndarray
+    correct: np.ndarray
+
+    def changes_of(self, ablation_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Places in the shard, new classes and new correctness under one ablation; None if it is not here."""
+        (places,) = np.nonzero(self.ablation_ids == ablation_id)
+        if not len(places):
+            return None
+        ends = np.cumsum(self.counts)
+        span = slice(int(ends[places[0]] - self.counts[places[0]]), int(ends[places[0]]))
+        return self.positions[span], self.classes[span], self.correct[span]
+
+
+class Counts(Studies):
+    """A results file as numbers: how many images each ablation of a study lost and gained."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path):
+        super().__init__(connection, path)
+        self._replayed: dict[int, tuple[float, np.ndarray]] = {}
+
+    def counts(self, study_id: int, metric: str, half: int | None = None) -> dict[str, np.ndarray]:
+        """Count, for each ablation of a study, images measured (num_images), right when intact, lost and gained.
+
+        `half` 0 or 1 counts every other image alone, in the order they were served: a choice made on one half can be
+        confirmed on the other, and more images leave both halves what they were.
+        """
+        ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
+        limits = self._num_shards(study_id)
+        sums = {name: np.zeros(len(place), np.int64) for name in ("num_images", "num_correct", "lost", "gained")}
+        context_id, shards = self._shards(study_id)
+        for number, shard in enumerate(shards):
+            counted = self._count(context_id, shard, ids, metric, half)
+            for name, sum_ in sums.items():
+                sum_ += counted[name][place] * (True if limits is None else number < limits)
+        return sums
+
+    def screen_counts(self, study_id: int) -> dict[str, np.ndarray]:
+        """Sum, for each ablation of a screened study, what is kept of its screening: see `ablation.evaluate.Screen`."""
+        ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
+        sums = np.zeros((len(SCREENED), len(ids)))
+        context_id, shards = self._shards(study_id)
+        for shard in shards:
+            for block, index in self._first_blocks(context_id, shard, ids):
+                row = self._db.execute("SELECT numbers FROM screens WHERE block_id = ?", (block.id,)).fetchone()
+                numbers = np.frombuffer(row[0], np.float32).reshape(len(SCREENED), -1)
+                sums[:, index[index >= 0]] += numbers[:, index >= 0]
+        return dict(zip(SCREENED, sums[:, place], strict=True))
+
+    def shard_counts(self, study_id: int, shard: tuple[int, int], metric: str) -> dict[str, np.ndarray]:
+        """The same as `counts`, of one shard (start, stop) alone and whatever a stopping rule leaves out."""
+        ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
+        counted = self._count(int(self.describe(study_id)["context_id"]), shard, ids, metric)
+        return {name: values[place] for name, values in counted.items()}
+
+    def _count(
+        self, context_id: int, shard: tuple[int, int], ids: np.ndarray, metric: str, half: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Count for the ablations `ids`, sorted and different, what changed in one shard; 0 where not measured."""
+        bit = METRICS[metric]
+        counted = {name: np.zeros(len(ids), np.int64) for name in ("num_images", "num_correct", "lost", "gained")}
+        row = self._intact(context_id, shard)
+        if row is None:
+            return counted
+        before = (np.frombuffer(row["correct"], np.uint8) & bit).astype(bool)
+        chosen = np.ones(len(before), bool) if half is None else np.arange(*shard) % 2 == half
+        for block, index in self._first_blocks(context_id, shard, ids):
+            counted["num_images"][index[index >= 0]] = int(chosen.sum())
+            counted["num_correct"][index[index >= 0]] = int(before[chosen].sum())
+            of_change = np.where(chosen[block.positions], np.repeat(index, block.counts), -1)
+            was, now = before[block.positions], (block.correct & bit).astype(bool)
+            for name, changed in (("lost", was & ~now), ("gained", ~was & now)):
+                counted[name] += np.bincount(of_change[changed & (of_change >= 0)], minlength=len(ids))
+        return counted
+
+    def _first_blocks(
+        self, context_id: int, shard: tuple[int, int], ids: np.ndarray
+    ) -> Iterator[tuple[Block, np.ndarray]]:
+        """For each block of a shard: which of `ids`, sorted and different, its ablations are, -1 for none.
+
+        Two studies may have measured the same ablation at the same time: the first one counts.
+        """
+        seen = np.zeros(len(ids), bool)
+        for block in self._blocks(context_id, shard, int(ids[0]), int(ids[-1])):
+            index = np.minimum(np.searchsorted(ids, block.ablation_ids), len(ids) - 1)
+            wanted = (ids[index] == block.ablation_ids) & ~seen[index]
+            seen[index[wanted]] = True
+            yield block, np.where(wanted, index, -1)
+
+    def stopping_rule(self, study_id: int) -> StoppingRule | None:
+        """The rule by which a study's ablations stop before its last image; None where they do not."""
+        about = self.describe(study_id)
+        if not about.get("stopping"):
+            return None
+        from weanalysis.results.statistics import StoppingRule
+
+        return StoppingRule.of(about["options"])
+
+    def _num_shards(self, study_id: int) -> np.ndarray | None:
+        """How many shards, from the first on, count for each row of a study with a stopping rule; None without one."""
+        rule = self.stopping_rule(study_id)
+        if rule is None:
+            return None
+        from weanalysis.results.statistics import Replay
+
+        about = self.describe(study_id)
+        if (known := self._replayed.get(study_id)) is not None and known[0] == about["updated"]:
+            return known[1]
+        replay = Replay(rule, len(self.ablation_ids(study_id)))
+        for shard in self._shards(study_id)[1]:
+            counted = self.shard_counts(study_id, shard, about["metric"])
+            if not replay.add(counted["lost"], counted["gained"], counted["num_images"]):
+                break
+        self._replayed[study_id] = about["updated"], replay.num_shards
+        return replay.num_shards
+
+    def _shards(self, study_id: int) -> tuple[int, list[tuple[int, int]]]:
+        about = self.describe(study_id)
+        return int(about["context_id"]), shards_of(int(about["num_images"]), int(about["shard_size"]))
+
+    def _blocks(self, context_id: int, shard: tuple[int, int], first: int, last: int) -> Iterator[Block]:
+        for row in self._db.execute(
+            "SELECT * FROM blocks WHERE context_id = ? AND start = ? AND stop = ? AND last_ablation >= ? "
+            "AND first_ablation <= ? ORDER BY id", (context_id, *shard, first, last)
+        ):
+            yield Block(row["id"], row["start"], row["stop"], np.frombuffer(row["ablation_ids"], np.int32),
+                        np.frombuffer(row["counts"], np.int32), np.frombuffer(row["positions"], np.int32),
+                        np.frombuffer(row["classes"], np.int32), np.frombuffer(row["correct"], np.uint8))
+
+    def _intact(self, context_id: int, shard: tuple[int, int]) -> sqlite3.Row | None:
+        return self._db.execute(
+            "SELECT * FROM shards WHERE context_id = ? AND start = ? AND stop = ?", (context_id, *shard)
+        ).fetchone()

@@ -1,0 +1,68 @@
+"""The results file itself: opened, written in whole steps, closed."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from weanalysis.errors import StoreError
+from weanalysis.results.store.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, SCREENS
+
+
+class ResultsFile:
+    """One SQLite file; use it as a context manager or close it."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path):
+        self._db, self.path = connection, path
+
+    @classmethod
+    def open(cls, path: str | Path, readonly: bool = False) -> Self:
+        """Open or make the file; raise StoreError where it is missing (readonly), unwritable or no such database."""
+        path = Path(path)
+        if readonly and not path.is_file():
+            raise StoreError(f"there are no results at {path} yet; run `weanalysis ablate` first, or give --cache DIR")
+        try:
+            if readonly:
+                db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                db = sqlite3.connect(path, timeout=30)
+                if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                    db.execute("PRAGMA journal_mode=WAL")
+                    db.executescript(f"BEGIN IMMEDIATE;{SCHEMA};{SCREENS};PRAGMA application_id={APPLICATION_ID};"
+                                     f"PRAGMA user_version={SCHEMA_VERSION};COMMIT;")  # fmt: skip
+                db.execute("PRAGMA synchronous=NORMAL")
+            db.row_factory = sqlite3.Row
+            found = tuple(db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+            if found == (APPLICATION_ID, 1) and not readonly:
+                db.executescript(f"BEGIN IMMEDIATE;{SCREENS};PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
+            # A file of version 1 can be read as it is: nothing in it was screened.
+            elif found not in {(APPLICATION_ID, SCHEMA_VERSION), (APPLICATION_ID, 1)}:
+                raise sqlite3.DatabaseError("it is another program's database, or another version's")
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{path} cannot be opened as a results file ({error}); "
+                             "move it away, or choose another cache with --cache DIR") from error
+        return cls(db, path)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it or nothing."""
+        try:
+            with self._db:
+                yield self._db
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path} cannot be written ({error}); nothing of this step was kept, "
+                             "what was kept before is intact") from error

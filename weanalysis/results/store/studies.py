@@ -1,0 +1,166 @@
+"""The studies of a results file: what a running one writes, and which there are."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from weanalysis.errors import StoreError
+from weanalysis.results.store.file import ResultsFile
+from weanalysis.results.store.schema import ENGINE_VERSION, LABELS, SCREENED, content_key
+
+
+class Changes(Protocol):
+    """What the engine hands over for one shard and some ablations; see `ablation.evaluate.Measured`."""
+
+    start: int
+    stop: int
+    targets: np.ndarray
+    predictions: np.ndarray
+    top5: np.ndarray
+    counts: np.ndarray
+    positions: np.ndarray
+    classes: np.ndarray
+    correct: np.ndarray
+    largest_difference: float
+    num_rechecked: int
+    seconds: float
+    screen: Any
+
+
+class Studies(ResultsFile):
+    """A results file as the process that runs a study sees it."""
+
+    def context(self, settings: Mapping[str, Any]) -> int:
+        """Return the id of what results depend on (network, weights, images, evaluation …), new or known."""
+        settings = {**settings, "engine_version": ENGINE_VERSION}
+        with self._writing() as db:
+            db.execute("INSERT OR IGNORE INTO contexts (key, settings, created) VALUES (?, ?, ?)",
+                       (content_key(settings), json.dumps(settings, sort_keys=True), time.time()))
+        return int(db.execute("SELECT id FROM contexts WHERE key = ?", (content_key(settings),)).fetchone()[0])
+
+    def begin_study(
+        self, context_id: int, key: str, kind: str, name: str, metric: str, num_images: int,
+        plan: Sequence[tuple[str, Mapping[str, Any]]], about: Mapping[str, Any],
+    ) -> int:  # fmt: skip
+        """Record a study and its plan, rows of (ablation key, labels); a known one is taken up again.
+
+        `key` names the question (study and options); with the context it makes the study, whatever the number
+        of images, so that more images extend it.
+        """
+        now, full_key = time.time(), f"{context_id}:{key}"
+        with self._writing() as db:
+            db.execute(
+                "INSERT INTO studies (key, context_id, name, kind, metric, about, state, num_images, done, total, "
+                "seconds, created, updated) VALUES (?, ?, ?, ?, ?, ?, 'running', ?, 0, 0, 0, ?, ?) "
+                "ON CONFLICT (key) DO UPDATE SET name = excluded.name, metric = excluded.metric, "
+                "about = excluded.about, state = 'running', num_images = excluded.num_images, "
+                "updated = excluded.updated",
+                (full_key, context_id, name, kind, metric, json.dumps(about), num_images, now, now),
+            )
+            study_id = int(db.execute("SELECT id FROM studies WHERE key = ?", (full_key,)).fetchone()[0])
+            if db.execute("SELECT 1 FROM plans WHERE study_id = ?", (study_id,)).fetchone() is None:
+                db.executemany("INSERT OR IGNORE INTO ablations (key) VALUES (?)", ((row[0],) for row in plan))
+                db.executemany(
+                    "INSERT INTO plans SELECT ?, ?, id, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM ablations WHERE key = ?",
+                    ((study_id, position, *(labels.get(label) for label in LABELS), ablation_key)
+                     for position, (ablation_key, labels) in enumerate(plan)),
+                )
+        return study_id
+
+    def ablation_ids(self, study_id: int) -> np.ndarray:
+        """The ids of a study's ablations, in the order of its plan."""
+        rows = self._db.execute("SELECT ablation_id FROM plans WHERE study_id = ? ORDER BY position", (study_id,))
+        return np.array([row[0] for row in rows], np.int64)
+
+    def done(self, context_id: int, start: int, stop: int) -> np.ndarray:
+        """The ids of the ablations that were measured on this shard, sorted."""
+        rows = self._db.execute(
+            "SELECT ablation_ids FROM blocks WHERE context_id = ? AND start = ? AND stop = ?", (context_id, start, stop)
+        )
+        return np.unique(np.concatenate([np.empty(0, np.int32), *(np.frombuffer(row[0], np.int32) for row in rows)]))
+
+    def write(
+        self, context_id: int, ablation_ids: np.ndarray, image_ids: np.ndarray, measured: Changes,
+        study_id: int, done: int, total: int,
+    ) -> None:  # fmt: skip
+        """Keep what some ablations changed in one shard, and the study's progress, in one transaction."""
+        ids = np.ascontiguousarray(ablation_ids, np.int32)
+        assert len(np.unique(ids)) == len(ids), "an ablation counts once"
+        intact = (measured.targets == measured.predictions).astype(np.uint8) + 2 * measured.top5.astype(np.uint8)
+        with self._writing() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO shards VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (context_id, measured.start, measured.stop, np.asarray(image_ids, np.int32).tobytes(),
+                 measured.targets.astype(np.int32).tobytes(), measured.predictions.astype(np.int32).tobytes(),
+                 intact.tobytes()),
+            )
+            block = db.execute(
+                "INSERT INTO blocks (context_id, start, stop, first_ablation, last_ablation, ablation_ids, counts, "
+                "positions, classes, correct, seconds, largest_difference, num_rechecked) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (context_id, measured.start, measured.stop, int(ids.min()), int(ids.max()), ids.tobytes(),
+                 measured.counts.astype(np.int32).tobytes(), measured.positions.astype(np.int32).tobytes(),
+                 measured.classes.astype(np.int32).tobytes(), measured.correct.astype(np.uint8).tobytes(),
+                 measured.seconds, measured.largest_difference, measured.num_rechecked),
+            ).lastrowid
+            if measured.screen is not None:
+                numbers = np.array([getattr(measured.screen, name) for name in SCREENED], np.float32)
+                db.execute("INSERT INTO screens VALUES (?, ?, ?)",
+                           (block, numbers.tobytes(), json.dumps(measured.screen.about)))
+            db.execute("UPDATE studies SET done = ?, total = ?, seconds = seconds + ?, updated = ? WHERE id = ?",
+                       (done, total, measured.seconds, time.time(), study_id))
+
+    def set_state(self, study_id: int, state: str, done: int, total: int) -> None:
+        """Record that a study is running, complete, stopped or failed, and how many of its steps are done."""
+        with self._writing() as db:
+            db.execute("UPDATE studies SET state = ?, done = ?, total = ?, updated = ? WHERE id = ?",
+                       (state, done, total, time.time(), study_id))
+
+    def studies(self) -> pd.DataFrame:
+        """One row a study, the last changed first: id, name, kind, model, weights, data, metric, state, done …
+
+        `stopping` names the rule that ended its ablations early ("until-ci 0.5"), and is None where there was none.
+        """
+        rows = self._db.execute(
+            "SELECT s.*, c.settings FROM studies s JOIN contexts c ON c.id = s.context_id ORDER BY s.updated DESC"
+        ).fetchall()
+        columns = ["id", "name", "kind", "model", "weights", "data", "metric", "evaluate", "state", "num_images",
+                   "done", "total", "seconds", "created", "updated", "weights_hash", "command", "stopping"]  # fmt: skip
+        table = []
+        for row in rows:
+            merged = {**json.loads(row["settings"]), **json.loads(row["about"]), **dict(row)}
+            table.append({column: merged.get(column) for column in columns})
+        return pd.DataFrame(table, columns=columns)
+
+    def find(self, study: str | int) -> int:
+        """Find a study by its number, its name or the beginning of its name; raise StoreError if not exactly one."""
+        studies = self.studies()
+        text = str(study)
+        if text.isdecimal() and int(text) in set(studies["id"]):
+            return int(text)
+        for matches in (studies[studies["name"] == text], studies[studies["name"].str.startswith(text)]):
+            if len(matches) == 1:
+                return int(matches["id"].iloc[0])
+            if len(matches) > 1:
+                offer = ", ".join(f"{row.id} ({row.name_})" for row in
+                                  matches.rename(columns={"name": "name_"}).itertuples())
+                raise StoreError(f"{len(matches)} studies match {text!r}: {offer}; give the number")
+        first = studies[:8]
+        known = ", ".join(f"{i} ({n})" for i, n in zip(first["id"], first["name"], strict=True)) or "none yet"
+        raise StoreError(f"no study {text!r} in {self.path}; there are: {known}")
+
+    def describe(self, study_id: int) -> dict[str, Any]:
+        """Everything about a study but its results: settings of its context, options, layers, what was skipped."""
+        row = self._db.execute(
+            "SELECT s.*, c.settings FROM studies s JOIN contexts c ON c.id = s.context_id WHERE s.id = ?", (study_id,)
+        ).fetchone()
+        if row is None:
+            raise StoreError(f"no study {study_id} in {self.path}")
+        described = {**json.loads(row["settings"]), **json.loads(row["about"]), **dict(row)}
+        return {name: value for name, value in described.items() if name not in ("settings", "about", "key")}

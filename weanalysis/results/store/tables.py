@@ -1,0 +1,182 @@
+"""The store as everyone reads it: a study's table, its intact answers, and the images that an ablation changed."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from weanalysis.errors import StoreError
+from weanalysis.results.store.counts import Counts
+from weanalysis.results.store.schema import CHANGED, COLUMNS, LABELS, METRICS
+
+if TYPE_CHECKING:
+    from weanalysis.results.statistics import Comparison
+
+
+class Store(Counts):
+    """The results file of a cache. Open it with `Store.open`; use it as a context manager or close it."""
+
+    def table(self, study_id: int, metric: str | None = None, confidence: float = 0.95) -> pd.DataFrame:
+        """The study's table, one row an ablation, with the contract's columns (`COLUMNS`), as far as it has come.
+
+        A row's numbers are over the images measured for it so far (`num_images`); with none they are NaN. A study with
+        a stopping rule has anytime-valid intervals and p-values, and no image beyond where its rule stopped the row.
+        Raises StoreError for an unknown metric.
+        """
+        # Imported here: scipy's half second is not for `weanalysis list`.
+        from weanalysis.results.statistics import drop_table, stopped_table
+
+        about = self.describe(study_id)
+        metric = self._metric(about, metric)
+        table = pd.read_sql_query(
+            f"SELECT {', '.join(LABELS)} FROM plans WHERE study_id = ? ORDER BY position",
+            self._db, params=[study_id],
+        )  # fmt: skip
+        for column, values in self.counts(study_id, metric).items():
+            table[column] = values
+        table = (stopped_table if self.stopping_rule(study_id) else drop_table)(table, confidence)
+        table["num_flipped"] = table["lost"] + table["gained"]
+        table.insert(0, "study", about["kind"])
+        table["metric"], table["evaluate"] = metric, about["evaluate"]
+        table["num_evaluated"] = table["num_images"]
+        table["screen_low"] = table["screen_high"] = table["drop"]
+        if about["evaluate"] == "screened":
+            self._add_screen(table, study_id, confidence)
+        for column in ("depth", "out_channel", "in_channel", "percentile", "fraction", "draw"):
+            table[column] = table[column].astype(float)
+        return table[list(COLUMNS)]
+
+    @staticmethod
+    def _metric(about: Mapping[str, Any], metric: str | None) -> str:
+        """The metric asked for, or the study's own; raise StoreError for one that is unknown or was not screened."""
+        metric = metric or str(about["metric"])
+        if metric not in METRICS:
+            raise StoreError(f"metric {metric!r} is unknown: choose from {', '.join(METRICS)}")
+        if about["evaluate"] == "screened" and metric != about["screen"]["metric"]:
+            raise StoreError(f"study {about['id']} was screened for {about['screen']['metric']}, so that changes of "
+                             f"{metric} were left out; run it with --metric {metric}, or with --evaluate exact")
+        return metric
+
+    def _add_screen(self, table: pd.DataFrame, study_id: int, confidence: float) -> None:
+        """Put how many images were computed, and the bounds of D on all of them, into a screened study's table."""
+        from weanalysis.results.statistics import screen_bounds
+
+        counted = self.screen_counts(study_id)
+        low, high = screen_bounds(
+            table["lost"], table["gained"], table["num_images"], counted["may_lose"], counted["may_gain"],
+            counted["num_missed"], counted["num_expected"], confidence,
+        )  # fmt: skip
+        table["num_evaluated"] = counted["num_evaluated"].astype(np.int64)
+        table["screen_low"], table["screen_high"] = 100 * low, 100 * high
+
+    def intact(self, study_id: int) -> pd.DataFrame:
+        """One row an image measured so far: image_id, target, prediction, top1, top5 of the intact network."""
+        context_id, shards = self._shards(study_id)
+        frames = []
+        for shard in shards:
+            row = self._intact(context_id, shard)
+            if row is not None:
+                correct = np.frombuffer(row["correct"], np.uint8)
+                frames.append(pd.DataFrame({
+                    "image_id": np.frombuffer(row["image_ids"], np.int32),
+                    "target": np.frombuffer(row["targets"], np.int32),
+                    "prediction": np.frombuffer(row["predictions"], np.int32),
+                    "top1": (correct & 1).astype(bool), "top5": (correct & 2).astype(bool),
+                }))
+        columns = ["image_id", "target", "prediction", "top1", "top5"]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+    def changes(self, study_id: int, position: int, metric: str | None = None) -> pd.DataFrame:
+        """The images that the ablation at `position` of the study's table changed.
+
+        Columns image_id, target, before, after (predicted classes), correct_before, correct_after (in the
+        metric). Images whose class changed from one wrong answer to another are included.
+        """
+        bit = METRICS[self._metric(self.describe(study_id), metric)]
+        frames = [_changed(intact, *found, bit) for intact, found in self._shards_of_ablation(study_id, position)]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(CHANGED))
+
+    def all_changes(self, study_id: int, metric: str | None = None) -> pd.DataFrame:
+        """The images that each ablation of a study changed, in one pass over the file: `changes` for every position.
+
+        Columns as there, and position; a row an ablation and image.
+        """
+        bit = METRICS[self._metric(self.describe(study_id), metric)]
+        ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
+        plan = pd.DataFrame({"ablation": place, "position": np.arange(len(place))})
+        limits = self._num_shards(study_id)
+        context_id, shards = self._shards(study_id)
+        frames = []
+        for number, shard in enumerate(shards):
+            intact = self._intact(context_id, shard)
+            if intact is None:
+                continue
+            counting = plan if limits is None else plan[number < limits]
+            for block, index in self._first_blocks(context_id, shard, ids):
+                changed = _changed(intact, block.positions, block.classes, block.correct, bit)
+                frames.append(changed.assign(ablation=np.repeat(index, block.counts)).merge(counting, on="ablation"))
+        columns = ["position", *CHANGED]
+        return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+
+    def correctness(self, study_id: int, position: int, metric: str | None = None) -> pd.Series:
+        """Whether each image measured under an ablation is right with it (bool), by image_id."""
+        bit = METRICS[self._metric(self.describe(study_id), metric)]
+        pieces = []
+        for intact, (places, _, correct) in self._shards_of_ablation(study_id, position):
+            right = np.frombuffer(intact["correct"], np.uint8).copy()
+            right[places] = correct
+            pieces.append(pd.Series((right & bit).astype(bool), np.frombuffer(intact["image_ids"], np.int32)))
+        return pd.concat(pieces) if pieces else pd.Series(dtype=bool)
+
+    def _shards_of_ablation(
+        self, study_id: int, position: int
+    ) -> Iterator[tuple[sqlite3.Row, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+        """For each shard measured under an ablation: the intact row, and places, classes and correctness it changed."""
+        row = self._db.execute(
+            "SELECT ablation_id FROM plans WHERE study_id = ? AND position = ?", (study_id, int(position))
+        ).fetchone()
+        if row is None:
+            raise StoreError(f"study {study_id} has no ablation {position}")
+        context_id, shards = self._shards(study_id)
+        limits = self._num_shards(study_id)
+        for shard in shards if limits is None else shards[: limits[position]]:
+            intact = self._intact(context_id, shard)
+            for block in self._blocks(context_id, shard, row[0], row[0]):
+                found = block.changes_of(row[0])
+                if found is not None and intact is not None:
+                    yield intact, found
+                    break
+
+    def compare(self, study_id: int, first: int, second: int, metric: str | None = None) -> Comparison:
+        """Compare two ablations of a study, by their positions, on the images measured under both.
+
+        The difference is D of the second minus D of the first, in percentage points, with a paired interval and
+        McNemar's exact test. Raises StudyError where they have no image in common.
+        """
+        from weanalysis.results.statistics import compare_correctness
+
+        one, other = self.correctness(study_id, first, metric), self.correctness(study_id, second, metric)
+        return compare_correctness(one.index, one.to_numpy(), other.index, other.to_numpy())
+
+    def agreement(self, study_id: int) -> dict[str, float]:
+        """How far the fast evaluation was from the naive one: largest difference of logits, images decided naively."""
+        context_id, _ = self._shards(study_id)
+        row = self._db.execute(
+            "SELECT max(largest_difference), sum(num_rechecked) FROM blocks WHERE context_id = ?", (context_id,)
+        ).fetchone()
+        return {"largest_difference": np.nan if row[0] is None else float(row[0]), "num_rechecked": int(row[1] or 0)}
+
+
+def _changed(
+    intact: sqlite3.Row, places: np.ndarray, classes: np.ndarray, correct: np.ndarray, bit: int
+) -> pd.DataFrame:  # fmt: skip
+    """The images at these places of a shard, what the network said of them before and after, and if that was right."""
+    before = np.frombuffer(intact["correct"], np.uint8)[places]
+    values = (np.frombuffer(intact["image_ids"], np.int32)[places], np.frombuffer(intact["targets"], np.int32)[places],
+              np.frombuffer(intact["predictions"], np.int32)[places], classes,
+              (before & bit).astype(bool), (correct & bit).astype(bool))  # fmt: skip
+    return pd.DataFrame(dict(zip(CHANGED, values, strict=True)))
