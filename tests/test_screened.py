@@ -380,11 +380,6 @@ def test_a_class_that_the_network_does_not_have_is_refused_in_one_line():
             evaluator.measure(images, targets, studies.location(net, "1x1").ablations)
 
 
-def test_a_prediction_that_is_no_number_is_computed():
-    risk, _ = risks(np.array([1.0, 1.0]), np.array([[np.inf], [np.nan]]), np.array([[np.inf], [1.0]]))
-    assert (risk == 0).all()
-
-
 # ---- studies
 
 

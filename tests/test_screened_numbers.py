@@ -175,3 +175,8 @@ def test_bounds_are_the_difference_itself_where_nothing_can_be_hidden():
 def test_bounds_stay_finite_however_little_can_be_hidden(mean):
     low, high = screen_bounds([3, 0], [1, 0], [1000, 1000], [mean, mean], [mean, 0], [0, 2], [0.5, 1.0])
     assert np.all(low > -0.02) and np.all(high < 0.02) and high[0] >= 0.003 and low[1] == 0
+
+
+def test_a_prediction_that_is_no_number_is_computed():
+    risk, _ = risks(np.array([1.0, 1.0]), np.array([[np.inf], [np.nan]]), np.array([[np.inf], [1.0]]))
+    assert (risk == 0).all()
