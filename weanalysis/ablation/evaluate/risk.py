@@ -107,9 +107,10 @@ class ErrorLaws:
 
     def exceeds(self, risk: Floats, positive: Bools) -> Floats:
         """The chance that a pair at this risk flips although its prediction does not: same shape, 0 to 1."""
-        chance = np.empty(risk.shape)
-        for law, side in ((self.positive, positive), (self.negative, ~positive)):
-            chance[side] = law.exceeds(risk[side])
+        chance = np.empty(risk.shape, np.float32)
+        # By rows, so that what is computed on the way is small beside the result.
+        for row, of_row, is_positive in zip(chance, risk, positive, strict=True):
+            row[:] = np.where(is_positive, self.positive.exceeds(of_row), self.negative.exceeds(of_row))
         return chance
 
 
@@ -176,7 +177,9 @@ def risks(margins: Floats, change: Floats, size: Floats) -> tuple[Floats, Bools]
 
 def bands(risk: Floats, positive: Bools) -> NDArray[np.integer]:
     """The octave of risk in which each pair lies, apart for margins predicted to be positive: same shape, 0 to 13."""
-    return np.digitize(risk, _OCTAVES) + (len(_OCTAVES) + 1) * positive
+    octave = np.searchsorted(_OCTAVES, risk, side="right").astype(np.uint8)
+    octave[positive] += len(_OCTAVES) + 1
+    return octave
 
 
 def factors(missed: Bools, expected: Floats, bands: NDArray[np.integer]) -> Floats:
@@ -221,17 +224,14 @@ def choose(chance: Floats, max_error: float) -> Bools:
     wrong by `MEAN_SHARE` of the wanted error, and each single one by `EACH_SHARE` of it.
     """
     num_images, num_ablations = chance.shape
-    order = np.argsort(-chance, axis=0, kind="stable")
-    ordered = np.take_along_axis(chance, order, 0)
-    # left[k]: what is expected to be missed of an ablation whose k likeliest images are computed.
-    left = np.concatenate([np.cumsum(ordered[::-1], axis=0)[::-1], np.zeros((1, num_ablations))])
     allowed = max_error / 100 * num_images
-    needed = (left > EACH_SHARE * allowed).sum(0)  # of each ablation, how many of its likeliest images
     # One limit on the chance for all of them, as high as the mean allows.
-    pool = np.sort(ordered, axis=None)
-    spare = np.searchsorted(np.cumsum(pool), MEAN_SHARE * allowed * num_ablations, side="right")
-    limit = pool[spare] if spare < len(pool) else np.inf
-    needed = np.maximum(needed, (ordered >= limit).sum(0))
-    chosen = np.zeros(chance.shape, bool)
-    np.put_along_axis(chosen, order, np.arange(num_images)[:, None] < needed, 0)
+    pool = np.sort(chance, axis=None)
+    spare = np.searchsorted(np.cumsum(pool, dtype=np.float64), MEAN_SHARE * allowed * num_ablations, side="right")
+    chosen = chance >= (pool[spare] if spare < len(pool) else np.inf)
+    for one, of_one in zip(chance.T, chosen.T, strict=True):
+        # What may be missed of an ablation is the sum of its unlikeliest: as many of them as each one is allowed.
+        order = np.argsort(one, kind="stable")
+        spare = np.searchsorted(np.cumsum(one[order], dtype=np.float64), EACH_SHARE * allowed, side="right")
+        of_one[order[spare:]] = True
     return chosen
