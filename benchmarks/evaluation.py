@@ -118,8 +118,8 @@ class Bench:
         measured = evaluator.measure(self.images[: self.naive_images], self.targets[: self.naive_images], ablations)
         return (time.perf_counter() - began) * len(self.images) / self.naive_images, measured
 
-    def run(self, way: Way, ablations: Any, num_images: int | None = None) -> float:
-        """Seconds of a way over all shards, by a study's own processes, which are warm."""
+    def run(self, way: Way, ablations: Any, num_images: int | None = None, warm: Any = None) -> float:
+        """Seconds of a way over all shards, by a study's own processes, warmed up with all ablations or with `warm`."""
         batch_size = 50 if self.device == "cpu" else SHARD
         screen = ScreenSettings("top1", way.max_error)
         work = Work(f"{way.name} {id(way)}", self.model.net, None, None, self._data,
@@ -136,8 +136,8 @@ class Bench:
             tasks = [Task(low, high, tuple(range(len(some))), some) for low, high in spans]
             return list(schedule.run(work, tasks, self.jobs, StopRequest(), evaluator))
 
-        # The first tasks are whole shards with every ablation, so that the processes' memory has grown by then.
-        measure([(0, min(SHARD, len(self.images)))] * self.jobs, ablations)
+        # The first tasks are whole shards, so that the processes' memory has grown by then.
+        measure([(0, min(SHARD, len(self.images)))] * self.jobs, warm or ablations)
         shards = [(low, min(low + SHARD, len(self.images))) for low in range(0, num_images or len(self.images), SHARD)]
         began = time.perf_counter()
         found = measure(shards, ablations)
@@ -248,19 +248,19 @@ def costs(bench: Bench, study: Any) -> list[str]:
     sizes = [size for size in (250, 500, 1000, 2000) if size <= len(bench.images)]
     small = [a for a in study.ablations if a.layer == study.ablations[len(study.ablations) // 2].layer]
     for size in sizes:
-        seconds = [bench.run(way, small, size) for way in ways]
+        seconds = [bench.run(way, small, size, small[:5]) for way in ways]
         lines.append(f"| {size:,} images, {len(small)} ablations of {small[0].layer} | {seconds[0]:.2f} | "
                      f"{seconds[1]:.2f} |")  # fmt: skip
     few = min(500, len(bench.images))
     for number in (10, 100, 1000):
         grid = studies.location(bench.model.net, "all", layers=small[0].layer).ablations[:number]
-        seconds = [bench.run(way, grid, few) for way in ways]
+        seconds = [bench.run(way, grid, few, small[:5]) for way in ways]
         lines.append(f"| {len(grid):,} ablations of {small[0].layer}, {few} images | {seconds[0]:.2f} | "
                      f"{seconds[1]:.2f} |")  # fmt: skip
     names = list(dict.fromkeys(a.layer for a in study.ablations))
     for name in (names[0], names[len(names) // 2], names[-1]):
         some = [a for a in study.ablations if a.layer == name]
-        seconds = [bench.run(way, some, few) for way in ways]
+        seconds = [bench.run(way, some, few, some[:5]) for way in ways]
         lines.append(f"| depth: {len(some)} ablations of {name}, {few} images | {seconds[0]:.2f} | {seconds[1]:.2f} |")
     return lines
 
