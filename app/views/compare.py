@@ -183,25 +183,8 @@ def maps(one: pd.DataFrame, two: pd.DataFrame, pairs: pd.DataFrame, pairable: bo
     """Show both mosaics on one scale, and that of their differences."""
     limit = max(pairs["first"].abs().quantile(0.99), pairs["second"].abs().quantile(0.99)) or 1.0
     layers = kernels.page_of_layers(pairs)
-    grid = st.grid(columns=2, min_column_width=420, gap="medium")
-    for key, study, rows in (("mosaic-1", first, one), ("mosaic-2", second, two)):
-        with grid.cell():
-            st.markdown(f"**{shared.plain(study['name'])}**")
-            shared.show(
-                figures.location_mosaic(
-                    rows,
-                    layers=layers,
-                    limit=limit,
-                    selected=kernels.chosen(),
-                    num_columns=4,
-                    theme=shared.theme(),
-                ),
-                key=key,
-                data=rows,
-                name=f"location-{study['name']}",
-                alt=f"Importance maps of {study['name']}",
-                on_click=partial(kernels.take_click, key),
-            )
+    # The differences are what is asked for here, and are drawn while the maps above them are still being made.
+    above = st.container()
     if figures.is_screened(one).any() or figures.is_screened(two).any():
         st.caption(
             "Screened: D of a kernel may be off by what was missed on these images; point at it for its bounds. "
@@ -239,6 +222,26 @@ def maps(one: pd.DataFrame, two: pd.DataFrame, pairs: pd.DataFrame, pairable: bo
         st.caption(
             f"{(table['q_value'] <= figures.SIGNIFICANT_Q).sum():,} of {len(table):,} differences have q ≤ 0.05."
         )
+    with above:
+        grid = st.grid(columns=2, min_column_width=420, gap="medium")
+        for key, study, rows in (("mosaic-1", first, one), ("mosaic-2", second, two)):
+            with grid.cell():
+                st.markdown(f"**{shared.plain(study['name'])}**")
+                shared.show(
+                    figures.location_mosaic(
+                        rows,
+                        layers=layers,
+                        limit=limit,
+                        selected=kernels.chosen(),
+                        num_columns=4,
+                        theme=shared.theme(),
+                    ),
+                    key=key,
+                    data=rows,
+                    name=f"location-{study['name']}",
+                    alt=f"Importance maps of {study['name']}",
+                    on_click=partial(kernels.take_click, key),
+                )
 
 
 def images_of(one: pd.DataFrame, two: pd.DataFrame) -> None:
