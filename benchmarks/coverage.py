@@ -18,23 +18,13 @@ from unittest import mock
 import joblib
 import numpy as np
 import torch
+from evaluation import SHARD, flips
 
 from weanalysis.ablation import Evaluator, studies
-from weanalysis.ablation.evaluate import Measured, ScreenSettings, risk
+from weanalysis.ablation.evaluate import ScreenSettings, risk
 from weanalysis.ablation.inputs import folded
 from weanalysis.loading import load_data, load_model
 from weanalysis.results.statistics import screen_bounds
-
-SHARD = 250
-
-
-def flips(measured: Measured, num_ablations: int) -> np.ndarray:
-    """Return which images each ablation loses (+1) and gains (-1): (A, images)."""
-    before = measured.targets == measured.predictions
-    table = np.zeros((num_ablations, len(before)), np.int8)
-    ablation = np.repeat(np.arange(num_ablations), measured.counts)
-    table[ablation, measured.positions] = before[measured.positions].astype(np.int8) - (measured.correct & 1)
-    return table
 
 
 def screened_twice(
@@ -45,7 +35,7 @@ def screened_twice(
     told = evaluators[0].measure(images, targets, ablations, start)
     with mock.patch.object(risk, "PILOT_SHARE", share):
         reference = evaluators[1].measure(images, targets, ablations, start)
-    found, more = flips(told, len(ablations)), flips(reference, len(ablations))
+    found, more = (flips([one], len(ablations)) for one in (told, reference))
     true = np.where(more != 0, more, found)  # both are exact; what neither computed is taken for no flip
     screen = told.screen
     return {

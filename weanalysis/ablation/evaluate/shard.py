@@ -282,7 +282,6 @@ class Shard:
         alike = ~predicted.flips[rows, columns]
         laws = risks.ErrorLaws.fit(errors[alike], predicted.positive[rows, columns][alike])
         chance = laws.exceeds(predicted.risk, predicted.positive)
-        chance[~np.isfinite(predicted.risk)] = 0
         rows, columns = computed.all("rows", int), computed.all("columns", int)
         bit = METRICS[self._evaluator.screen.metric]
         intact = np.concatenate([batch.correct for batch in self._intact])
