@@ -38,8 +38,9 @@ _NUM_COMPARED = 8
 # is decided by the naive way.
 TIE_FACTOR = 100.0
 
-# Activations that a process keeps of its images, in bytes.
+# Activations that a process keeps of a batch of images, in bytes; and of a shard whose pairs are computed.
 KEPT_BYTES = 512 * 2**20
+_KEPT_OF_SHARD = 2 * KEPT_BYTES
 
 
 @dataclass
@@ -72,7 +73,7 @@ class Evaluator:
         tf32: bool = False,
     ):
         self.mode, self.device, self.dtype, self.batch_size = mode, torch.device(device), dtype, batch_size
-        self.screen, self.kept_limit, self.tf32 = screen or ScreenSettings(), KEPT_BYTES, tf32
+        self.screen, self.kept_limit, self.tf32 = screen or ScreenSettings(), _KEPT_OF_SHARD, tf32
         # A GPU is busy only with many images at once: there, exact evaluation too takes pairs of all layers together.
         self.pooled = self.device.type != "cpu"
         try:

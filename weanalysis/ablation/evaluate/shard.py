@@ -86,6 +86,7 @@ class Shard:
         self._spans = [slice(low, min(low + size, len(images))) for low in range(0, len(images), size)]
         self._num_images = len(images)
         self._looks: list[Look | None] = []
+        self._kept_bytes = 0
         self._intact: list[Batch] = []
         self._num_rechecked = 0
 
@@ -157,12 +158,13 @@ class Shard:
         return measured
 
     def _see(self, number: int, gradients: bool) -> Look:
-        """Look at a batch for the first time: the intact decisions; its activations are kept if those of all fit."""
+        """Look at a batch for the first time: the intact decisions; its activations are kept while there is room."""
         look, decisions = self._evaluator.look(
             self._images[number], self._targets[number], self._names, check=number == 0, gradients=gradients
         )
         self._intact.append(Batch.of(self._targets[number], decisions))
-        keep = num_bytes(look.values) * len(self._spans) <= self._evaluator.kept_limit
+        keep = self._kept_bytes + num_bytes(look.values) <= self._evaluator.kept_limit
+        self._kept_bytes += keep * num_bytes(look.values)
         self._looks.append(look if keep else None)
         return look
 
@@ -182,15 +184,17 @@ class Shard:
         return _Predicted(margins, change, size, *risks.risks(margins, change, size))
 
     def _check(self, risk: np.ndarray) -> None:
-        """Compute some of the riskiest pairs both ways, in layers all over the network, before anything is decided."""
+        """Compute some of the first batch's riskiest pairs both ways, in layers all over the network, before the rest.
+
+        What is decided later hangs on the largest difference of logits that is seen here.
+        """
+        look, first = self._look(0), risk[self._spans[0]]
         for place in np.unique(np.linspace(0, len(self._groups) - 1, _NUM_CHECKED).astype(int)):
             name, columns, ablations = self._groups[place]
-            row, column = np.unravel_index(int(np.argmin(risk[:, columns])), risk[:, columns].shape)
-            number = next(k for k, span in enumerate(self._spans) if span.start <= row < span.stop)
-            inside = torch.tensor([row - self._spans[number].start], device=self._evaluator.device)
-            which = torch.tensor([column], device=self._evaluator.device)
-            logits = self._pairs.logits(self._look(number), [(name, ablations, inside, which)])
-            self._evaluator.compare(logits, self._images[number][inside.cpu()], ablations[column])
+            row, column = np.unravel_index(int(np.argmin(first[:, columns])), first[:, columns].shape)
+            rows, which = (torch.tensor([one], device=self._evaluator.device) for one in (row, column))
+            logits = self._pairs.logits(look, [(name, ablations, rows, which)])
+            self._evaluator.compare(logits, self._images[0][rows.cpu()], ablations[column])
 
     def _look(self, number: int) -> Look:
         """A batch's activations: those that were kept, or computed again."""
