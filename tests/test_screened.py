@@ -15,7 +15,7 @@ from weanalysis.ablation.evaluate import Evaluator, Measured, ScreenSettings, pa
 from weanalysis.ablation.evaluate import risk as risk_module
 from weanalysis.ablation.evaluate.pairs import margins_of
 from weanalysis.ablation.evaluate.risk import units
-from weanalysis.ablation.graph import Graph, Untraceable
+from weanalysis.ablation.graph import Graph, Untraceable, num_bytes
 from weanalysis.ablation.studies import Ablation, Part
 from weanalysis.cache import Cache
 from weanalysis.errors import DeviceError, StoreError, StudyError
@@ -203,11 +203,15 @@ def test_a_shard_gives_the_same_answer_again_and_whatever_the_batch_size(judged)
         assert np.abs(results[0].screen.num_evaluated - other.screen.num_evaluated).sum() <= 3
 
 
-def test_activations_that_do_not_fit_are_computed_again(judged):
+@pytest.mark.parametrize("share_kept", [0.0, 0.5])
+def test_activations_that_do_not_fit_are_computed_again(share_kept):
     net, images, targets = lively("resnet20", 30, 5)
     ablations = studies.location(net, "2x2").ablations
     kept, forgetful = (Evaluator(net, "screened", batch_size=10) for _ in range(2))
-    forgetful.kept_limit = 0
+    layers = list(dict.fromkeys(ablation.layers[0] for ablation in ablations))
+    of_all = 3 * num_bytes(kept.look(images[:10], targets[:10], layers)[0].values)
+    assert of_all < kept.kept_limit
+    forgetful.kept_limit = share_kept * of_all
     first, second = (one.measure(images, targets, ablations) for one in (kept, forgetful))
     assert np.array_equal(flips(first, len(ablations)), flips(second, len(ablations)))
     assert first.screen.about["num_computed"] == second.screen.about["num_computed"]
