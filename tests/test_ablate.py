@@ -228,8 +228,9 @@ def test_ctrl_c_finishes_the_task_in_hand_and_says_how_to_go_on(folder, cache, c
         assert store.table(1)["num_images"].tolist() == [40] * 19
 
 
-def test_ctrl_c_reaches_processes_that_are_still_starting(folder, tmp_path):
-    """A terminal's Ctrl-C goes to every process of the command; those that import torch must not die of it."""
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_reaches_processes_that_are_still_starting(folder, tmp_path, stop):
+    """A terminal's Ctrl-C, or a batch system's SIGTERM, goes to every process; those importing torch must not die."""
     process = subprocess.Popen(
         [sys.executable, "-m", "weanalysis", "ablate", "--jobs", "2", *of(folder), "--grid", "2x2",
          "--cache", str(tmp_path)],
@@ -242,7 +243,7 @@ def test_ctrl_c_reaches_processes_that_are_still_starting(folder, tmp_path):
     deadline = time.monotonic() + 60
     while len(psutil.Process(process.pid).children(recursive=True)) < 4 and time.monotonic() < deadline:
         time.sleep(0.005)  # two workers, and the two processes that keep track of what they share
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, stop)
     said = process.communicate(timeout=300)[1]
     assert process.returncode == 130, said
     assert "press Ctrl-C again to stop at once" in said and "run the same command again" in said

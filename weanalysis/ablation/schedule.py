@@ -27,6 +27,9 @@ from weanalysis.errors import DeviceError, WeanalysisError
 # for the intact forward pass and the decoding that it begins with not to count.
 TASK_SECONDS = 20.0
 
+# What asks a study to stop: Ctrl-C, and what a batch system sends before it takes the machine away.
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 # Fewer ablations than this would not repay the passes over the intact network that every task begins with.
 TASK_ABLATIONS = 16
 
@@ -124,7 +127,7 @@ class StopRequest:
             with suppress(RuntimeError):  # a signal that comes in the middle of a print may not print
                 self._say("stopping when the measurements in hand are done; press Ctrl-C again to stop at once")
 
-        previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, on_signal) for number in _STOP_SIGNALS}
         try:
             yield self
         finally:
@@ -174,7 +177,8 @@ def _claim(work: Work) -> str:
 def _run_in_worker(work: Work, task: Task, threads: int) -> tuple[Task, Measured | Exception]:
     """Measure a task in a process of joblib's; an error comes back as a value, so that none is lost."""
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C, and lets the task in hand finish
+    for number in _STOP_SIGNALS:  # the parent hears them, and lets the task in hand finish
+        signal.signal(number, signal.SIG_IGN)
     try:
         torch.set_num_threads(threads)
         if _worker is None or _worker.work.key != work.key:
@@ -184,16 +188,16 @@ def _run_in_worker(work: Work, task: Task, threads: int) -> tuple[Task, Measured
         return task, error
 
 
-def _deaf_to_ctrl_c(start: Callable[[], Any]) -> Any:
-    """Call what starts processes so that they never hear Ctrl-C, not even before their first task.
+def _deaf_to_stops(start: Callable[[], Any]) -> Any:
+    """Call what starts processes so that they never hear Ctrl-C or SIGTERM, not even before their first task.
 
-    A terminal sends it to all processes, and one that dies of it takes the others with it. They inherit that it is
-    blocked; this process hears one that comes meanwhile right afterwards.
+    A terminal, and a batch system, sends it to all processes, and one that dies of it takes the others with it. They
+    inherit that it is blocked; this process hears one that comes meanwhile right afterwards.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows.
         return start()
     resource_tracker.ensure_running()  # multiprocessing's own helper, whose start would unblock it
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
         return start()
     finally:
@@ -226,7 +230,7 @@ def run(
     parallel = joblib.Parallel(n_jobs=jobs, backend="loky", return_as="generator_unordered", batch_size=1,
                                pre_dispatch=jobs, max_nbytes=None)  # fmt: skip
     try:
-        for task, outcome in _deaf_to_ctrl_c(lambda: parallel(waiting())):
+        for task, outcome in _deaf_to_stops(lambda: parallel(waiting())):
             if isinstance(outcome, WeanalysisError):
                 raise outcome
             if isinstance(outcome, Exception):
