@@ -57,9 +57,9 @@ class Evaluator:
 
     `mode` "exact" falls back to whole forward passes where the network cannot be traced; `note` then says so.
     "screened" falls back to exact for ablations whose effect cannot be predicted: of several layers at once, or of
-    one whole. Memory: the network, one batch's kept activations, and one batch of images; independent of the number
-    of images and ablations. On a GPU that runs out of memory the batch is halved. Raises StudyError for outputs that
-    are no logits or hold NaN, DeviceError where one image is too large.
+    one whole. Memory: the network, one batch's kept activations (of pairs, up to 1 GiB of a shard's), and one batch of
+    images; independent of the number of images and ablations. On a GPU that runs out of memory the batch is halved.
+    Raises StudyError for outputs that are no logits or hold NaN, DeviceError where one image is too large.
     """
 
     def __init__(

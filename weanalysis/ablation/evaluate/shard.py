@@ -86,7 +86,6 @@ class Shard:
         self._spans = [slice(low, min(low + size, len(images))) for low in range(0, len(images), size)]
         self._num_images = len(images)
         self._looks: list[Look | None] = []
-        self._kept_bytes = 0
         self._intact: list[Batch] = []
         self._num_rechecked = 0
 
@@ -163,9 +162,8 @@ class Shard:
             self._images[number], self._targets[number], self._names, check=number == 0, gradients=gradients
         )
         self._intact.append(Batch.of(self._targets[number], decisions))
-        keep = self._kept_bytes + num_bytes(look.values) <= self._evaluator.kept_limit
-        self._kept_bytes += keep * num_bytes(look.values)
-        self._looks.append(look if keep else None)
+        kept = sum(num_bytes(one.values) for one in (*self._looks, look) if one is not None)
+        self._looks.append(look if kept <= self._evaluator.kept_limit else None)
         return look
 
     def _predict(self) -> _Predicted:
