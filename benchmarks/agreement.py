@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from weanalysis.ablation import ablate
-from weanalysis.ablation.inputs import folded
+from weanalysis.ablation.preparation import prepare_on
 from weanalysis.cache import find_cache, write_atomically
 from weanalysis.cli.options import parse_triple
 from weanalysis.loading import load_data, load_model
@@ -101,7 +101,7 @@ def main() -> None:
     measured = saliency_maps(model, data, cache=cache, say=print)
     criteria = [name for name in measured.maps.criteria if name not in measured.lacking]
     with Store.open(cache.results, readonly=True) as store:
-        scored = scored_study(measured, folded(model).net, store, study_id)
+        scored = scored_study(measured, prepare_on(model, data).model.net, store, study_id)
         halves = _halves(store, study_id, len(table))
     agreement = agreement_table(scored, criteria, TOP)
     flips = agreement_table(scored, criteria, TOP, measured="num_flipped")

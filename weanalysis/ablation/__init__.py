@@ -1,7 +1,8 @@
 """The ablation engine: what to zero, what must be recomputed, how it is measured, and who measures it."""
 
 from weanalysis.ablation.evaluate import Evaluator
-from weanalysis.ablation.run import Interrupted, Status, ablate, check_settings
+from weanalysis.ablation.execution import Interrupted, Status
+from weanalysis.ablation.run import ablate, check_settings
 from weanalysis.ablation.studies import STUDIES, Ablation, Part, Study, make_study
 
 __all__ = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from weanalysis.ablation.behaviour import describe_behaviour
+from weanalysis.ablation.copies import copied
 from weanalysis.data import ImageData
 from weanalysis.errors import DataError, ExcitationError, ModelError
-from weanalysis.excitation import excitation_of, fold, multipliers
+from weanalysis.excitation import multipliers
 from weanalysis.models import Model
 
 # An architecture from this source is a module of the caller's: it cannot be rebuilt from a description.
@@ -21,18 +22,20 @@ UNNAMED_SOURCE = "module"
 
 
 def as_model(model: Model | nn.Module) -> Model:
-    """Return a Model as it is, and wrap any other module. Raises ModelError for anything that is no network."""
+    """Return a Model around a copy of a network; raise ModelError for anything that is no network.
+
+    A module that has no name to be rebuilt from goes by its class, and by a hash of all that it is.
+    """
     if isinstance(model, nn.Module):
-        name = type(model).__name__
-        # The printed structure stands in for a description: other layers or sizes are another architecture.
-        structure = hashlib.sha256(repr(model).encode()).hexdigest()
-        model = Model(
-            name=name, net=model, architecture={"source": UNNAMED_SOURCE, "name": name, "structure": structure},
-            weights="as given", num_classes=0, classes=None, transform=None,
+        net = copied(model)
+        name = type(net).__name__
+        return Model(
+            name=name, net=net, weights="as given", num_classes=0, classes=None, transform=None,
+            architecture={"source": UNNAMED_SOURCE, "name": name, "structure": describe_behaviour(net)},
         )  # fmt: skip
     if not isinstance(model, Model):
         raise ModelError(f"{type(model).__name__} is no network: give a torch.nn.Module or what load_model returns")
-    return model
+    return replace(model, net=copied(model.net))
 
 
 def multipliers_of(model: Model) -> dict[str, Tensor]:
@@ -41,17 +44,6 @@ def multipliers_of(model: Model) -> dict[str, Tensor]:
         return {name: m.detach().contiguous() for name, m in multipliers(model.net).items()}
     except ExcitationError:
         return {}
-
-
-def folded(model: Model) -> Model:
-    """Return the same network with plain weights, those it computes with; the caller's network stays as it is.
-
-    Ablations zero these: inside an excited network, a zeroed stored weight would not be a zero weight.
-    """
-    if excitation_of(model.net) is None:
-        return model
-    plain = {key: value for key, value in model.architecture.items() if key != "excitation"}
-    return replace(model, net=fold(copy.deepcopy(model.net)), architecture=plain)
 
 
 @dataclass(eq=False)
@@ -88,6 +80,9 @@ class GivenImages:
         return torch.stack([image for image, _ in items]), torch.tensor([int(target) for _, target in items])
 
 
-def as_images(data: Any) -> ImageData | GivenImages:
+Images = ImageData | GivenImages
+
+
+def as_images(data: Any) -> Images:
     """Return an ImageData as it is, and wrap any other map-style dataset. Raises DataError for anything else."""
     return data if isinstance(data, (ImageData, GivenImages)) else GivenImages(data)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import filelock
@@ -18,17 +19,19 @@ from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
 from weanalysis.ablation import schedule
-from weanalysis.ablation.evaluate import KEPT_BYTES, Evaluator, Measured, Mode, ScreenSettings
-from weanalysis.ablation.inputs import UNNAMED_SOURCE, as_images, as_model, folded, multipliers_of
-from weanalysis.ablation.schedule import StopRequest, Work
-from weanalysis.ablation.stopping import Need, Needs
-from weanalysis.ablation.studies import STUDIES, Ablation, Study, make_study
+from weanalysis.ablation.behaviour import NUM_PROBES
+from weanalysis.ablation.evaluate import KEPT_BYTES, Evaluator, Mode, ScreenSettings
+from weanalysis.ablation.execution import Execution, Status
+from weanalysis.ablation.inputs import as_images, as_model, multipliers_of
+from weanalysis.ablation.preparation import Prepared, prepare
+from weanalysis.ablation.schedule import Work
+from weanalysis.ablation.studies import STUDIES, Ablation, Study, find_layers, make_study
 from weanalysis.cache import Cache, find_cache, write_atomically
 from weanalysis.devices import DTYPES, find_devices
 from weanalysis.errors import StoreError, StudyError, unknown_name
 from weanalysis.models import Model, save_checkpoint
 from weanalysis.results.statistics import StoppingRule
-from weanalysis.results.store import METRICS, Store, content_key, shards_of
+from weanalysis.results.store import METRICS, Store, content_key
 from weanalysis.versions import versions
 
 EVALUATIONS = ("exact", "screened", "naive")
@@ -39,57 +42,20 @@ SHARD_SIZE = 250
 WORTH_PROCESSES_SECONDS = 20.0
 
 
-class Interrupted(KeyboardInterrupt):
-    """A study that was asked to stop; what was measured is kept, and `done` of `total` tasks' work is in the store."""
+@dataclass(frozen=True)
+class Settings:
+    """How a study is run, checked: see `ablate` for what each means."""
 
-    def __init__(self, study_id: int, done: int, total: int):
-        super().__init__(f"stopped with {done} of {total} measurements done")
-        self.study_id, self.done, self.total = study_id, done, total
-
-
-@dataclass
-class Status:
-    """How far a study has come, for whoever watches: `done` and `total` count (ablation, shard) pairs.
-
-    `counts` holds, per ablation and in the metric, the arrays num_images, num_correct (intact), lost and gained.
-    """
-
-    study: Study
-    study_id: int
-    name: str
+    evaluate: Mode
     metric: str
-    done: int
-    total: int
-    reused: int
-    seconds: float
-    seconds_left: float
-    jobs: int
-    counts: dict[str, np.ndarray]
-
-
-class _Tally:
-    """Counts of a running study, so that what was found so far can be shown without reading the store."""
-
-    def __init__(self, store: Store, study_id: int, metric: str, ids: np.ndarray):
-        self.bit = METRICS[metric]
-        _, first, self._of_place = np.unique(ids, return_index=True, return_inverse=True)
-        self._counts = {name: values[first] for name, values in store.counts(study_id, metric).items()}
-
-    @property
-    def counts(self) -> dict[str, np.ndarray]:
-        """The counts of every place of the plan."""
-        return {name: values[self._of_place] for name, values in self._counts.items()}
-
-    def add(self, task: schedule.Task, measured: Measured) -> None:
-        """Count in what a task measured."""
-        index = self._of_place[np.array(task.places)]
-        of_change = np.repeat(index, measured.counts)
-        before = (measured.targets == measured.predictions) if self.bit == 1 else measured.top5
-        was, now = before[measured.positions], (measured.correct & self.bit).astype(bool)
-        for name, changed in (("lost", was & ~now), ("gained", ~was & now)):
-            self._counts[name] += np.bincount(of_change[changed], minlength=len(self._counts[name]))
-        self._counts["num_images"][index] += len(before)
-        self._counts["num_correct"][index] += int(before.sum())
+    devices: tuple[str, ...]
+    dtype: str
+    jobs: int | None
+    batch_size: int | None
+    shard_size: int
+    rule: StoppingRule | None
+    screen: ScreenSettings | None
+    forward_seed: int | None
 
 
 def ablate(
@@ -109,27 +75,31 @@ def ablate(
     until_ci: float | None = None,
     until_significant: bool = False,
     max_error: float = 0.1,
+    forward_seed: int | None = None,
     report: Callable[[Status], None] | None = None,
     say: Callable[[str], None] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Measure the decrease in performance D of every ablation of a study, and keep it in the cache.
 
-    `model`: a `Model` or any `nn.Module` whose output is (images, classes) logits; its weights are not touched.
+    `model`: a `Model` or any `nn.Module` whose output is (images, classes) logits; only copies of it are run.
     `data`: an `ImageData`, or any map-style dataset of (FloatTensor(3, H, W), class index). `study`: a `Study`, or
     the name of one with its `options`. `jobs`: processes on the CPU (None: chosen; one a GPU on several GPUs).
     `until_ci`: leave an ablation alone once its interval is at most so many points wide; `until_significant`: once
     its D is told from 0, corrected for the number of ablations; with both, whichever comes first. Intervals and
     p-values then hold under that stopping, and are wider than those for a number of images fixed beforehand.
     `max_error`: with evaluate "screened", the largest error of D on these images that is wanted, in points.
+    `forward_seed`: for a network that draws random numbers in its forward pass, from where it draws them alike in every
+    pass; one whose answers hang on the other images of a batch is measured in batches of `batch_size`, if given.
     Returns one row an ablation with the columns of `results.COLUMNS`; drops are percentage points of `metric`,
     positive where the ablated network is worse (§3.1 of the paper). The table's `attrs` hold study_id, name,
-    intact, num_images and seconds. Work already in the cache is not repeated. `report` is called as results
-    come, `say` with lines for a person. Raises WeanalysisError for unusable input, Interrupted after Ctrl-C.
+    intact, num_images, seconds, and how many answers were checked the naive way (num_checked of num_answers). Work
+    already in the cache is not repeated. `report` is called as results come, `say` with lines for a person. Raises
+    WeanalysisError for unusable input, Interrupted after Ctrl-C.
     """
     say = say or (lambda line: None)
-    devices, rule, screen = check_settings(evaluate, metric, device, dtype, jobs, batch_size, shard_size, until_ci,
-                                           until_significant, max_error)  # fmt: skip
+    settings = check_settings(evaluate, metric, device, dtype, jobs, batch_size, shard_size, until_ci,
+                              until_significant, max_error, forward_seed)  # fmt: skip
     if isinstance(study, str) and study not in STUDIES:
         raise StudyError(unknown_name("study", study, STUDIES))
     cache = (cache if isinstance(cache, Cache) else find_cache(cache)).ready()
@@ -137,125 +107,123 @@ def ablate(
     # Multipliers are read before they are folded away; all else is measured on the weights the network computes with.
     if isinstance(study, str):
         study = make_study(study, given.net, **options)
-    if rule:
+    if settings.rule:
         # Part of the question, so that this study does not change the table of the one without a rule.
-        study = replace(study, options={**study.options, **rule.options})
+        study = replace(study, options={**study.options, **settings.rule.options})
+    check_ablations(study.ablations, given.net)
     learned = multipliers_of(given)
-    model = folded(given)
-    for note in study.notes:
-        say(note)
-
     began = time.perf_counter()
-    evaluator = Evaluator(model.net, evaluate, devices[0], DTYPES[dtype], screen=screen, tf32=dtype == "tf32")
-    first_images, first_targets = images.batch(0, min(16, len(images)))
-    num_classes = evaluator.logits(first_images).shape[1]
-    if metric == "top5" and num_classes <= 5:
+    probes, targets = images.batch(0, min(NUM_PROBES, len(images)))
+    touched = {layer for ablation in study.ablations for layer in ablation.layers}
+    prepared = prepare(given, touched, probes, forward_seed, batch_size)
+    for note in (*study.notes, *prepared.notes):
+        say(note)
+    return _measure(settings, prepared, images, study, name, cache, learned, began, (probes, targets), report, say)
+
+
+def _measure(
+    settings: Settings, prepared: Prepared, images: Any, study: Study, name: str | None, cache: Cache,
+    learned: dict[str, torch.Tensor], began: float, probes: tuple[torch.Tensor, torch.Tensor],
+    report: Callable[[Status], None] | None, say: Callable[[str], None],
+) -> pd.DataFrame:  # fmt: skip
+    """Measure a study of a prepared network, and return its table."""
+    model, conduct, screen = prepared.model, prepared.conduct, settings.screen
+    evaluator = Evaluator(
+        model.net, settings.evaluate, settings.devices[0], DTYPES[settings.dtype], screen=screen,
+        tf32=settings.dtype == "tf32", conduct=conduct, probes=probes[0],
+    )  # fmt: skip
+    num_classes = evaluator.logits(probes[0]).shape[1]
+    if settings.metric == "top5" and num_classes <= 5:
         raise StudyError(f"metric top5 says nothing of a network with {num_classes} classes; use top1")
-    seconds_per_image = _time_forward(evaluator, first_images, first_targets)
-    evaluator.probe(first_images, first_targets, study.ablations)
-    if evaluator.note:
-        say(evaluator.note)
-    evaluator.batch_size = batch_size or _fitting_batch(evaluator, first_images, study.ablations)
-    costs = [evaluator.cost(ablation) for ablation in study.ablations]
-    if screen and (num_exact := sum(not evaluator.can_screen(ablation) for ablation in study.ablations)):
-        say(f"{num_exact:,} of {len(study.ablations):,} ablations are computed on all images: what they do cannot be "
-            "predicted, since they zero a whole layer, several layers at once, or one that is called more than once")
-
-    settings = {
-        "architecture": model.architecture, "weights_hash": model.weights_hash, "fingerprint": images.fingerprint,
-        "seed": images.seed, "shard_size": shard_size, "dtype": dtype, "evaluate": evaluate,
-        **({"screen": asdict(screen)} if screen else {}),
-    }  # fmt: skip
-    asked = [*str(rule or "").split(), *(["screened"] if screen else [])]
-    name = name or "-".join([model.name, images.spec.partition(":")[0], study.kind, *asked])
-    about = {
-        "model": model.name, "weights": model.weights, "data": images.spec, "options": study.options,
-        "layers": list(study.layers), "skipped": [list(pair) for pair in study.skipped], "notes": list(study.notes),
-        "classes": list(model.classes or ()), "transform": images.transform.describe() if images.transform else None,
-        "command": shlex.join(["weanalysis", *sys.argv[1:]]), "evaluation_note": evaluator.note,
-        "stopping": str(rule) if rule else None, "versions": versions(),
-    }  # fmt: skip
-    weights_file = cache.weights / f"{model.weights_hash}.safetensors"
-    if not weights_file.is_file():
-        save_checkpoint(weights_file, model.net, model.architecture, {"name": model.name})
-    if learned:
-        write_atomically(cache.weights / f"{model.weights_hash}-multipliers.safetensors", safetensors_bytes(learned))
-
-    with _only_writer(cache, content_key([settings, study.key]), name), Store.open(cache.results) as store:
-        context_id = store.context(settings)
+    seconds_per_image = _time_forward(evaluator, *probes)
+    evaluator.batch_size = settings.batch_size or _fitting_batch(evaluator, probes[0], study.ablations)
+    context = _context(settings, prepared, images, evaluator.batch_size)
+    name = name or _name_of(settings, model, images, study)
+    weights_file = _keep_weights(cache, model, learned)
+    with _only_writer(cache, content_key([context, study.key]), name), Store.open(cache.results) as store:
+        if old := store.outdated(name):
+            say(f"the study {name} (number {', '.join(str(number) for number, _ in old)}) was measured by an older "
+                "version, whose answers could be wrong for some networks: it is measured again, under a new number")
+        context_id = store.context(context)
         plan = [(ablation.key, _labels(ablation)) for ablation in study.ablations]
-        study_id = store.begin_study(context_id, study.key, study.kind, name, metric, len(images), plan, about)
-        ids = store.ablation_ids(study_id)
-        shards = shards_of(len(images), shard_size)
-        needs = Needs(store, study_id, shards, rule)
-
-        def cut(todo: list[Need]) -> list[schedule.Task]:
-            return [
-                task for shard, places in todo
-                for task in schedule.cut(places.tolist(), costs, *shard, seconds_per_image, study.ablations, evaluate)
-            ]  # fmt: skip
-
-        def cost_of(tasks: list[schedule.Task]) -> float:
-            return sum(costs[place] * (task.stop - task.start) for task in tasks for place in task.places)
-
-        tasks, total = cut(needs.left()), needs.num_needed
-        reused = done = total - sum(len(task.places) for task in tasks)
-        rebuildable = model.architecture.get("source") != UNNAMED_SOURCE
-        jobs = _choose_jobs(jobs, devices, tasks, costs, seconds_per_image, rebuildable, say)
+        about = _about(settings, prepared, images, study, evaluator.note)
+        study_id = store.begin_study(context_id, study.key, study.kind, name, settings.metric, len(images), plan, about)
         work = Work(
-            content_key([settings, weights_file.name, evaluator.batch_size]), None if rebuildable else model.net,
-            model.architecture, weights_file, images, evaluate, dtype, evaluator.batch_size, devices, cache.locks,
-            screen,
+            content_key([context, weights_file.name, evaluator.batch_size]),
+            None if prepared.is_rebuilt else model.net, model.architecture, weights_file, images, settings.evaluate,
+            settings.dtype, evaluator.batch_size, settings.devices, cache.locks, screen, conduct,
         )  # fmt: skip
-        tally = _Tally(store, study_id, metric, ids)
-        cost_left, cost_done, measuring = cost_of(tasks), 0.0, time.perf_counter()
-        stop = StopRequest(say)
 
-        def status() -> Status:
-            seconds = time.perf_counter() - measuring
-            left = seconds / cost_done * cost_left if cost_done else float("nan")
-            return Status(study, study_id, name, metric, done, total, reused, seconds, left, jobs, tally.counts)
+        def choose_jobs(tasks: list[schedule.Task], costs: list[float]) -> int:
+            return _choose_jobs(settings.jobs, settings.devices, tasks, costs, seconds_per_image,
+                                prepared.is_rebuilt, say)  # fmt: skip
 
-        if report:
-            report(status())
-        state = "failed"
-        try:
-            with stop.listening():
-                for todo in needs.rounds(jobs):
-                    for task, measured in schedule.run(work, cut(todo), jobs, stop, evaluator if jobs == 1 else None):
-                        done += len(task.places)
-                        places = list(task.places)
-                        store.write(context_id, ids[places], images.ids[task.start : task.stop], measured,
-                                    study_id, done, total)  # fmt: skip
-                        tally.add(task, measured)
-                        cost_done, cost_left = cost_done + cost_of([task]), cost_left - cost_of([task])
-                        if report:
-                            report(status())
-                    tasks, total = cut(needs.left()), needs.num_needed
-                    done, cost_left = total - sum(len(task.places) for task in tasks), cost_of(tasks)
-            state = "complete" if done == total else "stopped"
-        except KeyboardInterrupt:
-            state = "stopped"
-        finally:
-            store.set_state(study_id, state, done, total)
-        if state == "stopped":
-            raise Interrupted(study_id, done, total)
-        table = store.table(study_id, metric)
+        execution = Execution(
+            store, study, study_id, context_id, name, settings.metric, work, evaluator, settings.rule,
+            settings.shard_size, seconds_per_image, choose_jobs, report, say,
+        )  # fmt: skip
+        num_settled = execution.run()
+        table = store.table(study_id, settings.metric)
         most_seen = table.loc[table["num_images"].idxmax()]
         table.attrs = {
             "study_id": study_id, "name": name, "intact": float(most_seen["intact"]),
-            "num_images": int(most_seen["num_images"]), "stopping": about["stopping"], "num_settled": needs.num_settled,
-            "seconds": time.perf_counter() - began, "reused": reused, **store.agreement(study_id),
+            "num_images": int(most_seen["num_images"]), "stopping": about["stopping"], "num_settled": num_settled,
+            "seconds": time.perf_counter() - began, "reused": execution.reused, **store.agreement(study_id),
             **(_lowest_and_highest(store, study_id, table) if study.kind == "multiplier" else {}),
         }  # fmt: skip
         return table
 
 
+def _context(settings: Settings, prepared: Prepared, images: Any, batch_size: int) -> dict[str, Any]:
+    """All that answers depend on: results of the same context, ablation and shard are never measured twice.
+
+    The kind of device is in it, since the same dtype is another arithmetic there. The version of torch is not: what
+    another version rounds differently are near ties, a study of days would be lost with an upgrade, and the store
+    refuses a shard whose intact answers are not those that it knows; it stands in what is said of the study.
+    """
+    conduct, model = prepared.conduct, prepared.model
+    return {
+        "architecture": model.architecture, "weights_hash": model.weights_hash, "fingerprint": images.fingerprint,
+        "seed": images.seed, "shard_size": settings.shard_size, "dtype": settings.dtype, "evaluate": settings.evaluate,
+        "device": torch.device(settings.devices[0]).type,
+        **({"screen": asdict(settings.screen)} if settings.screen else {}),
+        **({"forward_seed": conduct.seed, "batch_size": batch_size} if conduct.fixed_batches else {}),
+    }  # fmt: skip
+
+
+def _name_of(settings: Settings, model: Model, images: Any, study: Study) -> str:
+    asked = [*str(settings.rule or "").split(), *(["screened"] if settings.screen else [])]
+    return "-".join([model.name, images.spec.partition(":")[0], study.kind, *asked])
+
+
+def _about(settings: Settings, prepared: Prepared, images: Any, study: Study, evaluation_note: str) -> dict[str, Any]:
+    """What is said of a study, beside what its answers depend on."""
+    model = prepared.model
+    return {
+        "model": model.name, "weights": model.weights, "data": images.spec, "options": study.options,
+        "layers": list(study.layers), "skipped": [list(pair) for pair in study.skipped],
+        "notes": [*study.notes, *prepared.notes],
+        "classes": list(model.classes or ()), "transform": images.transform.describe() if images.transform else None,
+        "command": shlex.join(["weanalysis", *sys.argv[1:]]), "evaluation_note": evaluation_note,
+        "stopping": str(settings.rule) if settings.rule else None, "versions": versions(),
+    }  # fmt: skip
+
+
+def _keep_weights(cache: Cache, model: Model, learned: dict[str, torch.Tensor]) -> Path:
+    """Keep the weights that are ablated, and LWE's multipliers, where other processes and the dashboard find them."""
+    path = cache.weights / f"{model.weights_hash}.safetensors"
+    if not path.is_file():
+        save_checkpoint(path, model.net, model.architecture, {"name": model.name})
+    if learned:
+        write_atomically(cache.multipliers_file(model.weights_hash), safetensors_bytes(learned))
+    return path
+
+
 def check_settings(
     evaluate: Mode, metric: str, device: str, dtype: str, jobs: int | None, batch_size: int | None, shard_size: int,
-    until_ci: float | None, until_significant: bool, max_error: float,
-) -> tuple[tuple[str, ...], StoppingRule | None, ScreenSettings | None]:  # fmt: skip
-    """Return the devices, the stopping rule and what is screened for; raise StudyError or DeviceError for a wrong one.
+    until_ci: float | None, until_significant: bool, max_error: float, forward_seed: int | None = None,
+) -> Settings:  # fmt: skip
+    """Check what a study is asked to be; raise StudyError or DeviceError for what is wrong.
 
     It needs no network, so that nothing is trained or loaded for settings that cannot be.
     """
@@ -271,13 +239,34 @@ def check_settings(
         raise StudyError("shard size and batch size must be at least 1")
     if not 0 < max_error <= 100:
         raise StudyError(f"a largest error of {max_error:g} points is not allowed: give more than 0, at most 100")
+    if forward_seed is not None and not 0 <= forward_seed < 2**31:
+        raise StudyError(f"forward seed {forward_seed} is not allowed: give a whole number from 0 to 2147483647")
     rule = StoppingRule(until_ci, until_significant) if until_ci is not None or until_significant else None
     if rule and evaluate not in ("exact", "naive"):
         raise StudyError(f"--{rule} needs measured answers: use --evaluate exact, not {evaluate}")
     devices = find_devices(device)
     if dtype == "tf32" and not devices[0].startswith("cuda"):
         raise StudyError(f"dtype tf32 is arithmetic of NVIDIA GPUs, and the device is {devices[0]}: use float32")
-    return devices, rule, ScreenSettings(metric, max_error) if evaluate == "screened" else None
+    screen = ScreenSettings(metric, max_error) if evaluate == "screened" else None
+    return Settings(evaluate, metric, devices, dtype, jobs, batch_size, shard_size, rule, screen, forward_seed)
+
+
+def check_ablations(ablations: Sequence[Ablation], net: nn.Module) -> None:
+    """Raise StudyError for an ablation of a layer, a channel or a rank that the network does not have."""
+    if not ablations:
+        raise StudyError("the study has no ablations, so there is nothing to measure")
+    shapes = {one.name: (*one.shape, one.num_weights) for one in find_layers(net)}
+    for part in (part for ablation in ablations for part in ablation.parts):
+        if part.layer not in shapes:
+            raise StudyError(unknown_name("layer", part.layer, shapes))
+        num_out, num_in, num_weights = shapes[part.layer]
+        sides = ((part.out_channels, num_out, "output"), (part.in_channels, num_in, "input"))
+        for channels, count, word in sides:
+            if wrong := [one for one in channels or () if not 0 <= one < count]:
+                raise StudyError(f"{part.layer} has no {word} channel {wrong[0]}: its weight's are 0 to {count - 1}")
+        if part.ranks is not None and not 1 <= part.ranks[0] <= part.ranks[1] <= num_weights:
+            raise StudyError(f"{part.layer} has no weights of ranks {part.ranks[0]} to {part.ranks[1]}: it has "
+                             f"{num_weights:,}, counted from 1")
 
 
 def _lowest_and_highest(store: Store, study_id: int, table: pd.DataFrame) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from torch import Tensor, nn
 
+from weanalysis.ablation.behaviour import NUM_PROBES, Conduct
 from weanalysis.ablation.evaluate import Evaluator, Measured, Mode, ScreenSettings
 from weanalysis.ablation.studies import Ablation
 from weanalysis.devices import DTYPES
@@ -56,6 +58,7 @@ class Work:
     devices: tuple[str, ...]
     locks: Path
     screen: ScreenSettings | None = None
+    conduct: Conduct = field(default_factory=Conduct)
 
     def load(self) -> nn.Module:
         """Return the network: the one at hand, or built and read from its file."""
@@ -71,12 +74,16 @@ class Work:
 
 @dataclass(frozen=True)
 class Task:
-    """Ablations to measure on the images `start` … `stop`−1; `places` are their positions in the study."""
+    """Ablations to measure on the images `start` … `stop`−1; `places` are their positions in the study.
+
+    `distrusted` are layers that are measured the naive way, each with the reason.
+    """
 
     start: int
     stop: int
     places: tuple[int, ...]
     ablations: tuple[Ablation, ...]
+    distrusted: dict[str, str] = field(default_factory=dict)
 
 
 def cut(places: Sequence[int], costs: Sequence[float], start: int, stop: int, seconds_per_image: float,
@@ -142,7 +149,7 @@ class _Worker:
         self.work = work
         self.evaluator = evaluator or Evaluator(
             work.load(), work.mode, device, DTYPES[work.dtype], work.batch_size, work.screen,
-            work.dtype == "tf32",
+            work.dtype == "tf32", work.conduct, work.data.batch(0, NUM_PROBES)[0],
         )
         self._shard: tuple[tuple[int, int], tuple[Tensor, Tensor]] | None = None
 
@@ -152,6 +159,7 @@ class _Worker:
             self._shard = None
             self._shard = (span, self.work.data.batch(task.start, task.stop, threads))
         images, targets = self._shard[1]
+        self.evaluator.distrust(task.distrusted)
         return self.evaluator.measure(images, targets, task.ablations, task.start)
 
 
@@ -185,6 +193,8 @@ def _run_in_worker(work: Work, task: Task, threads: int) -> tuple[Task, Measured
             _worker = _Worker(work, _claim(work))
         return task, _worker.run(task, threads)
     except Exception as error:
+        # The traceback stays here; its text goes along, for whoever asks for it.
+        error.add_note(traceback.format_exc())
         return task, error
 
 
@@ -205,10 +215,12 @@ def _deaf_to_stops(start: Callable[[], Any]) -> Any:
 
 
 def run(
-    work: Work, tasks: Sequence[Task], jobs: int, stop: StopRequest, evaluator: Evaluator | None = None
-) -> Iterator[tuple[Task, Measured]]:
+    work: Work, tasks: Sequence[Task], jobs: int, stop: StopRequest, distrusted: Mapping[str, str] | None = None,
+    evaluator: Evaluator | None = None,
+) -> Iterator[tuple[Task, Measured]]:  # fmt: skip
     """Measure the tasks with `jobs` processes (1: in this one) and yield each as it is done.
 
+    Layers that are `distrusted` by the time a task begins are measured the naive way in it.
     A stop that is asked for ends it after the tasks in hand. Raises the WeanalysisError of a task, or DeviceError
     where a process died.
     """
@@ -217,7 +229,7 @@ def run(
         for task in tasks:
             if stop.asked:
                 return
-            yield task, worker.run(task, torch.get_num_threads())
+            yield task, worker.run(replace(task, distrusted=dict(distrusted or {})), torch.get_num_threads())
         return
     threads = max(1, (joblib.cpu_count(only_physical_cores=True) or 1) // jobs)
 
@@ -225,7 +237,7 @@ def run(
         for task in tasks:
             if stop.asked:
                 return
-            yield joblib.delayed(_run_in_worker)(work, task, threads)
+            yield joblib.delayed(_run_in_worker)(work, replace(task, distrusted=dict(distrusted or {})), threads)
 
     parallel = joblib.Parallel(n_jobs=jobs, backend="loky", return_as="generator_unordered", batch_size=1,
                                pre_dispatch=jobs, max_nbytes=None)  # fmt: skip

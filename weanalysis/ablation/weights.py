@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weanalysis.ablation.graph import Convolution, is_plain
+from weanalysis.ablation.graph import Convolution, is_plain, is_untouched
 from weanalysis.ablation.studies import Ablation, Part
 
 
@@ -62,9 +62,10 @@ class Weights:
     def zeroed(self, ablation: Ablation) -> Iterator[None]:
         """Zero an ablation's weights; put the very same bits back afterwards, whatever happens meanwhile."""
         saved = []
+        # All places are found before the first is zeroed: layers may share a weight, whose ranks would be others then.
+        places = [(part, self._index(part)) for part in ablation.parts]
         try:
-            for part in ablation.parts:
-                index = self._index(part)
+            for part, index in places:
                 for net in (self._net, self._twin):
                     if net is not None:
                         weight = net.get_submodule(part.layer).weight.detach()  # type: ignore[operator]
@@ -99,6 +100,8 @@ def some_channels(conv: Convolution, images: Tensor, channels: Sequence[int]) ->
     shallow copy that has fewer filters, so that subclasses with a padding of their own are followed.
     """
     group = 0
+    if not is_untouched(conv):
+        return None
     if conv.groups > 1:
         if not is_plain(conv):
             return None

@@ -73,7 +73,7 @@ def saliency(**given: Any) -> None:
     from rich.console import Console
     from rich.progress import Progress, TimeRemainingColumn
 
-    from weanalysis.ablation.inputs import folded
+    from weanalysis.ablation.preparation import prepare_on
     from weanalysis.cache import find_cache
     from weanalysis.cli.display import Watcher
     from weanalysis.loading import load_data, load_model
@@ -102,7 +102,7 @@ def saliency(**given: Any) -> None:
         )  # fmt: skip
         for note in (*model.notes, *data.notes):
             watcher.say(note)
-        plain = folded(model)
+        plain = prepare_on(model, data).model
         weights_hash = plain.weights_hash
         numbers = _studies(cache, weights_hash, given["study"])
         with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn(), console=watcher.console,

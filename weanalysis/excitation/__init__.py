@@ -2,6 +2,17 @@
 
 from weanalysis.excitation.costs import costs
 from weanalysis.excitation.modules import LWE, MWE, WeightStandardization
-from weanalysis.excitation.network import KINDS, excitation_of, excite, fold, multipliers
+from weanalysis.excitation.network import KINDS, excitation_of, excite, fold, fold_module, multipliers
 
-__all__ = ["KINDS", "LWE", "MWE", "WeightStandardization", "costs", "excitation_of", "excite", "fold", "multipliers"]
+__all__ = [
+    "KINDS",
+    "LWE",
+    "MWE",
+    "WeightStandardization",
+    "costs",
+    "excitation_of",
+    "excite",
+    "fold",
+    "fold_module",
+    "multipliers",
+]

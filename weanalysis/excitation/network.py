@@ -186,18 +186,23 @@ def fold(net: nn.Module) -> nn.Module:
     if not excited:
         raise ExcitationError("there is nothing to fold: the network has plain weights already.")
     for module in excited:
-        _chain(module).eval()
-        # copy.deepcopy shares the class that carries `weight`; removing it there would break the other copies.
-        cls = type(module)
-        module.__class__ = type(cls.__name__, cls.__bases__, dict(cls.__dict__))
-        with torch.enable_grad():  # without it, a weight made of several tensors would come back as a buffer
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-        if (frozen := module._buffers.pop("weight", None)) is not None:  # as it does where these are frozen
-            module.register_parameter("weight", nn.Parameter(frozen, requires_grad=False))
-        parameters = module._parameters
-        for name in [name for name in parameters if name != "weight"]:
-            parameters[name] = parameters.pop(name)
+        fold_module(module)
     return net
+
+
+def fold_module(module: nn.Module) -> None:
+    """Replace a module's parametrized weight, by whatever parametrization, by its value in evaluation mode."""
+    _chain(module).eval()
+    # copy.deepcopy shares the class that carries `weight`; removing it there would break the other copies.
+    cls = type(module)
+    module.__class__ = type(cls.__name__, cls.__bases__, dict(cls.__dict__))
+    with torch.enable_grad():  # without it, a weight made of several tensors would come back as a buffer
+        parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    if (frozen := module._buffers.pop("weight", None)) is not None:  # as it does where these are frozen
+        module.register_parameter("weight", nn.Parameter(frozen, requires_grad=False))
+    parameters = module._parameters
+    for name in [name for name in parameters if name != "weight"]:
+        parameters[name] = parameters.pop(name)
 
 
 def multipliers(net: nn.Module) -> dict[str, Tensor]:

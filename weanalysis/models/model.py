@@ -54,9 +54,14 @@ class Model:
 
     @property
     def weights_hash(self) -> str:
-        """The sha256 (hex) of the names, dtypes, shapes and bytes of the state dict."""
+        """The sha256 (hex) of the names, dtypes, shapes and bytes of the state dict, but for batch norms' counters.
+
+        These count training steps, and nothing is computed with them.
+        """
         digest = hashlib.sha256()
         for name, tensor in sorted(self.net.state_dict().items()):
+            if name.endswith("num_batches_tracked"):
+                continue
             digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
             plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             digest.update(memoryview(plain.numpy()))

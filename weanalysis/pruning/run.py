@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from weanalysis.ablation.evaluate import Decisions, logits_of
-from weanalysis.ablation.inputs import UNNAMED_SOURCE, as_images, as_model, folded
+from weanalysis.ablation.inputs import UNNAMED_SOURCE, as_images, as_model
+from weanalysis.ablation.preparation import prepare_on
 from weanalysis.ablation.studies import find_layers
 from weanalysis.ablation.studies.layers import select_layers
 from weanalysis.cache import Cache, find_cache
@@ -83,7 +84,10 @@ def prune(
     device = find_devices(device)[0]
     cache = (cache if isinstance(cache, Cache) else find_cache(cache)).ready()
     given, images = as_model(model), as_images(data)
-    plain = folded(given)
+    prepared = prepare_on(given, images, batch_size)
+    plain = prepared.model
+    for note in prepared.notes:
+        say(note)
     selected = select_layers(find_layers(plain.net), layers, [])
     if by == DROP:
         with Store.open(cache.results, readonly=True) as store:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from weanalysis.ablation.inputs import as_images, as_model, folded, multipliers_of
+from weanalysis.ablation.inputs import as_images, as_model, multipliers_of
+from weanalysis.ablation.preparation import prepare_on
 from weanalysis.ablation.studies import Layer, find_layers
 from weanalysis.ablation.studies.layers import select_layers
 from weanalysis.cache import Cache, find_cache
@@ -84,7 +85,10 @@ def saliency_maps(
     cache = (cache if isinstance(cache, Cache) else find_cache(cache)).ready()
     given, images = as_model(model), as_images(data)
     learned = multipliers_of(given)
-    plain = folded(given)
+    prepared = prepare_on(given, images, batch_size)
+    plain = prepared.model
+    for note in prepared.notes:
+        say(note)
     skipped: list[tuple[str, str]] = []
     selected = select_layers(find_layers(plain.net), layers, skipped)
     gamma = {}

@@ -37,7 +37,9 @@ class Measured:
     Intact, per image: `targets`, `predictions`, `top5` (whether the target is among the five largest logits).
     `counts[a]` images changed under ablation a; their places in the shard, new classes and new correctness
     (bit 0 top-1, bit 1 top-5) follow one another in `positions`, `classes`, `correct`, ablation by ablation.
-    An image counts as changed if its class or its top-5 correctness did.
+    An image counts as changed if its class or its top-5 correctness did. Of the answers, `num_checked` were computed
+    the naive way too, and `num_differed` of these were wrong before they were measured again; `distrusted` are the
+    layers that were measured the naive way alone, each with the reason.
     """
 
     start: int
@@ -51,7 +53,10 @@ class Measured:
     correct: np.ndarray
     largest_difference: float = 0.0
     num_rechecked: int = 0
+    num_checked: int = 0
+    num_differed: int = 0
     seconds: float = 0.0
+    distrusted: dict[str, str] = field(default_factory=dict)
     screen: Screen | None = None
 
 

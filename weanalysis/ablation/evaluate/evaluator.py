@@ -3,63 +3,86 @@
 Two ways that agree image by image: `naive` zeroes the weights and runs the whole network; `exact` runs it once
 and then recomputes, for each ablation, only what lies downstream of the zeroed weights. A third, `screened`, does
 this for those images alone that could change.
+
+The fast ways are not believed but held to the naive one: in every process before a layer is measured (`vetting`), and
+while it is, on answers drawn by lot. A layer on which they disagree is measured the naive way, from its first image on.
 """
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
+import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
+from weanalysis.ablation.behaviour import Conduct, State, drawn_from
+from weanalysis.ablation.copies import copied, first_line
 from weanalysis.ablation.evaluate.decisions import Batch, Decisions, Measured, check_intact, logits_of, merge, together
 from weanalysis.ablation.evaluate.pairs import Look, Pairs
 from weanalysis.ablation.evaluate.risk import ScreenSettings
 from weanalysis.ablation.evaluate.shard import Shard
-from weanalysis.ablation.graph import Downstream, Graph, Untraceable, num_bytes, versions
-from weanalysis.ablation.studies import Ablation, Part
-from weanalysis.ablation.weights import Weights, some_channels
+from weanalysis.ablation.evaluate.twin import Kept, Twin
+from weanalysis.ablation.evaluate.vetting import NUM_VETTED, check_zeroing, strongest_ablations
+from weanalysis.ablation.graph import Untraceable, num_bytes, versions
+from weanalysis.ablation.studies import Ablation
+from weanalysis.ablation.weights import Weights
 from weanalysis.devices import precision
-from weanalysis.errors import DeviceError, WeanalysisError
+from weanalysis.errors import DeviceError, StudyError, WeanalysisError
 
 Mode = Literal["exact", "screened", "naive"]
-
-_T = TypeVar("_T")
 
 # Of each shard, so many images' intact logits are computed both ways.
 _NUM_COMPARED = 8
 
 # An image whose decision hangs on less than this many times the largest difference seen between the two ways
-# is decided by the naive way.
-TIE_FACTOR = 100.0
+# is decided by the naive way. What is seen later may be larger by the second number: the first leaves room for that.
+TIE_FACTOR, _ROOM = 100.0, 10.0
+
+# Logits that differ by more than this many roundings, or by this share of the largest one, differ by a fault.
+_MOST_ROUNDINGS, _MOST_SHARE = 2.0**14, 0.1
 
 # Activations that a process keeps of a batch of images, in bytes; and of a shard whose pairs are computed.
 KEPT_BYTES = 512 * 2**20
 _KEPT_OF_SHARD = 2 * KEPT_BYTES
 
 
-@dataclass
-class _Kept:
-    """One batch's activations that the ablations of some layers read, and the intact outputs of those layers."""
+class _Unsure(Exception):
+    """Answers of the fast way in the task in hand may be wrong: it must be measured again.
 
-    downstream: Downstream
-    frontier: dict[fx.Node, Any]
-    outputs: dict[fx.Node, Tensor]
+    `layers` are those that are measured the naive way from now on; none where a wider tolerance is enough.
+    """
+
+    def __init__(self, layers: tuple[str, ...], reason: str):
+        super().__init__(reason)
+        self.layers, self.reason = layers, reason
+
+
+@dataclass
+class _Checks:
+    """What the answers of a task that were computed both ways said: how many they were, and how many differed."""
+
+    num_checked: int = 0
+    num_differed: int = 0
+    largest_difference: float = 0.0
 
 
 class Evaluator:
     """Measures ablations of one network; works on a copy of its own, so the caller's weights are never touched.
 
-    `mode` "exact" falls back to whole forward passes where the network cannot be traced; `note` then says so.
-    "screened" falls back to exact for ablations whose effect cannot be predicted: of several layers at once, or of
-    one whole. Memory: the network, one batch's kept activations (of pairs, up to 1 GiB of a shard's), and one batch of
-    images; independent of the number of images and ablations. On a GPU that runs out of memory the batch is halved.
-    Raises StudyError for outputs that are no logits or hold NaN, DeviceError where one image is too large.
+    `mode` "exact" falls back to whole forward passes where the network cannot be traced; `note` then says so, and
+    `distrusted` says of which layers, and why, the fast way is not believed. "screened" falls back to exact for
+    ablations whose effect cannot be predicted: of several layers at once, or of one whole. `conduct` says how the
+    network must be run, `probes` are images (N, 3, H, W) on which the fast way is vetted (None: the first ones that
+    are measured). Memory: the network twice, one batch's kept activations (of pairs, up to 1 GiB of a shard's), and one
+    batch of images; independent of the number of images and ablations. On a GPU that runs out of memory the batch is
+    halved. Raises StudyError for outputs that are no logits or hold NaN, for a layer that does not compute with the
+    weight that is zeroed, and for whatever the network raises; DeviceError where one image is too large.
     """
 
     def __init__(
@@ -71,79 +94,96 @@ class Evaluator:
         batch_size: int = 50,
         screen: ScreenSettings | None = None,
         tf32: bool = False,
+        conduct: Conduct | None = None,
+        probes: Tensor | None = None,
     ):
         self.mode, self.device, self.dtype, self.batch_size = mode, torch.device(device), dtype, batch_size
         self.screen, self.kept_limit, self.tf32 = screen or ScreenSettings(), _KEPT_OF_SHARD, tf32
+        self.conduct, self._probes = conduct or Conduct(), probes
         # A GPU is busy only with many images at once: there, exact evaluation too takes pairs of all layers together.
         self.pooled = self.device.type != "cpu"
-        try:
-            self._net = copy.deepcopy(net).to(self.device, dtype).eval().requires_grad_(False)
-        except (RuntimeError, AssertionError) as error:
-            raise DeviceError(f"the network cannot be moved to {device}: {str(error).splitlines()[0]}") from error
+        self._net = _moved(copied(net), self.device, dtype)
+        self._state = State(self._net) if self.conduct.put_back else None
         self.note = ""
-        self._graph: Graph | None = None
-        self._plans: dict[tuple[str, ...], Downstream] = {}
-        self._channels_last = True
-        # Of the task in hand: layers compared with the naive way, the largest difference, and what follows from it.
-        self._checked: set[tuple[str, ...]] = set()
-        self._largest_difference = self.tolerance = 0.0
-        self._twin: nn.Module | None = None
-        twin = None
-        if mode != "naive":
+        self.distrusted: dict[str, str] = {}
+        self._vetted: set[str] = set()
+        self._at: Ablation | None = None
+        # Of the task in hand: what was checked, and by how much a decision must be clear.
+        self._checks, self.tolerance, self._least_tolerance = _Checks(), 0.0, 0.0
+        self._twin: Twin | None = None
+        if mode != "naive" and not self.conduct.whole_passes:
             try:
                 # Merging a batch norm rounds the weights: harmless in float32, not in 16 bits.
-                twin = copy.deepcopy(self._net)
-                self._graph = Graph(twin, fold=dtype == torch.float32)
-                self._twin = twin
-                self._lay_out_weights(torch.channels_last)
+                self._twin = Twin(self._net, fold=dtype == torch.float32)
+                self.distrusted = {layer: f"its weight is read by {reader} too"
+                                   for layer, reader in self._twin.graph.elsewhere.items()}  # fmt: skip
             except Untraceable as reason:
                 self._give_up_tracing(str(reason))
-        self.weights = Weights(self._net, twin if self._graph is not None else None)
-        self._pairs = None if self._graph is None else Pairs(self._graph, self.weights)
+        self._use_twin(self._twin)
 
-    def _lay_out_weights(self, memory_format: torch.memory_format) -> None:
-        """Lay the traced network's weights out in memory as its activations are."""
-        assert self._twin is not None
-        for parameter in self._twin.parameters():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=memory_format)
+    def _use_twin(self, twin: Twin | None) -> None:
+        self._twin = twin
+        self.weights = Weights(self._net, None if twin is None else twin.net)
+        self._pairs = None if twin is None else Pairs(twin.graph, self.weights)
 
     def _give_up_tracing(self, reason: str) -> None:
-        self._graph = self._pairs = None
-        self.weights = Weights(self._net)
+        self._use_twin(None)
         self.note = f"the network cannot be traced ({reason}): every ablation runs the whole network"
+
+    # What is known beforehand ----------------------------------------------------------------------------------------
 
     def cost(self, ablation: Ablation) -> float:
         """The part of a forward pass that an ablation repeats, in steps of the traced network (0 to 1).
 
         Of a screened one, for a guess: on one image in thirty.
         """
-        if self._graph is None:
+        if not self._is_fast(ablation.layers):
             return 1.0
-        share = len(self._plan(ablation.layers).steps) / len(self._graph.steps)
+        assert self._twin is not None
+        share = len(self._twin.plan(ablation.layers).steps) / len(self._twin.graph.steps)
         return share / 30 if self.can_screen(ablation) else share
 
     @torch.no_grad()
     def kept_bytes(self, image: Tensor, ablations: Sequence[Ablation]) -> int:
         """Bytes of activations that measuring these ablations keeps for one image (1, 3, H, W)."""
-        if self._graph is None:
+        groups = {ablation.layers for ablation in ablations if self._is_fast(ablation.layers)}
+        if self._twin is None or not groups:
             return 0
-        groups = {ablation.layers for ablation in ablations}
-        frontier = frozenset[fx.Node]().union(*(self._plan(layers).frontier for layers in groups))
+        frontier = frozenset().union(*(self._twin.plan(layers).frontier for layers in groups))
         if self._pairs is not None and (self.mode == "screened" or self.pooled):
-            single = {ablation.layers[0] for ablation in ablations if self._pairs.can(ablation)}
+            single = {ablation.layers[0] for ablation in ablations if self._is_single(ablation)}
             frontier |= self._pairs.read(sorted(single))
         # A screened batch is kept as activations, as gradients, and channel by channel.
-        kept = self._kept_values(image.to(self.device, self.dtype), frontier)
+        kept = self._twin.values(image.to(self.device, self.dtype), frontier)
         return num_bytes(kept) * (3 if self.mode == "screened" else 1)
 
     def can_screen(self, ablation: Ablation) -> bool:
         """Whether an ablation's effect can be predicted, so that not all images need be computed."""
         return self.mode == "screened" and self._is_single(ablation)
 
+    def _is_fast(self, layers: Sequence[str]) -> bool:
+        """Whether ablations of these layers are measured the fast way."""
+        return self._twin is not None and self.distrusted.keys().isdisjoint(layers)
+
     def _is_single(self, ablation: Ablation) -> bool:
         """Whether it zeroes a part of one layer that is called once, so that it can be computed along with others."""
-        return self._pairs is not None and self._pairs.can(ablation)
+        return self._pairs is not None and self._is_fast(ablation.layers) and self._pairs.can(ablation)
+
+    # Measuring --------------------------------------------------------------------------------------------------------
+
+    def vet(self, ablations: Sequence[Ablation]) -> None:
+        """Hold the fast way to the naive one on the probes, in every layer that these ablations touch.
+
+        Afterwards `note` and `distrusted` say what will not be measured the fast way. Raises StudyError for a layer
+        that does not compute with the weight that is zeroed.
+        """
+        assert self._probes is not None
+        with self._one_line(0, len(self._probes)), precision(self.device, self.tf32), torch.no_grad():
+            self._vet(self._probes, ablations)
+
+    def distrust(self, layers: Mapping[str, str]) -> None:
+        """Measure layers (each with the reason) the naive way from now on."""
+        self.distrusted |= layers
 
     def measure(self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int = 0) -> Measured:
         """Measure ablations on images (N, 3, H, W) with class indices (N,), which are `start` … of the data set."""
@@ -151,25 +191,52 @@ class Evaluator:
         if self.device.type == "cuda":
             # Copies to the GPU then go on while it computes.
             images, targets = images.pin_memory(), targets.pin_memory()
-        while True:
-            self._checked, self.tolerance, self._largest_difference = set(), 0.0, 0.0
-            try:
-                with precision(self.device, self.tf32):
-                    measured = self._measure(images, targets, ablations, start)
-                break
-            except torch.OutOfMemoryError:
-                if self.batch_size == 1:
-                    raise DeviceError(f"one image and its activations do not fit into the memory of {self.device}; "
-                                      "use --device cpu, or smaller images with --image-size") from None
-            # Outside of the handler, so that nothing of the failed batch is alive.
-            self.batch_size = max(1, self.batch_size // 2)
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-        measured.largest_difference = self._largest_difference
+        with self._one_line(start, start + len(images)), precision(self.device, self.tf32), torch.no_grad():
+            self._vet(images, ablations)
+            measured = self._measure_until_sure(images, targets, ablations, start)
+        for name, value in vars(self._checks).items():
+            setattr(measured, name, value)
+        touched = {layer for ablation in ablations for layer in ablation.layers}
+        measured.distrusted = {layer: why for layer, why in self.distrusted.items() if layer in touched}
         measured.seconds = time.perf_counter() - began
         return measured
 
-    @torch.no_grad()
+    def _measure_until_sure(
+        self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int
+    ) -> Measured:
+        """Measure, again where memory was short, or where an answer that was checked says that others are not safe."""
+        tolerance = self._least_tolerance
+        while True:
+            self._checks, self.tolerance = _Checks(), tolerance
+            try:
+                return self._measure(images, targets, ablations, start)
+            except _Unsure as doubt:
+                self.distrusted |= dict.fromkeys(doubt.layers, doubt.reason)
+                tolerance = self.tolerance
+            except Untraceable as reason:
+                self._give_up_tracing(str(reason))
+            except torch.OutOfMemoryError:
+                if self.batch_size == 1 or self.conduct.fixed_batches:
+                    few = f"{self.batch_size} images and their" if self.batch_size > 1 else "one image and its"
+                    raise DeviceError(f"{few} activations do not fit into the memory of {self.device}; "
+                                      "use --device cpu, or smaller images with --image-size") from None
+                self.batch_size = max(1, self.batch_size // 2)
+            # Outside of the handlers, so that nothing of the failed batch is alive.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    @contextmanager
+    def _one_line(self, start: int, stop: int) -> Iterator[None]:
+        """Turn whatever somebody else's code raises within into a StudyError that says where it happened."""
+        try:
+            yield
+        except WeanalysisError:
+            raise
+        except Exception as error:
+            where = "the intact network" if self._at is None else f"the network, with {self._at.layers[0]} ablated,"
+            raise StudyError(f"{where} fails on images {start} to {stop - 1} ({type(error).__name__}: "
+                             f"{first_line(error)})") from error
+
     def _measure(self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int) -> Measured:
         single = [place for place, ablation in enumerate(ablations) if self._is_single(ablation)]
         if single and (self.mode == "screened" or self.pooled):
@@ -197,27 +264,198 @@ class Evaluator:
         except (Untraceable, RuntimeError, ValueError, IndexError, KeyError) as reason:
             if isinstance(reason, (torch.OutOfMemoryError, WeanalysisError)):
                 raise
-            line = (str(reason).splitlines() or [""])[0]
-            self.note = f"this network cannot be computed image by image ({line}): every ablation is on all of them"
+            self._note_no_pairs(reason)
             return None
 
-    @torch.no_grad()
-    def probe(self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation]) -> None:
-        """Try one ablation of each layer on a few images, so that `note` says beforehand what will not work."""
-        of_layer = {a.layers: a for a in reversed(ablations) if self._is_single(a)}
-        if of_layer and (self.mode == "screened" or self.pooled):
-            self._measure_pairs(images, targets, list(of_layer.values()), 0)
-
     def _in_batches(self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int) -> Measured:
+        """Measure batch by batch; for each group of ablations one of them is checked, in a batch drawn by lot."""
+        lows = range(0, len(images), self.batch_size)
+        rng = np.random.default_rng([start, len(ablations)])
+        checks = {(int(rng.integers(low, high)), int(rng.choice(lows))) for low, high in _groups(ablations)}
         return merge([
-            self._measure_batch(images[low : low + self.batch_size], targets[low : low + self.batch_size], ablations)
-            for low in range(0, len(images), self.batch_size)
+            self._measure_batch(
+                images[low : low + self.batch_size], targets[low : low + self.batch_size], ablations, start + low,
+                {place for place, at in checks if at == low},
+            )
+            for low in lows
         ], start)  # fmt: skip
 
+    def _measure_batch(
+        self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int, checks: set[int]
+    ) -> Batch:
+        """Measure one batch, the images `start` … of the data set: the intact network once, then each ablation.
+
+        `checks` are the places of ablations that are computed both ways.
+        """
+        images = images.to(self.device, self.dtype, non_blocking=True)
+        targets = targets.to(self.device, non_blocking=True)
+        self._at = None
+        batch = Batch.of(targets, self.intact(images, targets, start))
+        spans = _groups(ablations)
+        plans = [self._twin.plan(ablations[low].layers) if self._twin and self._is_fast(ablations[low].layers) else None
+                 for low, _ in spans]  # fmt: skip
+        # From the last group to the first: what each group and all later ones read, so that values are let go early.
+        still_read: list[frozenset] = [frozenset()]
+        for plan in reversed(plans):
+            still_read.append(still_read[-1] | plan.frontier if plan else still_read[-1])
+        needed = still_read.pop()
+        values = self._twin.values(images, needed) if self._twin and any(plans) else {}
+        for plan, (low, high) in zip(plans, spans, strict=True):
+            if plan is None:
+                for ablation in ablations[low:high]:
+                    batch.add(Decisions.of(self._naive(images, ablation, start), targets))
+            else:
+                assert self._twin is not None
+                self._at = ablations[low]
+                with self._unsure_where_it_fails(ablations[low].layers):
+                    kept = self._twin.keep(plan, values)
+                among = {place - low for place in checks if low <= place < high}
+                self._measure_group(kept, ablations[low:high], images, targets, batch, among)
+            needed = still_read.pop()
+            values = {node: value for node, value in values.items() if node in needed}
+        return batch
+
+    def _measure_group(
+        self, kept: Kept, ablations: Sequence[Ablation], images: Tensor, targets: Tensor, batch: Batch, checks: set[int]
+    ) -> None:
+        """Measure ablations of the same layers the fast way; those at the places `checks` the naive way, too."""
+        assert self._twin is not None
+        before = versions(kept.frontier)
+        for place, ablation in enumerate(ablations):
+            self._at, whole = ablation, None
+            with self.weights.zeroed(ablation):
+                with self._unsure_where_it_fails(ablation.layers):
+                    logits = self._twin.rerun(kept, ablation, self.weights)
+                decisions = Decisions.of(logits, targets, self.tolerance)
+                near = bool(decisions.near.any())
+                if near or place in checks:
+                    whole = self._whole(images)
+            if whole is not None:
+                naive = Decisions.of(whole, targets)
+                if near:
+                    batch.num_rechecked += int(decisions.near.sum())
+                    decisions = naive
+                if place in checks:
+                    self._check(logits, whole, ablation, decisions, naive)
+            batch.add(decisions)
+        if versions(kept.frontier) != before:
+            raise Untraceable("one of its operations writes into an activation that others read")
+
+    @contextmanager
+    def _unsure_where_it_fails(self, layers: tuple[str, ...]) -> Iterator[None]:
+        """Give the fast way up for these layers where it raises: a hook may count on the whole of an activation."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, WeanalysisError, Untraceable):
+            raise
+        except Exception as error:
+            raise _Unsure(layers, f"the fast way fails ({type(error).__name__}: {first_line(error)})") from error
+
+    # Held to the naive way --------------------------------------------------------------------------------------------
+
+    def _vet(self, images: Tensor, ablations: Sequence[Ablation]) -> None:
+        """Before a layer is measured for the first time here: show that zeroing takes effect, and that both ways agree.
+
+        On fixed images where there are some, so that a task's answer does not hang on those before.
+        """
+        new = [layer for layer in dict.fromkeys(name for one in ablations for name in one.layers)
+               if layer not in self._vetted]  # fmt: skip
+        if not new:
+            return
+        self._at = None
+        probes = (images if self._probes is None else self._probes)[:NUM_VETTED].to(self.device, self.dtype)
+        whole = self._whole(probes)
+        check_zeroing(self._net, new, probes, self.weights, self._whole)
+        if self._twin is not None:
+            with self._unsure_of_all():
+                self._compare(self._twin.intact(probes), whole, ())
+        for layer in new:
+            if self._is_fast([layer]):
+                try:
+                    self._vet_layer(layer, probes)
+                except _Unsure as doubt:
+                    self.distrusted |= dict.fromkeys(doubt.layers, doubt.reason)
+        self._vetted.update(new)
+        self._at, self._least_tolerance = None, self.tolerance
+
+    @contextmanager
+    def _unsure_of_all(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except (Untraceable, _Unsure, RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
+            self._give_up_tracing(first_line(error))
+
+    def _vet_layer(self, layer: str, probes: Tensor) -> None:
+        """Compute ablations that must change a layer's output both ways; raise _Unsure where these differ."""
+        assert self._twin is not None and self._pairs is not None
+        plan = self._twin.plan((layer,))
+        with self._unsure_where_it_fails((layer,)):
+            kept = self._twin.keep(plan, self._twin.values(probes, plan.frontier))
+        for ablation in strongest_ablations(layer, self._net, kept):
+            self._at = ablation
+            with self.weights.zeroed(ablation):
+                with self._unsure_where_it_fails((layer,)):
+                    logits = self._twin.rerun(kept, ablation, self.weights)
+                whole = self._whole(probes)
+            self._compare(logits, whole, (layer,))
+            if self._is_single(ablation) and (self.mode == "screened" or self.pooled):
+                self._vet_pairs(layer, ablation, probes, whole)
+
+    def _vet_pairs(self, layer: str, ablation: Ablation, probes: Tensor, whole: Tensor) -> None:
+        """Compute an ablation of some images as pairs, and hold it to the naive logits; note where that cannot be."""
+        assert self._pairs is not None
+        rows = torch.arange(len(probes), device=self.device)
+        try:
+            look, _ = self.look(probes, torch.zeros_like(rows), [layer], gradients=False)
+            logits = self._pairs.logits(look, [(layer, (ablation,), rows, torch.zeros_like(rows))])
+        except (Untraceable, RuntimeError, ValueError, IndexError, KeyError) as reason:
+            if isinstance(reason, (torch.OutOfMemoryError, WeanalysisError)):
+                raise
+            self._note_no_pairs(reason)
+            return
+        self._compare(logits, whole, (layer,))
+
+    def _note_no_pairs(self, reason: Exception) -> None:
+        self.note = (f"this network cannot be computed image by image ({first_line(reason)}): every ablation is on "
+                     "all of them")  # fmt: skip
+
+    def _compare(self, logits: Tensor, whole: Tensor, layers: tuple[str, ...]) -> float:
+        """Widen the margin under which a decision counts as near, by what both ways differ; return the difference.
+
+        Raises _Unsure where that is no rounding.
+        """
+        difference = (whole - logits).abs().nan_to_num().max().item()
+        largest, eps = whole.abs().nan_to_num().max().item(), torch.finfo(logits.dtype).eps
+        fault = bool((whole.isnan() != logits.isnan()).any())
+        if fault or difference > min(_MOST_SHARE, _MOST_ROUNDINGS * eps) * largest:
+            raise _Unsure(layers, f"the fast way gives other logits than the whole network (by up to {difference:.2g}, "
+                                  f"of {largest:.2g})")
+        self._checks.largest_difference = max(self._checks.largest_difference, difference)
+        self.tolerance = max(self.tolerance, TIE_FACTOR * difference, 16 * eps * largest)
+        return difference
+
+    def _check(
+        self, logits: Tensor, whole: Tensor, ablation: Ablation, decisions: Decisions, naive: Decisions
+    ) -> None:
+        """Hold the fast way's logits and decisions to the naive ones; raise _Unsure where others are not safe."""
+        tolerance = self.tolerance
+        difference = self._compare(logits, whole, ablation.layers)
+        differs = (naive.predictions != decisions.predictions) | (naive.correct != decisions.correct)
+        if bool(differs.any()):
+            raise _Unsure(ablation.layers, f"{int(differs.sum())} of {len(differs)} answers checked differ from the "
+                                           "whole network's")
+        if difference * TIE_FACTOR > _ROOM * tolerance:
+            raise _Unsure((), "rounding is larger than it seemed")
+        self._checks.num_checked += len(differs)
+
+    # Parts that others use --------------------------------------------------------------------------------------------
+
     @torch.no_grad()
-    def intact(self, images: Tensor, targets: Tensor) -> Decisions:
+    def intact(self, images: Tensor, targets: Tensor, start: int = 0) -> Decisions:
         """Decide one batch with the untouched network; raise StudyError for NaN or for a class it does not have."""
-        logits = self._whole(images.to(self.device, self.dtype))
+        logits = self._whole(images.to(self.device, self.dtype), start)
         check_intact(logits, targets)
         return Decisions.of(logits, targets.to(self.device))
 
@@ -228,15 +466,15 @@ class Evaluator:
 
         With `check`, some images also go through the network as it is, to see how far the two differ.
         """
-        assert self._pairs is not None
+        assert self._pairs is not None and self._twin is not None
         pairs, metric = self._pairs, self.screen.metric
         images = images.to(self.device, self.dtype, non_blocking=True)
         targets = targets.to(self.device, non_blocking=True)
-        look, logits = self._in_fast_format(
+        look, logits = self._twin.in_fast_format(
             lambda images: pairs.look(images, targets, layers, metric, gradients), images
         )
         if check:
-            self._compare(logits[:_NUM_COMPARED], self._whole(images[:_NUM_COMPARED]))
+            self._compare(logits[:_NUM_COMPARED], self._whole(images[:_NUM_COMPARED]), tuple(layers))
         decisions = Decisions.of(logits, targets, self.tolerance)
         if bool(decisions.near.any()):
             near = decisions.near
@@ -246,12 +484,16 @@ class Evaluator:
 
     def naive_logits(self, images: Tensor, ablation: Ablation) -> Tensor:
         """Zero the weights, run the whole network on images (N, 3, H, W), put the weights back."""
+        return self._naive(images.to(self.device, self.dtype), ablation)
+
+    def _naive(self, images: Tensor, ablation: Ablation, start: int = 0) -> Tensor:
+        self._at = ablation
         with self.weights.zeroed(ablation):
-            return self._whole(images.to(self.device, self.dtype))
+            return self._whole(images, start)
 
     def compare(self, logits: Tensor, images: Tensor, ablation: Ablation) -> None:
         """Hold logits that the fast way gave for some images against the naive way."""
-        self._compare(logits, self.naive_logits(images, ablation))
+        self._compare(logits, self.naive_logits(images, ablation), ablation.layers)
 
     @torch.no_grad()
     def logits(self, images: Tensor, ablation: Ablation | None = None) -> Tensor:
@@ -259,129 +501,39 @@ class Evaluator:
         images = images.to(self.device, self.dtype)
         if ablation is None:
             return self._whole(images)
-        if self._graph is None:
-            with self.weights.zeroed(ablation):
-                return self._whole(images)
-        plan = self._plan(ablation.layers)
-        values = self._kept_values(images, plan.frontier)
-        kept = _Kept(plan, values, {step.node: step.run(values) for step in plan.first})
+        if self._twin is None or not self._is_fast(ablation.layers):
+            return self._naive(images, ablation)
+        plan = self._twin.plan(ablation.layers)
+        kept = self._twin.keep(plan, self._twin.values(images, plan.frontier))
         with self.weights.zeroed(ablation):
-            return self._rerun(kept, ablation)
+            return self._twin.rerun(kept, ablation, self.weights)
 
-    def _whole(self, images: Tensor) -> Tensor:
-        return logits_of(self._net(images))
+    def _whole(self, images: Tensor, start: int = 0) -> Tensor:
+        """The logits of the network as it is, run as its conduct asks for."""
+        if self._state is not None:
+            self._state.put_back()
+        if not self.conduct.keeps_images:
+            images = images.clone()
+        seed = self.conduct.seed
+        with drawn_from(None if seed is None else seed + start):
+            return logits_of(self._net(images))
 
-    def _measure_batch(self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation]) -> Batch:
-        images = images.to(self.device, self.dtype, non_blocking=True)
-        targets = targets.to(self.device, non_blocking=True)
-        intact = self.intact(images, targets)
-        if self._graph is not None:
-            try:
-                return self._measure_downstream(images, targets, ablations, Batch.of(targets, intact))
-            except Untraceable as reason:
-                self._give_up_tracing(str(reason))
-        batch = Batch.of(targets, intact)
-        for ablation in ablations:
-            with self.weights.zeroed(ablation):
-                batch.add(Decisions.of(self._whole(images), targets))
-        return batch
 
-    def _measure_downstream(
-        self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], batch: Batch
-    ) -> Batch:
-        """Run the intact network once, keep what lies upstream of the ablated layers, and rerun the rest for each."""
-        assert self._graph is not None
-        groups = [(self._plan(layers), list(members)) for layers, members in groupby(ablations, lambda one: one.layers)]
-        # From the last group to the first: what each group and all later ones read, so that values are let go early.
-        still_read: list[frozenset[fx.Node]] = [frozenset()]
-        for plan, _ in reversed(groups):
-            still_read.append(still_read[-1] | plan.frontier)
-        values = self._kept_values(images, still_read.pop())
-        for plan, members in groups:
-            kept = _Kept(plan, {node: values[node] for node in plan.frontier}, {})
-            kept.outputs = {step.node: step.run(kept.frontier) for step in plan.first}
-            self._measure_group(kept, members, images, targets, batch)
-            needed = still_read.pop()
-            values = {node: value for node, value in values.items() if node in needed}
-        return batch
+def _moved(net: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Bring a network to a device and to a type of numbers; one that mixes types keeps them."""
+    kinds = {value.dtype for value in net.parameters() if value.is_floating_point()}
+    if len(kinds) > 1 and dtype != torch.float32:
+        raise StudyError(f"the network's weights are of several types ({', '.join(sorted(map(str, kinds)))}), so that "
+                         f"it cannot be run in {dtype}; leave --dtype out")
+    try:
+        moved = net.to(device) if len(kinds) > 1 else net.to(device, dtype)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise DeviceError(f"the network cannot be moved to {device}: {first_line(error)}") from error
+    return moved.eval().requires_grad_(False)
 
-    def _kept_values(self, images: Tensor, keep: frozenset[fx.Node]) -> dict[fx.Node, Any]:
-        """Run the intact traced network and return what is to be kept."""
-        graph = self._graph
-        assert graph is not None
-        return self._in_fast_format(lambda images: graph.run(images, keep)[1], images)
 
-    def _in_fast_format(self, run: Callable[[Tensor], _T], images: Tensor) -> _T:
-        """Run in the memory format that is faster where the network bears it."""
-        if self._channels_last and images.ndim == 4:
-            try:
-                return run(images.contiguous(memory_format=torch.channels_last))
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError:  # a view that only the usual format allows; weights too choose the format
-                self._channels_last = False
-                self._lay_out_weights(torch.contiguous_format)
-        return run(images)
-
-    def _plan(self, layers: tuple[str, ...]) -> Downstream:
-        assert self._graph is not None
-        if layers not in self._plans:
-            self._plans[layers] = self._graph.downstream(layers)
-        return self._plans[layers]
-
-    def _measure_group(
-        self, kept: _Kept, ablations: Sequence[Ablation], images: Tensor, targets: Tensor, batch: Batch
-    ) -> None:
-        """Measure ablations of the same layers.
-
-        In the first batch, the first ablation is also done naively, to see how far the two ways differ.
-        """
-        before = versions(kept.frontier)
-        check = ablations[0].layers not in self._checked
-        for ablation in ablations:
-            with self.weights.zeroed(ablation):
-                logits = self._rerun(kept, ablation)
-                if check:
-                    self._compare(logits, self._whole(images))
-                    self._checked.add(ablation.layers)
-                    check = False
-                decisions = Decisions.of(logits, targets, self.tolerance)
-                if bool(decisions.near.any()):
-                    batch.num_rechecked += int(decisions.near.sum())
-                    decisions = Decisions.of(self._whole(images), targets)
-            batch.add(decisions)
-        if versions(kept.frontier) != before:
-            raise Untraceable("one of its operations writes into an activation that others read")
-
-    def _compare(self, logits: Tensor, whole: Tensor) -> None:
-        """Widen the margin under which a decision counts as near, from one ablation computed both ways."""
-        difference = (whole - logits).abs().nan_to_num().max().item()
-        rounding = 16 * torch.finfo(logits.dtype).eps * whole.abs().nan_to_num().max().item()
-        self._largest_difference = max(self._largest_difference, difference)
-        self.tolerance = max(self.tolerance, TIE_FACTOR * difference, rounding)
-
-    def _rerun(self, kept: _Kept, ablation: Ablation) -> Tensor:
-        """Compute the logits under an ablation whose weights are zero at this moment."""
-        assert self._graph is not None
-        parts: dict[str | None, list[Part]] = {}
-        for part in ablation.parts:
-            parts.setdefault(part.layer, []).append(part)
-        changed: dict[fx.Node, Any] = {}
-        borrowed: list[tuple[Tensor, Tensor, Tensor]] = []
-        try:
-            for step in kept.downstream.first:
-                channels = self.weights.changed_channels(parts[step.layer])
-                source = fx.map_arg(step.args, kept.frontier.__getitem__)[0]
-                some = None if channels is None else some_channels(step.function, source, channels)  # type: ignore
-                if some is None:
-                    changed[step.node] = step.run(kept.frontier)
-                    continue
-                # The few new channels are written into the intact output and taken out again: cheaper than a copy.
-                output, index = kept.outputs[step.node], torch.tensor(channels, device=self.device)
-                borrowed.append((output, index, output[:, index]))
-                output[:, index] = some
-                changed[step.node] = output
-            return logits_of(self._graph.rerun(kept.downstream, kept.frontier, changed))
-        finally:
-            for output, index, values in borrowed:
-                output[:, index] = values
+def _groups(ablations: Sequence[Ablation]) -> list[tuple[int, int]]:
+    """Where ablations of the same layers that follow one another begin and end."""
+    sizes = [len(list(members)) for _, members in groupby(ablations, lambda one: one.layers)]
+    ends = np.cumsum(sizes).tolist()
+    return [(end - size, end) for size, end in zip(sizes, ends, strict=True)]

@@ -8,10 +8,11 @@ from weanalysis.ablation.graph.steps import (
     Step,
     has_row_an_image,
     is_plain,
+    is_untouched,
     num_bytes,
     versions,
 )
-from weanalysis.ablation.graph.tracing import Untraceable, convolutions
+from weanalysis.ablation.graph.tracing import Untraceable, convolutions, trace
 
 __all__ = [
     "BATCH_NORMS",
@@ -24,6 +25,8 @@ __all__ = [
     "convolutions",
     "has_row_an_image",
     "is_plain",
+    "is_untouched",
     "num_bytes",
+    "trace",
     "versions",
 ]

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from weanalysis.ablation.graph.steps import BATCH_NORMS, CONVOLUTIONS, Step, has_row_an_image, is_plain
+from weanalysis.ablation.graph.steps import BATCH_NORMS, CONVOLUTIONS, Step, has_row_an_image, is_plain, is_untouched
 from weanalysis.ablation.graph.tracing import Untraceable, trace
+from weanalysis.ablation.graph.writes import read_what_is_written
 
 # Every write into a tensor that an ablation may still read would corrupt the kept activations,
 # so that a traced network computes without in-place operations.
@@ -71,16 +72,32 @@ class _Memory:
             self._own.add(step.node)
 
 
+def _attribute(root: nn.Module, path: str) -> Any:
+    """What stands at a dotted path in a network."""
+    value: Any = root
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _is_plain_norm(norm: nn.Module) -> bool:
+    """Whether a batch norm is torch's own and does nothing beside it; a subclass may add an activation."""
+    return type(norm) in BATCH_NORMS and is_untouched(norm) and not norm.training
+
+
 class Graph:
     """A network's forward pass as a list of steps without in-place operations.
 
     Takes over `net` (sets `inplace=False` in its modules): pass a copy that nobody else uses. The traced steps
     read the modules' current weights. `fold` merges each batch norm into the plain convolution before it, where
-    nothing else reads that convolution; a zeroed weight stays zero then. Raises Untraceable.
+    nothing else reads that convolution; a zeroed weight stays zero then. `elsewhere` names the convolutions whose
+    weight something else reads too. Raises Untraceable.
     """
 
     def __init__(self, net: nn.Module, fold: bool = False):
         self._root, graph = trace(net)
+        read_what_is_written(self._root, graph)
+        self.elsewhere = self._read_elsewhere(graph)
         if fold:
             self._fold_batch_norms(graph)
         for module in net.modules():
@@ -110,6 +127,28 @@ class Graph:
             if step.layer is not None:
                 self._by_layer.setdefault(step.layer, []).append(step)
 
+    def _read_elsewhere(self, graph: fx.Graph) -> dict[str, str]:
+        """The convolutions whose weight something else reads too, each with a word on what that is.
+
+        What lies downstream of such a weight is more than what lies downstream of its convolution.
+        """
+        read: dict[int, list[str]] = {}
+        for name, module in self._root.named_modules():
+            for key, parameter in module._parameters.items():
+                if parameter is not None:
+                    read.setdefault(parameter.untyped_storage().data_ptr(), []).append(f"{name}.{key}")
+        for node in graph.nodes:
+            if node.op == "get_attr" and isinstance(value := _attribute(self._root, str(node.target)), Tensor):
+                read.setdefault(value.untyped_storage().data_ptr(), []).append("the forward pass")
+        found = {}
+        for name, module in self._root.named_modules():
+            if isinstance(module, CONVOLUTIONS):
+                readers = read.get(module.weight.untyped_storage().data_ptr(), [])
+                others = [reader for reader in readers if reader != f"{name}.weight"]
+                if others:
+                    found[name] = others[0]
+        return found
+
     def _fold_batch_norms(self, graph: fx.Graph) -> None:
         calls: dict[nn.Module, int] = {}
         called = [node for node in graph.nodes if node.op == "call_module"]
@@ -123,7 +162,9 @@ class Graph:
                 continue
             conv = self._root.get_submodule(str(source.target))
             alone = len(source.users) == 1 and calls[conv] == 1 and calls[norm] == 1
-            if not (alone and is_plain(conv) and norm.running_mean is not None and norm.running_var is not None):
+            if not (alone and is_plain(conv) and _is_plain_norm(norm)) or source.target in self.elsewhere:
+                continue
+            if norm.running_mean is None or norm.running_var is None:
                 continue
             assert isinstance(conv, CONVOLUTIONS)
             conv.weight, conv.bias = nn.utils.fusion.fuse_conv_bn_weights(
@@ -145,10 +186,7 @@ class Graph:
             self._output = node.args[0]
             return
         if node.op == "get_attr":
-            value: Any = self._root
-            for attribute in str(node.target).split("."):
-                value = getattr(value, attribute)
-            self._constants[node] = value
+            self._constants[node] = _attribute(self._root, str(node.target))
             return
         kwargs = dict(node.kwargs)
         if kwargs.get("inplace") is True:
@@ -162,10 +200,8 @@ class Graph:
             return self._root.get_submodule(str(node.target))
         if node.op == "call_function":
             assert callable(node.target)
-            if node.target is operator.setitem:
-                raise Untraceable("its forward writes into a part of a tensor")
             name = getattr(node.target, "__name__", "")
-            if name.endswith("_") and not name.endswith("__") and "out" not in node.kwargs:
+            if name.endswith("_") and not name.endswith("__"):
                 plain = getattr(torch, name[:-1], None) or getattr(nn.functional, name[:-1], None)
                 if plain is None:
                     raise Untraceable(f"its forward calls the in-place function {name}")
@@ -250,9 +286,9 @@ class Graph:
         if any(node in changed for node in others):
             return False
         if isinstance(step.function, BATCH_NORMS):
-            return step.function.running_mean is not None
+            return step.function.running_mean is not None and _is_plain_norm(step.function)
         if isinstance(step.function, nn.Module):
-            return isinstance(step.function, _POINTWISE)
+            return isinstance(step.function, _POINTWISE) and is_untouched(step.function)
         target = step.node.target
         name = target.rstrip("_") if isinstance(target, str) else getattr(step.function, "__name__", "")
         if name in _SUM_NAMES:

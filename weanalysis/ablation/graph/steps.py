@@ -25,7 +25,16 @@ _SUM = (operator.add, torch.add)
 
 def is_plain(module: nn.Module) -> bool:
     """Whether a module computes as torch's own convolutions do, whatever its class is called."""
-    return isinstance(module, CONVOLUTIONS) and type(module).forward in _PLAIN_FORWARDS
+    return isinstance(module, CONVOLUTIONS) and type(module).forward in _PLAIN_FORWARDS and is_untouched(module)
+
+
+def is_untouched(module: nn.Module) -> bool:
+    """Whether calling a module runs its class's forward and nothing else: no hook, no forward of the object's own.
+
+    A hook may count on the full number of channels, or mix them.
+    """
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return not hooks and "forward" not in vars(module)
 
 
 def has_row_an_image(value: Any, num_images: int) -> bool:
@@ -65,7 +74,7 @@ class Step:
     def makes_new(self) -> bool:
         """Whether its value is known to be new, or that of an argument: a function may return what it keeps."""
         if isinstance(self.function, nn.Module):
-            return type(self.function).__module__.startswith("torch.nn.modules.")
+            return type(self.function).__module__.startswith("torch.nn.modules.") and is_untouched(self.function)
         return self.function in (*_RELU, *_SUM, torch.cat)
 
     def run_over(self, values: Mapping[fx.Node, Any], spent: set[fx.Node]) -> Any:
@@ -74,7 +83,7 @@ class Step:
         Large new tensors cost more than what is computed into them, since the system clears their memory first.
         """
         first = self.args[0] if self.args else None
-        is_relu = isinstance(self.function, nn.ReLU) or self.function in _RELU
+        is_relu = (isinstance(self.function, nn.ReLU) and is_untouched(self.function)) or self.function in _RELU
         if is_relu and first in spent:
             return torch.relu_(values[first])
         if self.function in _SUM and len(self.args) == 2 and not self.kwargs and first is not self.args[1]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
+from weanalysis.ablation.copies import copied, first_line, unwrapped
 from weanalysis.ablation.graph.steps import CONVOLUTIONS, Convolution
 
 
@@ -19,23 +20,24 @@ class _Tracer(fx.Tracer):
 
 
 def trace(net: nn.Module) -> tuple[nn.Module, fx.Graph]:
+    """Trace a network that nobody else uses: its forward runs, and may leave traces of its own in it."""
     tracer = _Tracer()
     try:
         graph = tracer.trace(net)
     except Exception as error:  # torch.fx raises whatever the network's own forward raises on a proxy
-        line = (str(error).splitlines() or [""])[0]
-        raise Untraceable(f"{type(error).__name__}: {line}") from error
+        raise Untraceable(f"{type(error).__name__}: {first_line(error)}") from error
     return tracer.root, graph
 
 
 def convolutions(net: nn.Module) -> dict[str, Convolution]:
     """A network's convolutions by name: in the order of the forward pass where it can be traced, else as registered."""
+    net = unwrapped(net)
     registered = {name: module for name, module in net.named_modules() if isinstance(module, CONVOLUTIONS)}
     try:
-        root, graph = trace(net)
+        root, graph = trace(copied(net))
     except Untraceable:
         return registered
-    names = {module: name for name, module in registered.items()}
+    names = {module: name for name, module in root.named_modules() if isinstance(module, CONVOLUTIONS)}
     called = [root.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
     order = dict.fromkeys(names[module] for module in called if module in names)
     return {name: registered[name] for name in [*order, *(name for name in registered if name not in order)]}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+_PLAIN_NAME = re.compile(r"[\w.\-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +54,19 @@ class Ablation:
     def key(self) -> str:
         """What is zeroed, in words where they are short, else a hash of them; equal exactly if the weights are."""
         text = " ".join(sorted(map(str, self.parts)))
-        return text if len(text) <= 120 else "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+        # A layer may be called anything; only plain names can stand side by side and still be told apart.
+        plain = all(_PLAIN_NAME.fullmatch(part.layer) for part in self.parts)
+        if not plain:
+            text = json.dumps(sorted(map(repr, self.parts)))
+        return text if plain and len(text) <= 120 else "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def layers(self) -> tuple[str, ...]:
         """The layers it touches, each once."""
         return tuple(dict.fromkeys(part.layer for part in self.parts))
+
+
+_LABELS = [one.name for one in fields(Ablation) if one.name != "parts"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,7 @@ class Study:
 
     @property
     def key(self) -> str:
-        """A hash of the question, the same for the same network and options, whatever the number of images."""
-        described = json.dumps([self.kind, self.options, self.layers], sort_keys=True)
+        """A hash of the question and of all that it zeroes, in order; the same whatever the number of images."""
+        rows = [[one.key, *(getattr(one, name) for name in _LABELS)] for one in self.ablations]
+        described = json.dumps([self.kind, self.options, self.layers, rows], sort_keys=True, default=str)
         return hashlib.sha256(described.encode()).hexdigest()[:16]

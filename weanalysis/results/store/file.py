@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from weanalysis.errors import StoreError
-from weanalysis.results.store.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, SCREENS
+from weanalysis.results.store.schema import APPLICATION_ID, CHECKS, SCHEMA, SCHEMA_VERSION, SCREENS
 
 
 class ResultsFile:
@@ -32,20 +32,26 @@ class ResultsFile:
                 db = sqlite3.connect(path, timeout=30)
                 if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                     db.execute("PRAGMA journal_mode=WAL")
-                    db.executescript(f"BEGIN IMMEDIATE;{SCHEMA};{SCREENS};PRAGMA application_id={APPLICATION_ID};"
+                    db.executescript(f"BEGIN IMMEDIATE;{SCHEMA};{SCREENS};{CHECKS};"
+                                     f"PRAGMA application_id={APPLICATION_ID};"
                                      f"PRAGMA user_version={SCHEMA_VERSION};COMMIT;")  # fmt: skip
                 db.execute("PRAGMA synchronous=NORMAL")
             db.row_factory = sqlite3.Row
             found = tuple(db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-            if found == (APPLICATION_ID, 1) and not readonly:
-                db.executescript(f"BEGIN IMMEDIATE;{SCREENS};PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
-            # A file of version 1 can be read as it is: nothing in it was screened.
-            elif found not in {(APPLICATION_ID, SCHEMA_VERSION), (APPLICATION_ID, 1)}:
+            older = {(APPLICATION_ID, version) for version in range(1, SCHEMA_VERSION)}
+            if found in older and not readonly:
+                db.executescript(f"BEGIN IMMEDIATE;{SCREENS};{CHECKS};PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
+            # A file of an older version can be read as it is: nothing in it was screened, or checked.
+            elif found not in {(APPLICATION_ID, SCHEMA_VERSION), *older}:
                 raise sqlite3.DatabaseError("it is another program's database, or another version's")
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"{path} cannot be opened as a results file ({error}); "
                              "move it away, or choose another cache with --cache DIR") from error
         return cls(db, path)
+
+    def _has(self, name: str) -> bool:
+        """Whether the file has a table: an older one, opened for reading, may lack it."""
+        return self._db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone() is not None
 
     def close(self) -> None:
         """Let go of the file."""

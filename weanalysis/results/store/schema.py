@@ -7,13 +7,13 @@ import json
 from typing import Any
 
 # Marks the file as ours, and which tables it has; another program's database is never written to.
-APPLICATION_ID, SCHEMA_VERSION = 0x57654131, 2
+APPLICATION_ID, SCHEMA_VERSION = 0x57654131, 3
 
 # What is kept of a screened block, (5, A): see `ablation.evaluate.Screen`.
 SCREENED = ("num_evaluated", "may_lose", "may_gain", "num_missed", "num_expected")
 
 # Part of every context: results of another engine version are never reused.
-ENGINE_VERSION = 3
+ENGINE_VERSION = 4
 
 # The columns of a study's table, in the order that users rely on.
 COLUMNS = (
@@ -61,6 +61,14 @@ CREATE INDEX IF NOT EXISTS blocks_by_shard ON blocks(context_id, start, stop);
 SCREENS = """
 CREATE TABLE IF NOT EXISTS screens (
   block_id INTEGER PRIMARY KEY REFERENCES blocks(id), numbers BLOB NOT NULL, about TEXT NOT NULL);
+"""
+
+# Since version 3: how many answers of a block were computed the naive way too, how many of these differed and were
+# measured again, and the layers that were measured the naive way alone, each with the reason (JSON).
+CHECKS = """
+CREATE TABLE IF NOT EXISTS checks (
+  block_id INTEGER PRIMARY KEY REFERENCES blocks(id), num_checked INTEGER NOT NULL, num_differed INTEGER NOT NULL,
+  distrusted TEXT NOT NULL);
 """
 
 

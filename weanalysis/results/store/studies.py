@@ -14,6 +14,9 @@ from weanalysis.errors import StoreError
 from weanalysis.results.store.file import ResultsFile
 from weanalysis.results.store.schema import ENGINE_VERSION, LABELS, SCREENED, content_key
 
+# How many intact answers of a shard may differ from those kept of it: near ties, which rounding decides.
+_FEW_TIES, _SHARE_OF_TIES = 2, 0.02
+
 
 class Changes(Protocol):
     """What the engine hands over for one shard and some ablations; see `ablation.evaluate.Measured`."""
@@ -29,7 +32,10 @@ class Changes(Protocol):
     correct: np.ndarray
     largest_difference: float
     num_rechecked: int
+    num_checked: int
+    num_differed: int
     seconds: float
+    distrusted: dict[str, str]
     screen: Any
 
 
@@ -89,10 +95,14 @@ class Studies(ResultsFile):
         self, context_id: int, ablation_ids: np.ndarray, image_ids: np.ndarray, measured: Changes,
         study_id: int, done: int, total: int,
     ) -> None:  # fmt: skip
-        """Keep what some ablations changed in one shard, and the study's progress, in one transaction."""
+        """Keep what some ablations changed in one shard, and the study's progress, in one transaction.
+
+        Raises StoreError where the intact network answers otherwise than when the shard was first measured.
+        """
         ids = np.ascontiguousarray(ablation_ids, np.int32)
         assert len(np.unique(ids)) == len(ids), "an ablation counts once"
         intact = (measured.targets == measured.predictions).astype(np.uint8) + 2 * measured.top5.astype(np.uint8)
+        self._check_intact(context_id, measured)
         with self._writing() as db:
             db.execute(
                 "INSERT OR IGNORE INTO shards VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -109,12 +119,77 @@ class Studies(ResultsFile):
                  measured.classes.astype(np.int32).tobytes(), measured.correct.astype(np.uint8).tobytes(),
                  measured.seconds, measured.largest_difference, measured.num_rechecked),
             ).lastrowid
+            db.execute("INSERT INTO checks VALUES (?, ?, ?, ?)",
+                       (block, measured.num_checked, measured.num_differed, json.dumps(measured.distrusted)))
             if measured.screen is not None:
                 numbers = np.array([getattr(measured.screen, name) for name in SCREENED], np.float32)
                 db.execute("INSERT INTO screens VALUES (?, ?, ?)",
                            (block, numbers.tobytes(), json.dumps(measured.screen.about)))
             db.execute("UPDATE studies SET done = ?, total = ?, seconds = seconds + ?, updated = ? WHERE id = ?",
                        (done, total, measured.seconds, time.time(), study_id))
+
+    def _check_intact(self, context_id: int, measured: Changes) -> None:
+        """Raise StoreError for intact answers that are not those kept of the shard, but for what rounding may flip.
+
+        What is kept are changes from the intact answers, so that these must be the same ones. Near ties may fall
+        otherwise in another batch or on another processor: a few images of a shard.
+        """
+        row = self._db.execute(
+            "SELECT predictions FROM shards WHERE context_id = ? AND start = ? AND stop = ?",
+            (context_id, measured.start, measured.stop),
+        ).fetchone()
+        if row is None:
+            return
+        known = np.frombuffer(row[0], np.int32)
+        num_other = int((known != measured.predictions).sum())
+        if num_other > max(_FEW_TIES, _SHARE_OF_TIES * len(known)):
+            raise StoreError(f"on images {measured.start} to {measured.stop - 1} the intact network answers "
+                             f"{num_other} otherwise than when they were first measured: something has changed that "
+                             "the study's key does not tell; what was kept is intact: choose another --cache")
+
+    def forget(self, context_id: int, ablation_ids: np.ndarray) -> int:
+        """Drop what was measured of some ablations, so that it is measured again; return in how many shards it was."""
+        num_dropped = 0
+        with self._writing() as db:
+            rows = db.execute("SELECT id, ablation_ids, counts, positions, classes, correct FROM blocks "
+                              "WHERE context_id = ?", (context_id,)).fetchall()  # fmt: skip
+            for row in rows:
+                ids, counts = np.frombuffer(row[1], np.int32), np.frombuffer(row[2], np.int32)
+                keep = ~np.isin(ids, ablation_ids)
+                if keep.all():
+                    continue
+                num_dropped += 1
+                if not keep.any():
+                    for table in ("screens", "checks"):
+                        db.execute(f"DELETE FROM {table} WHERE block_id = ?", (row[0],))
+                    db.execute("DELETE FROM blocks WHERE id = ?", (row[0],))
+                    continue
+                of_change = np.repeat(keep, counts)
+                changes = (np.frombuffer(row[3], np.int32), np.frombuffer(row[4], np.int32),
+                           np.frombuffer(row[5], np.uint8))  # fmt: skip
+                db.execute(
+                    "UPDATE blocks SET first_ablation = ?, last_ablation = ?, ablation_ids = ?, counts = ?, "
+                    "positions = ?, classes = ?, correct = ? WHERE id = ?",
+                    (int(ids[keep].min()), int(ids[keep].max()), ids[keep].tobytes(), counts[keep].tobytes(),
+                     *(values[of_change].tobytes() for values in changes), row[0]),
+                )
+                screen = db.execute("SELECT numbers FROM screens WHERE block_id = ?", (row[0],)).fetchone()
+                if screen is not None:
+                    numbers = np.frombuffer(screen[0], np.float32).reshape(len(SCREENED), -1)[:, keep]
+                    db.execute("UPDATE screens SET numbers = ? WHERE block_id = ?", (numbers.tobytes(), row[0]))
+        return num_dropped
+
+    def outdated(self, name: str | None = None) -> list[tuple[int, str]]:
+        """The studies (id, name) of an older engine, whose answers are not used again; those of one name if given."""
+        rows = self._db.execute("SELECT s.id, s.name, c.settings FROM studies s JOIN contexts c ON c.id = s.context_id")
+        return [(row[0], row[1]) for row in rows
+                if json.loads(row[2]).get("engine_version") != ENGINE_VERSION and name in (None, row[1])]  # fmt: skip
+
+    def annotate(self, study_id: int, more: Mapping[str, Any]) -> None:
+        """Add to what is said about a study."""
+        with self._writing() as db:
+            about = json.loads(db.execute("SELECT about FROM studies WHERE id = ?", (study_id,)).fetchone()[0])
+            db.execute("UPDATE studies SET about = ? WHERE id = ?", (json.dumps({**about, **more}), study_id))
 
     def set_state(self, study_id: int, state: str, done: int, total: int) -> None:
         """Record that a study is running, complete, stopped or failed, and how many of its steps are done."""
@@ -131,7 +206,8 @@ class Studies(ResultsFile):
             "SELECT s.*, c.settings FROM studies s JOIN contexts c ON c.id = s.context_id ORDER BY s.updated DESC"
         ).fetchall()
         columns = ["id", "name", "kind", "model", "weights", "data", "metric", "evaluate", "state", "num_images",
-                   "done", "total", "seconds", "created", "updated", "weights_hash", "command", "stopping"]  # fmt: skip
+                   "done", "total", "seconds", "created", "updated", "weights_hash", "command", "stopping",
+                   "engine_version"]  # fmt: skip
         table = []
         for row in rows:
             merged = {**json.loads(row["settings"]), **json.loads(row["about"]), **dict(row)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -162,13 +163,27 @@ class Store(Counts):
         one, other = self.correctness(study_id, first, metric), self.correctness(study_id, second, metric)
         return compare_correctness(one.index, one.to_numpy(), other.index, other.to_numpy())
 
-    def agreement(self, study_id: int) -> dict[str, float]:
-        """How far the fast evaluation was from the naive one: largest difference of logits, images decided naively."""
+    def agreement(self, study_id: int) -> dict[str, Any]:
+        """How far the fast evaluation was from the naive one, in all that was measured of the study's network.
+
+        `largest_difference` of logits, `num_rechecked` images decided naively, `num_checked` answers of `num_answers`
+        that were drawn by lot and computed the naive way too, of which `num_differed` did and were measured again, and
+        the `distrusted` layers, measured the naive way alone, each with the reason.
+        """
         context_id, _ = self._shards(study_id)
         row = self._db.execute(
-            "SELECT max(largest_difference), sum(num_rechecked) FROM blocks WHERE context_id = ?", (context_id,)
+            "SELECT max(largest_difference), sum(num_rechecked), "
+            "sum((stop - start) * length(ablation_ids) / 4) FROM blocks WHERE context_id = ?", (context_id,)
         ).fetchone()
-        return {"largest_difference": np.nan if row[0] is None else float(row[0]), "num_rechecked": int(row[1] or 0)}
+        found = {"largest_difference": np.nan if row[0] is None else float(row[0]), "num_rechecked": int(row[1] or 0),
+                 "num_answers": int(row[2] or 0), "num_checked": 0, "num_differed": 0, "distrusted": {}}  # fmt: skip
+        if self._has("checks"):
+            for row in self._db.execute("SELECT c.* FROM checks c JOIN blocks b ON b.id = c.block_id "
+                                        "WHERE b.context_id = ?", (context_id,)):  # fmt: skip
+                found["num_checked"] += row["num_checked"]
+                found["num_differed"] += row["num_differed"]
+                found["distrusted"] |= json.loads(row["distrusted"])
+        return found
 
 
 def _changed(

@@ -1,0 +1,108 @@
+"""Copies of a network that can be traced, run and zeroed while the given one stays what it is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weanalysis.errors import ModelError
+
+# What module wrappers call the network inside; the copy is of that one, under its own names.
+_WRAPPED = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
+
+
+def unwrapped(net: nn.Module) -> nn.Module:
+    """The network inside torch's wrappers for several devices or for compilation."""
+    while (name := _WRAPPED.get(type(net).__name__)) is not None and isinstance(inner := getattr(net, name), nn.Module):
+        net = inner
+    return net
+
+
+def copied(net: nn.Module) -> nn.Module:
+    """Copy a network, in eval mode; raise ModelError where that cannot be.
+
+    Tensors that share memory share it in the copy, and tensors that carry a history lose it, which `copy.deepcopy`
+    refuses. What cannot be copied at all (a lock, an open file) is shared.
+    """
+    net = unwrapped(net)
+    memo = _shared_tensors(net)
+    try:
+        try:
+            return copy.deepcopy(net, dict(memo)).eval()
+        except (TypeError, RuntimeError, NotImplementedError):
+            return copy.deepcopy(net, {**memo, **_uncopyable(net, memo)}).eval()
+    except Exception as error:  # whatever the network's own __deepcopy__ or train() raises
+        raise ModelError(f"the network {type(net).__name__} cannot be copied, and only copies are measured "
+                         f"({type(error).__name__}: {first_line(error)}); give one that copy.deepcopy takes") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's says first."""
+    return (str(error).splitlines() or [""])[0]
+
+
+def own_state(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What a module keeps beside its parameters, buffers, submodules and hooks, by name."""
+    for name, value in vars(module).items():
+        if name not in _OF_TORCH:
+            yield name, value
+
+
+_OF_TORCH = frozenset(vars(nn.Module())) | {"forward"}
+
+
+def tensors_of(net: nn.Module) -> Iterator[Tensor]:
+    """All tensors that a network holds: parameters, buffers, and those in attributes, each as often as it is held."""
+    for module in net.modules():
+        yield from (value for value in module._parameters.values() if value is not None)
+        yield from (value for value in module._buffers.values() if value is not None)
+        for _, value in own_state(module):
+            yield from _tensors_in(value)
+
+
+def _tensors_in(value: Any, depth: int = 3) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif depth and isinstance(value, (list, tuple, set)):
+        for one in value:
+            yield from _tensors_in(one, depth - 1)
+    elif depth and isinstance(value, dict):
+        for one in value.values():
+            yield from _tensors_in(one, depth - 1)
+
+
+def _shared_tensors(net: nn.Module) -> dict[int, Tensor]:
+    """For `copy.deepcopy`: copies of the tensors that share memory with others, or that carry a history."""
+    groups: dict[int, dict[int, Tensor]] = {}
+    for tensor in tensors_of(net):
+        if type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_meta:
+            groups.setdefault(tensor.untyped_storage().data_ptr(), {})[id(tensor)] = tensor
+    memo: dict[int, Tensor] = {}
+    for place, group in groups.items():
+        if place == 0 or (len(group) == 1 and all(tensor.is_leaf for tensor in group.values())):
+            continue
+        storage = next(iter(group.values())).untyped_storage().clone()
+        for key, tensor in group.items():
+            new = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+            new.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
+            memo[key] = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+    return memo
+
+
+def _uncopyable(net: nn.Module, memo: dict[int, Tensor]) -> dict[int, Any]:
+    """For `copy.deepcopy`: attributes that it cannot copy, as they are; a generator of random numbers is cloned."""
+    found: dict[int, Any] = {}
+    for module in net.modules():
+        for _, value in own_state(module):
+            if isinstance(value, torch.Generator):
+                found[id(value)] = value.clone_state()
+                continue
+            try:
+                copy.deepcopy(value, dict(memo))
+            except Exception:
+                found[id(value)] = value
+    return found

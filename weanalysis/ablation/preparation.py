@@ -1,0 +1,137 @@
+"""From what a user gives to what can be ablated: a copy with plain weights, known by what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weanalysis.ablation.behaviour import (
+    NUM_PROBES,
+    Conduct,
+    answers_to_probes,
+    describe_behaviour,
+    drawn_from,
+    observe,
+)
+from weanalysis.ablation.copies import copied, first_line
+from weanalysis.ablation.evaluate import logits_of
+from weanalysis.ablation.folding import few, fold_weights
+from weanalysis.ablation.graph import CONVOLUTIONS
+from weanalysis.ablation.inputs import UNNAMED_SOURCE, Images
+from weanalysis.ablation.left_out import convolutions_left_out
+from weanalysis.errors import StudyError, WeanalysisError
+from weanalysis.excitation import excitation_of
+from weanalysis.models import Model, build
+
+# What rebuilding a network from its name may change in its logits, of the largest one.
+_ROUNDING = 1e-4
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network that can be ablated: plain weights in a copy of its own, how it is to be run, and notes for a person.
+
+    `is_rebuilt`: its architecture and its weights make the same network again, in another process too.
+    """
+
+    model: Model
+    conduct: Conduct
+    notes: tuple[str, ...]
+    is_rebuilt: bool
+
+
+def prepare(
+    model: Model,
+    layers: Collection[str] | None,
+    images: Tensor,
+    seed: int | None = None,
+    batch_size: int | None = None,
+) -> Prepared:
+    """Fold a network's weights in a copy, observe how it behaves on some images, and find out what tells it apart.
+
+    `layers` are those that will be zeroed (None: all); `seed` and `batch_size` are what the user allows, see
+    `behaviour.observe`. Raises StudyError for a network that cannot be measured.
+    """
+    net = as_float32(copied(model.net))
+    if layers is None:
+        layers = [name for name, module in net.named_modules() if isinstance(module, CONVOLUTIONS)]
+    lazy = [name for name, module in net.named_modules() if isinstance(module, CONVOLUTIONS)
+            and isinstance(module._parameters.get("weight"), nn.parameter.UninitializedParameter)]  # fmt: skip
+    if lazy:
+        raise StudyError(f"{few(lazy)} has no weight yet: run one batch through the network first")
+    conduct, notes = observe(net, images, run_forward, seed, batch_size)
+
+    def forward(net: nn.Module, images: Tensor) -> Tensor:
+        with drawn_from(conduct.seed):
+            return run_forward(net, images)
+
+    architecture = model.architecture
+    if excitation_of(net) is not None:
+        architecture = {key: value for key, value in architecture.items() if key != "excitation"}
+    notes += fold_weights(net, images, forward, layers)
+    with drawn_from(conduct.seed):
+        notes += _left_out(net, images)
+    plain = replace(model, net=net, architecture=architecture)
+    named = architecture.get("source") != UNNAMED_SOURCE
+    is_rebuilt = named and _rebuilds(plain, images, forward)
+    if named and not is_rebuilt:
+        notes.append(f"the network is not the {model.name} that its name stands for: it was changed after it was "
+                     "loaded; so it is known by what it does, and measured in one process")
+    if not is_rebuilt:
+        structure = {"structure": describe_behaviour(net), "answers": answers_to_probes(net, images, forward)}
+        plain = replace(plain, architecture={"source": UNNAMED_SOURCE, "name": model.name, **structure})
+    return Prepared(plain, conduct, tuple(notes), is_rebuilt)
+
+
+def prepare_on(model: Model, images: Images, batch_size: int | None = None) -> Prepared:
+    """Prepare a network for whatever reads its weights over a whole data set; see `prepare`."""
+    return prepare(model, None, images.batch(0, min(NUM_PROBES, len(images)))[0], None, batch_size)
+
+
+def as_float32(net: nn.Module) -> nn.Module:
+    """Put a network of one floating type on the CPU in float32; one of several types keeps them."""
+    kinds = {value.dtype for value in net.parameters() if value.is_floating_point()}
+    return net.to("cpu", torch.float32) if len(kinds) == 1 else net.to("cpu")
+
+
+@torch.no_grad()
+def run_forward(net: nn.Module, images: Tensor) -> Tensor:
+    """The logits (N, classes) of images; raise StudyError where the network fails on them."""
+    try:
+        return logits_of(net(images)).detach()
+    except WeanalysisError:
+        raise
+    except Exception as error:  # whatever somebody else's forward pass raises
+        raise StudyError(f"the network {type(net).__name__} fails on images of shape {tuple(images.shape[1:])} in "
+                         f"batches of {len(images)} ({type(error).__name__}: {first_line(error)}); give images that it "
+                         "takes, such as with --image-size") from error
+
+
+def _rebuilds(model: Model, images: Tensor, forward: Any) -> bool:
+    """Whether a network built from the architecture, with these weights, answers as this one does."""
+    try:
+        again = build(model.architecture)
+        again.load_state_dict(model.net.state_dict())
+    except (WeanalysisError, RuntimeError, TypeError, ValueError, KeyError, AttributeError):
+        return False
+    if repr(again) != repr(model.net):
+        return False
+    one, other = forward(again, images), forward(model.net, images)
+    return bool((one - other).abs().max() <= _ROUNDING * max(1e-6, other.abs().max().item()))
+
+
+def _left_out(net: nn.Module, images: Tensor) -> list[str]:
+    """Say which convolutions no study covers, and which the images do not reach."""
+    others, unreached = convolutions_left_out(copied(net), images.clone())
+    notes = []
+    if others:
+        notes.append(f"left out, since no study covers transposed convolutions and those called as functions: "
+                     f"{few(others)} ({sum(others.values()):.1%} of the network's weights)")
+    if unreached:
+        notes.append(f"the first {len(images)} images do not reach {few(unreached)} ({sum(unreached.values()):.1%} of "
+                     "the network's weights): D there is 0 unless others do")
+    return notes
