@@ -93,8 +93,9 @@ class State:
                     given = copy.deepcopy(value)
                 vars(module)[name] = given
             for name, (given, value) in buffers.items():
-                given.copy_(value)
-                module._buffers[name] = given
+                if given.shape == value.shape:
+                    given.copy_(value)
+                module._buffers[name] = given if given.shape == value.shape else value.clone()
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -143,8 +144,10 @@ def observe(
     trial = copied(net)
     state = State(trial)
     shown = images.clone()
+    before = _places_in_sequences()
     with drawn_from(seed):
         first = forward(trial, shown)
+    draws = _places_in_sequences() != before
     keeps_images, changed = torch.equal(shown, images), state.changed()
 
     def ask(images: Tensor) -> Tensor:
@@ -154,7 +157,8 @@ def observe(
 
     limit = _ROUNDING * max(1e-6, first.nan_to_num().abs().max().item())
     again = [ask(images) for _ in range(_NUM_ASKED if seed is None else 1)]
-    if any(_differ(first, one, limit) for one in again):
+    # Numbers that are drawn may change an answer now and then: not in these passes, and in others.
+    if draws or any(_differ(first, one, limit) for one in again):
         where = _first_to_differ(trial, lambda: ask(images), lambda: ask(images), len(images))
         raise StudyError(f"the network answers the same images otherwise when it is asked again: {where} draws random "
                          "numbers (dropout that is always on?), so that no difference is an ablation's alone; give "
@@ -186,6 +190,12 @@ def observe(
         notes.append(f"{where} mixes the images of a batch: D is that of batches of {batch_size} in this order, and "
                      "every ablation runs the whole network")
     return Conduct(seed, mixes or seed is not None, bool(changed), keeps_images), notes
+
+
+def _places_in_sequences() -> tuple[Any, ...]:
+    """Where the sequences of random numbers stand, from which torch, numpy and Python draw."""
+    of_numpy = np.random.get_state()
+    return bytes(torch.get_rng_state().numpy()), random.getstate(), of_numpy[1].tobytes(), of_numpy[2]  # type: ignore
 
 
 def _parts(images: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
@@ -289,7 +299,7 @@ def _constants_of(code: CodeType) -> Iterator[str]:
 def _add_value(digest: Any, value: Any) -> None:
     """Add a tensor's bytes, a number or text, and containers of them; what is none of these has no part in it."""
     if isinstance(value, Tensor):
-        with suppress(RuntimeError, NotImplementedError, TypeError):
+        with suppress(RuntimeError, NotImplementedError, TypeError, ValueError):
             value = value.detach()
             digest.update(f"{value.dtype}{list(value.shape)}".encode())
             value = value.dequantize() if value.is_quantized else value.to_dense()

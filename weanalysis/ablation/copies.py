@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from weanalysis.errors import ModelError
 
@@ -32,17 +33,29 @@ def copied(net: nn.Module) -> nn.Module:
     memo = _shared_tensors(net)
     try:
         try:
-            return copy.deepcopy(net, dict(memo)).eval()
+            made = copy.deepcopy(net, dict(memo))
         except (TypeError, RuntimeError, NotImplementedError):
-            return copy.deepcopy(net, {**memo, **_uncopyable(net, memo)}).eval()
-    except Exception as error:  # whatever the network's own __deepcopy__ or train() raises
+            made = copy.deepcopy(net, {**memo, **_uncopyable(net, memo)})
+    except Exception as error:  # whatever the network's own __deepcopy__ raises
         raise ModelError(f"the network {type(net).__name__} cannot be copied, and only copies are measured "
                          f"({type(error).__name__}: {first_line(error)}); give one that copy.deepcopy takes") from error
+    if not storages_of(made).isdisjoint(storages_of(net)):
+        raise ModelError(f"a copy of the network {type(net).__name__} shares its weights with it (by a __deepcopy__ of "
+                         "its own), and only copies are measured; give one that copy.deepcopy really copies")
+    return made.eval()
+
+
+def storages_of(net: nn.Module) -> set[int]:
+    """Where a network's parameters and buffers lie in memory."""
+    tensors = [*net.parameters(), *net.buffers()]
+    plain = [value for value in tensors if value.layout == torch.strided and not is_lazy(value) and value.numel()]
+    return {value.untyped_storage().data_ptr() for value in plain} - {0}
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of somebody else's says first."""
-    return (str(error).splitlines() or [""])[0]
+    """What an error of somebody else's says first, at most 200 characters of it."""
+    line = (str(error).splitlines() or [""])[0]
+    return line if len(line) <= 200 else f"{line[:199]}…"
 
 
 def own_state(module: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -62,6 +75,12 @@ def tensors_of(net: nn.Module) -> Iterator[Tensor]:
         yield from (value for value in module._buffers.values() if value is not None)
         for _, value in own_state(module):
             yield from _tensors_in(value)
+
+
+def number_types(net: nn.Module) -> set[torch.dtype]:
+    """The types of a network's parameters and buffers that are not whole numbers; more than one must be left as is."""
+    tensors = [*net.parameters(), *net.buffers()]
+    return {value.dtype for value in tensors if value.is_floating_point() or value.is_complex()}
 
 
 def _tensors_in(value: Any, depth: int = 3) -> Iterator[Tensor]:

@@ -17,7 +17,7 @@ from weanalysis.ablation.behaviour import (
     drawn_from,
     observe,
 )
-from weanalysis.ablation.copies import copied, first_line
+from weanalysis.ablation.copies import copied, first_line, number_types, storages_of
 from weanalysis.ablation.evaluate import logits_of
 from weanalysis.ablation.folding import few, fold_weights
 from weanalysis.ablation.graph import CONVOLUTIONS
@@ -50,19 +50,22 @@ def prepare(
     images: Tensor,
     seed: int | None = None,
     batch_size: int | None = None,
+    given: nn.Module | None = None,
 ) -> Prepared:
     """Fold a network's weights in a copy, observe how it behaves on some images, and find out what tells it apart.
 
     `layers` are those that will be zeroed (None: all); `seed` and `batch_size` are what the user allows, see
-    `behaviour.observe`. Raises StudyError for a network that cannot be measured.
+    `behaviour.observe`; `given` is the network that `model` holds a copy of, which must not be computed with. Raises
+    StudyError for a network that cannot be measured.
     """
-    net = as_float32(copied(model.net))
+    net = copied(model.net)
     if layers is None:
         layers = [name for name, module in net.named_modules() if isinstance(module, CONVOLUTIONS)]
     lazy = [name for name, module in net.named_modules() if isinstance(module, CONVOLUTIONS)
             and isinstance(module._parameters.get("weight"), nn.parameter.UninitializedParameter)]  # fmt: skip
     if lazy:
         raise StudyError(f"{few(lazy)} has no weight yet: run one batch through the network first")
+    net = as_float32(net)
     conduct, notes = observe(net, images, run_forward, seed, batch_size)
 
     def forward(net: nn.Module, images: Tensor) -> Tensor:
@@ -74,7 +77,7 @@ def prepare(
         architecture = {key: value for key, value in architecture.items() if key != "excitation"}
     notes += fold_weights(net, images, forward, layers)
     with drawn_from(conduct.seed):
-        notes += _left_out(net, images)
+        notes += _left_out(net, images, storages_of(model.net if given is None else given))
     plain = replace(model, net=net, architecture=architecture)
     named = architecture.get("source") != UNNAMED_SOURCE
     is_rebuilt = named and _rebuilds(plain, images, forward)
@@ -94,8 +97,7 @@ def prepare_on(model: Model, images: Images, batch_size: int | None = None) -> P
 
 def as_float32(net: nn.Module) -> nn.Module:
     """Put a network of one floating type on the CPU in float32; one of several types keeps them."""
-    kinds = {value.dtype for value in net.parameters() if value.is_floating_point()}
-    return net.to("cpu", torch.float32) if len(kinds) == 1 else net.to("cpu")
+    return net.to("cpu", torch.float32) if len(number_types(net)) == 1 else net.to("cpu")
 
 
 @torch.no_grad()
@@ -124,9 +126,15 @@ def _rebuilds(model: Model, images: Tensor, forward: Any) -> bool:
     return bool((one - other).abs().max() <= _ROUNDING * max(1e-6, other.abs().max().item()))
 
 
-def _left_out(net: nn.Module, images: Tensor) -> list[str]:
-    """Say which convolutions no study covers, and which the images do not reach."""
-    others, unreached = convolutions_left_out(copied(net), images.clone())
+def _left_out(net: nn.Module, images: Tensor, of_given: set[int]) -> list[str]:
+    """Say which convolutions no study covers, and which the images do not reach.
+
+    Raises StudyError for a copy that computes with weights of the network that it was made from.
+    """
+    others, unreached, reads_given = convolutions_left_out(copied(net), images.clone(), of_given)
+    if reads_given:
+        raise StudyError("a copy of the network still computes with weights of the given one, and only copies are "
+                         "measured: a hook, a replaced forward or a weak reference holds on to it; remove that")
     notes = []
     if others:
         notes.append(f"left out, since no study covers transposed convolutions and those called as functions: "

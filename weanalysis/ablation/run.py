@@ -115,7 +115,8 @@ def ablate(
     began = time.perf_counter()
     probes, targets = images.batch(0, min(NUM_PROBES, len(images)))
     touched = {layer for ablation in study.ablations for layer in ablation.layers}
-    prepared = prepare(given, touched, probes, forward_seed, batch_size)
+    own = model.net if isinstance(model, Model) else model
+    prepared = prepare(given, touched, probes, forward_seed, batch_size, own)
     for note in (*study.notes, *prepared.notes):
         say(note)
     return _measure(settings, prepared, images, study, name, cache, learned, began, (probes, targets), report, say)

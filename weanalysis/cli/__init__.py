@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 import click
 
@@ -30,6 +31,9 @@ def cli() -> None:
 
 
 for command in COMMANDS:
+    command.params.append(
+        click.Option(["--debug"], is_flag=True, expose_value=False, help="Show where in the code an error comes from.")
+    )
     cli.add_command(command)
 
 
@@ -45,6 +49,8 @@ def main() -> None:
         print(str(interruption.__cause__ or interruption) or "interrupted", file=sys.stderr)
         sys.exit(130)
     except WeanalysisError as error:
+        if "--debug" in sys.argv:
+            traceback.print_exception(error)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:

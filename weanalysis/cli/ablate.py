@@ -85,7 +85,10 @@ STUDY_OPTIONS = {
               help="auto, cpu, or GPUs such as cuda:0,cuda:1 (one process each).")
 @click.option("--dtype", default="float32", show_default=True, metavar="float32|tf32|bfloat16",
               help="Arithmetic; tf32 on GPUs only.")
-@click.option("--batch-size", type=int, metavar="N", help="Images at a time (default: what fits 512 MiB).")
+@click.option("--batch-size", type=int, metavar="N", help="Images at a time (default: what fits 512 MiB). Given "
+              "for a network that mixes the images of a batch, D is that of these batches.")
+@click.option("--forward-seed", type=int, metavar="N", help="For a network that draws random numbers in its forward "
+              "pass: draw them alike in every pass, from this seed (without it, such a network is refused).")
 @click.option("--shard-size", type=int, default=250, show_default=True, metavar="N",
               help="Images measured and kept as a unit.")
 @click.option("--name", metavar="NAME", help="A name for the study (default: model, data and kind).")
@@ -126,7 +129,8 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
         raise StudyError(f"--max-error belongs to --evaluate screened, not {given['evaluate']}, which has no such "
                          "error; leave it out, or choose screened")
     settings = {name: given[name] for name in ("evaluate", "metric", "device", "dtype", "jobs", "batch_size",
-                                               "shard_size", "until_ci", "until_significant")}  # fmt: skip
+                                               "shard_size", "until_ci", "until_significant",
+                                               "forward_seed")}  # fmt: skip
     settings["max_error"] = 0.1 if given["max_error"] is None else given["max_error"]
     check_settings(**settings)
     cache = find_cache(given["cache"]).ready()
@@ -204,6 +208,8 @@ def _print_json(table: Any, kind: str, given: dict[str, Any], more: dict[str, An
         "study": kind, "model": given["model"], "data": given["data"], "metric": given["metric"],
         "intact": about["intact"], "num_images": about["num_images"], "evaluate": given["evaluate"],
         "seconds": about["seconds"], "stopping": about["stopping"], "num_settled": about["num_settled"],
+        "num_answers": about["num_answers"], "num_checked": about["num_checked"],
+        "num_differed": about["num_differed"], "distrusted": about["distrusted"],
         "images_needed": to_json_value(plan_images(table, given["detect"])._asdict()), **contrast,
         **more, "rows": to_json_rows(table),
     }, allow_nan=False))  # fmt: skip

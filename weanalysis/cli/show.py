@@ -39,6 +39,8 @@ Examples:
 
 
 def _studies(cache: Any) -> list[dict[str, Any]]:
+    import numpy as np
+
     from weanalysis.results import Store, to_json_rows
 
     if not cache.results.is_file():
@@ -46,7 +48,9 @@ def _studies(cache: Any) -> list[dict[str, Any]]:
     with Store.open(cache.results, readonly=True) as store:
         columns = ["id", "name", "kind", "model", "weights", "data", "metric", "state", "num_images", "done", "total",
                    "stopping"]  # fmt: skip
-        return to_json_rows(store.studies()[columns])
+        studies = store.studies()
+        studies["state"] += np.where(studies["outdated"].astype(bool), " (by an older version: measure it again)", "")
+        return to_json_rows(studies[columns])
 
 
 def _runs(cache: Any) -> list[dict[str, Any]]:

@@ -52,6 +52,7 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
         console.print(f"Screened: {share:.1%} of all images and ablations were computed, those that could change. D on "
                       f"these very images is known to within {np.median(width):.2f} points for half of the ablations "
                       f"and {width.max():.2f} for all (95 %; columns screen_low and screen_high).", soft_wrap=True)
+    _print_checks(console, about)
     if about["stopping"]:
         console.print(f"--{about['stopping'].replace(' or ', ' or --')}: {about['num_settled']:,} of {len(table):,} "
                       f"were settled, on {table['num_images'].min():,.0f} images at least; the others were looked at "
@@ -65,6 +66,16 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
         f"  weanalysis export {study} -o study.csv{where}   take the table elsewhere",
     ):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _print_checks(console: Console, about: dict[str, Any]) -> None:
+    """Print how many answers were computed the naive way too, and what came of it."""
+    if about["num_checked"]:
+        num = about["num_differed"]
+        console.print(f"Checked {about['num_checked']:,} of {about['num_answers']:,} answers the naive way: "
+                      f"{num:,} {'differed and were measured again' if num else 'differ'}.", soft_wrap=True)
+    for layer, reason in about["distrusted"].items():
+        console.print(f"{layer} was measured the naive way alone: {reason}.", markup=False, soft_wrap=True)
 
 
 def print_improvements(console: Console, found: Improvements, shown: int = 10) -> None:

@@ -228,7 +228,8 @@ def _provenance(study: Study) -> list[tuple[str, str]]:
     agreement = study.store.agreement(study.number)
     exactness = "" if math.isnan(agreement["largest_difference"]) else (
         f"logits differed by {agreement['largest_difference']:.2g} at most from the whole forward pass; "
-        f"{counted(int(agreement['num_rechecked']), 'near tie')} decided by it")  # fmt: skip
+        f"{counted(int(agreement['num_rechecked']), 'near tie')} decided by it; {agreement['num_checked']:,} of "
+        f"{agreement['num_answers']:,} answers were checked by it: {agreement['num_differed']:,} differed")  # fmt: skip
     pairs: list[tuple[str, Any]] = [
         ("Command", about.get("command")),
         ("Study number", f"{study.number} in its cache"),

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from weanalysis.ablation.behaviour import Conduct, State, drawn_from
-from weanalysis.ablation.copies import copied, first_line
+from weanalysis.ablation.copies import copied, first_line, number_types
 from weanalysis.ablation.evaluate.decisions import Batch, Decisions, Measured, check_intact, logits_of, merge, together
 from weanalysis.ablation.evaluate.pairs import Look, Pairs
 from weanalysis.ablation.evaluate.risk import ScreenSettings
@@ -261,9 +261,9 @@ class Evaluator:
         shard = Shard(self, self._pairs, images, targets, start)
         try:
             return (shard.screen if self.mode == "screened" else shard.measure)(tuple(ablations))
-        except (Untraceable, RuntimeError, ValueError, IndexError, KeyError) as reason:
-            if isinstance(reason, (torch.OutOfMemoryError, WeanalysisError)):
-                raise
+        except (torch.OutOfMemoryError, WeanalysisError, _Unsure):
+            raise
+        except Exception as reason:  # also whatever somebody else's code raises on a part of a batch
             self._note_no_pairs(reason)
             return None
 
@@ -382,9 +382,9 @@ class Evaluator:
     def _unsure_of_all(self) -> Iterator[None]:
         try:
             yield
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, WeanalysisError):
             raise
-        except (Untraceable, _Unsure, RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
+        except Exception as error:
             self._give_up_tracing(first_line(error))
 
     def _vet_layer(self, layer: str, probes: Tensor) -> None:
@@ -410,9 +410,9 @@ class Evaluator:
         try:
             look, _ = self.look(probes, torch.zeros_like(rows), [layer], gradients=False)
             logits = self._pairs.logits(look, [(layer, (ablation,), rows, torch.zeros_like(rows))])
-        except (Untraceable, RuntimeError, ValueError, IndexError, KeyError) as reason:
-            if isinstance(reason, (torch.OutOfMemoryError, WeanalysisError)):
-                raise
+        except (torch.OutOfMemoryError, WeanalysisError, _Unsure):
+            raise
+        except Exception as reason:  # also whatever somebody else's code raises on a part of a batch
             self._note_no_pairs(reason)
             return
         self._compare(logits, whole, (layer,))
@@ -521,7 +521,7 @@ class Evaluator:
 
 def _moved(net: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """Bring a network to a device and to a type of numbers; one that mixes types keeps them."""
-    kinds = {value.dtype for value in net.parameters() if value.is_floating_point()}
+    kinds = number_types(net)
     if len(kinds) > 1 and dtype != torch.float32:
         raise StudyError(f"the network's weights are of several types ({', '.join(sorted(map(str, kinds)))}), so that "
                          f"it cannot be run in {dtype}; leave --dtype out")
@@ -529,7 +529,10 @@ def _moved(net: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Modul
         moved = net.to(device) if len(kinds) > 1 else net.to(device, dtype)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise DeviceError(f"the network cannot be moved to {device}: {first_line(error)}") from error
-    return moved.eval().requires_grad_(False)
+    for parameter in moved.parameters():
+        if parameter.is_leaf:
+            parameter.requires_grad_(False)
+    return moved.eval()
 
 
 def _groups(ablations: Sequence[Ablation]) -> list[tuple[int, int]]:

@@ -128,7 +128,7 @@ class Pairs:
         """How a layer is screened; None where it is called more than once, or not at all."""
         if name not in self._layers:
             plan = self._graph.downstream([name])
-            alone = self._graph.num_calls(name) == 1 and len(plan.first) == 1
+            alone = self._graph.num_calls(name) == 1 and len(plan.first) == 1 and plan.first[0].source is not None
             self._layers[name] = Layer(plan.first[0], self._graph.channelwise(name), plan) if alone else None
         return self._layers[name]
 

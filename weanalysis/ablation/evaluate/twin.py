@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
+from weanalysis.ablation.copies import copied
 from weanalysis.ablation.evaluate.decisions import logits_of
 from weanalysis.ablation.graph import Downstream, Graph
 from weanalysis.ablation.studies import Ablation, Part
@@ -34,7 +34,7 @@ class Twin:
     """
 
     def __init__(self, net: nn.Module, fold: bool):
-        self.net = copy.deepcopy(net)
+        self.net = copied(net)
         self.graph = Graph(self.net, fold)
         self._plans: dict[tuple[str, ...], Downstream] = {}
         self._channels_last = True
@@ -87,8 +87,9 @@ class Twin:
         try:
             for step in kept.downstream.first:
                 channels = weights.changed_channels(parts[step.layer])
-                source = fx.map_arg(step.args, kept.frontier.__getitem__)[0]
-                some = None if channels is None else some_channels(step.function, source, channels)  # type: ignore
+                some = None
+                if channels is not None and step.source is not None:
+                    some = some_channels(step.function, kept.frontier[step.source], channels)  # type: ignore[arg-type]
                 if some is None:
                     changed[step.node] = step.run(kept.frontier)
                     continue

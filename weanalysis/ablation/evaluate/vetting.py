@@ -1,4 +1,4 @@
-"""Before a layer is measured: does zeroing its weight take effect, and which ablations must show in its output?"""
+"""Before a layer is measured: does it compute with the weight that is zeroed, and which ablations must show?"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from weanalysis.ablation.evaluate.twin import Kept
 from weanalysis.ablation.studies import Ablation, Part
@@ -17,41 +18,84 @@ from weanalysis.errors import StudyError
 NUM_VETTED = 8
 
 
+class _WeightsUsed(TorchDispatchMode):
+    """Notes with which weights a module convolves while it is entered, and what comes out of it."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.weights: list[Tensor] = []
+        self.spreads: list[float] = []
+        self._inside = False
+        # Before and after all of the user's own hooks, which may do with its input and output what they like.
+        self._handles = [conv.register_forward_pre_hook(self._enter),
+                         conv.register_forward_hook(self._leave, prepend=True)]  # fmt: skip
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._inside and function.overloadpacket in (torch.ops.aten.convolution, torch.ops.aten._convolution):
+            self.weights.append(args[1].detach().clone())
+        return function(*args, **(kwargs or {}))
+
+    def _enter(self, *_: Any) -> None:
+        self._inside = True
+
+    def _leave(self, conv: Any, _inputs: Any, output: Any) -> None:
+        self._inside = False
+        # Some transformations of torch.func run a module on tensors that mean nothing outside of them.
+        if type(output) is Tensor and output.ndim == len(conv.kernel_size) + 2 and not self.weights:
+            by_channel = output.detach().float().transpose(0, 1).flatten(1)
+            self.spreads.append((by_channel.amax(1) - by_channel.amin(1)).max().item())
+
+    def remove(self) -> None:
+        """Take the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+
+
 def check_zeroing(
     net: nn.Module, layers: Sequence[str], images: Tensor, weights: Weights, run: Callable[[Tensor], Tensor]
 ) -> None:
-    """Raise StudyError for a layer whose output still follows its input when its whole weight is zero.
+    """Raise StudyError for a layer that does not compute with the weight that is zeroed.
 
-    A convolution with a zero weight gives its bias everywhere: each channel is one number, whatever the image. A layer
-    that does not is not computing with the weight that is zeroed: its forward pass, or a hook, makes another one.
+    With half of its filters zeroed, a layer must convolve with just that weight, zeros and all. One whose forward
+    does not call a convolution of torch's must give the same everywhere once all of its weight is zero. Any other
+    makes a weight of its own, in its forward pass or in a hook, and zeroing the one that is stored says nothing.
     """
     for layer in layers:
-        outputs: list[Tensor] = []
-        conv = net.get_submodule(layer)
+        conv: Any = net.get_submodule(layer)
+        filters = tuple(range(max(1, len(conv.weight) // 2)))
+        used, expected = _observed(conv, Part(layer, filters), images, weights, run)
+        like = [one for one in used.weights if one.shape == expected.shape]
+        if like:
+            fits = any(torch.equal(one.to(expected.dtype), expected) or _rounded(one, expected) for one in like)
+        elif used.spreads:
+            used, _ = _observed(conv, Part(layer), images, weights, run)
+            fits = not any(spread > 0 for spread in used.spreads)
+        else:
+            fits = True  # it is not called, or not seen: what it does is held to the whole network below
+        if not fits:
+            raise StudyError(f"{layer} does not compute with the weight that is zeroed, but with another one (that its "
+                             "forward, a hook or another module makes); leave it out with --layers")
 
-        def keep(_conv: nn.Module, _inputs: Any, output: Any, outputs: list[Tensor] = outputs) -> None:
-            if isinstance(output, Tensor):
-                outputs.append(output.detach().float())
 
-        # Before the user's own hooks, which may do with the output what they like.
-        handle = conv.register_forward_hook(keep, prepend=True)
-        try:
-            with weights.zeroed(Ablation((Part(layer),), "layer", 0, layer)):
+def _observed(
+    conv: Any, part: Part, images: Tensor, weights: Weights, run: Callable[[Tensor], Tensor]
+) -> tuple[_WeightsUsed, Tensor]:
+    """Run a network while a part of a layer is zero: what the layer did, and its weight at that time."""
+    used = _WeightsUsed(conv)
+    try:
+        with weights.zeroed(Ablation((part,), "layer", 0, part.layer)):
+            expected = conv.weight.detach().clone()
+            with used:
                 run(images)
-        finally:
-            handle.remove()
-        sides = len(conv.kernel_size) + 2  # type: ignore[arg-type]
-        for output in outputs:
-            if output.ndim == sides and bool((_spread(output) > 0).any()):
-                raise StudyError(f"{layer} still follows its input when its whole weight is zero, so that it computes "
-                                 "with another weight than the one that is zeroed (one that the network makes anew in "
-                                 "every pass, or that a hook or a replaced forward holds); leave it out with --layers")
+    finally:
+        used.remove()
+    return used, expected
 
 
-def _spread(output: Tensor) -> Tensor:
-    """How far the numbers of each channel lie apart, (channels,)."""
-    by_channel = output.transpose(0, 1).flatten(1)
-    return by_channel.amax(1) - by_channel.amin(1)
+def _rounded(one: Tensor, other: Tensor) -> bool:
+    """Whether a weight is another one in fewer digits: what is zero in one is zero in both."""
+    small, large = sorted((one, other), key=lambda value: torch.finfo(value.dtype).bits)
+    return small.dtype != large.dtype and torch.equal(small, large.to(small.dtype))
 
 
 def strongest_ablations(layer: str, net: nn.Module, kept: Kept) -> list[Ablation]:
@@ -64,7 +108,7 @@ def strongest_ablations(layer: str, net: nn.Module, kept: Kept) -> list[Ablation
     weight, groups = conv.weight.detach(), conv.groups
     carried, num_in = weight.abs().float().flatten(2).sum(2), weight.shape[1]
     for step in kept.downstream.first:
-        source = kept.frontier.get(step.args[0]) if step.args else None
+        source = kept.frontier.get(step.source) if step.source is not None else None
         if isinstance(source, Tensor) and source.ndim == weight.ndim and source.shape[1] == num_in * groups:
             activity = source.detach().abs().float().transpose(0, 1).flatten(1).mean(1).reshape(groups, num_in)
             carried = carried * activity.repeat_interleave(len(weight) // groups, 0).to(carried.device)

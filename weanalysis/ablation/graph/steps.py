@@ -25,7 +25,12 @@ _SUM = (operator.add, torch.add)
 
 def is_plain(module: nn.Module) -> bool:
     """Whether a module computes as torch's own convolutions do, whatever its class is called."""
-    return isinstance(module, CONVOLUTIONS) and type(module).forward in _PLAIN_FORWARDS and is_untouched(module)
+    return has_plain_forward(module) and is_untouched(module)
+
+
+def has_plain_forward(module: nn.Module) -> bool:
+    """Whether a module's class is a convolution of torch's, or computes as one."""
+    return isinstance(module, CONVOLUTIONS) and type(module).forward in _PLAIN_FORWARDS
 
 
 def is_untouched(module: nn.Module) -> bool:
@@ -69,6 +74,12 @@ class Step:
         """Compute the step's value from the values of the steps before."""
         look_up = values.__getitem__
         return self.function(*fx.map_arg(self.args, look_up), **fx.map_arg(self.kwargs, look_up))
+
+    @property
+    def source(self) -> fx.Node | None:
+        """The one value that it reads; None where it is given more than that, or by name."""
+        source = self.args[0] if len(self.args) == 1 and not self.kwargs else None
+        return source if isinstance(source, fx.Node) else None
 
     @property
     def makes_new(self) -> bool:

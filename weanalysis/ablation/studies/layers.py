@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from weanalysis.ablation.graph import Convolution, convolutions, is_plain
+from weanalysis.ablation.copies import copied
+from weanalysis.ablation.graph import Convolution, convolutions, has_plain_forward
 from weanalysis.ablation.studies.parts import Part
 from weanalysis.errors import StudyError, unknown_name
 
@@ -46,11 +47,22 @@ class Layer:
         return "pointwise" if math.prod(self.kernel_size) == 1 else "plain"
 
     @property
-    def is_linear_in_its_weight(self) -> bool:
-        """Whether it computes with its weight as it is; a subclass may standardize it first, and zeros with it."""
-        if is_plain(self.conv):
+    def uses_its_weight_as_it_is(self) -> bool:
+        """Whether it computes with its weight as it is; a subclass may standardize it first, and zeros with it.
+
+        Judged by what it does alone: twice the weight gives twice the output, and a kernel that is zero adds nothing.
+        One that cannot be called alone is believed, and shown to be right or wrong when it is measured.
+        """
+        if has_plain_forward(self.conv):
             return True
-        conv = copy.deepcopy(self.conv).cpu().float().eval().requires_grad_(False)
+        try:
+            return self._is_linear()
+        except Exception:  # whatever its own forward raises: it may take more than an input
+            return True
+
+    @torch.no_grad()
+    def _is_linear(self) -> bool:
+        conv: Any = copied(self.conv).cpu().float().requires_grad_(False)
         generator = torch.Generator().manual_seed(0)
         sides = [4 * side for side in self.kernel_size]
         images = torch.randn(1, conv.in_channels, *sides, generator=generator)
@@ -59,7 +71,12 @@ class Layer:
         for factor in (0.0, 1.0, 2.0):
             conv.weight.copy_(factor * weight)
             outputs.append(conv(images))
-        return torch.allclose(outputs[2] - outputs[0], 2 * (outputs[1] - outputs[0]), rtol=1e-3, atol=1e-4)
+        if not torch.allclose(outputs[2] - outputs[0], 2 * (outputs[1] - outputs[0]), rtol=1e-3, atol=1e-4):
+            return False
+        images[:, 1:] = 0
+        weight[0, 0] = 0
+        conv.weight.copy_(weight)
+        return torch.allclose(conv(images)[:, 0], outputs[0][:, 0], rtol=1e-3, atol=1e-4)
 
 
 def find_layers(net: nn.Module) -> list[Layer]:
@@ -72,7 +89,7 @@ def select_layers(layers: Iterable[Layer], pattern: str | None, skipped: list[tu
     layers = list(layers)
     if not layers:
         raise StudyError("the network has no convolution, so there is nothing to ablate; choose a ConvNet")
-    own = [layer for layer in layers if not layer.is_linear_in_its_weight]
+    own = [layer for layer in layers if not layer.uses_its_weight_as_it_is]
     skipped += [(layer.name, f"{type(layer.conv).__name__} makes its weight in its own forward") for layer in own]
     layers = [layer for layer in layers if layer not in own]
     if not layers:

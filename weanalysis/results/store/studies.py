@@ -201,16 +201,18 @@ class Studies(ResultsFile):
         """One row a study, the last changed first: id, name, kind, model, weights, data, metric, state, done …
 
         `stopping` names the rule that ended its ablations early ("until-ci 0.5"), and is None where there was none.
+        `outdated`: an older engine measured it, whose answers could be wrong for some networks and are not used again.
         """
         rows = self._db.execute(
             "SELECT s.*, c.settings FROM studies s JOIN contexts c ON c.id = s.context_id ORDER BY s.updated DESC"
         ).fetchall()
         columns = ["id", "name", "kind", "model", "weights", "data", "metric", "evaluate", "state", "num_images",
                    "done", "total", "seconds", "created", "updated", "weights_hash", "command", "stopping",
-                   "engine_version"]  # fmt: skip
+                   "outdated"]  # fmt: skip
         table = []
         for row in rows:
             merged = {**json.loads(row["settings"]), **json.loads(row["about"]), **dict(row)}
+            merged["outdated"] = merged.get("engine_version") != ENGINE_VERSION
             table.append({column: merged.get(column) for column in columns})
         return pd.DataFrame(table, columns=columns)
 
