@@ -67,8 +67,8 @@ class Odd:
         if self._scale is None:
             self._scale = torch.zeros(NUM_CLASSES), torch.ones(NUM_CLASSES)
             head = _head(self._new())
-            if head is not None:
-                logits = run(self._new())
+            logits = run(self._new()) if head is not None else None
+            if isinstance(logits, Tensor) and logits.shape == (NUM_IMAGES, NUM_CLASSES):
                 self._scale = logits.mean(0), logits.std(0).clamp_min(1e-6)
         net = self._new()
         head, (mean, std) = _head(net), self._scale
@@ -89,7 +89,7 @@ class Odd:
 
 
 def _seed() -> None:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # faster than that of all devices
     np.random.seed(0)
     random.seed(0)
 
@@ -264,9 +264,16 @@ odd("a random parametrization", "refused")(
 odd("a parametrized bias")(
     _both(lambda module: parametrize.register_parametrization(module, "bias", Rounded()))
 )
-odd("a linear layer with weight norm")(
-    lambda: _changed(Base(), lambda net: setattr(net, "head", parametrizations.weight_norm(net.head)))
-)
+
+
+@odd("a linear layer with weight norm")
+class LinearNorm(Base):
+    def __init__(self):
+        super().__init__()
+        self.middle = parametrizations.weight_norm(nn.Linear(4, 4))
+
+    def forward(self, x):
+        return self.head(self.middle(self.features(x).mean((2, 3))))
 
 
 def _fold_all(net: nn.Module) -> None:
@@ -606,7 +613,7 @@ class InAList(Base):
 @odd("the norm of all parameters scales the output")
 class NormOfAll(Base):
     def second(self, x):
-        return torch.relu(self.b(x) - 0.1 * sum(p.pow(2).sum() for p in self.parameters()))
+        return torch.relu(self.b(x) - 0.01 * sum(p.pow(2).sum() for p in self.parameters()))
 
 
 @odd("a weight read from the state dict")
@@ -1329,8 +1336,9 @@ class StraightThrough(Base):
 @odd("a route by argmax")
 class Routed(Three):
     def second(self, x):
-        route = F.one_hot(x.mean((2, 3)).argmax(1), 4).float()[:, :2]
-        return route[:, :1, None, None] * torch.relu(self.b(x)) + route[:, 1:, None, None] * torch.relu(self.c(x)) + x
+        y, z = torch.relu(self.b(x)), torch.relu(self.c(x))
+        route = F.one_hot(torch.stack([y.mean((1, 2, 3)), z.mean((1, 2, 3))], 1).argmax(1), 2).float()[..., None, None, None]
+        return route[:, 0] * y + route[:, 1] * z.flip(1)
 
 
 @odd("codes looked up in a table")
@@ -1711,7 +1719,8 @@ class Tokens(Base):
 
 @odd("a sequential that is indexed")
 def _():
-    return Indexed(conv(3, 4), nn.ReLU(inplace=True), conv(4, 4), nn.Linear(4, NUM_CLASSES))
+    layers = {"a": conv(3, 4), "relu": nn.ReLU(inplace=True), "b": conv(4, 4), "head": nn.Linear(4, NUM_CLASSES)}
+    return Indexed(collections.OrderedDict(layers))
 
 
 class Indexed(nn.Sequential):
@@ -1810,6 +1819,17 @@ class DividesByNorm(Base):
         return torch.relu(self.b(x)) / self.b.weight.pow(2).sum((1, 2, 3)).min()
 
 
+@odd("NaN when an activation is zero")
+class DividesByActivation(Base):
+    def second(self, x):
+        y = self.b(x)
+        return torch.relu(y / y.pow(2).sum((2, 3), keepdim=True).sqrt() - self.b.bias[:, None, None] * 0)
+
+    def __init__(self):
+        super().__init__()
+        nn.init.zeros_(self.b.bias)
+
+
 @odd("NaN in the intact network", "refused")
 class IntactNan(Base):
     def forward(self, x):
@@ -1819,7 +1839,10 @@ class IntactNan(Base):
 @odd("probabilities that saturate")
 class Saturates(Base):
     def forward(self, x):
-        return (3 * super().forward(x)).log_softmax(1)
+        return super().forward(x).log_softmax(1)
+
+    def second(self, x):
+        return torch.sigmoid(6 * self.b(x))
 
 
 # Types, shapes and layouts ---------------------------------------------------------------------------------------------
