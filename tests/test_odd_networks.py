@@ -38,7 +38,7 @@ class Images(torch.utils.data.Dataset):
         return self.images[index], int(self.targets[index])
 
 
-# What is asked ---------------------------------------------------------------------------------------------------------
+# What is asked --------------------------------------------------------------------------------------------------------
 
 
 def convolutions(net: nn.Module) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def ablations_of(net: nn.Module, layers: list[str]) -> list[Ablation]:
         found += [Ablation((Part(layer, None, (i,)),), "input channel", 1, layer, depth, in_channel=i)
                   for i in dict.fromkeys((0, ins - 1))]  # fmt: skip
         places = dict.fromkeys([(0, 0), (outs - 1, 0), *((o, i) for o in range(outs) for i in range(1, ins))])
-        found += [Ablation((Part(layer, (o,), (i,)),), "kernel", 1, layer, depth, o, i) for o, i in list(places)[:5]]
+        found += [Ablation((Part(layer, (o,), (i,)),), "kernel", 1, layer, depth, o, i) for o, i in list(places)[:4]]
         found += [Ablation((Part(layer, (o,)),), "filter", 1, layer, depth, o) for o in (0, outs - 1)]
         found += [Ablation((ranks,), "highest", 1, layer, depth, percentile=12.5)]
         found += [Ablation((Part(layer),), "layer", 1, layer, depth)]
@@ -75,7 +75,7 @@ def label(ablation: Ablation) -> tuple:
     return tuple(getattr(ablation, name) for name in LABELS)
 
 
-# The plain loop --------------------------------------------------------------------------------------------------------
+# The plain loop -------------------------------------------------------------------------------------------------------
 
 
 def plainly(odd: Odd) -> nn.Module:
@@ -139,7 +139,7 @@ def is_lively(odd: Odd, ablations: list[Ablation], intact: np.ndarray, classes: 
     assert not dull, f"zeroing them changes next to nothing: {dull}"
 
 
-# What is answered ------------------------------------------------------------------------------------------------------
+# What is answered -----------------------------------------------------------------------------------------------------
 
 
 def answer(net: nn.Module, study: Study, targets: np.ndarray, mode: str, cache: Cache) -> tuple[Any, dict]:
@@ -262,7 +262,7 @@ def assert_untouched(odd: Odd, net: nn.Module, before: dict[str, Any]) -> list[s
     return faults
 
 
-# The tests -------------------------------------------------------------------------------------------------------------
+# The tests ------------------------------------------------------------------------------------------------------------
 
 
 def targets_of(odd: Odd) -> np.ndarray:
