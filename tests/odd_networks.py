@@ -77,6 +77,12 @@ class Odd:
                 head.bias.copy_((head.bias - mean) / std)
         return net
 
+    def scaled_as(self, other: Odd) -> Odd:
+        """Take the last layer's scale, and so all weights, from another network."""
+        other.make()
+        self._scale = other._scale
+        return self
+
     def _new(self) -> nn.Module:
         _seed()
         return self.factory().train()

@@ -304,6 +304,9 @@ def test_an_odd_network_is_measured_right_or_refused_and_left_as_it_was(name, tm
 @pytest.mark.parametrize("name", ALIKE)
 def test_networks_that_look_alike_do_not_share_results(name, tmp_path):
     first, second = ALIKE[name]
+    second = second.scaled_as(first)
+    states = [odd.make().state_dict().values() for odd in (first, second)]
+    assert all(torch.equal(one, other) for one, other in zip(*states, strict=True))
     targets = targets_of(first)
     assert not np.array_equal(targets, targets_of(second)), "they must differ"
     for odd in (first, second):
