@@ -1,8 +1,8 @@
 """Tiny networks of odd kinds, each with what is expected of whoever ablates it: ODD, name -> Odd.
 
-Each has convolutions of a few channels for images of 3x8x8, whose channel 0 is always 0. The weights that read channel 0
-are large in the first layer, and 0 in the others: zeroing them is a no-op, and an ablation that a careless check takes
-first. Everything else is lively: the last layer is scaled so that every class wins on some images.
+Each has convolutions of a few channels for images of 3x8x8, whose channel 0 is always 0. The weights that read it are
+large in the first layer, and 0 in the others: zeroing them is a no-op, and what a careless check takes first.
+Everything else is lively: the last layer is scaled so that every class wins on some images.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def images() -> Tensor:
-    """Images (32, 3, 8, 8) that differ in their means, with a dead channel 0; pixel [1, 0, 0] is 3 from 20 on, else -3."""
+    """Images (32, 3, 8, 8) that differ in their means, with a dead channel 0; pixel [1, 0, 0] tells the last 12."""
     generator = torch.Generator().manual_seed(1)
     made = torch.randn(NUM_IMAGES, 3, 8, 8, generator=generator)
     made = made + 1.5 * torch.randn(NUM_IMAGES, 3, 1, 1, generator=generator)
@@ -48,8 +48,8 @@ class Odd:
     """A kind of network: how one is made, and what is expected of a measurement of it.
 
     "right": equal to a plain loop, image by image. "refused": one line instead, as nothing true can be said of it.
-    "either": that line, or right. `plain` turns an evaluated network into one whose `weight`s are those that its forward
-    pass uses. `left_out` are layers that a study may leave out with a reason; `again` networks are slow to make.
+    "either": that line, or right. `plain` turns a network into one whose `weight`s are those that its forward pass
+    uses. `left_out` are layers that a study may leave out with a reason; `again` networks are slow to make.
     """
 
     name: str
@@ -59,7 +59,6 @@ class Odd:
     left_out: tuple[str, ...] = ()
     weight_of: Callable[[nn.Module, str], Tensor] | None = None
     again: bool = False
-    runs_alike: bool = True
     _scale: tuple[Tensor, Tensor] | None = None
 
     def make(self) -> nn.Module:
@@ -77,6 +76,12 @@ class Odd:
                 head.weight /= std[:, None]
                 head.bias.copy_((head.bias - mean) / std)
         return net
+
+    def scaled_as(self, other: Odd) -> Odd:
+        """Take the last layer's scale, and so all weights, from another network."""
+        other.make()
+        self._scale = other._scale
+        return self
 
     def _new(self) -> nn.Module:
         _seed()
@@ -175,7 +180,7 @@ class Three(Base):
 ODD["nothing odd"] = Odd("nothing odd", Base)
 
 
-# Weights that are computed ---------------------------------------------------------------------------------------------
+# Weights that are computed --------------------------------------------------------------------------------------------
 
 
 def _drop_parametrizations(net: nn.Module) -> None:
@@ -515,7 +520,7 @@ class TaggedWeight(Base):
         return torch.relu(self.b(x)).as_subclass(Tensor)
 
 
-# Weights that are used elsewhere ---------------------------------------------------------------------------------------
+# Weights that are used elsewhere --------------------------------------------------------------------------------------
 
 
 @odd("a weight used by a function alone")
@@ -716,7 +721,8 @@ class TwoSizes(Base):
 
     def second(self, x):
         small = F.avg_pool2d(x, 2)
-        return torch.relu(self.norms[0](self.b(x))) + F.interpolate(torch.relu(self.norms[1](self.b(small))), x.shape[2:])
+        small = torch.relu(self.norms[1](self.b(small)))
+        return torch.relu(self.norms[0](self.b(x))) + F.interpolate(small, x.shape[2:])
 
 
 @odd("a child that reaches for its parent", "either")
@@ -758,7 +764,7 @@ def _():
     return net
 
 
-# In place, and into given memory ---------------------------------------------------------------------------------------
+# In place, and into given memory --------------------------------------------------------------------------------------
 
 
 @odd("out= is its own input")
@@ -842,22 +848,16 @@ class WritesImages(Base):
         return super().forward(x)
 
 
-@odd("relu_ on the images")
-class ReluImages(Base):
-    def forward(self, x):
-        return super().forward(F.relu(x, inplace=True))
-
-
 @odd("a buffer is scratch memory")
 class Scratch(Base):
     def __init__(self):
         super().__init__()
-        self.register_buffer("scratch", torch.zeros(0))
+        self.register_buffer("scratch", torch.zeros(NUM_IMAGES, 4, 8, 8))
 
     def second(self, x):
-        y = self.b(x)
-        torch.mul(y, 2, out=self.scratch.resize_(y.shape))
-        return torch.relu(self.scratch - x)
+        scratch = self.scratch[: x.shape[0]]
+        torch.mul(self.b(x), 2, out=scratch)
+        return torch.relu(scratch - x)
 
 
 @odd("the weight is written to, and back")
@@ -871,7 +871,7 @@ class WritesWeight(Base):
         return torch.relu(y)
 
 
-# Across the batch ------------------------------------------------------------------------------------------------------
+# Across the batch -----------------------------------------------------------------------------------------------------
 
 
 @odd("less the batch's mean", "either")
@@ -979,7 +979,7 @@ class InALoop(Base):
         return torch.cat([torch.relu(self.b(one)) for one in x.split(1)])
 
 
-# Nondeterminism --------------------------------------------------------------------------------------------------------
+# Nondeterminism -------------------------------------------------------------------------------------------------------
 
 
 @odd("dropout without training=", "refused")
@@ -1095,7 +1095,7 @@ class Memory(Base):
         return self.head(y + sum(self.bank))
 
 
-# What a forward pass leaves behind -------------------------------------------------------------------------------------
+# What a forward pass leaves behind ------------------------------------------------------------------------------------
 
 
 @odd("an activation kept in a dict")
@@ -1167,13 +1167,6 @@ class CountsInPlace(Base):
         return super().second(x)
 
 
-@odd("a buffer that counts, by add_")
-class CountsByAdd(CountsInPlace):
-    def second(self, x):
-        self.calls.add_(1)
-        return Base.second(self, x)
-
-
 @odd("an attribute that counts")
 class CountsAttribute(Base):
     def __init__(self):
@@ -1240,7 +1233,7 @@ class DropsItself(Base):
         return torch.tanh(self.b(x)) if self.training else torch.relu(self.b(x))
 
 
-# Control flow ----------------------------------------------------------------------------------------------------------
+# Control flow ---------------------------------------------------------------------------------------------------------
 
 
 @odd("a branch on the data")
@@ -1316,7 +1309,7 @@ class CalledInTraining(Three):
         return self.c(x) if self.training else torch.relu(self.b(x))
 
 
-# Gates, and what has no gradient ---------------------------------------------------------------------------------------
+# Gates, and what has no gradient --------------------------------------------------------------------------------------
 
 
 @odd("a hard gate")
@@ -1337,8 +1330,8 @@ class StraightThrough(Base):
 class Routed(Three):
     def second(self, x):
         y, z = torch.relu(self.b(x)), torch.relu(self.c(x))
-        route = F.one_hot(torch.stack([y.mean((1, 2, 3)), z.mean((1, 2, 3))], 1).argmax(1), 2).float()[..., None, None, None]
-        return route[:, 0] * y + route[:, 1] * z.flip(1)
+        route = F.one_hot(x[:, 1:3].mean((2, 3)).argmax(1), 2).float()[..., None, None, None]
+        return route[:, 0] * y + route[:, 1] * z
 
 
 @odd("codes looked up in a table")
@@ -1349,13 +1342,6 @@ class Codes(Base):
 
     def second(self, x):
         return self.table(self.b(x).argmax(1)).permute(0, 3, 1, 2)
-
-
-@odd("the largest few")
-class TopFew(Base):
-    def forward(self, x):
-        y = self.features(x).flatten(2)
-        return self.head(y.topk(3, 2).values.mean(2) + y.sort(2, descending=True).values[:, :, 5])
 
 
 class Round(torch.autograd.Function):
@@ -1408,13 +1394,7 @@ class InferenceInside(Base):
         return torch.relu(y.clone())
 
 
-@odd("detached half way")
-class Detached(Base):
-    def second(self, x):
-        return torch.relu(self.b(x.detach()).detach()) + x.detach()
-
-
-# Hooks -----------------------------------------------------------------------------------------------------------------
+# Hooks ----------------------------------------------------------------------------------------------------------------
 
 
 @odd("a hook that edits the output")
@@ -1454,13 +1434,6 @@ def _():
 def _():
     net = Base()
     net.b.register_forward_pre_hook(lambda module, args: (args[0].abs() - 0.5,))
-    return net
-
-
-@odd("a hook with keywords")
-def _():
-    net = Base()
-    net.b.register_forward_pre_hook(lambda module, args, kwargs: ((args[0] * 2,), kwargs), with_kwargs=True)
     return net
 
 
@@ -1537,7 +1510,7 @@ def _():
     return net
 
 
-# Modules of other kinds ------------------------------------------------------------------------------------------------
+# Modules of other kinds -----------------------------------------------------------------------------------------------
 
 
 @odd("a transposed convolution between", left_out=("up",))
@@ -1649,12 +1622,6 @@ class Checkpointed(Base):
         return torch.relu(checkpoint(self.b, x, use_reentrant=False))
 
 
-@odd("checkpointed, of old")
-class CheckpointedOld(Base):
-    def second(self, x):
-        return torch.relu(checkpoint(self.b, x, use_reentrant=True))
-
-
 @odd("mapped over the images")
 class Mapped(Base):
     def second(self, x):
@@ -1731,20 +1698,7 @@ class Indexed(nn.Sequential):
         return self[-1](y.mean((2, 3)))
 
 
-@odd("convolutions in lists and dicts")
-class InContainers(Base):
-    def __init__(self):
-        super().__init__()
-        self.parts = nn.ModuleDict({"one": conv(4, 4), "two": conv(4, 4)})
-        self.scales = nn.ParameterList([nn.Parameter(torch.rand(4, 1, 1) + 0.5) for _ in range(2)])
-
-    def second(self, x):
-        for part, scale in zip(self.parts.values(), self.scales, strict=True):
-            x = x + torch.relu(part(x) * scale)
-        return torch.relu(self.b(x))
-
-
-# What passes between layers, and comes out -----------------------------------------------------------------------------
+# What passes between layers, and comes out ----------------------------------------------------------------------------
 
 
 class Pair(NamedTuple):
@@ -1836,16 +1790,16 @@ class IntactNan(Base):
         return super().forward(x) * float("nan")
 
 
-@odd("probabilities that saturate")
+@odd("features and logits that saturate")
 class Saturates(Base):
     def forward(self, x):
-        return super().forward(x).log_softmax(1)
+        return F.hardtanh(super().forward(x), -2, 2)
 
     def second(self, x):
-        return torch.sigmoid(6 * self.b(x))
+        return torch.sigmoid(3 * self.b(x))
 
 
-# Types, shapes and layouts ---------------------------------------------------------------------------------------------
+# Types, shapes and layouts --------------------------------------------------------------------------------------------
 
 
 @odd("half precision between, by a function")
@@ -1912,12 +1866,6 @@ class Views(Base):
         return torch.relu(y.transpose(1, 2).permute(0, 3, 1, 2)[..., ::2, 1:])
 
 
-@odd("a view that needs the usual layout")
-class NeedsContiguous(Base):
-    def second(self, x):
-        return torch.relu(self.b(x)).view(x.shape[0], 2, 2, -1).transpose(1, 2).reshape(x.shape)
-
-
 @odd("pooled with places, and unpooled")
 class Unpools(Base):
     def second(self, x):
@@ -1932,7 +1880,7 @@ class Resamples(Base):
         return F.grid_sample(x, place, align_corners=False)
 
 
-# State that is no tensor, or does not copy -----------------------------------------------------------------------------
+# State that is no tensor, or does not copy ----------------------------------------------------------------------------
 
 
 @odd("a slope that is a number")
@@ -2012,7 +1960,7 @@ class CopyIsItself(Base):
         return self
 
 
-# Pairs that look alike, print alike and have equal weights, and give other answers -------------------------------------
+# Pairs that look alike, print alike and have equal weights, and give other answers ------------------------------------
 
 
 def _closure(sign: float) -> nn.Module:

@@ -38,7 +38,7 @@ class Images(torch.utils.data.Dataset):
         return self.images[index], int(self.targets[index])
 
 
-# What is asked ---------------------------------------------------------------------------------------------------------
+# What is asked --------------------------------------------------------------------------------------------------------
 
 
 def convolutions(net: nn.Module) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def ablations_of(net: nn.Module, layers: list[str]) -> list[Ablation]:
         found += [Ablation((Part(layer, None, (i,)),), "input channel", 1, layer, depth, in_channel=i)
                   for i in dict.fromkeys((0, ins - 1))]  # fmt: skip
         places = dict.fromkeys([(0, 0), (outs - 1, 0), *((o, i) for o in range(outs) for i in range(1, ins))])
-        found += [Ablation((Part(layer, (o,), (i,)),), "kernel", 1, layer, depth, o, i) for o, i in list(places)[:5]]
+        found += [Ablation((Part(layer, (o,), (i,)),), "kernel", 1, layer, depth, o, i) for o, i in list(places)[:4]]
         found += [Ablation((Part(layer, (o,)),), "filter", 1, layer, depth, o) for o in (0, outs - 1)]
         found += [Ablation((ranks,), "highest", 1, layer, depth, percentile=12.5)]
         found += [Ablation((Part(layer),), "layer", 1, layer, depth)]
@@ -75,7 +75,7 @@ def label(ablation: Ablation) -> tuple:
     return tuple(getattr(ablation, name) for name in LABELS)
 
 
-# The plain loop --------------------------------------------------------------------------------------------------------
+# The plain loop -------------------------------------------------------------------------------------------------------
 
 
 def plainly(odd: Odd) -> nn.Module:
@@ -139,7 +139,7 @@ def is_lively(odd: Odd, ablations: list[Ablation], intact: np.ndarray, classes: 
     assert not dull, f"zeroing them changes next to nothing: {dull}"
 
 
-# What is answered ------------------------------------------------------------------------------------------------------
+# What is answered -----------------------------------------------------------------------------------------------------
 
 
 def answer(net: nn.Module, study: Study, targets: np.ndarray, mode: str, cache: Cache) -> tuple[Any, dict]:
@@ -178,7 +178,8 @@ def wrong(
     ablations, classes, clear = [study.ablations[place] for place in chosen], every_class[chosen], every_clear[chosen]
     if not np.array_equal(intact, true_intact):
         return [*faults, f"the intact network's classes differ on {(intact != true_intact).sum()} images"]
-    is_lively(odd, ablations, true_intact, classes)
+    if odd.name in ODD:  # one of two that look alike need not be
+        is_lively(odd, ablations, true_intact, classes)
     outside, num_wrong, largest = 0, collections.Counter(), 0.0
     for ablation, expected, sure in zip(ablations, classes, clear, strict=True):
         got, row = found[label(ablation)]
@@ -262,7 +263,7 @@ def assert_untouched(odd: Odd, net: nn.Module, before: dict[str, Any]) -> list[s
     return faults
 
 
-# The tests -------------------------------------------------------------------------------------------------------------
+# The tests ------------------------------------------------------------------------------------------------------------
 
 
 def targets_of(odd: Odd) -> np.ndarray:
@@ -304,6 +305,9 @@ def test_an_odd_network_is_measured_right_or_refused_and_left_as_it_was(name, tm
 @pytest.mark.parametrize("name", ALIKE)
 def test_networks_that_look_alike_do_not_share_results(name, tmp_path):
     first, second = ALIKE[name]
+    second = second.scaled_as(first)
+    states = [odd.make().state_dict().values() for odd in (first, second)]
+    assert all(torch.equal(one, other) for one, other in zip(*states, strict=True))
     targets = targets_of(first)
     assert not np.array_equal(targets, targets_of(second)), "they must differ"
     for odd in (first, second):
