@@ -25,7 +25,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,9 @@ class Shard:
     correct: np.ndarray
     largest_difference: float = 1e-6
     num_rechecked: int = 0
+    num_checked: int = 0
+    num_differed: int = 0
+    distrusted: dict[str, str] = field(default_factory=dict)
     screen: None = None
     seconds: float = 1.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,9 @@ class MadeShard:
     correct: np.ndarray
     largest_difference: float = 1e-6
     num_rechecked: int = 0
+    num_checked: int = 0
+    num_differed: int = 0
+    distrusted: dict[str, str] = field(default_factory=dict)
     screen: None = None
     seconds: float = 0.5
 

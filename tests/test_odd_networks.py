@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from odd_networks import ALIKE, CONVOLUTIONS, NUM_CLASSES, NUM_IMAGES, ODD, Odd, images, run
+from odd_networks import ALIKE, CONVOLUTIONS, NUM_CLASSES, NUM_IMAGES, ODD, Odd, images, inside, run
 from torch import nn
 
 from weanalysis.ablation import Ablation, Part, Study, ablate, make_study
@@ -42,14 +42,14 @@ class Images(torch.utils.data.Dataset):
 
 
 def convolutions(net: nn.Module) -> dict[str, Any]:
-    return {name: module for name, module in net.named_modules() if isinstance(module, CONVOLUTIONS)}
+    return {name: module for name, module in inside(net).named_modules() if isinstance(module, CONVOLUTIONS)}
 
 
 def ablations_of(net: nn.Module, layers: list[str]) -> list[Ablation]:
     """Of each layer, those first that read the dead channel; and one of all layers at once."""
     found, highest = [], []
     for depth, layer in enumerate(layers):
-        conv = net.get_submodule(layer)
+        conv = inside(net).get_submodule(layer)
         outs, ins = conv.out_channels, conv.in_channels // conv.groups
         count = outs * ins * int(np.prod(conv.kernel_size))
         ranks = Part(layer, ranks=(count - count // 8 + 1, count))
@@ -133,7 +133,8 @@ def is_lively(odd: Odd, ablations: list[Ablation], intact: np.ndarray, classes: 
     assert len(set(intact)) >= 3 and changed.mean() > 0.05, "next to nothing changes"
     of_layer = collections.defaultdict(list)
     for ablation, row in zip(ablations, changed, strict=True):
-        if ablation.layer not in odd.left_out:
+        # All layers at once are few where some are left out.
+        if ablation.layer not in odd.left_out and (ablation.layer or not odd.left_out):
             of_layer[ablation.layer].append(row.sum())
     dull = [layer for layer, counts in of_layer.items() if max(counts) < 4]
     assert not dull, f"zeroing them changes next to nothing: {dull}"

@@ -53,7 +53,7 @@ class World:
             start=start, stop=stop, targets=self.targets[span], predictions=self.intact[span],
             top5=self.intact_top5[span], counts=np.array(counts), positions=np.array(positions, int),
             classes=np.array(classes, int), correct=np.array(correct, int), largest_difference=1e-6,
-            num_rechecked=1, seconds=0.5, screen=None,
+            num_rechecked=1, num_checked=4, num_differed=0, seconds=0.5, distrusted={}, screen=None,
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What keeps a D from being wrong in silence: vetting, checks by lot, conduct, keys, stops, errors of somebody else's."""
+"""What keeps a D from being wrong in silence: vetting, checks by lot, conduct, keys, stops, others' errors."""
 
 import dataclasses
 import os
@@ -98,7 +98,7 @@ def plain_drops(net, data, ablations, batch_size=None, seed=None):
     return np.array(drops)
 
 
-# Held to the naive way -------------------------------------------------------------------------------------------------
+# Held to the naive way ------------------------------------------------------------------------------------------------
 
 
 def test_a_fast_way_that_goes_wrong_later_is_found_out_and_all_it_gave_is_measured_again(tmp_path, monkeypatch):
@@ -193,7 +193,7 @@ def test_shared_weights_are_ranked_before_any_of_them_is_zeroed(tmp_path):
         assert table["drop"].iloc[0] == pytest.approx(expected) and expected > 5
 
 
-# How a network behaves -------------------------------------------------------------------------------------------------
+# How a network behaves ------------------------------------------------------------------------------------------------
 
 
 class Drops(Net):
@@ -326,7 +326,7 @@ def _doubled(net):
     return Doubled()
 
 
-# Keys ------------------------------------------------------------------------------------------------------------------
+# Keys ----------------------------------------------------------------------------------------------------------------
 
 
 def test_a_study_is_told_by_all_that_it_zeroes(tmp_path):
@@ -437,7 +437,7 @@ def test_intact_answers_that_have_changed_are_refused_and_what_was_kept_stays(tm
         assert len(store.table(first.attrs["study_id"])) == 2
 
 
-# Stops, and errors of somebody else's ----------------------------------------------------------------------------------
+# Stops, and errors of somebody else's ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -470,7 +470,7 @@ def test_an_error_of_the_network_s_is_one_line_that_says_where(tmp_path, evaluat
     net = Fails()
     data = Images(net)
     data.images[40, 0, 0, 0] = 7
-    with pytest.raises(StudyError, match=r"the intact network fails on images 32 to 47 \(RuntimeError: no such image\)"):
+    with pytest.raises(StudyError, match=r"intact network fails on images 32 to 47 \(RuntimeError: no such image\)"):
         measured(net, data, tmp_path, evaluate=evaluate)
 
 

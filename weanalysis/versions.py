@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import platform
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 # What numbers hang on.
 _PACKAGES = ("weanalysis", "torch", "torchvision", "numpy", "scipy")
 
 
+@lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that numbers hang on, those that are installed."""
     found = {}

@@ -6,41 +6,34 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from weanalysis.ablation.graph import CONVOLUTIONS
-
-_CONVOLVE = (torch.ops.aten.convolution, torch.ops.aten._convolution)
+from weanalysis.ablation.graph import CONVOLUTIONS, WeightsUsed
 
 
-class _Convolved(TorchDispatchMode):
-    """Notes which weights are convolved with while it is entered, outside of the modules that studies cover."""
+class _Outside(WeightsUsed):
+    """Keeps the weights of convolutions outside of the modules that studies cover, and which of these are called."""
 
     def __init__(self, foreign: set[int]) -> None:
         super().__init__()
         self.reads_foreign = False
-        self._foreign = foreign
-        self.weights: dict[int, int] = {}
         self.called: set[str] = set()
-        self._inside = 0
+        self._foreign, self._depth = foreign, 0
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not self._inside and function.overloadpacket in _CONVOLVE and isinstance(args[1], Tensor):
-            self.weights[args[1].untyped_storage().data_ptr()] = args[1].numel()
-        for value in (*args, *(kwargs or {}).values()):
-            if isinstance(value, Tensor) and value.layout == torch.strided:
-                self.reads_foreign |= value.untyped_storage().data_ptr() in self._foreign
-        return function(*args, **(kwargs or {}))
+    def see(self, tensors: list[Tensor]) -> None:
+        places = (one.untyped_storage().data_ptr() for one in tensors if one.layout == torch.strided)
+        self.reads_foreign |= any(place in self._foreign for place in places)
 
     def enter_module(self, name: str) -> Any:
         def hook(*_: Any) -> None:
             self.called.add(name)
-            self._inside += 1
+            self._depth += 1
+            self.is_on = False
 
         return hook
 
     def leave_module(self, *_: Any) -> None:
-        self._inside -= 1
+        self._depth -= 1
+        self.is_on = self._depth == 0
 
 
 def convolutions_left_out(
@@ -55,18 +48,16 @@ def convolutions_left_out(
     layers = {name: module for name, module in net.named_modules() if isinstance(module, CONVOLUTIONS)}
     names = {value.untyped_storage().data_ptr(): name for name, value in net.named_parameters()}
     total = max(1, sum(value.numel() for value in net.parameters() if value.ndim > 1))
-    recorder = _Convolved(foreign)
+    used = _Outside(foreign)
     for name, module in layers.items():
-        module.register_forward_pre_hook(recorder.enter_module(name), prepend=True)
-        module.register_forward_hook(recorder.leave_module, always_call=True)
-    with torch.no_grad(), recorder:
+        module.register_forward_pre_hook(used.enter_module(name), prepend=True)
+        module.register_forward_hook(used.leave_module, always_call=True)
+    with torch.no_grad(), used:
         net(images)
     covered = {module.weight.untyped_storage().data_ptr() for module in layers.values()}
     others = {
-        names.get(place, "a computed weight"): number / total
-        for place, number in recorder.weights.items() if place not in covered
+        names.get(place, "a computed weight"): weight.numel() / total
+        for weight, place in used.weights if place not in covered
     }  # fmt: skip
-    unreached = {
-        name: module.weight.numel() / total for name, module in layers.items() if name not in recorder.called
-    }
-    return others, unreached, recorder.reads_foreign
+    unreached = {name: module.weight.numel() / total for name, module in layers.items() if name not in used.called}
+    return others, unreached, used.reads_foreign

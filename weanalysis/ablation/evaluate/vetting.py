@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from weanalysis.ablation.evaluate.twin import Kept
+from weanalysis.ablation.graph import WeightsUsed
 from weanalysis.ablation.studies import Ablation, Part
 from weanalysis.ablation.weights import Weights
 from weanalysis.errors import StudyError
@@ -18,28 +18,22 @@ from weanalysis.errors import StudyError
 NUM_VETTED = 8
 
 
-class _WeightsUsed(TorchDispatchMode):
-    """Notes with which weights a module convolves while it is entered, and what comes out of it."""
+class _InModule(WeightsUsed):
+    """Keeps with which weights one module convolves, and how far the numbers of each channel lie apart without any."""
 
     def __init__(self, conv: nn.Module) -> None:
         super().__init__()
-        self.weights: list[Tensor] = []
         self.spreads: list[float] = []
-        self._inside = False
+        self.is_on = False
         # Before and after all of the user's own hooks, which may do with its input and output what they like.
         self._handles = [conv.register_forward_pre_hook(self._enter),
                          conv.register_forward_hook(self._leave, prepend=True)]  # fmt: skip
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self._inside and function.overloadpacket in (torch.ops.aten.convolution, torch.ops.aten._convolution):
-            self.weights.append(args[1].detach().clone())
-        return function(*args, **(kwargs or {}))
-
     def _enter(self, *_: Any) -> None:
-        self._inside = True
+        self.is_on = True
 
     def _leave(self, conv: Any, _inputs: Any, output: Any) -> None:
-        self._inside = False
+        self.is_on = False
         # Some transformations of torch.func run a module on tensors that mean nothing outside of them.
         if type(output) is Tensor and output.ndim == len(conv.kernel_size) + 2 and not self.weights:
             by_channel = output.detach().float().transpose(0, 1).flatten(1)
@@ -64,7 +58,7 @@ def check_zeroing(
         conv: Any = net.get_submodule(layer)
         filters = tuple(range(max(1, len(conv.weight) // 2)))
         used, expected = _observed(conv, Part(layer, filters), images, weights, run)
-        like = [one for one in used.weights if one.shape == expected.shape]
+        like = [one for one, _ in used.weights if one.shape == expected.shape]
         if like:
             fits = any(torch.equal(one.to(expected.dtype), expected) or _rounded(one, expected) for one in like)
         elif used.spreads:
@@ -79,9 +73,9 @@ def check_zeroing(
 
 def _observed(
     conv: Any, part: Part, images: Tensor, weights: Weights, run: Callable[[Tensor], Tensor]
-) -> tuple[_WeightsUsed, Tensor]:
+) -> tuple[_InModule, Tensor]:
     """Run a network while a part of a layer is zero: what the layer did, and its weight at that time."""
-    used = _WeightsUsed(conv)
+    used = _InModule(conv)
     try:
         with weights.zeroed(Ablation((part,), "layer", 0, part.layer)):
             expected = conv.weight.detach().clone()

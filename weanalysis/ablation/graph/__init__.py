@@ -1,5 +1,6 @@
 """What must be recomputed: a network traced once, and, for a set of layers, what lies downstream of them."""
 
+from weanalysis.ablation.graph.convolved import WeightsUsed
 from weanalysis.ablation.graph.network import Downstream, Graph
 from weanalysis.ablation.graph.steps import (
     BATCH_NORMS,
@@ -23,6 +24,7 @@ __all__ = [
     "Graph",
     "Step",
     "Untraceable",
+    "WeightsUsed",
     "convolutions",
     "has_plain_forward",
     "has_row_an_image",

@@ -157,7 +157,7 @@ class Graph:
             calls[module] = calls.get(module, 0) + 1
         for node in called:
             norm = self._root.get_submodule(str(node.target))
-            source = node.args[0]
+            source = node.args[0] if len(node.args) == 1 and not node.kwargs else None
             if not (isinstance(norm, BATCH_NORMS) and isinstance(source, fx.Node) and source.op == "call_module"):
                 continue
             conv = self._root.get_submodule(str(source.target))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from weanalysis.ablation.copies import copied
-from weanalysis.ablation.graph import Convolution, convolutions, has_plain_forward
+from weanalysis.ablation.graph import Convolution, WeightsUsed, convolutions, has_plain_forward
 from weanalysis.ablation.studies.parts import Part
 from weanalysis.errors import StudyError, unknown_name
 
@@ -50,18 +50,19 @@ class Layer:
     def uses_its_weight_as_it_is(self) -> bool:
         """Whether it computes with its weight as it is; a subclass may standardize it first, and zeros with it.
 
-        Judged by what it does alone: twice the weight gives twice the output, and a kernel that is zero adds nothing.
-        One that cannot be called alone is believed, and shown to be right or wrong when it is measured.
+        Judged by what it does alone: it convolves with just that weight, or (if it calls no convolution of torch's)
+        twice the weight gives twice the output. One that cannot be called alone is believed, and shown to be right or
+        wrong when it is measured.
         """
         if has_plain_forward(self.conv):
             return True
         try:
-            return self._is_linear()
+            return self._convolves_with_its_weight()
         except Exception:  # whatever its own forward raises: it may take more than an input
             return True
 
     @torch.no_grad()
-    def _is_linear(self) -> bool:
+    def _convolves_with_its_weight(self) -> bool:
         conv: Any = copied(self.conv).cpu().float().requires_grad_(False)
         generator = torch.Generator().manual_seed(0)
         sides = [4 * side for side in self.kernel_size]
@@ -70,13 +71,11 @@ class Layer:
         outputs = []
         for factor in (0.0, 1.0, 2.0):
             conv.weight.copy_(factor * weight)
-            outputs.append(conv(images))
-        if not torch.allclose(outputs[2] - outputs[0], 2 * (outputs[1] - outputs[0]), rtol=1e-3, atol=1e-4):
-            return False
-        images[:, 1:] = 0
-        weight[0, 0] = 0
-        conv.weight.copy_(weight)
-        return torch.allclose(conv(images)[:, 0], outputs[0][:, 0], rtol=1e-3, atol=1e-4)
+            with WeightsUsed() as used:
+                outputs.append(conv(images))
+        if used.weights:
+            return any(torch.equal(one, conv.weight) for one, _ in used.weights)
+        return torch.allclose(outputs[2] - outputs[0], 2 * (outputs[1] - outputs[0]), rtol=1e-3, atol=1e-4)
 
 
 def find_layers(net: nn.Module) -> list[Layer]:
