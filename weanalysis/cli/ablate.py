@@ -208,8 +208,7 @@ def _print_json(table: Any, kind: str, given: dict[str, Any], more: dict[str, An
         "study": kind, "model": given["model"], "data": given["data"], "metric": given["metric"],
         "intact": about["intact"], "num_images": about["num_images"], "evaluate": given["evaluate"],
         "seconds": about["seconds"], "stopping": about["stopping"], "num_settled": about["num_settled"],
-        "num_answers": about["num_answers"], "num_checked": about["num_checked"],
-        "num_differed": about["num_differed"], "distrusted": about["distrusted"],
+        "checks": {name: about[name] for name in ("num_answers", "num_checked", "num_differed", "distrusted")},
         "images_needed": to_json_value(plan_images(table, given["detect"])._asdict()), **contrast,
         **more, "rows": to_json_rows(table),
     }, allow_nan=False))  # fmt: skip
