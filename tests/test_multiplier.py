@@ -7,7 +7,8 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from weanalysis.ablation import Evaluator, ablate, studies
-from weanalysis.ablation.inputs import as_model, folded
+from weanalysis.ablation.inputs import as_images, as_model
+from weanalysis.ablation.preparation import prepare_on
 from weanalysis.ablation.studies.multiplier import mean_multiplier
 from weanalysis.cache import Cache
 from weanalysis.errors import StudyError
@@ -87,7 +88,7 @@ def test_zeroing_folded_weights_is_zeroing_inside_the_excited_network(kind):
     """A hook that zeroes the weight the excited network computes with gives the logits that the engine measures."""
     net = excited_net(kind)
     images = torch.stack([image for image, _ in Images()])
-    plain = folded(as_model(net)).net
+    plain = prepare_on(as_model(net), as_images(Images())).model.net
     ablations = studies.location(plain, "2x2").ablations
     for evaluator in (Evaluator(plain, "exact"), Evaluator(plain, "naive")):
         for ablation in ablations:
@@ -139,7 +140,7 @@ def test_two_ablations_are_compared_on_the_same_images(tmp_path):
     with Store.open(cache.results, readonly=True) as store:
         right = [store.correctness(1, position) for position in (0, 1)]
         comparison = store.compare(1, 0, 1)
-    plain = folded(as_model(net)).net
+    plain = prepare_on(as_model(net), as_images(Images())).model.net
     study = studies.multiplier(net)
     images, targets = data.images, np.arange(30) % 6
     for series, ablation in zip(right, study.ablations, strict=False):
