@@ -17,12 +17,21 @@ from weanalysis.figures import points
 from weanalysis.report.page import Picture, Table
 from weanalysis.report.words import RATE, correlation, counted, plain_number, sentence_of, with_interval
 from weanalysis.results import Store
-from weanalysis.results.findings import FALSE_DISCOVERY_RATE, Findings
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, Findings, interval_words
 from weanalysis.results.multipliers import load_multipliers
-from weanalysis.results.statistics import adjust_bh, change_matrix, rank_agreement, spread_of_drop
+from weanalysis.results.statistics import (
+    adjust_bh,
+    change_matrix,
+    rank_agreement,
+    selected_intervals,
+    spread_of_drop,
+    trend_of_spread,
+)
 
 # Beyond that many ablations the spread of each layer, from every image of each, is a matter of minutes.
 _MOST_FOR_SPREAD = 50_000
+
+_SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -93,8 +102,9 @@ def _distribution(study: Study) -> Picture:
 
 
 def _read_location(study: Study) -> Reading:
-    spreads = _spreads(study)
-    trend, numbers = _trend_of_spread(spreads)
+    changes = _changes(study)
+    spreads = _spreads(changes)
+    trend, numbers = _trend_of_spread(changes)
     whole = figures.location_mosaic(study.table)
     pictures = [
         Picture("map", whole, "D of every kernel, a map a layer in network order: rows are output channels, columns "
@@ -115,8 +125,8 @@ def _read_location(study: Study) -> Reading:
     return Reading(trend, pictures, [_by_layer(study, spreads)], limits, numbers)
 
 
-def _spreads(study: Study) -> dict[str, Any]:
-    """Return the spread of D in each layer without the noise of finitely many images, by layer in network order.
+def _changes(study: Study) -> dict[str, Any]:
+    """Return the matrix of changed images of each layer's places, by layer in network order.
 
     Empty where places were not all measured on the same images.
     """
@@ -126,46 +136,56 @@ def _spreads(study: Study) -> dict[str, Any]:
     if study.about.get("stopping") or study.is_screened or not same or len(rows) > _MOST_FOR_SPREAD:
         return {}
     changes = study.store.all_changes(study.number, study.metric)
-    generator = np.random.default_rng(0)
     return {
-        str(layer): spread_of_drop(change_matrix(changes, images, own.index.to_numpy()), generator)
+        str(layer): change_matrix(changes, images, own.index.to_numpy())
         for layer, own in rows.sort_values("depth", kind="stable").groupby("layer", sort=False)
     }
 
 
-def _trend_of_spread(spreads: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
-    found = rank_agreement(np.arange(len(spreads)), [spread.value for spread in spreads.values()])
+def _spreads(changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the spread of D in each layer without the noise of finitely many images."""
+    generator = np.random.default_rng(0)
+    return {layer: spread_of_drop(of_layer, generator) for layer, of_layer in changes.items()}
+
+
+def _trend_of_spread(changes: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    found = trend_of_spread(list(changes.values()))
     if math.isnan(found.value):
         return [], {}
-    numbers = {"spread_by_depth": found.value, "spread_by_depth_interval": [found.low, found.high]}
+    numbers = {"spread_by_depth": found.value, "spread_by_depth_p_value": found.p_value}
+    sure = found.p_value <= _SIGNIFICANCE
     tells = (
-        "Early layers vary more than late ones" if found.high < 0
-        else "Late layers vary more than early ones" if found.low > 0
+        "Early layers vary more than late ones" if sure and found.value < 0
+        else "Late layers vary more than early ones" if sure and found.value > 0
         else "Whether early or late layers vary more cannot be told"
     )  # fmt: skip
-    return [f"{tells}: the rank correlation of depth with the spread of D in a layer, noise taken off, is "
-            f"{correlation(*found[:3])} over {len(spreads):,} layers."], numbers  # fmt: skip
+    return [f"{tells}: the rank correlation of depth with the variance of D in a layer, noise taken off, is "
+            f"{points(found.value)} over {len(changes):,} layers; p = {found.p_value:.2g} for layers that all vary alike, "
+            "by variances in units of what noise and one common variance give."], numbers  # fmt: skip
 
 
 def _by_layer(study: Study, spreads: dict[str, Any]) -> Table:
     rows = study.measured[study.measured["layer"].notna()].sort_values("depth", kind="stable")
     words = []
-    for layer, own in rows.groupby("layer", sort=False):
+    layers = rows.groupby("layer", sort=False)
+    # The largest of each layer is chosen by its D.
+    tops = selected_intervals(rows.loc[layers["drop"].idxmax()], len(rows), bool(study.about.get("stopping")))
+    for (layer, own), (_, top) in zip(layers, tops.iterrows(), strict=True):
         certain = own["q_value"] <= FALSE_DISCOVERY_RATE
-        top = own.loc[own["drop"].idxmax()]
         spread = spreads.get(str(layer))
         reach = "" if spread is None or math.isnan(spread.low) else f" [{spread.low:.2f}, {spread.high:.2f}]"
         words.append([
             str(layer), f"{len(own):,}", f"{(certain & (own['drop'] > 0)).sum():,}",
             f"{(certain & (own['drop'] < 0)).sum():,}", points(own["drop"].mean()),
-            with_interval(top["drop"], top["drop_low"], top["drop_high"]),
+            with_interval(top["drop"], top["selected_low"], top["selected_high"]),
             *([] if not spreads else ["–" if spread is None or math.isnan(spread.value)
                                       else f"{spread.value:.2f}{reach}"]),
         ])  # fmt: skip
     spread_column = ["spread, noise off [95 %]"] if spreads else []
     return Table(
-        "By layer. Worse and better count ablations that differ from 0 after correction over the whole study.",
-        ["layer", "ablations", "worse", "better", "mean D", "largest D [95 %]", *spread_column], words,
+        "By layer. Worse and better count ablations that differ from 0 after correction over the whole study. The "
+        f"largest D of each: {interval_words(len(tops), len(rows))}.",
+        ["layer", "ablations", "worse", "better", "mean D", "largest D [interval]", *spread_column], words,
     )  # fmt: skip
 
 
@@ -288,7 +308,7 @@ def _read_units(study: Study) -> Reading:
     rows = study.measured
     if rows["layer"].nunique() == len(rows):
         return Reading(pictures=pictures)
-    return Reading(pictures=[*pictures, _distribution(study)], tables=[_by_layer(study, _spreads(study))])
+    return Reading(pictures=[*pictures, _distribution(study)], tables=[_by_layer(study, _spreads(_changes(study)))])
 
 
 def _read_any(study: Study) -> Reading:

@@ -5,6 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 
+def sample_words(num_layers: int) -> str:
+    """Say what a rank correlation's interval takes for its sample (`statistics.rank_agreement`)."""
+    if num_layers <= 1:
+        return "the places are the sample"
+    return "the layers are the sample" if num_layers > 2 else "two layers are too few for an interval"
+
+
 def named(row: Any) -> str:
     """Word what a row of a study's table zeroes: "layer1.0.conv1[3, 5]", "90th percentile" …"""
     if row.selection == "kernel":
