@@ -235,8 +235,8 @@ def most_important(rows: pd.DataFrame, stopped: bool = False, count: int = 10) -
         return
     st.markdown(
         f"**The {len(worst)} most important**: {interval_words(len(worst), len(measured))}",
-        help="The largest of many noisy values is likely overestimated. Of intervals adjusted for the choice, five in a "
-        "hundred of those shown miss the true D at most; those of a row by itself would miss far more of them.",
+        help="The largest of many noisy values is likely overestimated. Of intervals adjusted for the choice, five in "
+        "a hundred of those shown miss the true D at most; those of a row by itself would miss far more.",
     )
     st.dataframe(
         pd.DataFrame(

@@ -237,7 +237,8 @@ def _print_studies(console: Console, found: StudyComparison, shown: int = 5) -> 
         table.add_row(named(row), f"{row.first:+.2f}", f"{row.second:+.2f}",
                       f"{row.difference:+.2f} [{row.selected_low:+.2f}, {row.selected_high:+.2f}]",
                       f"{row.q_value:.2g}{star}")  # fmt: skip
-    console.print(f"\nLargest differences: {interval_words(len(largest), len(places))}; * beyond chance", soft_wrap=True)
+    chosen = interval_words(len(largest), len(places))
+    console.print(f"\nLargest differences: {chosen}; * beyond chance", soft_wrap=True)
     console.print(table)
     _print_images(console, found, shown)
     console.print("\nThis speaks of these two networks only.")

@@ -103,8 +103,8 @@ def _print_plan(console: Console, table: pd.DataFrame, detect: float) -> None:
     if plan.num_undecided:
         console.print(f"To tell D = {detect:g} points from 0 for one of the {plan.num_undecided:,} that cannot be told "
                       f"from 0 here takes about {plan.median:,.0f} images for half of them and {plan.largest:,.0f} for "
-                      f"all (power {plan.power:.0%} of McNemar's exact test, one at 5 %; judged by the images that flipped).",
-                      soft_wrap=True)  # fmt: skip
+                      f"all (power {plan.power:.0%} of McNemar's exact test, one at 5 %; judged by the images that "
+                      "flipped).", soft_wrap=True)  # fmt: skip
 
 
 def _print_contrast(console: Console, about: dict[str, Any]) -> None:
@@ -113,7 +113,8 @@ def _print_contrast(console: Console, about: dict[str, Any]) -> None:
         return f"{about[key]:+.2f} [{low:+.2f}, {high:+.2f}]"
 
     console.print(
-        f"In every layer at once, without the channel of the lowest multiplier: D_L = {with_interval('d_low')}; of the "
-        f"highest: D_H = {with_interval('d_high')}; D_H - D_L = {with_interval('d_high_minus_d_low')} points, exact "
-        f"McNemar p = {about['d_high_minus_d_low_p_value']:.2g}.", soft_wrap=True,
+        f"In every layer at once, without the {about['multiplier_of']} of the lowest multiplier: "
+        f"D_L = {with_interval('d_low')}; of the highest: D_H = {with_interval('d_high')}; "
+        f"D_H - D_L = {with_interval('d_high_minus_d_low')} points, exact McNemar p = "
+        f"{about['d_high_minus_d_low_p_value']:.2g}.", soft_wrap=True,
     )  # fmt: skip

@@ -39,10 +39,11 @@ class StudyComparison(Difference):
     percentile, fraction, draw, first and second (D), difference, difference_low, difference_high, p_value, q_value
     (Benjamini and Hochberg over the places), and screen_low and screen_high: on these very images the difference lies
     between them where a study was screened, which the interval does not count. `agreement` is the rank correlation of
-    D, with the layers as the sample where there are several. `images` has a row an image that any place costs: image_id, target, first and second (the number of places
-    without which the network has it wrong), `changes` the (image, place) matrices of both studies, as `change_matrix`
-    makes them, and `same_network` says that both are of one. `intact` holds the accuracies of the two networks on these images
-    (percent), `accuracy` their difference with its interval; `classes` names the targets.
+    D, with the layers as the sample where there are several. `images` has a row an image that any place costs:
+    image_id, target, first and second (the number of places without which the network has it wrong). `changes` holds
+    the (image, place) matrices of both studies, as `change_matrix` makes them; `same_network` says that both are of
+    one. `intact` holds the accuracies of the two networks on these images (percent), `accuracy` their difference with
+    its interval; `classes` names the targets.
     """
 
     intact: tuple[float, float]
@@ -59,7 +60,8 @@ class StudyComparison(Difference):
 
         Being chosen by their difference, they have intervals adjusted for that (`statistics.selected_confidence`).
         """
-        rows = self.places.loc[self.places["difference"].abs().sort_values(ascending=False, kind="stable").index[:count]]
+        by_size = self.places["difference"].abs().sort_values(ascending=False, kind="stable").index
+        rows = self.places.loc[by_size[:count]]
         first, second = (matrix[:, rows.index.to_numpy()] for matrix in self.changes)
         level = selected_confidence(len(rows), len(self.places))
         found = compare_maps(second, first, self.same_network, level)
@@ -153,6 +155,11 @@ def _check_pairable(about: Sequence[dict[str, Any]]) -> list[str]:
             raise StudyError(f"{study['name']} stopped each place at another number of images (--{study['stopping']}), "
                              "so that no image stands for all of them; run it again without that option (what is "
                              "measured counts) and compare that study")
+    for option in ("multiplier_of", "channels"):
+        values = [(study.get("options") or {}).get(option) for study in about]
+        if values[0] != values[1]:
+            raise StudyError(f"{one['name']} and {two['name']} zero other things by multiplier "
+                             f"(--{option.replace('_', '-')}); compare two that zero the same")
     if one["data"] != two["data"]:
         raise StudyError(f"{one['name']} was measured on {one['data']}, {two['name']} on {two['data']}; measure both "
                          "on the same images to compare them")

@@ -48,14 +48,16 @@ def _chapter(
     state = f"Not measured to the end when the report was made: {', '.join(open_ones)}." if open_ones else ""
     # Two studies may have one name.
     one, two = (f"{name} ({number})" for name, number in ((found.first, first), (found.second, second)))
-    numbers = {**found.summary(), "p_value_holm": corrected, "studies": [first, second], "num_places": len(found.places),
+    numbers = {**found.summary(), "p_value_holm": corrected, "studies": [first, second],
+               "num_places": len(found.places),
                **dict(zip(("num_more_in_second", "num_more_in_first"), _certain(found), strict=True)),
                "rank_correlation": found.agreement.value,
                "rank_correlation_interval": [found.agreement.low, found.agreement.high]}  # fmt: skip
     return Chapter(
         f"compared-{first}-{second}", f"Compared: {one} and {two}",
         "Do the two networks need the same weights, and the same images for it? Differences are second minus first.",
-        _findings(found, one, two, corrected, num_compared), [*_pictures(store, found, kind, first, second, one, two), *_tables(found)],
+        _findings(found, one, two, corrected, num_compared),
+        [*_pictures(store, found, kind, first, second, one, two), *_tables(found)],
         [("First", one), ("Second", two), ("Metric", METRICS.get(found.metric, found.metric)),
          ("Images", f"{found.num_images:,}, measured by both"), ("Places", f"{len(found.places):,}, measured by both"),
          *((("Notes", " ".join(f"{note[0].upper()}{note[1:]}." for note in found.notes)),) if found.notes else ())],
@@ -133,8 +135,8 @@ def _tables(found: StudyComparison) -> list[Table]:
                with_interval(row.difference, row.selected_low, row.selected_high),
                plain_number(row.q_value) + ("*" if row.q_value <= FALSE_DISCOVERY_RATE else "")]
               for row in largest.itertuples()]  # fmt: skip
-    tables = [Table(f"The largest differences: {interval_words(len(largest), len(found.places))}; * differs from 0 after "
-                    "correction. The largest of many noisy ones are likely to be too large.",
+    tables = [Table(f"The largest differences: {interval_words(len(largest), len(found.places))}; * differs from 0 "
+                    "after correction. The largest of many noisy ones are likely to be too large.",
                     ["zeroed", "D in the first", "D in the second", "difference [interval]", "q"], places)]  # fmt: skip
     images = found.images
     apart = (images["second"] - images["first"]).abs().sort_values(ascending=False, kind="stable").index[:_SHOWN]

@@ -160,8 +160,8 @@ def _trend_of_spread(changes: dict[str, Any]) -> tuple[list[str], dict[str, Any]
         else "Whether early or late layers vary more cannot be told"
     )  # fmt: skip
     return [f"{tells}: the rank correlation of depth with the variance of D in a layer, noise taken off, is "
-            f"{points(found.value)} over {len(changes):,} layers; p = {found.p_value:.2g} for layers that all vary alike, "
-            "by variances in units of what noise and one common variance give."], numbers  # fmt: skip
+            f"{points(found.value)} over {len(changes):,} layers; p = {found.p_value:.2g} for layers that all vary "
+            "alike, by variances in units of what noise and one common variance give."], numbers  # fmt: skip
 
 
 def _by_layer(study: Study, spreads: dict[str, Any]) -> Table:
@@ -250,31 +250,46 @@ def _sentence_of_trend(trend: Any, num_percentiles: int) -> list[str]:
 
 def _read_multiplier(study: Study) -> Reading:
     rows = study.measured
+    unit = _multiplied(study)
     findings, numbers = _lowest_and_highest(study)
     pictures = []
     if (rows["layer"].isna() & rows["fraction"].notna()).any():
-        pictures.append(Picture("curve", figures.multiplier_curve(study.table), "More and more input channels zeroed "
+        pictures.append(Picture("curve", figures.multiplier_curve(study.table, unit), f"More and more {unit}s zeroed "
                                 "in every layer at once: those of the lowest multiplier first, of the highest first, "
                                 "and in random orders."))
     if rows["layer"].notna().any():
-        pictures.append(Picture("layers", figures.multiplier_drops(study.table), "Layer by layer: the one input "
-                                "channel of the lowest and of the highest multiplier, with 95 % intervals."))
+        pictures.append(Picture("layers", figures.multiplier_drops(study.table), f"Layer by layer: the {unit} of "
+                                "the lowest and of the highest multiplier, with 95 % intervals."))
     if learned := load_multipliers(study.cache, str(study.about.get("weights_hash"))):
         pictures.append(Picture("multipliers", figures.multiplier_spread(learned), "The multipliers m that LWE "
                                 "learned, by layer: all, 90 % and 50 % of them, and their median."))
-    limits = ["D_L and D_H are of single channels a layer; the random draws beside them show what any channel costs."]
+    limits = [
+        f"D_L and D_H are of one {unit} a layer (--channels: of several); the random draws beside them show what any "
+        f"{unit} costs.",
+        "The paper speaks of channels with a lowest multiplier, where LWE has one for every kernel. Here "
+        + ("a channel's is the mean over the outputs that read it; --multiplier-of kernel zeroes single kernels."
+           if unit == "input channel" else "single kernels are ranked; --multiplier-of channel ranks input channels.")
+        + " That the first convolution is left out is a choice of this program.",
+    ]  # fmt: skip
     return Reading(findings, pictures, [], limits, numbers)
+
+
+def _multiplied(study: Study) -> str:
+    """What is ranked by multiplier."""
+    return "kernel" if (study.about.get("options") or {}).get("multiplier_of") == "kernel" else "input channel"
 
 
 def _lowest_and_highest(study: Study) -> tuple[list[str], dict[str, Any]]:
     rows = study.measured
     everywhere = rows[rows["layer"].isna() & rows["fraction"].isna()]
+    unit = _multiplied(study)
     ends = [everywhere[everywhere["selection"] == selection] for selection in ("lowest", "highest")]
     if not all(map(len, ends)):
         return ["D_L and D_H of all layers at once have not been measured."], {}
     low, high = (own.iloc[0] for own in ends)
     contrast = study.store.compare(study.number, int(low.name), int(high.name), study.metric)
     numbers = {
+        "multiplier_of": unit.split()[-1],
         "d_low": low["drop"], "d_low_interval": [low["drop_low"], low["drop_high"]],
         "d_high": high["drop"], "d_high_interval": [high["drop_low"], high["drop_high"]],
         "d_high_minus_d_low": contrast.difference,
@@ -282,12 +297,12 @@ def _lowest_and_highest(study: Study) -> tuple[list[str], dict[str, Any]]:
         "d_high_minus_d_low_p_value": contrast.p_value,
     }  # fmt: skip
     tells = (
-        "the channels of high multiplier are needed more" if contrast.difference_low > 0
-        else "the channels of low multiplier are needed more" if contrast.difference_high < 0
+        f"the {unit}s of high multiplier are needed more" if contrast.difference_low > 0
+        else f"the {unit}s of low multiplier are needed more" if contrast.difference_high < 0
         else "which are needed more cannot be told"
     )  # fmt: skip
     sentences = [
-        "In every layer at once, zeroing the input channel of the lowest multiplier costs D_L = "
+        f"In every layer at once, zeroing the {unit} of the lowest multiplier costs D_L = "
         f"{sentence_of(low['drop'], low['drop_low'], low['drop_high'])}, that of the highest D_H = "
         f"{sentence_of(high['drop'], high['drop_low'], high['drop_high'])}. On the same images D_H − D_L = "
         f"{sentence_of(contrast.difference, contrast.difference_low, contrast.difference_high)}, exact McNemar p = "
@@ -295,7 +310,7 @@ def _lowest_and_highest(study: Study) -> tuple[list[str], dict[str, Any]]:
     ]
     random = everywhere[everywhere["selection"] == "random"]
     if len(random):
-        sentences.append(f"A channel drawn at random in every layer costs {points(random['drop'].min())} to "
+        sentences.append(f"One {unit} drawn at random in every layer costs {points(random['drop'].min())} to "
                          f"{points(random['drop'].max())} points ({counted(len(random), 'draw')}).")  # fmt: skip
     return sentences, numbers
 
@@ -328,7 +343,7 @@ KINDS = {
         "(Quader et al., ECCV 2020, section 3.1).", _read_location),
     "magnitude": Kind(_magnitude_question, _read_magnitude),
     "multiplier": Kind(
-        lambda study: "Does the multiplier that Weight Excitation learned tell which input channels the network needs? "
+        lambda study: "Does the multiplier that Weight Excitation learned tell what the network needs? "
         "(Quader et al., ECCV 2020, section 4.2)", _read_multiplier),
     "channel": Kind(
         lambda study: "Which channels does the network need? Each ablation sets a whole filter, or all kernels of an "

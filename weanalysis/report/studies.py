@@ -20,7 +20,6 @@ from weanalysis.report.words import (
     counted,
     moment,
     plain_number,
-    sentence_of,
     settings,
     value_word,
     with_interval,
@@ -35,9 +34,9 @@ _SHOWN_AT_LEAST, _SHOWN_AT_MOST = 10, 25
 
 _EVERYWHERE = (
     "Each interval is for the population that the images were drawn from. Where rows are shown for their D, their "
-    "intervals are widened for that choice: of those shown about five in a hundred miss the true D at most. Those of the "
-    "study's table and of the figures are for their own row. Which rows differ from 0 is said by q, which accounts for "
-    "their number.",
+    "intervals are widened for that choice: of those shown about five in a hundred miss the true D at most. Those of "
+    "the study's table and of the figures are for their own row. Which rows differ from 0 is said by q, which accounts "
+    "for their number.",
     "D is measured with everything else in place: two parts that stand in for each other can both have D = 0, and what "
     "several cost together is not the sum of their D.",
     "This speaks of this one network, with these weights, and of images like these. What a way of training does takes "
@@ -123,8 +122,8 @@ def _findings(study: Study) -> list[str]:
     if len(rows) > 1 and top["drop"] > 0:
         interval = interval_of(top["selected_low"], top["selected_high"])
         sentences.append(f"The largest D is that of {named(top)}: {points(top['drop'])} points, {interval} at the "
-                         f"confidence that the largest of {len(rows):,} asks for (95 % for that choice). The largest of "
-                         "many noisy values is likely to be too large.")
+                         f"confidence that the largest of {len(rows):,} asks for (95 % for that choice). The largest "
+                         "of many noisy values is likely to be too large.")
     if stopping := study.about.get("stopping"):
         early = int((rows["num_images"] < study.about["num_images"]).sum())
         sentences.append(f"Ablations were left alone once they were settled (--{stopping}): {early:,} before the last "
@@ -166,14 +165,15 @@ def _most_important(study: Study) -> list[Table]:
 
 def _rows_table(study: Study, rows: pd.DataFrame, caption: str) -> Table:
     rows = selected_intervals(rows, len(study.measured), bool(study.about.get("stopping")))
-    columns = ["zeroed", "D, points [interval]", *(["on these images"] if study.is_screened else []), "q", "images flipped",
-               "of images"]  # fmt: skip
+    columns = ["zeroed", "D, points [interval]", *(["on these images"] if study.is_screened else []), "q",
+               "images flipped", "of images"]  # fmt: skip
     words = []
     for row in rows.itertuples():
         screened = [f"[{points(row.screen_low)}, {points(row.screen_high)}]"] if study.is_screened else []
         certain = "*" if row.q_value <= FALSE_DISCOVERY_RATE else ""
         words.append([named(row), with_interval(row.drop, row.selected_low, row.selected_high), *screened,
-                      plain_number(row.q_value) + certain, f"{row.num_flipped:,.0f}", f"{row.num_images:,.0f}"])  # fmt: skip
+                      plain_number(row.q_value) + certain, f"{row.num_flipped:,.0f}",
+                      f"{row.num_images:,.0f}"])  # fmt: skip
     left = len(study.measured) - len(rows)
     more = f" {left:,} more are in the study's table (weanalysis export {study.number} -o FILE)." if left else ""
     chosen = f" Here: {interval_words(len(rows), len(study.measured))}; * differs from 0 after correction."

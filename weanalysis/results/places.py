@@ -25,8 +25,9 @@ def named(row: Any) -> str:
         draw = f", draw {row.draw:.0f}" if row.draw and row.draw > 0 else ""
         return f"{place}, percentile {row.percentile:g}{draw}"
     if row.selection in ("lowest", "highest", "random"):
+        # Channels or kernels: which, the study's options say.
         fraction = getattr(row, "fraction", None)
-        amount = f"{fraction:.0%} of channels" if fraction and fraction == fraction else "channel"
+        amount = f" {fraction:.0%}" if fraction and fraction == fraction else ""
         draw = f", draw {row.draw:.0f}" if row.draw is not None and row.draw == row.draw else ""
-        return f"{place}, {row.selection} {amount}{draw}"
+        return f"{place}, {row.selection}{amount}{' by multiplier' if not draw else ''}{draw}"
     return str(place)

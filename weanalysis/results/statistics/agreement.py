@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from weanalysis.results.statistics.ranking import rank_agreement, top_overlap
 from weanalysis.results.statistics.paired import adjust_bh
+from weanalysis.results.statistics.ranking import rank_agreement, top_overlap
 
 _RANKINGS = ("spearman", "kendall")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -12,11 +12,18 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
 from weanalysis.errors import StudyError
-from weanalysis.results.statistics.paired import Floats, adjust_bh, mcnemar_exact, paired_difference, two_sided_z
+from weanalysis.results.statistics.paired import (
+    Floats,
+    adjust_bh,
+    distinct,
+    mcnemar_exact,
+    paired_difference,
+    two_sided_z,
+)
 from weanalysis.results.statistics.sequential import sequential_p_value
 
 # Beyond so many changed images the normal approximation is as good as the exact law.
-_MOST_EXACT = 1_000_000
+_MOST_EXACT = 100_000
 
 
 def images_needed(
@@ -27,38 +34,39 @@ def images_needed(
     Both arguments are fractions and broadcast; `discordance` is the share of images that change, as a pilot shows it,
     and counts as |difference| where it is smaller. NaN where difference is 0 or a value is missing. It is the number at
     which `mcnemar_power` reaches the power, found by bisection from the normal approximation (R. J. Connor, Biometrics
-    43 (1987) 207-211), which alone gives a power of 0.765 to 0.794 for 0.80; where more than a million changed images
-    are expected the two agree to 0.001, and that formula stands. Raises ValueError for fractions outside [-1, 1] and [0, 1].
+    43 (1987) 207-211), which alone gives a power of 0.765 to 0.794 for 0.80; where more than 100,000 changed images
+    are expected the two agree to 0.001, and that formula stands. Raises ValueError for fractions outside [-1, 1] and
+    [0, 1].
     """
-    difference, discordance = np.broadcast_arrays(
+    sought, changed = np.broadcast_arrays(
         np.abs(np.asarray(difference, dtype=np.float64)), np.asarray(discordance, dtype=np.float64)
     )
-    if np.any(difference > 1) or np.any((discordance < 0) | (discordance > 1)) or not 0 < power < 1:
+    if np.any(sought > 1) or np.any((changed < 0) | (changed > 1)) or not 0 < power < 1:
         raise ValueError("difference must lie in [-1, 1], discordance in [0, 1] and power in (0, 1): all are fractions")
-    discordance = np.maximum(discordance, difference)
-    noise = two_sided_z(1 - significance) * np.sqrt(discordance)
-    noise = noise + special.ndtri(power) * np.sqrt(discordance - difference**2)
-    needed = np.ceil(np.divide(noise, difference, out=np.full_like(noise, np.nan), where=difference > 0) ** 2)
-    pairs, which = np.unique(np.stack([difference.ravel(), discordance.ravel()]), axis=1, return_inverse=True)
-    which = which.reshape(needed.shape)
-    for place, (one, share) in enumerate(pairs.T):
-        about = needed[which == place].max(initial=0)
-        if one > 0 and 0 < about * share <= _MOST_EXACT:
-            needed = np.where(which == place, _exactly_needed(one, share, int(about), power, significance), needed)
-    return needed
+    changed = np.maximum(changed, sought)
+    noise = two_sided_z(1 - significance) * np.sqrt(changed)
+    noise = noise + special.ndtri(power) * np.sqrt(changed - sought**2)
+    needed = np.ceil(np.divide(noise, sought, out=np.full_like(noise, np.nan), where=sought > 0) ** 2)
+    (one, share, about), which = distinct(sought.ravel(), changed.ravel(), needed.ravel())
+    exact = np.array([
+        _exactly_needed(*row, power, significance) if row[1] * row[2] <= _MOST_EXACT else row[2]
+        for row in zip(one.tolist(), share.tolist(), about.tolist(), strict=True)
+    ])  # fmt: skip
+    return exact[which].reshape(needed.shape)
 
 
-def _exactly_needed(difference: float, discordance: float, about: int, power: float, significance: float) -> int:
+def _exactly_needed(difference: float, discordance: float, about: float, power: float, significance: float) -> int:
     """Return the number of images, near `about`, from which the exact test has the power."""
+    first = int(about)
 
     def reaches(num_images: int) -> bool:
         return mcnemar_power(difference, discordance, num_images, significance) >= power
 
-    step = max(1, about // 50)
-    low = high = about
+    step = max(1, first // 50)
+    low = high = first
     while not reaches(high):
         low, high, step = high, high + step, 2 * step
-    step = max(1, about // 50)
+    step = max(1, first // 50)
     while low > 0 and reaches(low):
         low, high, step = max(0, low - step), low, 2 * step
     while high - low > 1:
@@ -117,7 +125,7 @@ def _edges(changed: NDArray[np.int64], significance: float) -> NDArray[np.int64]
     return (quantile - (special.bdtr(quantile, changed, 0.5) > significance / 2)).astype(np.int64)
 
 
-@cache
+@lru_cache(maxsize=16)
 def _few_edges(significance: float) -> NDArray[np.int64]:
     return _edges(np.arange(2000), significance)
 
@@ -164,8 +172,9 @@ class Confirmation:
     """Which ablations improve the network, and how large an improvement the images still allow.
 
     `table` has a row for each ablation: drop, drop_low and drop_high on the confirming images (percentage points),
-    num_flipped and num_images of these, chosen, p_value and q_value (one-sided, NaN where not chosen) and confirmed. `largest_missed` is in percentage
-    points: with the stated confidence no ablation that is not confirmed improves the network by more.
+    num_flipped and num_images of these, chosen, p_value and q_value (one-sided, NaN where not chosen) and confirmed.
+    `largest_missed` is in percentage points: with the stated confidence no ablation that is not confirmed improves the
+    network by more.
     """
 
     table: pd.DataFrame

@@ -12,8 +12,8 @@ from weanalysis.results.statistics.sequential import sequential_interval
 def selected_confidence(num_selected: int, num_compared: int, confidence: float = 0.95) -> float:
     """Return the confidence at which each of `num_selected` rows chosen among `num_compared` gets its interval.
 
-    One minus R (1 - confidence) / m: of the intervals shown, a share of 1 - confidence at most misses its true value, in
-    expectation, whatever values chose them (the false coverage rate; Y. Benjamini and D. Yekutieli, J. Am. Stat.
+    One minus R (1 - confidence) / m: of the intervals shown, a share of 1 - confidence at most misses its true value,
+    in expectation, whatever values chose them (the false coverage rate; Y. Benjamini and D. Yekutieli, J. Am. Stat.
     Assoc. 100 (2005) 71-81; proven for independent rows and for some dependent ones). Raises ValueError unless
     1 <= num_selected <= num_compared.
     """
