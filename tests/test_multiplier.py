@@ -58,7 +58,8 @@ def test_lowest_and_highest_are_those_and_the_stem_is_left_out():
     assert study.layers == ("2", "4")
     assert study.options == {"channels": 1, "fractions": [0.5], "draws": 2, "seed": 0}
     # As it was before kernels could be chosen: what was measured is found again.
-    assert study.key == "5e686d108a2afc2d" and study == studies.multiplier(net, draws=2, fractions=(0.5,), multiplier_of="channel")
+    assert study.key == "5e686d108a2afc2d"
+    assert study == studies.multiplier(net, draws=2, fractions=(0.5,), multiplier_of="channel")
     layers = {layer.name: layer for layer in studies.find_layers(net)}
     means = {name: mean_multiplier(layers[name], multipliers(net)) for name in study.layers}
     lowest, highest = study.ablations[0], study.ablations[1]

@@ -115,9 +115,8 @@ def test_every_kind_of_study_has_its_chapter(kind: str, cache: Cache) -> None:
         assert f"10 of {len(table):,}, with intervals adjusted for that choice" in page.text
     assert (f"{top['q_value']:.2g}*" in page.text) == (top["q_value"] <= 0.05)
     first = selected_intervals(table.loc[[top.name]], len(table)).iloc[0]
-    assert f"{figures.points(top['drop'])} points, {figures.interval(first['selected_low'], first['selected_high'])}" in (
-        page.text
-    )
+    words = figures.interval(first["selected_low"], first["selected_high"])
+    assert f"{figures.points(top['drop'])} points, {words}" in page.text
     for fact in ("abcd1234", "f0f0", "weanalysis ablate --study", "torch 9.9", "seed 0", "top-1", "digits"):
         assert fact in page.text, fact
     assert "this one network" in page.text and "What this does not say" in page.text
@@ -324,7 +323,8 @@ def test_pairs_of_recipes_are_corrected_for_their_number(cache: Cache) -> None:
 
 def test_comparisons_of_studies_are_corrected_for_their_number(cache: Cache) -> None:
     for seed in range(3):
-        write_study(cache.results, "location", location_plan(grid=2, seed=seed), f"s{seed}", seed=seed, weights_hash=str(seed))
+        plan = location_plan(grid=2, seed=seed)
+        write_study(cache.results, "location", plan, f"s{seed}", seed=seed, weights_hash=str(seed))
     written = report(cache, "s0", "s1", "s2")
     p_values = [one["p_value"] for one in written.comparisons]
     assert [one["p_value_holm"] for one in written.comparisons] == pytest.approx(list(adjust_holm(p_values)))

@@ -184,12 +184,12 @@ def test_chosen_rows_have_the_interval_of_their_number():
     level = 1 - 5 * 0.05 / 465
     _, low, high = statistics.paired_difference(rows["lost"], rows["gained"], 719, level)
     np.testing.assert_allclose(found[["selected_low", "selected_high"]].T, 100 * np.stack([low, high]))
-    pd.testing.assert_frame_equal(found[rows.columns], rows), "the row's own interval stays"
+    pd.testing.assert_frame_equal(found[rows.columns], rows)  # the row's own interval stays
     early = statistics.selected_intervals(rows, 465, stopped=True)
     sequential = statistics.sequential_interval(rows["lost"], rows["gained"], 719, level)
     np.testing.assert_allclose(early[["selected_low", "selected_high"]].T, 100 * np.stack(sequential))
     alone = statistics.selected_intervals(rows, 5)
-    np.testing.assert_allclose(alone["selected_low"], rows["drop_low"]), "where nothing was left out, nothing was chosen"
+    np.testing.assert_allclose(alone["selected_low"], rows["drop_low"], err_msg="all rows are there")
     assert statistics.selected_intervals(rows[:0], 465).empty
     with pytest.raises(ValueError, match="6 of 5"):
         statistics.selected_confidence(6, 5)

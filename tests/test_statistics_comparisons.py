@@ -198,7 +198,7 @@ def test_runs_are_compared_by_welch():
 
 
 def by_leaving_out(first, second, correlation, blocks) -> tuple[float, float]:
-    """The interval by hand: each block left out, Student's t on the scale of Fisher's z; wider than the formula here."""
+    """The interval by hand: each block left out, Student's t on Fisher's scale; wider than the formula here."""
     blocks = np.asarray(blocks)
     value, names = correlation(first, second).statistic, np.unique(blocks)
     left = np.array([correlation(first[blocks != name], second[blocks != name]).statistic for name in names])
