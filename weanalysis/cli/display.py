@@ -45,12 +45,12 @@ def points(row: Any) -> str:
     return f"{row.drop:+.2f} [{row.selected_low:+.2f}, {row.selected_high:+.2f}]"
 
 
-def rows_table(rows: pd.DataFrame, title: str) -> Table:
+def rows_table(rows: pd.DataFrame) -> Table:
     """Lay out chosen rows of a study's table: what is zeroed, D with its interval, q if it is known, images flipped.
 
     A star marks what differs from 0 after correction.
     """
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     has_q = "q_value" in rows
     table.add_column("zeroed")
     table.add_column("D, points [interval]", justify="right")
@@ -125,8 +125,8 @@ class Watcher:
             if found is not None:
                 self._last = time.monotonic()
                 compared = int((status.counts["num_images"] > 0).sum())
-                title = f"most important so far: {interval_words(len(found), compared)}"
-                self._found: RenderableType = rows_table(found, title) if len(found) else Text("")
+                title = Text(f"most important so far: {interval_words(len(found), compared)}")
+                self._found: RenderableType = Group(title, rows_table(found)) if len(found) else Text("")
             self._show(share, Group(_bar(share, words), self._found), "", last)
         else:
             top = "; so far most: " + ", ".join(

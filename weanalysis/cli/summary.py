@@ -38,7 +38,8 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
                   soft_wrap=True)
     for title, rows in (("most important", ordered[:shown]), ("least important", ordered[::-1][:shown])):
         chosen = selected_intervals(rows, len(ordered), bool(about["stopping"]))
-        console.print(rows_table(chosen, f"{title}: {interval_words(len(rows), len(ordered))}"))
+        console.print(f"[bold]{title}[/bold]: {interval_words(len(rows), len(ordered))}", soft_wrap=True)
+        console.print(rows_table(chosen))
     console.print(f"* differs from 0 after correction for their number (q ≤ {FALSE_DISCOVERY_RATE:g})", soft_wrap=True)
     if "d_low" in about:
         _print_contrast(console, about)
@@ -84,8 +85,8 @@ def print_improvements(console: Console, found: Improvements, shown: int = 10) -
         from weanalysis.results.statistics import selected_intervals
 
         rows = selected_intervals(found.table[found.table["confirmed"]][:shown], len(found.table))
-        words = interval_words(len(rows), len(found.table))
-        table = Table(title=f"confirmed: {words}", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        console.print(f"confirmed: {interval_words(len(rows), len(found.table))}", soft_wrap=True)
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("improves when zeroed")
         table.add_column("D on the confirming half [interval]", justify="right")
         table.add_column("q", justify="right")
