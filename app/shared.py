@@ -18,6 +18,8 @@ import streamlit as st
 from weanalysis import figures
 from weanalysis.cache import safe_name
 from weanalysis.errors import WeanalysisError
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words
+from weanalysis.results.statistics import selected_intervals
 
 Colour = Literal["blue", "green", "orange", "red", "gray"]
 
@@ -225,14 +227,16 @@ def measured(row: pd.Series, what: str) -> None:
             st.metric("D on these images", bounds, help=f"{SCREENED}.")
 
 
-def most_important(rows: pd.DataFrame, count: int = 10) -> None:
-    """List the ablations that cost most."""
-    worst = rows.dropna(subset=["drop"]).nlargest(count, "drop")
+def most_important(rows: pd.DataFrame, stopped: bool = False, count: int = 10) -> None:
+    """List the ablations that cost most, with intervals that count with their having been chosen by D."""
+    measured = rows.dropna(subset=["drop"])
+    worst = selected_intervals(measured.nlargest(count, "drop"), len(measured), stopped)
     if worst.empty:
         return
     st.markdown(
-        f"**The {len(worst)} most important**",
-        help="The largest of many noisy values is likely overestimated: read D with its interval.",
+        f"**The {len(worst)} most important**: {interval_words(len(worst), len(measured))}",
+        help="The largest of many noisy values is likely overestimated. Of intervals adjusted for the choice, five in "
+        "a hundred of those shown miss the true D at most; those of a row by itself would miss far more.",
     )
     st.dataframe(
         pd.DataFrame(
@@ -242,13 +246,15 @@ def most_important(rows: pd.DataFrame, count: int = 10) -> None:
                 "in": worst["in_channel"],
                 "drop": worst["drop"],
                 "interval": [
-                    figures.interval(low, high) for low, high in zip(worst["drop_low"], worst["drop_high"], strict=True)
+                    figures.interval(low, high)
+                    for low, high in zip(worst["selected_low"], worst["selected_high"], strict=True)
                 ],
                 "bounds": [
                     figures.interval(row.screen_low, row.screen_high) if bounded else None
                     for row, bounded in zip(worst.itertuples(), figures.is_screened(worst), strict=True)
                 ],
                 "q": worst["q_value"],
+                "found": worst["q_value"] <= FALSE_DISCOVERY_RATE,
                 "flipped": worst["num_flipped"],
             }
         ).dropna(axis=1, how="all"),
@@ -258,9 +264,14 @@ def most_important(rows: pd.DataFrame, count: int = 10) -> None:
             "out": st.column_config.NumberColumn("Output channel", format="%d"),
             "in": st.column_config.NumberColumn("Input channel", format="%d"),
             "drop": st.column_config.NumberColumn("D (points)", format="%+.2f"),
-            "interval": st.column_config.TextColumn("95 % interval", help=f"{INTERVALS}."),
+            "interval": st.column_config.TextColumn(
+                "Interval", help=f"{INTERVALS}; widened for the choice of the largest (Benjamini and Yekutieli, 2005)."
+            ),
             "bounds": st.column_config.TextColumn("On these images", help=f"{SCREENED}."),
             "q": st.column_config.NumberColumn("q", format="%.2g", help="False discovery rate, Benjamini-Hochberg."),
+            "found": st.column_config.CheckboxColumn(
+                "Differs from 0", help=f"After correction for the number of ablations: q ≤ {FALSE_DISCOVERY_RATE:g}."
+            ),
             "flipped": st.column_config.NumberColumn("Images flipped", format="localized"),
         },
     )

@@ -53,9 +53,10 @@ All {num_places:,} intervals are at the end of this page.
 
 ## Each criterion against D
 
-Rank correlations over all {num_places:,} locations with 95 % intervals, in which the locations are the sample; the
-share of the {top_k:.0f} locations of largest D that is among the {top_k:.0f} of largest score, where random scores
-reach {chance:.0%}; and Spearman's correlation within layers: the median over layers, and how many of them are above 0
+Rank correlations over all {num_places:,} locations with 95 % intervals, for which the layers are the sample: places of
+one layer resemble each other, so that one layer is left out at a time; the share of the {top_k:.0f} locations of
+largest D that is among the {top_k:.0f} of largest score, where random scores reach {chance:.0%}; and Spearman's
+correlation within layers: the median over layers, and how many of them are above 0
 at a false discovery rate of {rate:.0%}.
 
 | criterion | Spearman | Kendall | top {top:.0%} shared | in layers: median | above 0 | Spearman with images flipped |

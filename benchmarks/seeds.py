@@ -16,6 +16,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from weanalysis.ablation import ablate
@@ -42,9 +43,12 @@ Intervals are 95 % and over seeds (Student's t; Welch's for the difference). {to
 | --- | --- | --- |
 {rows}
 
-D_L and D_H: in every layer but the stem at once, the one input channel with the lowest, or the highest, mean multiplier
-is zeroed; *random* is one channel of each layer drawn at random (mean of {num_draws} draws). "Layer by layer" does the
-same in one layer at a time and averages over the {num_layers} layers.
+D_L and D_H: in every layer at once, the one unit with the lowest, or the highest, multiplier is zeroed; *random* is one
+unit of each layer drawn at random (mean of {num_draws} draws). The first convolution is left out, by choice. "Layer by
+layer" does the same in one layer at a time and averages over the {num_layers} layers. The paper ranks channels, and LWE
+has a multiplier for every kernel, so that there are two readings: *channels* are input channels, ranked by the mean of
+their kernels' multipliers over the outputs; *kernels* are single ones, ranked by their own (`--multiplier-of kernel`).
+"A tenth" zeroes that share of all units in every layer at once.
 """
 
 
@@ -68,21 +72,14 @@ def main() -> None:
     for run in sides[1]:
         model = load_network(str(run.checkpoint))
         data = load_data("digits", model=model, cache=cache)
-        table = ablate(model, data, "multiplier", cache=cache, name=f"{run.name}-multiplier", say=_say)
-        _say(f"{run.name}: D_L {table.attrs['d_low']:.2f}, D_H {table.attrs['d_high']:.2f}")
-        single = table[table["fraction"].isna()]
-        at_once, by_layer = single[single["layer"].isna()], single[single["layer"].notna()]
-        means, random = by_layer.groupby("selection")["drop"].mean(), at_once[at_once["selection"] == "random"]
-        for name, value in (
-            ("D_L, all layers at once", table.attrs["d_low"]),
-            ("random, all layers at once", random["drop"].mean()),
-            ("D_H, all layers at once", table.attrs["d_high"]),
-            ("D_H - D_L, all layers at once", table.attrs["d_high_minus_d_low"]),
-            ("D_L, layer by layer", means["lowest"]),
-            ("D_H, layer by layer", means["highest"]),
-            ("D_H - D_L, layer by layer", means["highest"] - means["lowest"]),
-        ):
-            values.setdefault(name, []).append(float(value))
+        for unit in ("channel", "kernel"):
+            name = f"{run.name}-multiplier" + ("-of-kernel" if unit == "kernel" else "")
+            table = ablate(model, data, "multiplier", multiplier_of=unit, fractions=(0.1,), cache=cache, name=name,
+                           say=_say)  # fmt: skip
+            _say(f"{run.name}, {unit}s: D_L {table.attrs['d_low']:.2f}, D_H {table.attrs['d_high']:.2f}")
+            _add(values, table, unit)
+            num_draws = int((table["fraction"].isna() & (table["selection"] == "random")).sum())
+            num_layers = table["layer"].nunique()
 
     rows = [
         _row(f"top-1 of the {name} (%)", mean_of_runs(side.accuracy), side.accuracy, "{:.2f}")
@@ -95,10 +92,33 @@ def main() -> None:
         command=shlex.join(["python", "benchmarks/seeds.py", "--model", given.model, "--seeds", given.seeds]),
         model=given.model, epochs=sides[0][0].recipe["epochs"], num_seeds=len(seeds), num_images=found.num_images,
         today=date.today(), machine=platform.machine(), torch=torch.__version__, rows="\n".join(rows),
-        num_draws=len(random), num_layers=by_layer["layer"].nunique(),
+        num_draws=num_draws, num_layers=num_layers,
     )  # fmt: skip
     write_atomically(given.output, page.encode())
     print(page)
+
+
+def _add(values: dict[str, list[float]], table: pd.DataFrame, unit: str) -> None:
+    """Append what one network's multiplier study says to the values of each row."""
+    single = table[table["fraction"].isna()]
+    means = single[single["layer"].notna()].groupby("selection")["drop"].mean()
+    at_once = single[single["layer"].isna()]
+    tenth = table[table["fraction"] == 0.1]
+    random, low, high = (at_once[at_once["selection"] == name]["drop"] for name in ("random", "lowest", "highest"))
+    of_tenth = tenth.groupby("selection")["drop"].mean()
+    for name, value in (
+        ("D_L, all layers at once", low.iloc[0]),
+        ("random, all layers at once", random.mean()),
+        ("D_H, all layers at once", high.iloc[0]),
+        ("D_H - D_L, all layers at once", high.iloc[0] - low.iloc[0]),
+        ("D_L, layer by layer", means["lowest"]),
+        ("D_H, layer by layer", means["highest"]),
+        ("D_H - D_L, layer by layer", means["highest"] - means["lowest"]),
+        ("a tenth, lowest first", of_tenth["lowest"]),
+        ("a tenth, random", of_tenth["random"]),
+        ("a tenth, highest first", of_tenth["highest"]),
+    ):
+        values.setdefault(f"{unit}s: {name}", []).append(float(value))
 
 
 def _row(name: str, mean: Estimate, each: tuple[float, ...] | list[float], form: str) -> str:

@@ -24,6 +24,7 @@ from weanalysis.devices import find_devices
 from weanalysis.errors import DeviceError, StoreError, StudyError, WeanalysisError
 from weanalysis.models import build, save_checkpoint
 from weanalysis.results import COLUMNS, Store
+from weanalysis.results.statistics import selected_intervals
 
 NUM_IMAGES, NUM_CLASSES = 24, 6
 
@@ -319,8 +320,16 @@ def test_summary_list_and_export(folder, cache, capsys, tmp_path):
     words = ["--cache", str(cache.root)]
     assert run("ablate", *of(folder), "--grid", "1x1", "--name", "mine", *words) == 0
     text = capsys.readouterr().out
-    for phrase in ("mine: intact top-1", "most important", "least important", "weanalysis export 1"):
+    for phrase in ("mine: intact top-1", "most important: 5 of 19, with intervals adjusted for that choice",
+                   "least important: 5 of 19", "* differs from 0 after correction", "weanalysis export 1"):  # fmt: skip
         assert phrase in text
+    with Store.open(cache.results, readonly=True) as store:
+        table = store.table(1)
+    for row in selected_intervals(table.sort_values("drop", ascending=False, kind="stable")[:5], 19).itertuples():
+        shown = f"{row.drop:+.2f} [{row.selected_low:+.2f}, {row.selected_high:+.2f}]"
+        q = f"{row.q_value:.2g}" + ("*" if row.q_value <= 0.05 else "")
+        line = next(line for line in text.splitlines() if line.startswith(f"{row.layer}["))
+        assert shown in line and q in line.split(), (shown, q, line)
     assert run("list", *words) == 0
     assert "mine" in capsys.readouterr().out
     assert run("list", "--json", *words) == 0

@@ -42,6 +42,7 @@ from weanalysis.dashboard import app_folder, launch
 from weanalysis.errors import StoreError
 from weanalysis.jobs import Jobs
 from weanalysis.results import Store
+from weanalysis.results.statistics import selected_intervals
 
 STUDY_PAGES = ("overview", "location", "magnitude", "compare")
 PAGES = (*STUDY_PAGES, "saliency", "runs", "multipliers", "excitation", "jobs")
@@ -505,6 +506,41 @@ def test_multipliers_of_a_trained_network_are_shown(open_page: Open, cache: Path
     assert np.allclose(decoded(charts(app)[1]["data"][0]["z"]), own, atol=1e-6)
     lowest = own.mean(axis=0).argmin()
     assert f"lowest: channel {lowest}" in charts(app)[3]["data"][1]["text"]
+
+
+def test_the_most_important_have_intervals_for_having_been_chosen(open_page: Open, cache: Path) -> None:
+    write_demo(cache)
+    app = open_page("location", study="baseline location · 5")
+    is_well(app)
+    with Store.open(cache / "results.sqlite", readonly=True) as store:
+        table = store.table(5)
+    shown = next(frame.value for frame in app.dataframe if "flipped" in frame.value)
+    rows = selected_intervals(table.nlargest(10, "drop"), len(table))
+    words = [figures.interval(row.selected_low, row.selected_high) for row in rows.itertuples()]
+    assert list(shown["interval"]) == words
+    assert list(shown["found"]) == list(rows["q_value"] <= 0.05) and list(shown["q"]) == pytest.approx(rows["q_value"])
+    titles = " ".join(text.value for text in app.markdown)
+    assert f"10 of {len(table)}, with intervals adjusted for that choice" in titles
+
+
+def test_a_study_of_kernels_by_multiplier_says_so(open_page: Open, cache: Path) -> None:
+    path, names = cache / "results.sqlite", [name for name, _, _ in resnet20_layers()]
+    plan = multiplier_plan(names[1:])
+    plan["out_channel"] = plan["in_channel"] + 1
+    write_study(path, "multiplier", plan, "of kernels", weights_hash="bbbb", options={"multiplier_of": "kernel"})
+    learned = write_multipliers(cache, "bbbb")
+    app = open_page("multipliers")
+    is_well(app)
+    every = " ".join(text.value for text in app.markdown)
+    assert "More and more kernels, in every layer at once" in every and "Kernels by their m" in every
+    assert app.metric[0].proto.help.endswith("the kernel of the lowest m is zeroed.")
+    titles = [chart["layout"]["xaxis"].get("title", {}).get("text") for chart in charts(app)]
+    assert "kernels zeroed in every layer (%)" in titles and "rank of the kernel" in titles
+    m = learned[names[0]]
+    lowest = np.unravel_index(m.argmin(), m.shape)
+    ranks = charts(app)[titles.index("rank of the kernel")]
+    assert ranks["data"][1]["text"][0] == f"lowest: kernel [{lowest[0]}, {lowest[1]}]"
+    assert "kernel [4, 3]" in charts(app)[1]["data"][0]["text"][0]
 
 
 def test_a_multiplier_study_shows_d_low_and_d_high(open_page: Open, cache: Path) -> None:

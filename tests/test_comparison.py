@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_studies import location_plan, write_study
 from PIL import Image
 from scipy import stats
 from torch import nn
@@ -16,11 +17,11 @@ from torch import nn
 import weanalysis
 from weanalysis.ablation import ablate
 from weanalysis.cache import Cache
-from weanalysis.comparison import NetworkComparison, StudyComparison, compare, find_checkpoint
+from weanalysis.comparison import NetworkComparison, StudyComparison, compare, compare_studies, find_checkpoint
 from weanalysis.data import load_data
 from weanalysis.errors import DataError, ModelError, StoreError, StudyError, WeanalysisError
 from weanalysis.models import Model, build, load_network, save_checkpoint
-from weanalysis.results.statistics import paired_difference
+from weanalysis.results.statistics import compare_maps, paired_difference, rank_agreement
 from weanalysis.training import METRICS, Recipe, Run
 
 CONTRACT = ["first", "second", "metric", "difference", "difference_low", "difference_high", "p_value", "num_images"]
@@ -406,6 +407,21 @@ def test_two_studies_are_compared_place_by_place(cache: Cache) -> None:
     assert list(found.summary()) == CONTRACT and found.summary()["metric"] == "drop of top1"
     assert found.notes == []
     assert compare("2", 1, cache=cache).difference == pytest.approx(-found.difference)
+
+
+def test_the_largest_differences_have_intervals_for_having_been_chosen(cache: Cache) -> None:
+    for name, seed in (("one", 1), ("two", 2)):
+        write_study(cache.results, "location", location_plan(grid=2, seed=seed), name, seed=seed, weights_hash=name)
+    found = compare_studies(1, 2, cache)
+    rows = found.largest(5)
+    assert list(rows.index) == list(found.places["difference"].abs().nlargest(5).index)
+    level = 1 - 5 * 0.05 / len(found.places)
+    wider = compare_maps(found.changes[1], found.changes[0], same_network=False, confidence=level).loc[rows.index]
+    np.testing.assert_allclose(rows["selected_low"], wider["difference_low"])
+    np.testing.assert_allclose(rows["selected_high"], wider["difference_high"])
+    assert (rows["selected_low"] < rows["difference_low"]).all()
+    by_layer = rank_agreement(found.places["first"], found.places["second"], blocks=found.places["layer"])
+    assert found.agreement == by_layer
 
 
 def test_what_screened_studies_may_have_missed_is_told_beside_the_interval(cache: Cache) -> None:

@@ -55,7 +55,12 @@ def test_mean_multiplier_averages_over_the_outputs_that_read_the_channel():
 def test_lowest_and_highest_are_those_and_the_stem_is_left_out():
     net = excited_net()
     study = studies.multiplier(net, draws=2, fractions=(0.5,))
-    assert dict(study.skipped) == {"0": "the stem, which the paper leaves out"} and study.layers == ("2", "4")
+    assert dict(study.skipped) == {"0": "the first convolution, which this study leaves out by choice"}
+    assert study.layers == ("2", "4")
+    assert study.options == {"channels": 1, "fractions": [0.5], "draws": 2, "seed": 0}
+    # As it was before kernels could be chosen: what was measured is found again.
+    assert study.key == "5e686d108a2afc2d"
+    assert study == studies.multiplier(net, draws=2, fractions=(0.5,), multiplier_of="channel")
     layers = {layer.name: layer for layer in studies.find_layers(net)}
     means = {name: mean_multiplier(layers[name], multipliers(net)) for name in study.layers}
     lowest, highest = study.ablations[0], study.ablations[1]
@@ -77,10 +82,65 @@ def test_lowest_and_highest_are_those_and_the_stem_is_left_out():
     assert single[0].in_channel == int(np.argmin(means["2"]))
 
 
-def test_random_channels_follow_the_seed():
+@pytest.mark.parametrize("unit", ["channel", "kernel"])
+def test_random_units_follow_the_seed(unit):
     net = excited_net()
-    keys = [[a.key for a in studies.multiplier(net, seed=seed).ablations] for seed in (0, 0, 1)]
+    keys = [[a.key for a in studies.multiplier(net, seed=seed, multiplier_of=unit).ablations] for seed in (0, 0, 1)]
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_kernels_are_ranked_by_their_own_multiplier():
+    net = excited_net()
+    study = studies.multiplier(net, draws=2, fractions=(0.5,), multiplier_of="kernel")
+    found = {name: m.numpy() for name, m in multipliers(net).items()}
+    assert study.options["multiplier_of"] == "kernel" and study.key != studies.multiplier(net, draws=2).key
+    for ablation, pick in zip(study.ablations[:2], (np.argmin, np.argmax), strict=True):
+        for part in ablation.parts:
+            out, into = np.unravel_index(pick(found[part.layer]), found[part.layer].shape)
+            assert (part.out_channels, part.in_channels) == ((out,), (into,))  # of a group, counted within it
+        assert ablation.num_weights == 2 * 9 and len(ablation.parts) == 2
+    half = [a for a in study.ablations if a.fraction == 0.5]
+    assert [(a.selection, a.draw) for a in half] == [("lowest", None), ("highest", None), ("random", 0), ("random", 1)]
+    for ablation in half:
+        zeroed = {name: np.zeros(m.shape, bool) for name, m in found.items()}
+        for part in ablation.parts:
+            zeroed[part.layer][np.ix_(part.out_channels, part.in_channels)] = True
+        for name in study.layers:
+            m, gone = found[name], zeroed[name]
+            assert gone.sum() == m.size // 2
+            if ablation.selection == "lowest":
+                assert m[gone].max() < m[~gone].min()
+            if ablation.selection == "highest":
+                assert m[gone].min() > m[~gone].max()
+        assert ablation.num_weights == 9 * sum(int(gone.sum()) for gone in zeroed.values())
+    single = [a for a in study.ablations if a.layer == "4"]
+    assert [(a.selection, found["4"][a.out_channel, a.in_channel]) for a in single] == [
+        ("lowest", found["4"].min()), ("highest", found["4"].max())]  # fmt: skip
+    several = studies.multiplier(net, channels=3, multiplier_of="kernel").ablations[0]
+    assert several.num_weights == 2 * 3 * 9 and several.out_channel is None
+
+
+def test_the_d_of_kernels_is_that_of_zeroing_them_by_hand(tmp_path):
+    net, cache, data = excited_net(), Cache(tmp_path / "c"), Images()
+    table = ablate(net, data, "multiplier", multiplier_of="kernel", cache=cache)
+    targets = np.arange(30) % 6
+    plain = folded(as_model(net)).net
+    intact = 100 * (plain(data.images).argmax(1).numpy() == targets).mean()
+    found = multipliers(net)
+    with torch.no_grad():
+        for row, pick in ((0, torch.argmin), (1, torch.argmax)):
+            copied = folded(as_model(net)).net
+            for name in ("2", "4"):
+                copied.get_submodule(name).weight.view(-1, 9)[pick(found[name])] = 0
+            ablated = 100 * (copied(data.images).argmax(1).numpy() == targets).mean()
+            assert table["drop"].iloc[row] == pytest.approx(intact - ablated)
+    assert table.attrs["multiplier_of"] == "kernel" and table.attrs["d_high"] == table["drop"].iloc[1]
+    channels = ablate(net, data, "multiplier", cache=cache)
+    assert channels.attrs["multiplier_of"] == "channel" and channels.attrs["study_id"] != table.attrs["study_id"]
+    from weanalysis.comparison import compare_studies
+
+    with pytest.raises(StudyError, match="--multiplier-of"):
+        compare_studies(table.attrs["study_id"], channels.attrs["study_id"], cache)
 
 
 @pytest.mark.parametrize("kind", ["lwe", "mwe", "lwe+mwe", "ws"])
@@ -160,5 +220,9 @@ def test_a_network_without_lwe_is_refused_in_one_line(tmp_path):
         studies.multiplier(excited_net(), fractions=(0.0, 0.5))
     with pytest.raises(StudyError, match="at least 1"):
         studies.multiplier(excited_net(), channels=0)
+    with pytest.raises(StudyError, match=r"filter.*channel, kernel"):
+        studies.multiplier(excited_net(), multiplier_of="filter")
+    with pytest.raises(StudyError, match="no more than 120 kernels"):
+        studies.multiplier(excited_net(), channels=120, multiplier_of="kernel")
     with pytest.raises(StudyError, match="no layer is left"):
         studies.multiplier(excited_net(), channels=12)

@@ -32,7 +32,7 @@ from weanalysis.errors import StoreError, StudyError
 from weanalysis.report import Written, write_report
 from weanalysis.results import Store
 from weanalysis.results.findings import find
-from weanalysis.results.statistics import mcnemar_exact
+from weanalysis.results.statistics import adjust_holm, mcnemar_exact, selected_intervals
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -107,7 +107,16 @@ def test_every_kind_of_study_has_its_chapter(kind: str, cache: Cache) -> None:
     assert (numbers["num_ablations"], numbers["num_worse"]) == (len(table), worse)
     assert f"of {len(table):,} ablations" in page.text
     top = table.loc[table["drop"].idxmax()]
-    assert f"{top['drop']:+.2f} [{figures.points(top['drop_low'])}, {figures.points(top['drop_high'])}]" in page.text
+    # Ten rows are shown for their D, of all: that is counted with. What differs from 0 has a star.
+    chosen = selected_intervals(table.nlargest(10, "drop", keep="first"), len(table)).loc[top.name]
+    words = f"[{figures.points(chosen['selected_low'])}, {figures.points(chosen['selected_high'])}]"
+    if worse <= 10:
+        assert f"{top['drop']:+.2f} {words}" in page.text
+        assert f"10 of {len(table):,}, with intervals adjusted for that choice" in page.text
+    assert (f"{top['q_value']:.2g}*" in page.text) == (top["q_value"] <= 0.05)
+    first = selected_intervals(table.loc[[top.name]], len(table)).iloc[0]
+    words = figures.interval(first["selected_low"], first["selected_high"])
+    assert f"{figures.points(top['drop'])} points, {words}" in page.text
     for fact in ("abcd1234", "f0f0", "weanalysis ablate --study", "torch 9.9", "seed 0", "top-1", "digits"):
         assert fact in page.text, fact
     assert "this one network" in page.text and "What this does not say" in page.text
@@ -236,7 +245,7 @@ def test_multipliers_are_drawn_and_d_high_is_set_against_d_low(cache: Cache) -> 
         contrast = store.compare(number, 0, 1)
     assert written.studies[0]["d_high_minus_d_low"] == pytest.approx(contrast.difference)
     page = read(written)
-    assert page.tags.count("figure") == 3 and "the channels of high multiplier are needed more" in page.text
+    assert page.tags.count("figure") == 3 and "the input channels of high multiplier are needed more" in page.text
 
 
 def test_the_trend_over_percentiles_needs_an_interval_that_leaves_0_out(cache: Cache) -> None:
@@ -293,6 +302,36 @@ def test_runs_are_told_with_their_seeds(cache: Cache) -> None:
     assert "Not finished when the report was made: lwe-2" in page.text
     assert "excitation none none none lwe lwe lwe" in page.text
     assert page.tags.count("figure") == 2
+
+
+def test_pairs_of_recipes_are_corrected_for_their_number(cache: Cache) -> None:
+    """Seven recipes make 21 tests; of recipes that do not differ, some pair seems to now and then."""
+    names = [write_run(cache.root, f"{recipe}-{seed}", seed=seed + 3 * place, reduction=place).name
+             for place, recipe in enumerate("abcdefg") for seed in range(3)]  # fmt: skip
+    written = report(cache, *names)
+    text, found = read(written).text, written.runs["differences"]
+    assert len(found) == 21 and "21 pairs of groups are compared below" in text and "Holm" in text
+    expected = adjust_holm([one["p_value"] for one in found])
+    assert [one["p_value_holm"] for one in found] == pytest.approx(list(expected))
+    assert min(one["p_value"] for one in found) < 0.05 < min(expected), "a pair that would have been called better"
+    assert "” is better. " not in text and text.count("which is better cannot be told") == 21
+    better = [write_run(cache.root, f"h-{seed}", seed=40 + seed, lift=30, reduction=9).name for seed in range(3)]
+    (apart,) = report(cache, *names[:3], *better).runs["differences"]
+    assert apart["p_value_holm"] == pytest.approx(apart["p_value"]) and apart["p_value"] < 0.05, "one pair is one test"
+    assert "“reduction 9” is better" in read(report(cache, *names[:3], *better)).text
+
+
+def test_comparisons_of_studies_are_corrected_for_their_number(cache: Cache) -> None:
+    for seed in range(3):
+        plan = location_plan(grid=2, seed=seed)
+        write_study(cache.results, "location", plan, f"s{seed}", seed=seed, weights_hash=str(seed))
+    written = report(cache, "s0", "s1", "s2")
+    p_values = [one["p_value"] for one in written.comparisons]
+    assert [one["p_value_holm"] for one in written.comparisons] == pytest.approx(list(adjust_holm(p_values)))
+    text = read(written).text
+    assert text.count("after Holm's correction for the 3 comparisons of this page") == 3
+    sure = sum(one["p_value_holm"] <= 0.05 for one in written.comparisons)
+    assert text.count("network needs these weights more") == sure
 
 
 def test_two_single_runs_have_no_interval_and_the_page_says_so(cache: Cache) -> None:

@@ -19,7 +19,7 @@ from weanalysis.errors import DataError, StoreError, StudyError
 from weanalysis.excitation import excite, fold, multipliers
 from weanalysis.results import Store
 from weanalysis.results.saliency import MappedLayer, SaliencyMaps, describe_maps, list_maps, load_maps, save_maps
-from weanalysis.results.statistics import agreement_table
+from weanalysis.results.statistics import agreement_table, rank_agreement
 from weanalysis.saliency import CRITERIA, parse_criteria, saliency_maps, scored_study, studies_of
 
 
@@ -348,8 +348,12 @@ def test_agreement_is_scipy_s_and_keeps_kinds_and_layers_apart() -> None:
     row = found.loc[("kernel", "noisy", "")]
     assert row["num_places"] == 39 and row["top_k"] == 4
     assert row["spearman"] == pytest.approx(stats.spearmanr(known["noisy"], known["drop"]).statistic)
-    assert row["kendall_p_value"] == pytest.approx(stats.kendalltau(known["noisy"], known["drop"]).pvalue)
-    assert row["spearman_low"] < row["spearman"] < row["spearman_high"]
+    within = rank_agreement(known["noisy"], known["drop"], "kendall", blocks=known["layer"])
+    assert row["kendall"] == pytest.approx(stats.kendalltau(known["noisy"], known["drop"]).statistic)
+    assert row["kendall_p_value"] == pytest.approx(within.p_value) and np.isnan(row["spearman_low"])  # two layers
+    of_layer, own = found.loc[("kernel", "noisy", "b")], known[known["layer"] == "b"]
+    assert of_layer["kendall_p_value"] == pytest.approx(stats.kendalltau(own["noisy"], own["drop"]).pvalue)
+    assert of_layer["spearman_low"] < of_layer["spearman"] < of_layer["spearman_high"]
     shared = len(set(known["noisy"].nlargest(4).index) & set(known["drop"].nlargest(4).index))
     flipped = agreement_table(table.assign(num_flipped=table["drop"].abs()), ["noisy"], measured="num_flipped")
     expected = stats.spearmanr(known["noisy"], known["drop"].abs()).statistic

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from weanalysis.results import statistics
@@ -157,6 +158,66 @@ def test_benjamini_hochberg_by_its_definition():
     assert np.isnan(statistics.adjust_bh([np.nan, np.nan])).all() and statistics.adjust_bh([]).size == 0
     with pytest.raises(ValueError):
         statistics.adjust_bh([0.5, 1.2])
+
+
+def test_holm_against_statsmodels():
+    p_value = np.random.default_rng(7).uniform(size=40) ** 3
+    p_value[[3, 21]] = np.nan
+    known = ~np.isnan(p_value)
+    adjusted = statistics.adjust_holm(p_value)
+    np.testing.assert_allclose(adjusted[known], multipletests(p_value[known], method="holm")[1])
+    assert np.isnan(adjusted[~known]).all() and statistics.adjust_holm([]).size == 0
+    with pytest.raises(ValueError, match="0, 1"):
+        statistics.adjust_holm([0.5, -0.1])
+
+
+def chosen_rows(lost: np.ndarray, gained: np.ndarray, num_images: int, count: int) -> pd.DataFrame:
+    rows = statistics.drop_table(pd.DataFrame({"lost": lost, "gained": gained, "num_images": num_images}))
+    rows["num_flipped"] = rows["lost"] + rows["gained"]
+    return rows.nlargest(count, "drop")
+
+
+def test_chosen_rows_have_the_interval_of_their_number():
+    lost, gained = np.arange(465) % 30, np.arange(465) % 7
+    rows = chosen_rows(lost, gained, 719, 5)
+    found = statistics.selected_intervals(rows, 465)
+    level = 1 - 5 * 0.05 / 465
+    _, low, high = statistics.paired_difference(rows["lost"], rows["gained"], 719, level)
+    np.testing.assert_allclose(found[["selected_low", "selected_high"]].T, 100 * np.stack([low, high]))
+    pd.testing.assert_frame_equal(found[rows.columns], rows)  # the row's own interval stays
+    early = statistics.selected_intervals(rows, 465, stopped=True)
+    sequential = statistics.sequential_interval(rows["lost"], rows["gained"], 719, level)
+    np.testing.assert_allclose(early[["selected_low", "selected_high"]].T, 100 * np.stack(sequential))
+    alone = statistics.selected_intervals(rows, 5)
+    np.testing.assert_allclose(alone["selected_low"], rows["drop_low"], err_msg="all rows are there")
+    assert statistics.selected_intervals(rows[:0], 465).empty
+    with pytest.raises(ValueError, match="6 of 5"):
+        statistics.selected_confidence(6, 5)
+
+
+def test_the_most_important_of_a_study_without_any_effect():
+    rng, single, first, missed = np.random.default_rng(8), 0, 0, []
+    for _ in range(100):
+        lost, gained, _ = rng.multinomial(2000, [0.01, 0.01, 0.98], size=465).T
+        rows = statistics.selected_intervals(chosen_rows(lost, gained, 2000, 5), 465)
+        single += rows["drop_low"].iloc[0] > 0
+        outside = (rows["selected_low"] > 0) | (rows["selected_high"] < 0)
+        first, missed = first + outside.iloc[0], [*missed, outside.mean()]
+    assert single > 0.95 * 100, "the interval of a row by itself says that the first matters, and it does not"
+    assert first < 0.15 * 100 and np.mean(missed) < 0.05
+
+
+def test_chosen_rows_of_true_effects_are_covered_too():
+    rng, missed, single = np.random.default_rng(9), [], []
+    for _ in range(60):
+        chances = np.stack([0.008 + rng.gamma(0.35, 0.006, 465), np.full(465, 0.008)])
+        lost, gained = rng.poisson(2000 * chances)
+        truth = 100 * (chances[0] - chances[1])
+        rows = statistics.selected_intervals(chosen_rows(lost, gained, 2000, 10), 465)
+        true = truth[rows.index]
+        missed.append(((true < rows["selected_low"]) | (true > rows["selected_high"])).mean())
+        single.append(((true < rows["drop_low"]) | (true > rows["drop_high"])).mean())
+    assert np.mean(missed) < 0.05 < np.mean(single)
 
 
 def test_drop_table_in_percentage_points():

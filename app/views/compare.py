@@ -15,6 +15,7 @@ import streamlit as st
 
 from weanalysis import figures
 from weanalysis.errors import StudyError
+from weanalysis.results.places import sample_words
 from weanalysis.results.statistics import (
     change_matrix,
     common_images,
@@ -302,13 +303,18 @@ with grid.cell():
         alt="Distribution of D in both studies",
     )
 with grid.cell():
-    agreement = rank_agreement(pairs["first"], pairs["second"])
+    agreement = rank_agreement(pairs["first"], pairs["second"], blocks=pairs["layer"])
     st.markdown(
         "**Do they agree about what matters?**",
-        help="Spearman's rank correlation of D over the places that both measured. The noise of finitely many images "
+        help="Spearman's rank correlation of D over the places that both measured. Places of one layer resemble each "
+        "other: with several layers, the interval leaves out one layer at a time. The noise of finitely many images "
         "makes it smaller than that of the true D.",
     )
-    st.caption(f"Rank correlation {agreement.value:+.2f}, 95 % interval {agreement.low:+.2f} to {agreement.high:+.2f}.")
+    if agreement.value == agreement.value:
+        st.caption(
+            f"Rank correlation {agreement.value:+.2f}, 95 % interval {figures.interval(agreement.low, agreement.high)} "
+            f"({sample_words(pairs['layer'].nunique())})."
+        )
     shared.show(
         figures.drop_agreement(pairs, shared.label(first), shared.label(second), theme=shared.theme()),
         key="agreement",

@@ -25,7 +25,7 @@ WORDS = {
         "magnitude": "single weights, by their size",
         "channel": "whole filters and input channels",
         "layer": "whole layers",
-        "multiplier": "input channels, by LWE's multiplier",
+        "multiplier": "input channels or kernels, by LWE's multiplier",
     },
     "excitation": {
         "none": "a baseline",

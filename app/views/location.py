@@ -103,7 +103,7 @@ def maps() -> None:
             alt="Spread of D in each layer, by depth",
         )
     with grid.cell(column_span="all"):
-        shared.most_important(rows)
+        shared.most_important(rows, bool(now["stopping"]))
     if now["state"] != shared.RUNNING:
         with grid.cell(column_span="all"):
             improvements.show(now)

@@ -14,8 +14,8 @@ from weanalysis import figures
 
 st.title("Multipliers")
 st.caption(
-    "LWE multiplies each kernel by a learned m between 0 and 1: which input channels did training turn up, "
-    "which down, and was it right?",
+    "LWE multiplies each kernel by a learned m between 0 and 1: what did training turn up, what down, and was it "
+    "right?",
     help="m is the output of a small network that sees the averages of a filter's kernels (equation 1). It is used "
     "in training only; afterwards it is folded into the weights. Paper, sections 3.2 and 4.2.",
 )
@@ -37,6 +37,13 @@ if not studies and not runs:
 source = st.selectbox("Study or run", [*studies, *runs], key="source", bind="query-params", width=640)
 
 
+def ranks_kernels() -> bool:
+    """Tell whether the chosen study ranked single kernels by their m, not input channels by its mean."""
+    if source not in studies:
+        return False
+    return (reading.describe(studies[source]).get("options") or {}).get("multiplier_of") == "kernel"
+
+
 def take_click() -> None:
     clicked = st.session_state["spread"].selection.points
     if clicked and (data := clicked[0].get("customdata")):
@@ -49,6 +56,8 @@ def lowest_and_highest() -> None:
     study = reading.again(studies[source])
     rows = reading.table(study)
     shared.headline(study, rows)
+    unit = "kernel" if ranks_kernels() else "input channel"
+    value = "m" if ranks_kernels() else "mean m"
     everywhere = rows[rows["layer"].isna() & rows["fraction"].isna()]
     ends = {name: everywhere[everywhere["selection"] == name] for name in ("lowest", "highest")}
     with st.container(horizontal=True):
@@ -60,8 +69,8 @@ def lowest_and_highest() -> None:
                     f"95 %: {figures.interval(row.drop_low, row.drop_high)}",
                     delta_color="off",
                     delta_arrow="off",
-                    help=f"Accuracy lost when, in every layer at once, the input channel of the {name} mean m is "
-                    "zeroed.",
+                    help=f"Accuracy lost when, in every layer at once but the first, the {unit} of the {name} "
+                    f"{value} is zeroed.",
                 )
         if all(len(rows) and rows["num_images"].iloc[0] > 0 for rows in ends.values()):
             contrast = reading.compare(study, int(ends["lowest"].index[0]), int(ends["highest"].index[0]))
@@ -76,18 +85,19 @@ def lowest_and_highest() -> None:
     grid = st.grid(columns=2, min_column_width=380, gap="medium")
     with grid.cell():
         st.markdown(
-            "**More and more channels, in every layer at once**",
-            help="Channels are zeroed in the order of their mean m, from either end, and in random orders beside.",
+            f"**More and more {unit.split()[-1]}s, in every layer at once**",
+            help=f"{unit.capitalize()}s are zeroed in the order of their {value}, from either end, and in random "
+            "orders beside.",
         )
         shared.show(
-            figures.multiplier_curve(rows, theme=shared.theme()),
+            figures.multiplier_curve(rows, unit, theme=shared.theme()),
             key="rank-curve",
             data=rows[rows["fraction"].notna()],
             name=f"rank-curve-{study['name']}",
-            alt="D against the share of channels zeroed, lowest or highest multiplier first, and random",
+            alt=f"D against the share of {unit}s zeroed, lowest or highest multiplier first, and random",
         )
     with grid.cell():
-        st.markdown("**Layer by layer**", help="One layer at a time: its channel of the lowest and of the highest m.")
+        st.markdown("**Layer by layer**", help=f"One layer at a time: its {unit} of the lowest and highest {value}.")
         shared.show(
             figures.multiplier_drops(rows, theme=shared.theme()),
             key="drops",
@@ -140,13 +150,20 @@ def learned(found: dict[str, np.ndarray]) -> None:
             alt=f"Histogram of the multipliers of {layer}",
         )
     with grid.cell():
-        st.markdown("**Input channels by their mean m**", help="The ends are what D_L and D_H are measured by.")
+        by_kernel = ranks_kernels()
+        st.markdown(
+            "**Kernels by their m**" if by_kernel else "**Input channels by their mean m**",
+            help="The ends are what D_L and D_H are measured by. The paper ranks channels, where LWE has an m for "
+            "every kernel: the mean over the outputs is one reading, single kernels (`--multiplier-of kernel`) the "
+            "other.",
+        )
         shared.show(
-            figures.multiplier_ranks(found[layer], theme=shared.theme()),
+            figures.multiplier_ranks(found[layer], kernels=by_kernel, theme=shared.theme()),
             key="ranks",
-            data=means[means["layer"] == layer],
+            data=pd.DataFrame(found[layer]) if by_kernel else means[means["layer"] == layer],
             name=f"ranks-{source}-{layer}",
-            alt=f"Mean multiplier of each input channel of {layer}",
+            alt=f"Multiplier of each kernel of {layer}" if by_kernel
+            else f"Mean multiplier of each input channel of {layer}",
         )
 
 

@@ -142,8 +142,9 @@ def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
     with grid.cell():
         st.markdown(
             "**All criteria, over the network**",
-            help="Spearman's rank correlation of score and measurement with its 95 % interval; random scores lie at "
-            "0. The places are the sample; the images' noise keeps every correlation below 1.",
+            help="Spearman's rank correlation of score and measurement with its 95 % interval, for which the layers "
+            "are the sample (one left out at a time); random scores lie at 0. The images' noise keeps every "
+            "correlation below 1.",
         )
         shared.show(
             figures.agreement_of_criteria(whole, selected=criterion, theme=shared.theme()),
@@ -189,7 +190,9 @@ def table_of(whole: pd.DataFrame) -> None:
             "kendall": st.column_config.NumberColumn("Kendall", format="%+.2f"),
             "shared": st.column_config.NumberColumn("Shared (%)", format="%.0f"),
             "chance": st.column_config.NumberColumn("By chance (%)", format="%.0f"),
-            "p": st.column_config.NumberColumn("p", format="%.2g", help="Of at least that overlap by chance."),
+            "p": st.column_config.NumberColumn(
+                "p", format="%.2g", help="Of at least that overlap by chance, the places permuted within each layer."
+            ),
         },
     )  # fmt: skip
 

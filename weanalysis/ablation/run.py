@@ -281,6 +281,7 @@ def _lowest_and_highest(store: Store, study_id: int, table: pd.DataFrame) -> dic
         found |= {key: row["drop"], f"{key}_interval": [row["drop_low"], row["drop_high"]]}
     contrast = store.compare(study_id, places[0], places[1])
     return found | {
+        "multiplier_of": store.describe(study_id)["options"].get("multiplier_of", "channel"),
         "d_high_minus_d_low": contrast.difference,
         "d_high_minus_d_low_interval": [contrast.difference_low, contrast.difference_high],
         "d_high_minus_d_low_p_value": contrast.p_value,

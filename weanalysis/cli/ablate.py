@@ -41,7 +41,8 @@ STUDY_OPTIONS = {
     "location": {"grid": "grid", "kernel_size": "kernel_size", "layers": "layers"},
     "magnitude": {"percentiles": "percentiles", "scope": "scope", "percentile_width": "percentile_width",
                   "repeats": "repeats", "layers": "layers"},
-    "multiplier": {"channels": "channels", "fractions": "fractions", "draws": "draws", "layers": "layers"},
+    "multiplier": {"multiplier_of": "multiplier_of", "channels": "channels", "fractions": "fractions", "draws": "draws",
+                   "layers": "layers"},
     "channel": {"side": "side", "grid": "grid", "layers": "layers"},
     "layer": {"layers": "layers"},
 }  # fmt: skip
@@ -59,7 +60,9 @@ STUDY_OPTIONS = {
 @click.option("--scope", metavar="network|layer", help="magnitude: every layer at once (default), or one at a time.")
 @click.option("--percentile-width", type=float, metavar="K", help="magnitude: zero the whole bin (b-K, b].")
 @click.option("--repeats", type=int, metavar="R", help="magnitude: the R weights nearest to each percentile.")
-@click.option("--channels", type=int, metavar="K", help="multiplier: K input channels of each layer (default 1).")
+@click.option("--multiplier-of", metavar="channel|kernel", help="multiplier: rank input channels by m averaged over "
+              "the outputs (default channel), or single kernels by their own m.")
+@click.option("--channels", type=int, metavar="K", help="multiplier: K of them in each layer (default 1).")
 @click.option("--fractions", metavar="LIST", help="multiplier: of the rank curve (default 0.1,0.2,0.3,0.4,0.5).")
 @click.option("--draws", type=int, metavar="R", help="multiplier: random draws beside each rank (default 5).")
 @click.option("--side", metavar="out|in|both", help="channel: filters, input channels, or both (default).")
@@ -203,7 +206,7 @@ def _print_json(table: Any, kind: str, given: dict[str, Any], more: dict[str, An
     from weanalysis.results.statistics import plan_images
 
     about = table.attrs
-    contrast = {key: value for key, value in about.items() if key.startswith(("d_low", "d_high"))}
+    contrast = {key: value for key, value in about.items() if key.startswith(("d_low", "d_high", "multiplier_of"))}
     click.echo(json.dumps({
         "study": kind, "model": given["model"], "data": given["data"], "metric": given["metric"],
         "intact": about["intact"], "num_images": about["num_images"], "evaluate": given["evaluate"],

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from weanalysis.comparison import NetworkComparison, StudyComparison
+    from weanalysis.results.statistics import Estimate
 
 COMPARE_HELP = """Compare two networks, two groups of training runs, or two studies. Differences are B minus A.
 
@@ -121,6 +122,12 @@ def _points(value: float, low: float, high: float) -> str:
     return f"{value:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}"
 
 
+def _correlation(found: Estimate) -> str:
+    if math.isnan(found.low):
+        return f"{found.value:+.2f}"
+    return f"{found.value:+.2f}, 95 % interval {found.low:+.2f} to {found.high:+.2f}"
+
+
 def _shown(value: float, form: str = ".4g") -> str:
     return "" if math.isnan(value) else format(value, form)
 
@@ -199,8 +206,8 @@ def _print_curves(console: Console, found: NetworkComparison) -> None:
 
 
 def _print_studies(console: Console, found: StudyComparison, shown: int = 5) -> None:
-    from weanalysis.results.findings import FALSE_DISCOVERY_RATE
-    from weanalysis.results.places import named
+    from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words
+    from weanalysis.results.places import named, sample_words
 
     console.print(f"\nA: {found.first}\nB: {found.second}\n", markup=False, soft_wrap=True)
     places = found.places
@@ -215,21 +222,23 @@ def _print_studies(console: Console, found: StudyComparison, shown: int = 5) -> 
                   f"{difference} (Tango), McNemar's exact p = {accuracy.p_value:.2g}", soft_wrap=True)  # fmt: skip
     agreement = found.agreement
     if not math.isnan(agreement.value):
-        console.print(f"Rank correlation of D: {agreement.value:+.2f}, 95 % interval {agreement.low:+.2f} to "
-                      f"{agreement.high:+.2f}")
+        console.print(f"Rank correlation of D: {_correlation(agreement)} ({sample_words(places['layer'].nunique())})",
+                      soft_wrap=True)  # fmt: skip
     certain = places["q_value"] <= FALSE_DISCOVERY_RATE
     console.print(
         f"{(certain & (places['difference'] > 0)).sum():,} places matter more in B and "
         f"{(certain & (places['difference'] < 0)).sum():,} more in A, beyond chance ({FALSE_DISCOVERY_RATE:.0%} false "
         "discovery rate).", soft_wrap=True,
     )  # fmt: skip
-    table = _table("largest differences", "D in A", "D in B", "B - A [95 %]", "q")
-    largest = places["difference"].abs().sort_values(ascending=False, kind="stable").index[:shown]
-    for row in _rows(places.loc[largest]):
+    table = _table("zeroed", "D in A", "D in B", "B - A [interval]", "q")
+    largest = found.largest(shown)
+    for row in _rows(largest):
+        star = "*" if row.q_value <= FALSE_DISCOVERY_RATE else " "
         table.add_row(named(row), f"{row.first:+.2f}", f"{row.second:+.2f}",
-                      f"{row.difference:+.2f} [{row.difference_low:+.2f}, {row.difference_high:+.2f}]",
-                      f"{row.q_value:.2g}")  # fmt: skip
-    console.print()
+                      f"{row.difference:+.2f} [{row.selected_low:+.2f}, {row.selected_high:+.2f}]",
+                      f"{row.q_value:.2g}{star}")  # fmt: skip
+    chosen = interval_words(len(largest), len(places))
+    console.print(f"\nLargest differences: {chosen}; * beyond chance", soft_wrap=True)
     console.print(table)
     _print_images(console, found, shown)
     console.print("\nThis speaks of these two networks only.")

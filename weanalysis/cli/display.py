@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words
 from weanalysis.results.places import named
 
 if TYPE_CHECKING:
@@ -40,18 +41,26 @@ def duration(seconds: float) -> str:
 
 
 def points(row: Any) -> str:
-    """Word a D with its interval: "+1.39 [+0.72, +2.61]"."""
-    return f"{row.drop:+.2f} [{row.drop_low:+.2f}, {row.drop_high:+.2f}]"
+    """Word a D with the interval for rows that were chosen by it: "+1.39 [+0.42, +3.61]"."""
+    return f"{row.drop:+.2f} [{row.selected_low:+.2f}, {row.selected_high:+.2f}]"
 
 
-def rows_table(rows: pd.DataFrame, title: str) -> Table:
-    """Lay out rows of a study's table: what is zeroed, D with its interval, images flipped."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+def rows_table(rows: pd.DataFrame) -> Table:
+    """Lay out chosen rows of a study's table: what is zeroed, D with its interval, q if it is known, images flipped.
+
+    A star marks what differs from 0 after correction.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    has_q = "q_value" in rows
     table.add_column("zeroed")
-    table.add_column("D, points [95 %]", justify="right")
+    table.add_column("D, points [interval]", justify="right")
+    if has_q:
+        table.add_column("q", justify="right")
     table.add_column("flipped", justify="right")
     for row in rows.itertuples():
-        table.add_row(named(row), points(row), f"{row.num_flipped:.0f} of {row.num_images:.0f}")
+        star = "*" if has_q and row.q_value <= FALSE_DISCOVERY_RATE else " "
+        q = [f"{row.q_value:.2g}{star}"] if has_q else []
+        table.add_row(named(row), points(row), *q, f"{row.num_flipped:.0f} of {row.num_images:.0f}")
     return table
 
 
@@ -109,16 +118,19 @@ class Watcher:
         words = (f"{status.name}: {status.done:,} of {status.total:,} measurements{reused}, "
                  f"{duration(status.seconds_left)} left, {status.jobs} process{'es' if status.jobs > 1 else ''}")
         due = time.monotonic() - self._last >= SECONDS_BETWEEN_TABLES
-        found = most_important(status) if due or not self.console.is_terminal else None
+        number = 5 if self.console.is_terminal else 2
+        found = most_important(status, number) if due or not self.console.is_terminal else None
         last = status.done >= status.total
         if self.console.is_terminal:
             if found is not None:
                 self._last = time.monotonic()
-                self._found: RenderableType = rows_table(found, "most important so far") if len(found) else Text("")
+                compared = int((status.counts["num_images"] > 0).sum())
+                title = Text(f"most important so far: {interval_words(len(found), compared)}")
+                self._found: RenderableType = Group(title, rows_table(found)) if len(found) else Text("")
             self._show(share, Group(_bar(share, words), self._found), "", last)
         else:
             top = "; so far most: " + ", ".join(
-                f"{named(row)} {points(row)}" for row in found[:2].itertuples()
+                f"{named(row)} {points(row)}" for row in found.itertuples()
             ) if found is not None and len(found) and not last else ""
             self._show(share, "", f"{share:4.0%}  {words}{top}", last)
 
@@ -130,18 +142,16 @@ def _bar(share: float, words: str) -> RenderableType:
 
 
 def most_important(status: Status, number: int = 5) -> pd.DataFrame:
-    """The ablations of a running study with the largest D so far, as rows of its table."""
-    from weanalysis.results.statistics import StoppingRule, drop_table, stopped_table
+    """The ablations of a running study with the largest D so far, with intervals that count with that choice."""
+    from weanalysis.results.statistics import StoppingRule, selected_intervals
 
     counts = status.counts
     with np.errstate(invalid="ignore", divide="ignore"):
         drop = (counts["lost"] - counts["gained"]) / counts["num_images"]
     (measured,) = np.nonzero(counts["num_images"])
     places = measured[np.argsort(-drop[measured], kind="stable")][:number]
-    stopped = StoppingRule.of(status.study.options) is not None
-    found = pd.DataFrame({name: values[places] for name, values in counts.items()})
-    rows = (stopped_table if stopped else drop_table)(found)
-    rows["num_flipped"] = rows["lost"] + rows["gained"]
+    rows = pd.DataFrame({name: values[places] for name, values in counts.items()})
+    rows["drop"], rows["num_flipped"] = 100 * drop[places], rows["lost"] + rows["gained"]
     for label in ("layer", "selection", "out_channel", "in_channel", "percentile", "fraction", "draw"):
         rows[label] = [getattr(status.study.ablations[place], label) for place in places]
-    return rows
+    return selected_intervals(rows, max(1, len(measured)), StoppingRule.of(status.study.options) is not None)

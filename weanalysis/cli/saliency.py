@@ -264,14 +264,17 @@ def _print_agreement(console: Console, about: dict[str, Any], found: pd.DataFram
                           f"{_shown(100 * row['top_overlap'], '.0f')} %", *by_layer)
         console.print(table)
     console.print(
-        "The places are the sample; the images' noise keeps all correlations below 1. By layer: the median of "
+        "Over the network the layers are the sample: the intervals leave out one layer at a time (none for fewer than "
+        "three). The images' noise keeps all correlations below 1. By layer: the median of "
         "Spearman's, and the layers where it is above 0 beyond chance (5 % false discovery rate). --json has all "
-        "layers, and p-values.", soft_wrap=True,
+        "layers, and p-values, which over the network test that scores tell places of one layer apart (permuted within "
+        "layers).", soft_wrap=True,
     )  # fmt: skip
 
 
 def _interval(row: dict[str, Any], name: str) -> str:
-    return f"{row[name]:+.2f} [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]"
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{row[name]:+.2f}" + ("" if low != low else f" [{low:+.2f}, {high:+.2f}]")
 
 
 def _shown(value: float, form: str) -> str:

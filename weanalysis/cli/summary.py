@@ -13,7 +13,7 @@ from rich.table import Table
 
 from weanalysis.cache import Cache
 from weanalysis.cli.display import duration, points, rows_table
-from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, interval_words
 from weanalysis.results.places import named
 
 if TYPE_CHECKING:
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: float = 0.5, shown: int = 5) -> None:
     """Print intact accuracy, the most and the least important rows with intervals, and where to go from here.
 
+    The intervals of these rows count with their having been chosen by D; those of the study's table do not.
     Where some D cannot be told from 0, it says how many images would tell a D of `detect` points.
     """
+    from weanalysis.results.statistics import selected_intervals
+
     about = table.attrs
     metric = {"top1": "top-1", "top5": "top-5"}[table["metric"].iloc[0]]
     measured = table.dropna(subset="drop")
@@ -33,8 +36,11 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
                   f"{about['num_images']:,} images; {len(table):,} ablations in {duration(about['seconds'])}"
                   + (f" ({about['reused']:,} measurements were in the cache)" if about["reused"] else ""),
                   soft_wrap=True)
-    console.print(rows_table(ordered[:shown], "most important"))
-    console.print(rows_table(ordered[::-1][:shown], "least important"))
+    for title, rows in (("most important", ordered[:shown]), ("least important", ordered[::-1][:shown])):
+        chosen = selected_intervals(rows, len(ordered), bool(about["stopping"]))
+        console.print(f"[bold]{title}[/bold]: {interval_words(len(rows), len(ordered))}", soft_wrap=True)
+        console.print(rows_table(chosen))
+    console.print(f"* differs from 0 after correction for their number (q ≤ {FALSE_DISCOVERY_RATE:g})", soft_wrap=True)
     if "d_low" in about:
         _print_contrast(console, about)
     found = find(table, bool(about["stopping"]))
@@ -87,10 +93,13 @@ def print_improvements(console: Console, found: Improvements, shown: int = 10) -
         "discovery rate).", soft_wrap=True,
     )  # fmt: skip
     if found.num_confirmed:
-        rows = found.table[found.table["confirmed"]][:shown]
+        from weanalysis.results.statistics import selected_intervals
+
+        rows = selected_intervals(found.table[found.table["confirmed"]][:shown], len(found.table))
+        console.print(f"confirmed: {interval_words(len(rows), len(found.table))}", soft_wrap=True)
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("improves when zeroed")
-        table.add_column("D on the confirming half [95 %]", justify="right")
+        table.add_column("D on the confirming half [interval]", justify="right")
         table.add_column("q", justify="right")
         for row in rows.itertuples():
             table.add_row(named(row), points(row), f"{row.q_value:.2g}")
@@ -106,8 +115,8 @@ def _print_plan(console: Console, table: pd.DataFrame, detect: float) -> None:
     if plan.num_undecided:
         console.print(f"To tell D = {detect:g} points from 0 for one of the {plan.num_undecided:,} that cannot be told "
                       f"from 0 here takes about {plan.median:,.0f} images for half of them and {plan.largest:,.0f} for "
-                      f"all (power {plan.power:.0%}, one test at 5 %; judged by the images that flipped).",
-                      soft_wrap=True)  # fmt: skip
+                      f"all (power {plan.power:.0%} of McNemar's exact test, one at 5 %; judged by the images that "
+                      "flipped).", soft_wrap=True)  # fmt: skip
 
 
 def _print_contrast(console: Console, about: dict[str, Any]) -> None:
@@ -116,7 +125,8 @@ def _print_contrast(console: Console, about: dict[str, Any]) -> None:
         return f"{about[key]:+.2f} [{low:+.2f}, {high:+.2f}]"
 
     console.print(
-        f"In every layer at once, without the channel of the lowest multiplier: D_L = {with_interval('d_low')}; of the "
-        f"highest: D_H = {with_interval('d_high')}; D_H - D_L = {with_interval('d_high_minus_d_low')} points, exact "
-        f"McNemar p = {about['d_high_minus_d_low_p_value']:.2g}.", soft_wrap=True,
+        f"In every layer at once, without the {about['multiplier_of']} of the lowest multiplier: "
+        f"D_L = {with_interval('d_low')}; of the highest: D_H = {with_interval('d_high')}; "
+        f"D_H - D_L = {with_interval('d_high_minus_d_low')} points, exact McNemar p = "
+        f"{about['d_high_minus_d_low_p_value']:.2g}.", soft_wrap=True,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from weanalysis.cache import Cache
 from weanalysis.comparison.difference import Difference
@@ -22,6 +23,7 @@ from weanalysis.results.statistics import (
     compare_layers,
     compare_maps,
     rank_agreement,
+    selected_confidence,
 )
 
 # What says that two rows of two studies' tables zero the same weights.
@@ -37,9 +39,11 @@ class StudyComparison(Difference):
     percentile, fraction, draw, first and second (D), difference, difference_low, difference_high, p_value, q_value
     (Benjamini and Hochberg over the places), and screen_low and screen_high: on these very images the difference lies
     between them where a study was screened, which the interval does not count. `agreement` is the rank correlation of
-    D. `images` has a row an image that any place costs: image_id, target, first and second (the number of places
-    without which the network has it wrong). `intact` holds the accuracies of the two networks on these images
-    (percent), `accuracy` their difference with its interval; `classes` names the targets.
+    D, with the layers as the sample where there are several. `images` has a row an image that any place costs:
+    image_id, target, first and second (the number of places without which the network has it wrong). `changes` holds
+    the (image, place) matrices of both studies, as `change_matrix` makes them; `same_network` says that both are of
+    one. `intact` holds the accuracies of the two networks on these images (percent), `accuracy` their difference with
+    its interval; `classes` names the targets.
     """
 
     intact: tuple[float, float]
@@ -48,6 +52,21 @@ class StudyComparison(Difference):
     agreement: Estimate
     images: pd.DataFrame
     classes: tuple[str, ...]
+    changes: tuple[sparse.csr_array, sparse.csr_array]
+    same_network: bool
+
+    def largest(self, count: int) -> pd.DataFrame:
+        """Return the places of the largest differences with `selected_low` and `selected_high`.
+
+        Being chosen by their difference, they have intervals adjusted for that (`statistics.selected_confidence`).
+        """
+        by_size = self.places["difference"].abs().sort_values(ascending=False, kind="stable").index
+        rows = self.places.loc[by_size[:count]]
+        first, second = (matrix[:, rows.index.to_numpy()] for matrix in self.changes)
+        level = selected_confidence(len(rows), len(self.places))
+        found = compare_maps(second, first, self.same_network, level)
+        return rows.assign(selected_low=found["difference_low"].to_numpy(),
+                           selected_high=found["difference_high"].to_numpy())  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
         """Return what every comparison does; the metric is "drop of" the studies' own."""
@@ -116,10 +135,12 @@ def compare_studies(first: int, second: int, cache: Cache, metric: str | None = 
         intact=(100 * float(right[0].mean()), 100 * float(right[1].mean())),
         accuracy=compare_correctness(images, right[1], images, right[0]),
         places=places,
-        agreement=rank_agreement(places["first"], places["second"]),
+        agreement=rank_agreement(places["first"], places["second"], blocks=places["layer"]),
         images=pd.DataFrame(by_image)[costly].reset_index(drop=True),
         classes=tuple(about[0].get("classes") or ()),
         notes=notes,
+        changes=(matrices[0], matrices[1]),
+        same_network=same_network,
     )
 
 
@@ -134,6 +155,11 @@ def _check_pairable(about: Sequence[dict[str, Any]]) -> list[str]:
             raise StudyError(f"{study['name']} stopped each place at another number of images (--{study['stopping']}), "
                              "so that no image stands for all of them; run it again without that option (what is "
                              "measured counts) and compare that study")
+    for option in ("multiplier_of", "channels"):
+        values = [(study.get("options") or {}).get(option) for study in about]
+        if values[0] != values[1]:
+            raise StudyError(f"{one['name']} and {two['name']} zero other things by multiplier "
+                             f"(--{option.replace('_', '-')}); compare two that zero the same")
     if one["data"] != two["data"]:
         raise StudyError(f"{one['name']} was measured on {one['data']}, {two['name']} on {two['data']}; measure both "
                          "on the same images to compare them")

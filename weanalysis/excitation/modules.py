@@ -63,7 +63,9 @@ class LWE(nn.Module):
     max(1, in_channels // reduction) hidden units and biases in both layers. With `normalize`, the weight is first
     standardized per output channel. Both layers start as torch's linear layers do, weights and biases uniform in
     +-1/sqrt(inputs), as in the usual SE block, whose structure this is (the paper names no initialization). So m
-    starts between about 0.25 and 0.75, mostly by FC2's bias: a preference among input channels that all outputs share.
+    starts around 0.5, mostly by FC2's bias: a preference among input channels that all outputs share. In a new
+    ResNet-50 (13.4 million m, five seeds) 95 % start between 0.38 and 0.62, 99 % between 0.34 and 0.66, and all between
+    0.12 and 0.86, the outermost in layers of few input channels.
 
     Args:
         in_channels: input channels of one group, the weight's second dimension.

@@ -32,7 +32,7 @@ _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 def multiplier_drops(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
-    """Draw D_L and D_H of each layer, with intervals: the input channels of the lowest and of the highest multiplier.
+    """Draw D_L and D_H of each layer, with intervals: the channels, or kernels, of the lowest and highest multiplier.
 
     `table` holds the rows of a multiplier study. Paper: section 4.2, "Validity of attention multiplier".
     """
@@ -70,10 +70,10 @@ def multiplier_drops(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
                 },
                 text=[
                     f"<b>{html.escape(layer)}</b><br>{selection} multiplier"
-                    + ("" if np.isnan(channel) else f": input channel {channel:.0f}")
+                    + _unit_words(out, channel)
                     + measurement(drop, low, high, measured_in)
-                    for layer, channel, drop, low, high in each(
-                        own, "layer", "in_channel", "drop", "drop_low", "drop_high"
+                    for layer, out, channel, drop, low, high in each(
+                        own, "layer", "out_channel", "in_channel", "drop", "drop_low", "drop_high"
                     )
                 ],
                 hovertemplate="%{text}<extra></extra>",
@@ -89,11 +89,18 @@ def multiplier_drops(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
     return figure
 
 
-def multiplier_curve(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
-    """Draw D against the share of channels zeroed in every layer: lowest first, highest first, and random ones.
+def _unit_words(out: float, into: float) -> str:
+    """Word which channel, or kernel, was zeroed; nothing where it was several."""
+    if np.isnan(into):
+        return ""
+    return f": input channel {into:.0f}" if np.isnan(out) else f": kernel [{out:.0f}, {into:.0f}]"
 
-    `table` holds the rows of a multiplier study; of several random draws each is a point (of very many,
-    some are shown), and the line their mean.
+
+def multiplier_curve(table: pd.DataFrame, ranked: str = "input channel", *, theme: str = "light") -> go.Figure:
+    """Draw D against the share zeroed of what is `ranked`, in every layer: lowest first, highest first, and random.
+
+    `table` holds the rows of a multiplier study, whose units are input channels or kernels; of several random draws
+    each is a point (of very many, some are shown), and the line their mean.
     """
     rows = table[table["layer"].isna() & table["fraction"].notna() & table["drop"].notna()]
     if rows.empty:
@@ -103,12 +110,12 @@ def multiplier_curve(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
         theme,
         400,
         hovermode="closest",
-        xaxis_title_text="input channels zeroed in every layer (%)",
+        xaxis_title_text=f"{ranked}s zeroed in every layer (%)",
         yaxis_title_text=f"D ({measured_in})" if measured_in else "D",
     )
     for selection, colour, name in (
         ("highest", CATEGORICAL[1], "highest multiplier first"),
-        ("random", CATEGORICAL[8], "random channels"),
+        ("random", CATEGORICAL[8], f"random {ranked.split()[-1]}s"),
         ("lowest", THEMES[theme].line, "lowest multiplier first"),
     ):
         own = rows[rows["selection"] == selection]
@@ -152,7 +159,8 @@ def multiplier_curve(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
                 line={"color": colour, "width": 2},
                 marker={"maxdisplayed": MOST_MARKERS},
                 text=[
-                    f"<b>{name}</b><br>{100 * fraction:g} % of the channels" + measurement(drop, low, high, measured_in)
+                    f"<b>{name}</b><br>{100 * fraction:g} % of the {ranked.split()[-1]}s"
+                    + measurement(drop, low, high, measured_in)
                     for fraction, drop, low, high in each(mean, "fraction", "drop", "drop_low", "drop_high")
                 ],
                 hovertemplate="%{text}<extra></extra>",
@@ -256,20 +264,24 @@ def multiplier_spread(
     return figure
 
 
-def multiplier_ranks(multiplier: ArrayLike, *, theme: str = "light") -> go.Figure:
-    """Draw the mean of m over the outputs of each input channel, from the lowest to the highest.
+def multiplier_ranks(multiplier: ArrayLike, *, kernels: bool = False, theme: str = "light") -> go.Figure:
+    """Draw the mean of m over the outputs of each input channel, from the lowest to the highest; or m of each kernel.
 
-    The ends are the channels that D_L and D_H are measured by. Paper: section 4.2.
+    The ends are what D_L and D_H are measured by. Paper: section 4.2.
     """
-    means = np.asarray(multiplier, dtype=np.float64).mean(axis=0)
+    values = np.asarray(multiplier, dtype=np.float64)
+    means = values.ravel() if kernels else values.mean(axis=0)
     order = np.argsort(means, kind="stable")
+    num_ins = values.shape[1]
+    names = [f"[{place // num_ins}, {place % num_ins}]" if kernels else str(place) for place in order]
+    long, short, value = ("kernel", "kernel", "m") if kernels else ("input channel", "channel", "mean m")
     ranks = pd.Series(means[order])
     figure = new_figure(
         theme,
         300,
         margin={"l": 8, "r": 8, "t": 28, "b": 8},
-        xaxis_title_text="rank of the input channel",
-        yaxis_title_text="mean m",
+        xaxis_title_text=f"rank of the {long}",
+        yaxis_title_text=value,
         showlegend=False,
         hovermode="closest",
     )
@@ -280,7 +292,7 @@ def multiplier_ranks(multiplier: ArrayLike, *, theme: str = "light") -> go.Figur
             mode="lines+markers",
             line={"color": THEMES[theme].line, "width": 1.5},
             marker={"size": 4},
-            text=[f"input channel {channel}<br>mean m = {means[channel]:.4f}" for channel in order],
+            text=[f"{long} {name}<br>{value} = {m:.4f}" for name, m in zip(names, ranks, strict=True)],
             hovertemplate="%{text}<extra></extra>",
         )
     )
@@ -291,7 +303,7 @@ def multiplier_ranks(multiplier: ArrayLike, *, theme: str = "light") -> go.Figur
             y=ranks.iloc[ends],
             mode="markers+text",
             marker={"size": 10, "color": CATEGORICAL[1]},
-            text=[f"lowest: channel {order[0]}", f"highest: channel {order[-1]}"],
+            text=[f"lowest: {short} {names[0]}", f"highest: {short} {names[-1]}"],
             textposition=["bottom right", "top left"],
             cliponaxis=False,
             hoverinfo="skip",

@@ -3,38 +3,61 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from weanalysis import figures
 from weanalysis.cache import Cache
 from weanalysis.comparison import StudyComparison, compare_studies
+from weanalysis.errors import StudyError
 from weanalysis.figures import points
 from weanalysis.report.page import Chapter, Picture, Table
 from weanalysis.report.words import METRICS, RATE, correlation, counted, plain_number, sentence_of, with_interval
 from weanalysis.results import Store
 from weanalysis.results.export import to_json_value
-from weanalysis.results.findings import FALSE_DISCOVERY_RATE
-from weanalysis.results.places import named
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words
+from weanalysis.results.places import named, sample_words
+from weanalysis.results.statistics import adjust_holm
 
 _SHOWN = 10
 
+_SIGNIFICANCE = 0.05
 
-def chapter_of_comparison(store: Store, first: int, second: int, cache: Cache, metric: str | None = None) -> Chapter:
-    """Write the chapter that compares two studies; raise StudyError where they cannot be paired."""
-    found = compare_studies(first, second, cache, metric)
+
+def chapters_of_comparisons(
+    store: Store, pairs: Sequence[tuple[int, int]], cache: Cache, metric: str | None = None
+) -> tuple[list[Chapter], dict[str, list[str]]]:  # fmt: skip
+    """Write a chapter for every pair of studies, first and second; what cannot be paired is told by reason."""
+    compared: list[tuple[int, int, StudyComparison]] = []
+    refused: dict[str, list[str]] = {}
+    for one, two in pairs:
+        try:
+            compared.append((one, two, compare_studies(one, two, cache, metric)))
+        except StudyError as error:
+            refused.setdefault(str(error), []).append(f"{one} and {two}")
+    adjusted = adjust_holm([found.p_value for _, _, found in compared])
+    return [_chapter(store, one, two, found, float(corrected), len(compared))
+            for (one, two, found), corrected in zip(compared, adjusted, strict=True)], refused  # fmt: skip
+
+
+def _chapter(
+    store: Store, first: int, second: int, found: StudyComparison, corrected: float, num_compared: int
+) -> Chapter:
     about = [store.describe(number) for number in (first, second)]
     kind = about[0]["kind"]
     open_ones = [study["name"] for study in about if study["state"] != "complete"]
     state = f"Not measured to the end when the report was made: {', '.join(open_ones)}." if open_ones else ""
     # Two studies may have one name.
     one, two = (f"{name} ({number})" for name, number in ((found.first, first), (found.second, second)))
-    numbers = {**found.summary(), "studies": [first, second], "num_places": len(found.places),
+    numbers = {**found.summary(), "p_value_holm": corrected, "studies": [first, second],
+               "num_places": len(found.places),
                **dict(zip(("num_more_in_second", "num_more_in_first"), _certain(found), strict=True)),
                "rank_correlation": found.agreement.value,
                "rank_correlation_interval": [found.agreement.low, found.agreement.high]}  # fmt: skip
     return Chapter(
         f"compared-{first}-{second}", f"Compared: {one} and {two}",
         "Do the two networks need the same weights, and the same images for it? Differences are second minus first.",
-        _findings(found, one, two), [*_pictures(store, found, kind, first, second, one, two), *_tables(found)],
+        _findings(found, one, two, corrected, num_compared),
+        [*_pictures(store, found, kind, first, second, one, two), *_tables(found)],
         [("First", one), ("Second", two), ("Metric", METRICS.get(found.metric, found.metric)),
          ("Images", f"{found.num_images:,}, measured by both"), ("Places", f"{len(found.places):,}, measured by both"),
          *((("Notes", " ".join(f"{note[0].upper()}{note[1:]}." for note in found.notes)),) if found.notes else ())],
@@ -53,11 +76,12 @@ def _certain(found: StudyComparison) -> tuple[int, int]:
     return int((certain & (difference > 0)).sum()), int((certain & (difference < 0)).sum())
 
 
-def _findings(found: StudyComparison, one: str, two: str) -> list[str]:
+def _findings(found: StudyComparison, one: str, two: str, corrected: float, num_compared: int) -> list[str]:
     accuracy, places = found.accuracy, found.places
-    tells = ("the second network needs these weights more" if found.difference_low > 0
-             else "the first network needs these weights more" if found.difference_high < 0
+    which = "second" if found.difference > 0 else "first"
+    tells = (f"the {which} network needs these weights more" if corrected <= _SIGNIFICANCE
              else "which network needs them more cannot be told")  # fmt: skip
+    holm = f", {corrected:.2g} after Holm's correction for the {num_compared} comparisons of this page"
     more, less = _certain(found)
     sentences = [
         f"Intact, {one} has {found.intact[0]:.2f} % of {counted(found.num_images, 'image')} right and {two} "
@@ -67,13 +91,14 @@ def _findings(found: StudyComparison, one: str, two: str) -> list[str]:
         f"Mean D of {counted(len(places), 'place')}: {points(places['first'].mean())} and "
         f"{points(places['second'].mean())} points; the difference is "
         f"{sentence_of(found.difference, found.difference_low, found.difference_high)} over images, p = "
-        f"{found.p_value:.2g}: {tells}.",
+        f"{found.p_value:.2g}{holm if num_compared > 1 else ''}: {tells}.",
         f"D differs at {more + less:,} of {counted(len(places), 'place')} after correction (false discovery rate "
         f"{RATE}): {more:,} matter more in the second, {less:,} in the first. "
         + ("Of the others it cannot be said." if more + less < len(places) else ""),
     ]
     if not math.isnan(found.agreement.value):
-        sentences.append(f"Spearman's rank correlation of D over the places is {correlation(*found.agreement[:3])}.")
+        sentences.append(f"Spearman's rank correlation of D over the places is {correlation(*found.agreement[:3])} "
+                         f"({sample_words(places['layer'].nunique())}).")
     in_one, in_two = found.images["first"] > 0, found.images["second"] > 0
     sentences.append(f"Images that are lost where some place is zeroed: {(in_one & in_two).sum():,} in both networks, "
                      f"{(in_one & ~in_two).sum():,} in the first alone, {(in_two & ~in_one).sum():,} in the second "
@@ -105,12 +130,14 @@ def _pictures(
 
 
 def _tables(found: StudyComparison) -> list[Table]:
-    largest = found.places["difference"].abs().sort_values(ascending=False, kind="stable").index[:_SHOWN]
+    largest = found.largest(_SHOWN)
     places = [[named(row), points(row.first), points(row.second),
-               with_interval(row.difference, row.difference_low, row.difference_high), plain_number(row.q_value)]
-              for row in found.places.loc[largest].itertuples()]  # fmt: skip
-    tables = [Table("The largest differences; the largest of many noisy ones are likely to be too large.",
-                    ["zeroed", "D in the first", "D in the second", "difference [95 %]", "q"], places)]  # fmt: skip
+               with_interval(row.difference, row.selected_low, row.selected_high),
+               plain_number(row.q_value) + ("*" if row.q_value <= FALSE_DISCOVERY_RATE else "")]
+              for row in largest.itertuples()]  # fmt: skip
+    tables = [Table(f"The largest differences: {interval_words(len(largest), len(found.places))}; * differs from 0 "
+                    "after correction. The largest of many noisy ones are likely to be too large.",
+                    ["zeroed", "D in the first", "D in the second", "difference [interval]", "q"], places)]  # fmt: skip
     images = found.images
     apart = (images["second"] - images["first"]).abs().sort_values(ascending=False, kind="stable").index[:_SHOWN]
     rows = [[f"{row.image_id}", _class_of(row, found.classes), f"{row.first:,}", f"{row.second:,}"]

@@ -16,7 +16,7 @@ from weanalysis import figures
 from weanalysis.cache import Cache, find_cache, write_atomically
 from weanalysis.comparison import StudyOf, find_named, find_run_folder
 from weanalysis.errors import StoreError, StudyError, unknown_name
-from weanalysis.report.comparisons import chapter_of_comparison
+from weanalysis.report.comparisons import chapters_of_comparisons
 from weanalysis.report.page import Chapter, render
 from weanalysis.report.runs import chapter_of_runs
 from weanalysis.report.studies import chapter_of_study
@@ -119,13 +119,7 @@ def _compared(
     """Compare every two studies of one kind; note which cannot be compared, and why."""
     kinds = {number: store.describe(number)["kind"] for number in numbers}
     pairs = [(one, two) for one, two in combinations(numbers, 2) if kinds[one] == kinds[two]]
-    chapters: list[Chapter] = []
-    refused: dict[str, list[str]] = {}
-    for one, two in pairs[:_MOST_COMPARISONS]:
-        try:
-            chapters.append(chapter_of_comparison(store, one, two, cache, metric))
-        except StudyError as error:
-            refused.setdefault(str(error), []).append(f"{one} and {two}")
+    chapters, refused = chapters_of_comparisons(store, pairs[:_MOST_COMPARISONS], cache, metric)
     notes += [f"studies {', '.join(which)} are not compared: {why}" for why, which in refused.items()]
     if len(pairs) > _MOST_COMPARISONS:
         notes.append(f"{len(pairs) - _MOST_COMPARISONS:,} of {len(pairs):,} pairs of studies are not compared; name "

@@ -17,12 +17,21 @@ from weanalysis.figures import points
 from weanalysis.report.page import Picture, Table
 from weanalysis.report.words import RATE, correlation, counted, plain_number, sentence_of, with_interval
 from weanalysis.results import Store
-from weanalysis.results.findings import FALSE_DISCOVERY_RATE, Findings
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, Findings, interval_words
 from weanalysis.results.multipliers import load_multipliers
-from weanalysis.results.statistics import adjust_bh, change_matrix, rank_agreement, spread_of_drop
+from weanalysis.results.statistics import (
+    adjust_bh,
+    change_matrix,
+    rank_agreement,
+    selected_intervals,
+    spread_of_drop,
+    trend_of_spread,
+)
 
 # Beyond that many ablations the spread of each layer, from every image of each, is a matter of minutes.
 _MOST_FOR_SPREAD = 50_000
+
+_SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -93,8 +102,9 @@ def _distribution(study: Study) -> Picture:
 
 
 def _read_location(study: Study) -> Reading:
-    spreads = _spreads(study)
-    trend, numbers = _trend_of_spread(spreads)
+    changes = _changes(study)
+    spreads = _spreads(changes)
+    trend, numbers = _trend_of_spread(changes)
     whole = figures.location_mosaic(study.table)
     pictures = [
         Picture("map", whole, "D of every kernel, a map a layer in network order: rows are output channels, columns "
@@ -115,8 +125,8 @@ def _read_location(study: Study) -> Reading:
     return Reading(trend, pictures, [_by_layer(study, spreads)], limits, numbers)
 
 
-def _spreads(study: Study) -> dict[str, Any]:
-    """Return the spread of D in each layer without the noise of finitely many images, by layer in network order.
+def _changes(study: Study) -> dict[str, Any]:
+    """Return the matrix of changed images of each layer's places, by layer in network order.
 
     Empty where places were not all measured on the same images.
     """
@@ -126,46 +136,56 @@ def _spreads(study: Study) -> dict[str, Any]:
     if study.about.get("stopping") or study.is_screened or not same or len(rows) > _MOST_FOR_SPREAD:
         return {}
     changes = study.store.all_changes(study.number, study.metric)
-    generator = np.random.default_rng(0)
     return {
-        str(layer): spread_of_drop(change_matrix(changes, images, own.index.to_numpy()), generator)
+        str(layer): change_matrix(changes, images, own.index.to_numpy())
         for layer, own in rows.sort_values("depth", kind="stable").groupby("layer", sort=False)
     }
 
 
-def _trend_of_spread(spreads: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
-    found = rank_agreement(np.arange(len(spreads)), [spread.value for spread in spreads.values()])
+def _spreads(changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the spread of D in each layer without the noise of finitely many images."""
+    generator = np.random.default_rng(0)
+    return {layer: spread_of_drop(of_layer, generator) for layer, of_layer in changes.items()}
+
+
+def _trend_of_spread(changes: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    found = trend_of_spread(list(changes.values()))
     if math.isnan(found.value):
         return [], {}
-    numbers = {"spread_by_depth": found.value, "spread_by_depth_interval": [found.low, found.high]}
+    numbers = {"spread_by_depth": found.value, "spread_by_depth_p_value": found.p_value}
+    sure = found.p_value <= _SIGNIFICANCE
     tells = (
-        "Early layers vary more than late ones" if found.high < 0
-        else "Late layers vary more than early ones" if found.low > 0
+        "Early layers vary more than late ones" if sure and found.value < 0
+        else "Late layers vary more than early ones" if sure and found.value > 0
         else "Whether early or late layers vary more cannot be told"
     )  # fmt: skip
-    return [f"{tells}: the rank correlation of depth with the spread of D in a layer, noise taken off, is "
-            f"{correlation(*found[:3])} over {len(spreads):,} layers."], numbers  # fmt: skip
+    return [f"{tells}: the rank correlation of depth with the variance of D in a layer, noise taken off, is "
+            f"{points(found.value)} over {len(changes):,} layers; p = {found.p_value:.2g} for layers that all vary "
+            "alike, by variances in units of what noise and one common variance give."], numbers  # fmt: skip
 
 
 def _by_layer(study: Study, spreads: dict[str, Any]) -> Table:
     rows = study.measured[study.measured["layer"].notna()].sort_values("depth", kind="stable")
     words = []
-    for layer, own in rows.groupby("layer", sort=False):
+    layers = rows.groupby("layer", sort=False)
+    # The largest of each layer is chosen by its D.
+    tops = selected_intervals(rows.loc[layers["drop"].idxmax()], len(rows), bool(study.about.get("stopping")))
+    for (layer, own), (_, top) in zip(layers, tops.iterrows(), strict=True):
         certain = own["q_value"] <= FALSE_DISCOVERY_RATE
-        top = own.loc[own["drop"].idxmax()]
         spread = spreads.get(str(layer))
         reach = "" if spread is None or math.isnan(spread.low) else f" [{spread.low:.2f}, {spread.high:.2f}]"
         words.append([
             str(layer), f"{len(own):,}", f"{(certain & (own['drop'] > 0)).sum():,}",
             f"{(certain & (own['drop'] < 0)).sum():,}", points(own["drop"].mean()),
-            with_interval(top["drop"], top["drop_low"], top["drop_high"]),
+            with_interval(top["drop"], top["selected_low"], top["selected_high"]),
             *([] if not spreads else ["–" if spread is None or math.isnan(spread.value)
                                       else f"{spread.value:.2f}{reach}"]),
         ])  # fmt: skip
     spread_column = ["spread, noise off [95 %]"] if spreads else []
     return Table(
-        "By layer. Worse and better count ablations that differ from 0 after correction over the whole study.",
-        ["layer", "ablations", "worse", "better", "mean D", "largest D [95 %]", *spread_column], words,
+        "By layer. Worse and better count ablations that differ from 0 after correction over the whole study. The "
+        f"largest D of each: {interval_words(len(tops), len(rows))}.",
+        ["layer", "ablations", "worse", "better", "mean D", "largest D [interval]", *spread_column], words,
     )  # fmt: skip
 
 
@@ -230,31 +250,46 @@ def _sentence_of_trend(trend: Any, num_percentiles: int) -> list[str]:
 
 def _read_multiplier(study: Study) -> Reading:
     rows = study.measured
+    unit = _multiplied(study)
     findings, numbers = _lowest_and_highest(study)
     pictures = []
     if (rows["layer"].isna() & rows["fraction"].notna()).any():
-        pictures.append(Picture("curve", figures.multiplier_curve(study.table), "More and more input channels zeroed "
+        pictures.append(Picture("curve", figures.multiplier_curve(study.table, unit), f"More and more {unit}s zeroed "
                                 "in every layer at once: those of the lowest multiplier first, of the highest first, "
                                 "and in random orders."))
     if rows["layer"].notna().any():
-        pictures.append(Picture("layers", figures.multiplier_drops(study.table), "Layer by layer: the one input "
-                                "channel of the lowest and of the highest multiplier, with 95 % intervals."))
+        pictures.append(Picture("layers", figures.multiplier_drops(study.table), f"Layer by layer: the {unit} of "
+                                "the lowest and of the highest multiplier, with 95 % intervals."))
     if learned := load_multipliers(study.cache, str(study.about.get("weights_hash"))):
         pictures.append(Picture("multipliers", figures.multiplier_spread(learned), "The multipliers m that LWE "
                                 "learned, by layer: all, 90 % and 50 % of them, and their median."))
-    limits = ["D_L and D_H are of single channels a layer; the random draws beside them show what any channel costs."]
+    limits = [
+        f"D_L and D_H are of one {unit} a layer (--channels: of several); the random draws beside them show what any "
+        f"{unit} costs.",
+        "The paper speaks of channels with a lowest multiplier, where LWE has one for every kernel. Here "
+        + ("a channel's is the mean over the outputs that read it; --multiplier-of kernel zeroes single kernels."
+           if unit == "input channel" else "single kernels are ranked; --multiplier-of channel ranks input channels.")
+        + " That the first convolution is left out is a choice of this program.",
+    ]  # fmt: skip
     return Reading(findings, pictures, [], limits, numbers)
+
+
+def _multiplied(study: Study) -> str:
+    """What is ranked by multiplier."""
+    return "kernel" if (study.about.get("options") or {}).get("multiplier_of") == "kernel" else "input channel"
 
 
 def _lowest_and_highest(study: Study) -> tuple[list[str], dict[str, Any]]:
     rows = study.measured
     everywhere = rows[rows["layer"].isna() & rows["fraction"].isna()]
+    unit = _multiplied(study)
     ends = [everywhere[everywhere["selection"] == selection] for selection in ("lowest", "highest")]
     if not all(map(len, ends)):
         return ["D_L and D_H of all layers at once have not been measured."], {}
     low, high = (own.iloc[0] for own in ends)
     contrast = study.store.compare(study.number, int(low.name), int(high.name), study.metric)
     numbers = {
+        "multiplier_of": unit.split()[-1],
         "d_low": low["drop"], "d_low_interval": [low["drop_low"], low["drop_high"]],
         "d_high": high["drop"], "d_high_interval": [high["drop_low"], high["drop_high"]],
         "d_high_minus_d_low": contrast.difference,
@@ -262,12 +297,12 @@ def _lowest_and_highest(study: Study) -> tuple[list[str], dict[str, Any]]:
         "d_high_minus_d_low_p_value": contrast.p_value,
     }  # fmt: skip
     tells = (
-        "the channels of high multiplier are needed more" if contrast.difference_low > 0
-        else "the channels of low multiplier are needed more" if contrast.difference_high < 0
+        f"the {unit}s of high multiplier are needed more" if contrast.difference_low > 0
+        else f"the {unit}s of low multiplier are needed more" if contrast.difference_high < 0
         else "which are needed more cannot be told"
     )  # fmt: skip
     sentences = [
-        "In every layer at once, zeroing the input channel of the lowest multiplier costs D_L = "
+        f"In every layer at once, zeroing the {unit} of the lowest multiplier costs D_L = "
         f"{sentence_of(low['drop'], low['drop_low'], low['drop_high'])}, that of the highest D_H = "
         f"{sentence_of(high['drop'], high['drop_low'], high['drop_high'])}. On the same images D_H − D_L = "
         f"{sentence_of(contrast.difference, contrast.difference_low, contrast.difference_high)}, exact McNemar p = "
@@ -275,7 +310,7 @@ def _lowest_and_highest(study: Study) -> tuple[list[str], dict[str, Any]]:
     ]
     random = everywhere[everywhere["selection"] == "random"]
     if len(random):
-        sentences.append(f"A channel drawn at random in every layer costs {points(random['drop'].min())} to "
+        sentences.append(f"One {unit} drawn at random in every layer costs {points(random['drop'].min())} to "
                          f"{points(random['drop'].max())} points ({counted(len(random), 'draw')}).")  # fmt: skip
     return sentences, numbers
 
@@ -288,7 +323,7 @@ def _read_units(study: Study) -> Reading:
     rows = study.measured
     if rows["layer"].nunique() == len(rows):
         return Reading(pictures=pictures)
-    return Reading(pictures=[*pictures, _distribution(study)], tables=[_by_layer(study, _spreads(study))])
+    return Reading(pictures=[*pictures, _distribution(study)], tables=[_by_layer(study, _spreads(_changes(study)))])
 
 
 def _read_any(study: Study) -> Reading:
@@ -308,7 +343,7 @@ KINDS = {
         "(Quader et al., ECCV 2020, section 3.1).", _read_location),
     "magnitude": Kind(_magnitude_question, _read_magnitude),
     "multiplier": Kind(
-        lambda study: "Does the multiplier that Weight Excitation learned tell which input channels the network needs? "
+        lambda study: "Does the multiplier that Weight Excitation learned tell what the network needs? "
         "(Quader et al., ECCV 2020, section 4.2)", _read_multiplier),
     "channel": Kind(
         lambda study: "Which channels does the network need? Each ablation sets a whole filter, or all kernels of an "

@@ -15,8 +15,10 @@ from weanalysis.figures import best_epoch
 from weanalysis.report.page import Chapter, Picture, Table
 from weanalysis.report.words import counted, plain_number, sentence_of, settings, value_word
 from weanalysis.results.export import to_json_value
-from weanalysis.results.statistics import compare_runs, mean_of_runs
+from weanalysis.results.statistics import adjust_holm, compare_runs, mean_of_runs
 from weanalysis.training import Run
+
+_SIGNIFICANCE = 0.05
 
 
 def chapter_of_runs(runs: Sequence[Run]) -> Chapter:
@@ -98,17 +100,24 @@ def _of_groups(
         sentences.append(f"{title}: top-1 {mean.value:.2f} %{over} after the last epoch{sure}.")
         numbers["groups"].append({"group": title, "num_runs": len(reached), "top1": mean.value, "top1_low": mean.low,
                                   "top1_high": mean.high})  # fmt: skip
-    for (one, first), (two, second) in combinations(values.items(), 2):
-        difference = compare_runs(second, first)
-        if math.isnan(difference.low):
-            continue
-        tells = (f"“{two}” is better" if difference.low > 0 else f"“{one}” is better" if difference.high < 0
-                 else "which is better cannot be told")  # fmt: skip
+    pairs = [(one, two, compare_runs(second, first))
+             for (one, first), (two, second) in combinations(values.items(), 2)]  # fmt: skip
+    pairs = [pair for pair in pairs if not math.isnan(pair[2].low)]
+    adjusted = adjust_holm([difference.p_value for _, _, difference in pairs])
+    many = len(pairs) > 1
+    if many:
+        sentences.append(f"{len(pairs)} pairs of groups are compared below: each interval is for its pair alone, and "
+                         "“is better” is said where p is at most 0.05 after Holm's correction for all of them, so that "
+                         "the chance of any such sentence being wrong is 5 % at most.")
+    for (one, two, difference), corrected in zip(pairs, adjusted, strict=True):
+        better = two if difference.value > 0 else one
+        tells = f"“{better}” is better" if corrected <= _SIGNIFICANCE else "which is better cannot be told"
+        holm = f", {corrected:.2g} after correction" if many else ""
         sentences.append(f"“{two}” minus “{one}”: {sentence_of(*difference[:3])} over runs, Welch's t, p = "
-                         f"{difference.p_value:.2g}: {tells}.")
+                         f"{difference.p_value:.2g}{holm}: {tells}.")
         numbers["differences"].append({"first": one, "second": two, "difference": difference.value,
                                        "difference_low": difference.low, "difference_high": difference.high,
-                                       "p_value": difference.p_value})  # fmt: skip
+                                       "p_value": difference.p_value, "p_value_holm": float(corrected)})  # fmt: skip
     if len(values) > 1 and not numbers["differences"]:
         sentences.append("How sure a difference is takes two finished runs or more of either recipe, with other seeds.")
     return sentences, numbers

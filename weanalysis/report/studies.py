@@ -10,6 +10,7 @@ import pandas as pd
 
 from weanalysis.cache import Cache
 from weanalysis.errors import StudyError
+from weanalysis.figures import interval as interval_of
 from weanalysis.figures import points
 from weanalysis.report.kinds import Study, kind_of
 from weanalysis.report.page import Chapter, Picture, Table
@@ -19,21 +20,23 @@ from weanalysis.report.words import (
     counted,
     moment,
     plain_number,
-    sentence_of,
     settings,
     value_word,
     with_interval,
 )
 from weanalysis.results import Improvements, Store, find_improvements
 from weanalysis.results.export import to_json_value
-from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, interval_words
 from weanalysis.results.places import named
+from weanalysis.results.statistics import selected_intervals
 
 _SHOWN_AT_LEAST, _SHOWN_AT_MOST = 10, 25
 
 _EVERYWHERE = (
-    "Each interval is for the population that the images were drawn from, and for its own row: of a hundred such "
-    "intervals about five miss the true D. Which rows differ from 0 is said by q, which accounts for their number.",
+    "Each interval is for the population that the images were drawn from. Where rows are shown for their D, their "
+    "intervals are widened for that choice: of those shown about five in a hundred miss the true D at most. Those of "
+    "the study's table and of the figures are for their own row. Which rows differ from 0 is said by q, which accounts "
+    "for their number.",
     "D is measured with everything else in place: two parts that stand in for each other can both have D = 0, and what "
     "several cost together is not the sum of their D.",
     "This speaks of this one network, with these weights, and of images like these. What a way of training does takes "
@@ -115,11 +118,12 @@ def _findings(study: Study) -> list[str]:
         reach = f"±{wide:.2f}" if math.isclose(narrow, wide) else f"±{narrow:.2f} to ±{wide:.2f}"
         sentences.append(f"{counted(len(silent), 'ablation')} flip{'s' if len(silent) == 1 else ''} no image; the "
                          f"interval of D is still {reach} points, since another sample of images might.")
-    top = rows.loc[rows["drop"].idxmax()]
+    top = selected_intervals(rows.loc[[rows["drop"].idxmax()]], len(rows), bool(study.about.get("stopping"))).iloc[0]
     if len(rows) > 1 and top["drop"] > 0:
-        sentences.append(f"The largest D is that of {named(top)}: "
-                         f"{sentence_of(*top[['drop', 'drop_low', 'drop_high']])}. The largest of {len(rows):,} noisy "
-                         "values is likely to be too large.")
+        interval = interval_of(top["selected_low"], top["selected_high"])
+        sentences.append(f"The largest D is that of {named(top)}: {points(top['drop'])} points, {interval} at the "
+                         f"confidence that the largest of {len(rows):,} asks for (95 % for that choice). The largest "
+                         "of many noisy values is likely to be too large.")
     if stopping := study.about.get("stopping"):
         early = int((rows["num_images"] < study.about["num_images"]).sum())
         sentences.append(f"Ablations were left alone once they were settled (--{stopping}): {early:,} before the last "
@@ -160,16 +164,20 @@ def _most_important(study: Study) -> list[Table]:
 
 
 def _rows_table(study: Study, rows: pd.DataFrame, caption: str) -> Table:
-    columns = ["zeroed", "D, points [95 %]", *(["on these images"] if study.is_screened else []), "q", "images flipped",
-               "of images"]  # fmt: skip
+    rows = selected_intervals(rows, len(study.measured), bool(study.about.get("stopping")))
+    columns = ["zeroed", "D, points [interval]", *(["on these images"] if study.is_screened else []), "q",
+               "images flipped", "of images"]  # fmt: skip
     words = []
     for row in rows.itertuples():
         screened = [f"[{points(row.screen_low)}, {points(row.screen_high)}]"] if study.is_screened else []
-        words.append([named(row), with_interval(row.drop, row.drop_low, row.drop_high), *screened,
-                      plain_number(row.q_value), f"{row.num_flipped:,.0f}", f"{row.num_images:,.0f}"])  # fmt: skip
+        certain = "*" if row.q_value <= FALSE_DISCOVERY_RATE else ""
+        words.append([named(row), with_interval(row.drop, row.selected_low, row.selected_high), *screened,
+                      plain_number(row.q_value) + certain, f"{row.num_flipped:,.0f}",
+                      f"{row.num_images:,.0f}"])  # fmt: skip
     left = len(study.measured) - len(rows)
     more = f" {left:,} more are in the study's table (weanalysis export {study.number} -o FILE)." if left else ""
-    return Table(caption + more, columns, words)
+    chosen = f" Here: {interval_words(len(rows), len(study.measured))}; * differs from 0 after correction."
+    return Table(caption + chosen + more, columns, words)
 
 
 def _improvements(study: Study) -> Improvements | None:
@@ -194,13 +202,14 @@ def _sentence_of(found: Improvements) -> str:
 
 
 def _table_of_improvements(found: Improvements) -> list[Table]:
-    rows = found.table[:_SHOWN_AT_MOST]
+    rows = selected_intervals(found.table[:_SHOWN_AT_MOST], max(1, len(found.table)))
     if rows.empty:
         return []
-    words = [[named(row), with_interval(row.drop, row.drop_low, row.drop_high), plain_number(row.q_value),
+    words = [[named(row), with_interval(row.drop, row.selected_low, row.selected_high), plain_number(row.q_value),
               "yes" if row.confirmed else "no"] for row in rows.itertuples()]  # fmt: skip
     return [Table("Chosen on one half of the images as better zeroed; D is that of the other half, which chose "
-                  "nothing.", ["zeroed", "D, points [95 %]", "q", "confirmed"], words)]  # fmt: skip
+                  f"nothing. Here: {interval_words(len(rows), len(found.table))}.",
+                  ["zeroed", "D, points [interval]", "q", "confirmed"], words)]  # fmt: skip
 
 
 def _setting(study: Study) -> list[tuple[str, str]]:

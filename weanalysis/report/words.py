@@ -34,7 +34,7 @@ def sentence_of(value: float, low: float, high: float) -> str:
 
 def correlation(value: float, low: float, high: float) -> str:
     """Word a rank correlation with its interval; a dash where there is none."""
-    return "–" if math.isnan(value) else f"{points(value)} [{points(low)}, {points(high)}]"
+    return "–" if math.isnan(value) else with_interval(value, low, high)
 
 
 def plain_number(value: float, form: str = ".2g") -> str:

@@ -1,16 +1,17 @@
-"""The multiplier study: is a channel that LWE excites more also needed more? (§4.2, "Validity of …")."""
+"""The multiplier study: is what LWE excites more also needed more? (§4.2, "Validity of attention multiplier")."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor, nn
 
 from weanalysis.ablation.studies.layers import Layer, find_layers, input_channel, select_layers
-from weanalysis.ablation.studies.parts import Ablation, Study
-from weanalysis.errors import ExcitationError, StudyError
+from weanalysis.ablation.studies.parts import Ablation, Part, Study
+from weanalysis.errors import ExcitationError, StudyError, unknown_name
 from weanalysis.excitation import multipliers
 
 CURVE = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -23,55 +24,68 @@ def multiplier(
     draws: int = 5,
     layers: str | None = None,
     seed: int = 0,
+    multiplier_of: str = "channel",
 ) -> Study:
-    """Zero the input channels with the lowest (D_L) and the highest (D_H) multiplier, and random ones beside them.
+    """Zero the units with the lowest (D_L) and the highest (D_H) multiplier, and random ones beside them.
 
-    A channel's multiplier is m averaged over the outputs that read it. `channels` K of them are zeroed in every
-    layer at once, and layer by layer; then, in every layer at once, each of `fractions` of the channels: the rank
-    curve. Selections are "lowest", "highest" and "random" (`draws` of it, from `seed`); the table's `fraction` is
-    NaN for K channels. The stem is left out, as in the paper. Raises StudyError for a network without LWE.
+    The paper ranks "channels" by a multiplier that LWE gives every kernel, and does not say how the two are brought
+    together. Two readings are offered: with `multiplier_of` "channel" a unit is an input channel, ranked by m averaged
+    over the outputs that read it; with "kernel" it is a single kernel `weight[o, i]`, ranked by its own m.
+
+    `channels` K units are zeroed in every layer at once, and layer by layer; then, in every layer at once, each of
+    `fractions` of the units: the rank curve. Selections are "lowest", "highest" and "random" (`draws` of it, from
+    `seed`); the table's `fraction` is NaN for K units. The first convolution is left out: a choice of this program, as
+    its input channels are the image's own colours. Raises StudyError for a network without LWE, and for settings that
+    cannot be.
     """
     fractions = tuple(fractions)
+    if multiplier_of not in UNITS:
+        raise StudyError(unknown_name("unit for --multiplier-of", multiplier_of, UNITS))
     if channels < 1 or draws < 1:
         raise StudyError(f"channels {channels} and draws {draws}: both must be at least 1")
     if any(not 0 < fraction < 1 for fraction in fractions):
-        raise StudyError("fractions of channels must lie between 0 and 1, such as 0.1")
+        raise StudyError(f"fractions of {multiplier_of}s must lie between 0 and 1, such as 0.1")
     try:
         found = multipliers(net)
     except ExcitationError:
         raise StudyError("the network has no LWE multipliers, so this study has nothing to rank; train one with "
                          "`weanalysis train --excitation lwe`, and give its unfolded checkpoint") from None
+    unit = UNITS[multiplier_of]
     skipped: list[tuple[str, str]] = []
+    values: dict[str, np.ndarray] = {}
     chosen = []
     for layer in select_layers(find_layers(net), layers, skipped):
         if layer.depth == 0:
-            skipped.append((layer.name, "the stem, which the paper leaves out"))
+            skipped.append((layer.name, "the first convolution, which this study leaves out by choice"))
         elif layer.name not in found:
             skipped.append((layer.name, "it has no LWE"))
-        elif layer.conv.in_channels <= channels:
-            skipped.append((layer.name, f"it has no more than {channels} input channels"))
+        elif len(values_of := unit.values(layer, found)) <= channels:
+            skipped.append((layer.name, f"it has no more than {channels} {unit.name}s"))
         else:
+            values[layer.name] = values_of
             chosen.append(layer)
     if not chosen:
         raise StudyError("no layer is left to study: " + "; ".join(f"{name}: {why}" for name, why in skipped[:4]))
-    ranked = {layer.name: np.argsort(mean_multiplier(layer, found), kind="stable") for layer in chosen}
+    ranked = {name: np.argsort(m, kind="stable") for name, m in values.items()}
     rng = np.random.default_rng(seed)
-    shuffled = [{layer.name: rng.permutation(layer.conv.in_channels) for layer in chosen} for _ in range(draws)]
+    shuffled = [{name: rng.permutation(len(m)) for name, m in values.items()} for _ in range(draws)]
     orders: list[tuple[str, int | None, Mapping[str, np.ndarray]]] = [
         ("lowest", None, ranked),
         ("highest", None, {name: order[::-1] for name, order in ranked.items()}),
         *(("random", draw, order) for draw, order in enumerate(shuffled)),
     ]
-    ablations = [_first(chosen, selection, draw, order, channels) for selection, draw, order in orders]
+    ablations = [_first(unit, chosen, selection, draw, order, channels) for selection, draw, order in orders]
     ablations += [
-        _first(chosen, selection, draw, order, fraction)
+        _first(unit, chosen, selection, draw, order, fraction)
         for fraction in fractions for selection, draw, order in orders
     ]  # fmt: skip
     ablations += [
-        _first([layer], selection, draw, order, channels)
+        _first(unit, [layer], selection, draw, order, channels)
         for layer in chosen for selection, draw, order in orders if selection != "random"
     ]  # fmt: skip
-    options = {"channels": channels, "fractions": list(fractions), "draws": draws, "seed": seed}
+    # A study of channels is called what it was called before there was a choice.
+    choice = {} if multiplier_of == "channel" else {"multiplier_of": multiplier_of}
+    options = {"channels": channels, "fractions": list(fractions), "draws": draws, "seed": seed, **choice}
     return Study("multiplier", options, tuple(ablations), tuple(skipped), (), tuple(layer.name for layer in chosen))
 
 
@@ -82,18 +96,57 @@ def mean_multiplier(layer: Layer, found: Mapping[str, Tensor]) -> np.ndarray:
     return of_kernel.reshape(groups, -1, of_kernel.shape[1]).mean(axis=1).reshape(-1)
 
 
+def kernel_multiplier(layer: Layer, found: Mapping[str, Tensor]) -> np.ndarray:
+    """Lay out m (Out, In/groups) kernel by kernel, all of an output's together: (Out * In/groups,)."""
+    return found[layer.name].detach().double().cpu().numpy().reshape(-1)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a multiplier is told of: the values of a layer's units, and the parts of those with some indices."""
+
+    name: str
+    values: Callable[[Layer, Mapping[str, Tensor]], np.ndarray]
+    parts: Callable[[Layer, Sequence[int]], list[Part]]
+    num_kernels: Callable[[Layer], int]
+
+
+def _kernels(layer: Layer, places: Sequence[int]) -> list[Part]:
+    """The kernels with these places in `kernel_multiplier`, a part for each output channel."""
+    by_output: dict[int, list[int]] = {}
+    for place in places:
+        out, in_ = divmod(place, layer.shape[1])
+        by_output.setdefault(out, []).append(in_)
+    return [Part(layer.name, (out,), tuple(ins)) for out, ins in by_output.items()]
+
+
+UNITS = {
+    "channel": Unit("input channel", mean_multiplier,
+                    lambda layer, places: [input_channel(layer, place) for place in places],
+                    lambda layer: layer.shape[0] // layer.conv.groups),
+    "kernel": Unit("kernel", kernel_multiplier, _kernels, lambda layer: 1),
+}  # fmt: skip
+
+
 def _first(
-    layers: list[Layer], selection: str, draw: int | None, order: Mapping[str, np.ndarray], amount: int | float
-) -> Ablation:
-    """Zero the first channels of each layer's order: a number of them, or a fraction (at least one)."""
-    parts, num_weights = [], 0
+    unit: Unit, layers: list[Layer], selection: str, draw: int | None, order: Mapping[str, np.ndarray],
+    amount: int | float,
+) -> Ablation:  # fmt: skip
+    """Zero the first units of each layer's order: a number of them, or a fraction (at least one)."""
+    parts: list[Part] = []
+    num_weights = 0
     for layer in layers:
-        count = amount if isinstance(amount, int) else max(1, round(amount * layer.conv.in_channels))
-        parts += [input_channel(layer, int(channel)) for channel in sorted(order[layer.name][:count])]
-        num_weights += count * layer.shape[0] // layer.conv.groups * math.prod(layer.kernel_size)
+        places = order[layer.name]
+        count = amount if isinstance(amount, int) else max(1, round(amount * len(places)))
+        parts += unit.parts(layer, sorted(int(place) for place in places[:count]))
+        num_weights += count * unit.num_kernels(layer) * math.prod(layer.kernel_size)
     single = layers[0] if len(layers) == 1 else None
+    out_channel = in_channel = None
+    if single and amount == 1:
+        place = int(order[single.name][0])
+        out_channel, in_channel = divmod(place, single.shape[1]) if unit.name == "kernel" else (None, place)
     return Ablation(
         tuple(parts), selection, num_weights, single.name if single else None, single.depth if single else None,
-        in_channel=int(order[single.name][0]) if single and amount == 1 else None,
+        out_channel=out_channel, in_channel=in_channel,
         fraction=None if isinstance(amount, int) else float(amount), draw=draw,
     )  # fmt: skip

@@ -12,8 +12,15 @@ from weanalysis.results.statistics.changes import (
     compare_layers,
     compare_maps,
 )
-from weanalysis.results.statistics.maps import Overlap, rank_agreement, spread_of_drop, top_overlap
-from weanalysis.results.statistics.paired import NO_CONTINUITY, adjust_bh, drop_table, mcnemar_exact, paired_difference
+from weanalysis.results.statistics.maps import spread_of_drop, trend_of_spread
+from weanalysis.results.statistics.paired import (
+    NO_CONTINUITY,
+    adjust_bh,
+    adjust_holm,
+    drop_table,
+    mcnemar_exact,
+    paired_difference,
+)
 from weanalysis.results.statistics.planning import (
     Confirmation,
     ImagePlan,
@@ -24,6 +31,7 @@ from weanalysis.results.statistics.planning import (
     plan_images,
     smallest_finding,
 )
+from weanalysis.results.statistics.ranking import Overlap, rank_agreement, top_overlap
 from weanalysis.results.statistics.resampling import (
     Estimate,
     compare_runs,
@@ -33,6 +41,7 @@ from weanalysis.results.statistics.resampling import (
     stratified_bootstrap,
 )
 from weanalysis.results.statistics.screening import screen_bounds
+from weanalysis.results.statistics.selection import selected_confidence, selected_intervals
 from weanalysis.results.statistics.sequential import sequential_interval, sequential_p_value
 from weanalysis.results.statistics.stopping import Replay, StoppingRule, stopped_table
 
@@ -46,6 +55,7 @@ __all__ = [
     "Replay",
     "StoppingRule",
     "adjust_bh",
+    "adjust_holm",
     "agreement_table",
     "change_matrix",
     "common_images",
@@ -66,6 +76,8 @@ __all__ = [
     "plan_images",
     "rank_agreement",
     "screen_bounds",
+    "selected_confidence",
+    "selected_intervals",
     "sequential_interval",
     "sequential_p_value",
     "smallest_finding",
@@ -73,4 +85,5 @@ __all__ = [
     "stopped_table",
     "stratified_bootstrap",
     "top_overlap",
+    "trend_of_spread",
 ]

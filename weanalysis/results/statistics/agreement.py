@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from weanalysis.results.statistics.maps import rank_agreement, top_overlap
 from weanalysis.results.statistics.paired import adjust_bh
+from weanalysis.results.statistics.ranking import rank_agreement, top_overlap
 
 _RANKINGS = ("spearman", "kendall")
 
@@ -32,7 +32,9 @@ def agreement_table(
     num_places; spearman and kendall (tau-b) with _low, _high (`rank_agreement`) and _p_value; q_value, Benjamini
     and Hochberg's for Spearman over a criterion's layers; top_k, the share `top` of the places (at least one),
     top_overlap, the share of the k most important that both name, top_chance, what random scores would reach, and
-    top_p_value (`top_overlap`). NaN where there are fewer than 5 places, or where all D or all scores are equal.
+    top_p_value (`top_overlap`). Over the network the layers are the sample: intervals leave out one at a time, and
+    p-values say whether a score tells places of the same layer apart; within a layer its places are the sample. NaN
+    where there are fewer than 5 places (intervals: 3 layers), or where all D or all scores are equal.
     Raises ValueError unless 0 < top < 1.
     """
     if not 0 < top < 1:
@@ -40,18 +42,19 @@ def agreement_table(
     # A place that no image has been run for has flipped none, which is not a measurement.
     table = table[table["drop"].notna()]
     rows = []
-    for selection, places in table.groupby("selection", sort=False):
+    for selection, places in table.sort_values("depth", kind="stable").groupby("selection", sort=False):
         scopes: list[tuple[str | None, float, pd.DataFrame]] = [(None, np.nan, places)]
         if places["layer"].nunique() > 1 or places["layer"].isna().any():
             scopes += [
                 (str(layer), float(own["depth"].iloc[0]), own)
-                for layer, own in places.sort_values("depth", kind="stable").groupby("layer", sort=False)
+                for layer, own in places.groupby("layer", sort=False)
                 if len(own) > 1
             ]
         for criterion in criteria:
             compared = pd.DataFrame([
                 {"criterion": criterion, "selection": selection, "layer": layer, "depth": depth,
-                 **_agreement(own[criterion].to_numpy(float), own[measured].to_numpy(float), top, confidence)}
+                 **_agreement(own[criterion].to_numpy(float), own[measured].to_numpy(float),
+                              own["layer"].to_numpy() if layer is None else None, top, confidence)}
                 for layer, depth, own in scopes
             ])  # fmt: skip
             of_layer = compared["layer"].notna()
@@ -61,14 +64,16 @@ def agreement_table(
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 
-def _agreement(scores: np.ndarray, values: np.ndarray, top: float, confidence: float) -> dict[str, float]:
+def _agreement(
+    scores: np.ndarray, values: np.ndarray, layers: np.ndarray | None, top: float, confidence: float
+) -> dict[str, float]:
     num = int((~np.isnan(scores) & ~np.isnan(values)).sum())
     found: dict[str, float] = {"num_places": num}
     for method in _RANKINGS:
-        value, low, high, p_value = rank_agreement(scores, values, method, confidence)  # type: ignore[arg-type]
+        value, low, high, p_value = rank_agreement(scores, values, method, confidence, layers)  # type: ignore[arg-type]
         found |= {method: value, f"{method}_low": low, f"{method}_high": high, f"{method}_p_value": p_value}
     k = max(1, round(top * num))
     # A top without an order says nothing: as with the correlations, it is missing.
     known = not np.isnan(found["spearman"]) and k < num
-    share, chance, rare = top_overlap(scores, values, k) if known else (np.nan, np.nan, np.nan)
+    share, chance, rare = top_overlap(scores, values, k, layers) if known else (np.nan, np.nan, np.nan)
     return {**found, "top_k": k if known else np.nan, "top_overlap": share, "top_chance": chance, "top_p_value": rare}

@@ -1,71 +1,16 @@
-"""What the map of a layer shows: agreement of two rankings, overlap of the top, and the spread of D."""
+"""What the map of a layer shows: the spread of D over its places, and how that goes with depth."""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy import sparse, stats
+from scipy import optimize, sparse, stats
 
-from weanalysis.results.statistics.paired import Floats, two_sided_z
+from weanalysis.results.statistics.paired import Floats
 from weanalysis.results.statistics.resampling import Estimate
 
 _CHUNK_NUMBERS = 4_000_000
-
-
-def rank_agreement(
-    first: ArrayLike, second: ArrayLike, method: Literal["spearman", "kendall"] = "spearman", confidence: float = 0.95
-) -> Estimate:
-    """Return the rank correlation of two lists (Spearman's rho, or Kendall's tau-b) with its interval and p-value.
-
-    Pairs with a NaN are left out; all NaN with fewer than 5 pairs or where one list is constant. The interval is
-    normal after Fisher's z, with variance (1 + rho^2 / 2) / (n - 3) or 0.437 / (n - 4): D. G. Bonett and T. A. Wright,
-    Psychometrika 65 (2000) 23-28. In full agreement it starts from the nearest order that is not. The places are the
-    sample here; the images' own noise makes the correlation of the true values larger than the one that is seen.
-    """
-    one, other = _known_pairs(first, second)
-    num = len(one)
-    if num < 5 or np.ptp(one) == 0 or np.ptp(other) == 0:
-        return Estimate(np.nan, np.nan, np.nan)
-    if method == "spearman":
-        result = stats.spearmanr(one, other)
-        nearest = 1 - 12 / (num * (num**2 - 1))
-    elif method == "kendall":
-        result = stats.kendalltau(one, other)
-        nearest = 1 - 4 / (num * (num - 1))
-    else:
-        raise ValueError(f"method must be spearman or kendall, not {method!r}")
-    value = float(np.clip(result.statistic, -1, 1))
-    inner = float(np.clip(value, -nearest, nearest))
-    variance = (1 + inner**2 / 2) / (num - 3) if method == "spearman" else 0.437 / (num - 4)
-    reach = two_sided_z(confidence) * np.sqrt(variance)
-    low, high = np.tanh(np.arctanh(inner) - reach), np.tanh(np.arctanh(inner) + reach)
-    return Estimate(value, min(value, float(low)), max(value, float(high)), float(result.pvalue))
-
-
-class Overlap(NamedTuple):
-    """The share of the top k that two lists have in common, the share by chance, and how rare that much is."""
-
-    share: float
-    chance: float
-    p_value: float
-
-
-def top_overlap(first: ArrayLike, second: ArrayLike, k: int) -> Overlap:
-    """Return how much of the k largest of two lists is the same, beside the level that random lists have.
-
-    Pairs with a NaN are left out. Ties at the edge of the top k count with the share of them that fits, so that many
-    equal values agree no better than chance. The p-value is the hypergeometric chance of at least that overlap
-    (rounded down). Raises ValueError unless 1 <= k <= the number of pairs.
-    """
-    one, other = _known_pairs(first, second)
-    num = len(one)
-    if not 1 <= k <= num:
-        raise ValueError(f"k must lie between 1 and the {num} pairs, not {k}")
-    common = float(_top_share(one, k) @ _top_share(other, k))
-    p_value = float(stats.hypergeom.sf(np.floor(common + 1e-9) - 1, num, k, k))
-    return Overlap(common / k, k / num, p_value)
 
 
 def spread_of_drop(
@@ -81,17 +26,13 @@ def spread_of_drop(
     to the Bootstrap (1993), section 12.5), less the same noise. At 25 places a 95 % interval holds the true spread in
     94 % of samples of normal D and in 90 % of exponential D; fewer where single places stand out more.
     NaN below three places or two images; NaN for the interval where the places are too few, or too many of them equal,
-    for one. That early layers vary more
-    (the paper's Fig. 2) is then a matter of `rank_agreement(depth, spread)` over the layers.
+    for one. Whether early layers vary more (the paper's Fig. 2) is for `trend_of_spread`.
     """
     num_images, num_places = changes.shape
     if num_places < 3 or num_images < 2:
         return Estimate(np.nan, np.nan, np.nan)
     drop = np.asarray(changes.sum(axis=0, dtype=np.int64)) / num_images
-    seen = float(drop.var(ddof=1))
-    net = np.asarray(changes.sum(axis=1, dtype=np.int64), dtype=np.float64)
-    within = (np.count_nonzero(changes.data) - float(net @ net) / num_places) / (num_places - 1)  # over all images
-    noise = (within / num_images - seen) / (num_images - 1)
+    seen, noise = _variances(changes)
     centre, error = _log_variance(drop[None])
     if np.isnan(error).any():
         return Estimate(100 * float(np.sqrt(max(seen - noise, 0))), np.nan, np.nan)
@@ -112,6 +53,66 @@ def spread_of_drop(
     return Estimate(*(float(x) for x in 100 * np.sqrt(np.maximum(variances, 0))))
 
 
+def trend_of_spread(layers: Sequence[sparse.csr_array]) -> Estimate:
+    """Return how the variance of D over a layer's places goes with depth: Spearman's correlation, and its p-value.
+
+    `layers` has the (image, place) matrix of each layer, as `change_matrix` makes them, in network order. The value is
+    of depth with the variance free of sampling noise. A p-value from it would be wrong: where nothing has an effect,
+    layers that flip more images still scatter more around 0, and early layers flip more. So the variance that is seen
+    is divided by what its layer's noise and one variance common to all layers give; the common one is not known, so
+    that the p-value is the largest over five values across its 95 % interval (by the chi-square law of the sum, which
+    normal D have). It is for layers that all vary alike. Where they did, in 400 simulated studies each of 19 layers and
+    719 images (noise equal or falling with depth by up to 100 times; true D equal, normal, exponential or gamma),
+    p <= 0.05 with a falling trend came out in 0.2 to 4 %, with a rising one in 0 to 2 % (nominal: 2.5 %). The rank
+    correlation of depth with the spread itself would have said so in up to 11 %.
+    The interval is NaN; all is NaN below five layers that have three places or more, or where no D differs.
+    """
+    usable = [changes for changes in layers if changes.shape[1] >= 3 and changes.shape[0] >= 2]
+    if len(usable) < 5:
+        return Estimate(np.nan, np.nan, np.nan)
+    seen, noise = np.transpose([_variances(changes) for changes in usable])
+    free = np.array([changes.shape[1] - 1.0 for changes in usable])
+    depth = np.arange(len(usable))
+    if np.ptp(seen - noise) == 0:
+        return Estimate(np.nan, np.nan, np.nan)
+    found = [
+        stats.spearmanr(depth, (_ratio(seen, noise, common) - 1) * np.sqrt(free))
+        for common in _common_variances(seen, noise, free)
+    ]
+    value = float(stats.spearmanr(depth, seen - noise).statistic)
+    agree = len({np.sign(one.statistic) for one in found}) == 1
+    p_value = max(float(one.pvalue) for one in found) if agree else 1.0
+    return Estimate(value, np.nan, np.nan, p_value)
+
+
+def _variances(changes: sparse.csr_array) -> tuple[float, float]:
+    """Return the variance of D over the places, as it is seen, and what the images' sampling noise alone gives."""
+    num_images, num_places = changes.shape
+    seen = float((np.asarray(changes.sum(axis=0, dtype=np.int64)) / num_images).var(ddof=1))
+    net = np.asarray(changes.sum(axis=1, dtype=np.int64), dtype=np.float64)
+    within = (np.count_nonzero(changes.data) - float(net @ net) / num_places) / (num_places - 1)  # over all images
+    return seen, (within / num_images - seen) / (num_images - 1)
+
+
+def _ratio(seen: Floats, noise: Floats, common: float) -> Floats:
+    """Return the variance that is seen over the one expected; 1 where nothing is expected and nothing seen."""
+    expected = noise + common
+    return np.divide(seen, expected, out=np.ones_like(seen), where=expected > 0)
+
+
+def _common_variances(seen: Floats, noise: Floats, free: Floats) -> list[float]:
+    """Return values across the 95 % interval of a true variance of D that all layers share, 0 where none is needed."""
+    found = []
+    for tail in (0.975, 0.75, 0.5, 0.25, 0.025):
+        limit = stats.chi2.ppf(tail, free.sum())
+
+        def excess(common: float, limit: float = limit) -> float:
+            return float(free @ _ratio(seen, noise, common) - limit)
+
+        found.append(0.0 if excess(0.0) <= 0 else float(optimize.brentq(excess, 0, 5 * seen.max(), xtol=1e-15)))
+    return found
+
+
 def _log_variance(values: Floats) -> tuple[Floats, Floats]:
     """Return the logarithm of each row's variance and its jackknife standard error, NaN where one is 0."""
     size = values.shape[1]
@@ -124,15 +125,3 @@ def _log_variance(values: Floats) -> tuple[Floats, Floats]:
     usable = np.isfinite(error)
     centre = np.log(total[:, 0] / (size - 1), out=np.full(len(values), np.nan), where=usable)
     return centre, np.where(usable, error, np.nan)
-
-
-def _known_pairs(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
-    one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    known = ~np.isnan(one) & ~np.isnan(other)
-    return one[known], other[known]
-
-
-def _top_share(values: Floats, k: int) -> Floats:
-    edge = np.partition(values, -k)[-k]
-    above, at_edge = values > edge, values == edge
-    return above + at_edge * ((k - above.sum()) / at_edge.sum())

@@ -92,6 +92,22 @@ def adjust_bh(p_value: ArrayLike) -> Floats:
     return adjusted
 
 
+def adjust_holm(p_value: ArrayLike) -> Floats:
+    """Return Holm's adjusted p-values over the values that are there; NaN stays NaN.
+
+    What is at most a level holds no false finding at all but with that probability, however the tests depend on each
+    other: S. Holm, Scandinavian Journal of Statistics 6 (1979) 65-70. Raises ValueError for values outside [0, 1].
+    """
+    p_value = np.asarray(p_value, dtype=np.float64)
+    if np.any((p_value < 0) | (p_value > 1)):
+        raise ValueError("p-values must lie in [0, 1]")
+    adjusted = np.full(p_value.shape, np.nan)
+    order = np.argsort(p_value, kind="stable")[: int((~np.isnan(p_value)).sum())]
+    steps = p_value[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted
+
+
 def drop_table(counts: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
     """Return a copy of `counts` with D of every row in percentage points, its interval, p- and q-value.
 
