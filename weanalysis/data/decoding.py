@@ -15,22 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import ExifTags, Image, ImageOps
 
-# Importing a plugin registers it: what follows are the formats that are opened, and there are no others. Pillow's list
-# has some that start a program (EPS: Ghostscript) or that nobody means by a picture of a data set.
-from PIL import (  # noqa: F401
-    BmpImagePlugin,
-    ExifTags,
-    GifImagePlugin,
-    Image,
-    ImageOps,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
-
+# The formats that are opened, whatever a file is called. Pillow knows more, of which some start a program (EPS:
+# Ghostscript) and some are nobody's idea of a picture in a data set.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
 
 # The first is where Pillow begins to warn. A file of twice as many bytes as that has pixels is larger than any of them.
@@ -40,8 +28,8 @@ MAX_BYTES = 2**29
 # Decoders that are written in Python take a second for some millions of values.
 _SLOW_DECODERS = {"bmp_rle", "ppm", "ppm_plain"}
 _MAX_SLOW_VALUES = 2**24
-# Each scan of a progressive JPEG goes over all pixels again; ordinary files have ten or so.
-_MAX_SCANNED_PIXELS = 2**30
+# Each scan of a JPEG that has several goes over all pixels again, and takes but some bytes; ordinary files have ten.
+_MAX_SCANNED_PIXELS = 2**34
 # Larger pictures are held in memory one at a time, whatever the number of threads.
 _LARGE_PIXELS, _LARGE_BYTES = 2**23, 2**25
 
@@ -126,6 +114,7 @@ def read_file(path: Path) -> bytes:
 def decode(content: bytes, upright: bool = False) -> Image.Image:
     """Return a picture in RGB; `upright` applies its EXIF orientation. Raises Unreadable."""
     with _opened(content) as image:
+        _check_scans(image, content)
         turned = upright and _orientation(image) > 1
         picture = to_rgb(image)
         # TIFF files are turned by Pillow itself, as soon as they are decoded.
@@ -137,8 +126,9 @@ def look(content: bytes, decode_all: bool, upright: bool = False) -> Look:
     try:
         with _opened(content) as image:
             _check_mode(image)
-            found = Look(image.size, tuple(_remarks(image, upright)))
+            found = Look(image.size, _remarks(image, upright))
             if decode_all:
+                _check_scans(image, content)
                 image.load()
             else:
                 image.verify()
@@ -149,15 +139,16 @@ def look(content: bytes, decode_all: bool, upright: bool = False) -> Look:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert a picture by the true range of its mode; raise Unreadable for a mode whose range is not known."""
+    _check_mode(image)
     if image.mode == "RGB":
         return image.convert("RGB")
-    _check_mode(image)
     if _has_sixteen_bits(image):
         return _upper_eight_bits(image).convert("RGB")
     if image.mode in _PREMULTIPLIED:
         image = image.convert(_PREMULTIPLIED[image.mode])
-    # Without this, Pillow warns of transparency that it leaves out.
-    image.info.pop("transparency", None)
+    if "transparency" in image.info:  # Pillow would warn that it leaves it out.
+        image = image.copy()
+        del image.info["transparency"]
     return image.convert("RGB")
 
 
@@ -181,7 +172,7 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
             width, height = image.size
             if not alone and width * height > _LARGE_PIXELS:
                 alone = _large.acquire()
-            _check_size(image, content)
+            _check_size(image)
             yield image
     except Unreadable:
         raise
@@ -197,7 +188,7 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
             _large.release()
 
 
-def _check_size(image: Image.Image, content: bytes) -> None:
+def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width < 1 or height < 1:
         raise Unreadable(f"it has {width} x {height} pixels")
@@ -208,13 +199,31 @@ def _check_size(image: Image.Image, content: bytes) -> None:
     decoder = image.tile[0][0] if image.tile else ""  # type: ignore[attr-defined]
     if decoder in _SLOW_DECODERS and width * height * len(image.getbands()) > _MAX_SLOW_VALUES:
         raise Unreadable(f"it has {width:,} x {height:,} pixels in a coding that is slow to decode; save it as PNG")
-    scans = content.count(b"\xff\xda") if decoder == "jpeg" else 0
-    if width * height * scans > _MAX_SCANNED_PIXELS:
-        raise Unreadable(f"it goes {scans:,} times over its {width:,} x {height:,} pixels")
+
+
+def _check_scans(image: Image.Image, content: bytes) -> None:
+    if image.format not in ("JPEG", "MPO") or _has_one_scan(image, content):
+        return
+    scans = content.count(b"\xff\xda")
+    if image.width * image.height * scans > _MAX_SCANNED_PIXELS:
+        raise Unreadable(f"it goes {scans:,} times over its {image.width:,} x {image.height:,} pixels")
+
+
+def _has_one_scan(image: Image.Image, content: bytes) -> bool:
+    """Whether a JPEG's first scan has all components at once, so that it is the only one that is decoded."""
+    if image.info.get("progressive"):
+        return False
+    num_components = image.layers  # type: ignore[attr-defined]
+    header = b"\xff\xda\x00" + bytes([6 + 2 * num_components, num_components])
+    end = image.fp.tell()  # type: ignore[attr-defined]
+    start = end - 2 * num_components - 8
+    return content[start : start + len(header)] == header
 
 
 def _check_mode(image: Image.Image) -> None:
     mode = image.mode
+    if mode in ("RGB", "L") and image.format != "TIFF":
+        return
     if mode not in _PLAIN_MODES and mode not in _PREMULTIPLIED and not _has_sixteen_bits(image):
         kind = _REFUSED_MODES.get(mode, f"pixels of mode {mode}")
         raise Unreadable(f"{kind}; save it as 8-bit RGB or as 8- or 16-bit grey")
@@ -241,16 +250,17 @@ def _tag(image: Image.Image, number: int, default: int) -> int:
     return value[0] if isinstance(value, tuple) else value
 
 
-def _remarks(image: Image.Image, upright: bool) -> Iterator[str]:
-    if _has_sixteen_bits(image):
-        yield "sixteen bits"
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        yield "alpha"
-    # An MPO file is a JPEG picture with previews of itself or for the other eye.
-    if image.format != "MPO" and getattr(image, "is_animated", False):
-        yield "frames"
-    if _orientation(image) > 1 and image.format != "TIFF":
-        yield "turned" if upright else "not turned"
+def _remarks(image: Image.Image, upright: bool) -> tuple[str, ...]:
+    turned = ("turned" if upright else "not turned",) if _orientation(image) > 1 and image.format != "TIFF" else ()
+    if image.format == "JPEG":
+        return turned
+    found = {
+        "sixteen bits": _has_sixteen_bits(image),
+        "alpha": image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info,
+        # An MPO file is a JPEG picture with previews of itself, or with one for the other eye.
+        "frames": image.format != "MPO" and getattr(image, "is_animated", False),
+    }
+    return (*(remark for remark, holds in found.items() if holds), *turned)
 
 
 def _orientation(image: Image.Image) -> int:
