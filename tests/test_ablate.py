@@ -133,7 +133,7 @@ def test_more_images_and_every_kernel_extend_what_is_there(cache, monkeypatch):
     whole = Images()
     # The same data, of which fewer images are served: what load_data(num_images=) makes.
     few = Images(12)
-    from weanalysis.ablation.inputs import GivenImages
+    from weanalysis.data import GivenImages
 
     served = GivenImages(whole)
     part = GivenImages(few)

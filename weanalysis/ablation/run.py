@@ -19,15 +19,16 @@ from torch import nn
 
 from weanalysis.ablation import schedule
 from weanalysis.ablation.evaluate import KEPT_BYTES, Evaluator, Measured, Mode, ScreenSettings
-from weanalysis.ablation.inputs import UNNAMED_SOURCE, as_images, as_model, folded, multipliers_of
+from weanalysis.ablation.inputs import UNNAMED_SOURCE, as_model, folded, multipliers_of
 from weanalysis.ablation.schedule import StopRequest, Work
 from weanalysis.ablation.stopping import Need, Needs
 from weanalysis.ablation.studies import STUDIES, Ablation, Study, make_study
 from weanalysis.cache import Cache, find_cache, write_atomically
+from weanalysis.data import as_images, check_targets
 from weanalysis.devices import DTYPES, find_devices
 from weanalysis.errors import StoreError, StudyError, unknown_name
 from weanalysis.models import Model, save_checkpoint
-from weanalysis.results.statistics import StoppingRule
+from weanalysis.results.statistics import StoppingRule, chance_note
 from weanalysis.results.store import METRICS, Store, content_key, shards_of
 from weanalysis.versions import versions
 
@@ -124,7 +125,8 @@ def ablate(
     `max_error`: with evaluate "screened", the largest error of D on these images that is wanted, in points.
     Returns one row an ablation with the columns of `results.COLUMNS`; drops are percentage points of `metric`,
     positive where the ablated network is worse (§3.1 of the paper). The table's `attrs` hold study_id, name,
-    intact, num_images and seconds. Work already in the cache is not repeated. `report` is called as results
+    intact, num_images, seconds, and in `doubt` a line where the intact network only guesses. Work already in the cache
+    is not repeated. `report` is called as results
     come, `say` with lines for a person. Raises WeanalysisError for unusable input, Interrupted after Ctrl-C.
     """
     say = say or (lambda line: None)
@@ -151,6 +153,7 @@ def ablate(
     num_classes = evaluator.logits(first_images).shape[1]
     if metric == "top5" and num_classes <= 5:
         raise StudyError(f"metric top5 says nothing of a network with {num_classes} classes; use top1")
+    check_targets(images, num_classes)
     seconds_per_image = _time_forward(evaluator, first_images, first_targets)
     evaluator.probe(first_images, first_targets, study.ablations)
     if evaluator.note:
@@ -208,6 +211,7 @@ def ablate(
             screen,
         )  # fmt: skip
         tally = _Tally(store, study_id, metric, ids)
+        doubt: str | None = None
         cost_left, cost_done, measuring = cost_of(tasks), 0.0, time.perf_counter()
         stop = StopRequest(say)
 
@@ -228,6 +232,7 @@ def ablate(
                         store.write(context_id, ids[places], images.ids[task.start : task.stop], measured,
                                     study_id, done, total)  # fmt: skip
                         tally.add(task, measured)
+                        doubt = doubt or _doubt(tally.counts, num_classes, metric, say)
                         cost_done, cost_left = cost_done + cost_of([task]), cost_left - cost_of([task])
                         if report:
                             report(status())
@@ -241,11 +246,12 @@ def ablate(
         if state == "stopped":
             raise Interrupted(study_id, done, total)
         table = store.table(study_id, metric)
+        doubt = doubt or _doubt(tally.counts, num_classes, metric, say)
         most_seen = table.loc[table["num_images"].idxmax()]
         table.attrs = {
             "study_id": study_id, "name": name, "intact": float(most_seen["intact"]),
             "num_images": int(most_seen["num_images"]), "stopping": about["stopping"], "num_settled": needs.num_settled,
-            "seconds": time.perf_counter() - began, "reused": reused, **store.agreement(study_id),
+            "seconds": time.perf_counter() - began, "reused": reused, "doubt": doubt, **store.agreement(study_id),
             **(_lowest_and_highest(store, study_id, table) if study.kind == "multiplier" else {}),
         }  # fmt: skip
         return table
@@ -278,6 +284,15 @@ def check_settings(
     if dtype == "tf32" and not devices[0].startswith("cuda"):
         raise StudyError(f"dtype tf32 is arithmetic of NVIDIA GPUs, and the device is {devices[0]}: use float32")
     return devices, rule, ScreenSettings(metric, max_error) if evaluate == "screened" else None
+
+
+def _doubt(counts: dict[str, np.ndarray], num_classes: int, metric: str, say: Callable[[str], None]) -> str | None:
+    """Say, as soon as it is seen, that the intact network does no better than guessing; None where it does."""
+    place = int(counts["num_images"].argmax())
+    note = chance_note(int(counts["num_correct"][place]), int(counts["num_images"][place]), num_classes, metric)
+    if note:
+        say(note)
+    return note
 
 
 def _lowest_and_highest(store: Store, study_id: int, table: pd.DataFrame) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def load_data(
     )
     fitted, match = (data, None) if model is None else _fit(data, model)
     # Where the network knows the names, their order decides nothing.
-    if (match is None or match.by_position) and (said := note_on_order(found.classes, class_order is not None)):
+    if match and match.by_position and (said := note_on_order(found.classes, class_order is not None)):
         return replace(fitted, notes=[*fitted.notes, said])
     return fitted
 
