@@ -130,6 +130,8 @@ def look(content: bytes, decode_all: bool, upright: bool = False) -> Look:
             if decode_all:
                 _check_scans(image, content)
                 image.load()
+                if image.mode not in ("RGB", "L"):
+                    to_rgb(image)
             else:
                 image.verify()
             return found

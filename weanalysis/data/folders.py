@@ -77,9 +77,9 @@ def existing_folder(name: str, place: str) -> Path:
         why = " ".join(str(error).split())
         raise DataError(f"{printable(place)!r} cannot be a folder ({why}); give one as {name}:DIR") from error
     if not exists:
-        raise DataError(f"the folder {printable(str(folder))} does not exist; give an existing one as {name}:DIR")
+        raise DataError(f"the folder {printable(folder)} does not exist; give an existing one as {name}:DIR")
     if not is_folder:
-        raise DataError(f"{printable(str(folder))} is no folder; give one as {name}:DIR")
+        raise DataError(f"{printable(folder)} is no folder; give one as {name}:DIR")
     return real
 
 
@@ -96,10 +96,10 @@ def split_folder(folder: Path, split: str, names: dict[str, str], left_out: Left
         return None
     chosen = next((name for name in _SPLITS[split] if name in parts), None)
     if chosen is None:
+        there = ", ".join(f"{printable(names[name])}/" for name in parts)
         raise DataError(
-            f"{folder} has class folders in {', '.join(f'{names[name]}/' for name in parts)} but none in "
-            f"{_SPLITS[split][0]}/; to use those images all the same, name their folder: "
-            f"imagefolder:{folder / names[parts[0]]}"
+            f"{printable(folder)} has class folders in {there} but none in {_SPLITS[split][0]}/; to use those images all the same, name their "
+            f"folder: imagefolder:{printable(folder / names[parts[0]])}"
         )
     for name in sorted(set(names) - set(_ANY_SPLIT)):
         left_out.add("no split", names[name])
@@ -112,8 +112,9 @@ def by_small_letters(folder: Path, left_out: LeftOut) -> dict[str, str]:
     for name in subfolders(folder, left_out):
         small = name.casefold()
         if small in names and small in _ANY_SPLIT:
-            raise DataError(f"{folder} has both {names[small]}/ and {name}/; name the one that is meant: "
-                            f"{folder / names[small]}")  # fmt: skip
+            both = f"{printable(names[small])}/ and {printable(name)}/"
+            raise DataError(f"{printable(folder)} has both {both}; name the one that is meant: "
+                            f"{printable(folder / names[small])}")  # fmt: skip
         names[name if small in names else small] = name
     return names
 
@@ -143,10 +144,10 @@ def class_folders(folder: Path, left_out: LeftOut | None = None) -> ClassFolders
     A folder that several links lead to is read once; hidden and system folders are not. Raises DataError.
     """
     left_out = LeftOut() if left_out is None else left_out
-    allowed = ", ".join(EXTENSIONS)
+    allowed, shown = ", ".join(EXTENSIONS), printable(folder)
     classes = subfolders(folder, left_out)
     if not classes:
-        raise DataError(f"{folder} has no class folders; it needs one folder a class, with pictures ({allowed})")
+        raise DataError(f"{shown} has no class folders; it needs one folder a class, with pictures ({allowed})")
     found: list[tuple[int, str, str]] = []
     for label, where, name in _walk(folder, classes, left_out):
         if name.startswith("."):
@@ -160,10 +161,10 @@ def class_folders(folder: Path, left_out: LeftOut | None = None) -> ClassFolders
     empty = sorted(set(range(len(classes))) - {label for label, _, _ in found})
     more = f"; {notes[0]}" if notes else ""
     if len(empty) == len(classes):
-        raise DataError(f"{folder} has no pictures in its class folders ({allowed}){more}")
+        raise DataError(f"{shown} has no pictures in its class folders ({allowed}){more}")
     if empty:
         names = ", ".join(repr(printable(classes[label])) for label in empty[:4]) + (" ..." if len(empty) > 4 else "")
-        raise DataError(f"{folder} has class folders without pictures ({allowed}): {names}; fill or remove them{more}")
+        raise DataError(f"{shown} has class folders without pictures ({allowed}): {names}; fill or remove them{more}")
     paths = tuple(Path(os.path.join(where, name)).relative_to(folder).as_posix() for _, where, name in found)
     labels = [label for label, _, _ in found]
     return ClassFolders(FilePictures(folder, paths), labels, tuple(map(printable, classes)), notes)
@@ -215,7 +216,7 @@ def _identity(folder: str | Path) -> tuple[int, int]:
 
 
 def _refuse(error: OSError) -> NoReturn:
-    where = printable(str(error.filename))
+    where = printable(error.filename)
     raise DataError(f"the folder {where} cannot be read ({error.strerror or error})") from error
 
 

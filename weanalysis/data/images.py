@@ -17,7 +17,7 @@ from weanalysis.cache import Cache
 from weanalysis.data.classes import ClassMatch, match_classes, note_on_order, order_classes
 from weanalysis.data.decoding import REMARKS
 from weanalysis.data.fingerprint import Examination, examine
-from weanalysis.data.pictures import Pictures, digest
+from weanalysis.data.pictures import Pictures, digest, printable
 from weanalysis.data.sources import IMAGENET_TRANSFORM, SOURCES, Labelled
 from weanalysis.data.transform import RGB, Transform
 from weanalysis.errors import DataError, unknown_name
@@ -121,7 +121,7 @@ def load_data(
     classes, places = order_classes(found.classes, class_order)
     found = replace(found, classes=classes, labels=places[found.labels])
     if len(found.classes) < 2:
-        raise DataError(f"{spec} has one class ({', '.join(found.classes)}); at least two are needed")
+        raise DataError(f"{printable(spec)} has one class ({', '.join(found.classes)}); at least two are needed")
     examined = examine(found.pictures, found.labels, cache, decode=skip_bad_images)
     usable = np.setdiff1d(np.arange(len(found.labels)), list(examined.problems))
     notes = [
@@ -146,7 +146,8 @@ def load_data(
 
     order = np.random.default_rng(seed).permutation(len(usable))[:num_images]
     if num_images is not None and num_images > len(usable):
-        notes.append(f"{num_images:,} images were asked for; {spec} has {len(usable):,}, and all of them are used")
+        there = f"{printable(spec)} has {len(usable):,}, and all of them are used"
+        notes.append(f"{num_images:,} images were asked for; {there}")
     data = ImageData(
         spec=spec,
         split=split,
@@ -203,12 +204,12 @@ def _judge_problems(spec: str, found: Labelled, problems: dict[int, str], skip: 
         return []
     named = [f"{found.pictures.label(index)} ({problem})" for index, problem in problems.items()]
     if len(problems) == len(found.pictures):
-        raise DataError(f"{spec} has no picture that can be read; the first of {len(named)} is {named[0]}")
+        raise DataError(f"{printable(spec)} has no picture that can be read; the first of {len(named)} is {named[0]}")
     if not skip:
         more = f" and {len(named) - 3} more" if len(named) > 3 else ""
         raise DataError(
-            f"{spec} has files that are not read as pictures: {', '.join(named[:3])}{more}; mend or remove them, or "
-            "leave them out with --skip-bad-images"
+            f"{printable(spec)} has files that are not read as pictures: {', '.join(named[:3])}{more}; mend or remove "
+            "them, or leave them out with --skip-bad-images"
         )
     shown = ", ".join(named[:10]) + (f" and {len(named) - 10:,} more" if len(named) > 10 else "")
     return [f"left out, since they are not read as pictures: {len(named):,} of {len(found.pictures):,} files, {shown}"]

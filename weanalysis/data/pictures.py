@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,9 @@ from PIL import Image
 
 from weanalysis.data.decoding import Look, Unreadable, decode, look, read_file
 from weanalysis.errors import DataError
+
+# Unicode's categories of control characters, halves of surrogates, line and paragraph separators.
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 
 
 @dataclass(frozen=True)
@@ -172,9 +176,14 @@ def _examined(content: bytes, decode_all: bool, upright: bool = False) -> Examin
     return Examined(told, found.size, found.problem, found.remarks)
 
 
-def printable(name: str) -> str:
-    """Return a name whose bytes are no UTF-8 with these written out, so that it can be printed and stored."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+def printable(name: object) -> str:
+    """Return a name, such as a path, with line breaks, control characters and bytes that are no UTF-8 written out."""
+    text = str(name)
+    if text.isprintable():
+        return text
+    return "".join(
+        mark.encode("unicode_escape").decode() if unicodedata.category(mark) in _UNPRINTABLE else mark for mark in text
+    )
 
 
 def digest(description: Any) -> str:

@@ -25,7 +25,7 @@ from weanalysis.data.folders import (
     split_folder,
     subfolders,
 )
-from weanalysis.data.pictures import ArrayPictures, Pictures
+from weanalysis.data.pictures import ArrayPictures, Pictures, printable
 from weanalysis.data.transform import RGB, Transform
 from weanalysis.errors import DataError
 
@@ -113,7 +113,7 @@ def _imagefolder(place: str, split: str, cache: Cache | None) -> Labelled:
         return _labelled(class_folders(chosen, left_out))
     found = class_folders(folder)
     if split == "train":
-        whole = f"{folder} has no train/ beside test/ or val/, so that all of it is taken as training images"
+        whole = f"{printable(folder)} has no train/ beside test/ or val/, so that all of it is taken as training images"
         found.notes.insert(0, whole)
     return _labelled(found)
 
@@ -123,14 +123,14 @@ def _imagenet(place: str, split: str, cache: Cache | None) -> Labelled:
     names = by_small_letters(folder, LeftOut())
     chosen = folder / names.get("train" if split == "train" else "val", "")
     if split == "train" and chosen == folder:
-        raise DataError(f"{folder} has no folder train/ with ImageNet's training images")
+        raise DataError(f"{printable(folder)} has no folder train/ with ImageNet's training images")
     classes = subfolders(chosen)
     strangers = [name for name in classes if not re.fullmatch(r"n\d{8}", name)]
     if strangers or not classes:
         found = f"a folder {strangers[0]!r}" if strangers else "no folders"
         raise DataError(
-            f"{chosen} has {found} where one folder a class is needed, named by WordNet id such as n01440764; "
-            "for class folders with other names use imagefolder:DIR"
+            f"{printable(chosen)} has {found} where one folder a class is needed, named by WordNet id such as "
+            "n01440764; for class folders with other names use imagefolder:DIR"
         )
     return _labelled(class_folders(chosen), IMAGENET_TRANSFORM)
 
