@@ -263,7 +263,7 @@ def make_folder(root: Path, random: np.random.Generator) -> str:
         for name in ("a", "b"):
             (inside / name).mkdir(parents=True)
             (inside / name / "0.png").write_bytes(kinds[0])
-    for _ in range(int(random.integers(1, 12))):
+    for _ in range(int(random.integers(0, 6))):
         path = places[random.integers(len(places))] / _NAMES[random.integers(len(_NAMES))]
         with contextlib.suppress(OSError):
             path.mkdir()

@@ -98,8 +98,8 @@ def split_folder(folder: Path, split: str, names: dict[str, str], left_out: Left
     if chosen is None:
         there = ", ".join(f"{printable(names[name])}/" for name in parts)
         raise DataError(
-            f"{printable(folder)} has class folders in {there} but none in {_SPLITS[split][0]}/; to use those images all the same, name their "
-            f"folder: imagefolder:{printable(folder / names[parts[0]])}"
+            f"{printable(folder)} has class folders in {there} but none in {_SPLITS[split][0]}/; to use those images "
+            f"all the same, name their folder: imagefolder:{printable(folder / names[parts[0]])}"
         )
     for name in sorted(set(names) - set(_ANY_SPLIT)):
         left_out.add("no split", names[name])
