@@ -308,7 +308,7 @@ def test_json_is_one_object_with_the_contracts_keys(folder, cache, capsys):
     assert run("ablate", *of(folder), *words) == 0
     printed = json.loads(capsys.readouterr().out)
     contract = {"study", "model", "data", "metric", "intact", "num_images", "evaluate", "seconds", "rows"}
-    assert set(printed) == contract | {"stopping", "num_settled", "images_needed"}
+    assert set(printed) == contract | {"stopping", "num_settled", "images_needed", "doubt"}
     assert printed["stopping"] is None and printed["num_settled"] == 0
     assert len(printed["rows"]) == 6 and set(printed["rows"][0]) == set(COLUMNS)
     assert printed["rows"][0]["percentile"] is None and printed["num_images"] == 40

@@ -645,6 +645,28 @@ def test_a_hugging_face_folder_of_pictures(offline_hub, tmp_path):
     assert load_data(f"hf:{root}", cache=Cache(tmp_path / "cache")).fingerprint != before
 
 
+def test_hugging_face_pictures_are_upright_as_the_library_shows_them(offline_hub, tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / "test" / name).mkdir(parents=True)
+        exif = {"exif": turned} if name == "cat" else {}
+        picture(5, (12, 8)).save(tmp_path / "pets" / "test" / name / "0.png", **exif)
+    data = load_data(f"hf:{tmp_path / 'pets'}", cache=Cache(tmp_path / "cache"))
+    assert any("1 picture (row 0) has an EXIF orientation, which is applied" in note for note in data.notes)
+    library = offline_hub.load_dataset(str(tmp_path / "pets"), cache_dir=str(tmp_path / "other"))["test"]
+    for served, row in enumerate(data.ids):
+        assert np.array_equal(np.asarray(data.picture(served)), np.asarray(library[int(row)]["image"].convert("RGB")))
+    folder = load_data(f"imagefolder:{tmp_path / 'pets'}")
+    assert {folder.picture(i).size for i in range(2)} == {(12, 8)} and folder.content != data.content
+
+
+def test_numbers_that_are_no_class_index_are_refused(offline_hub, tmp_path):
+    write_parquet(offline_hub, tmp_path / "ids" / "0.parquet", 4, lambda n: 10**9 + n, names=None)
+    with pytest.raises(DataError, match="1,000,000,003 in column 'label', which is no class index"):
+        load_data(f"hf:{tmp_path / 'ids'}", cache=Cache(tmp_path / "cache"))
+
+
 def test_bad_rows_of_a_hugging_face_dataset_are_named_and_skipped(offline_hub, tmp_path):
     write_parquet(offline_hub, tmp_path / "pets" / "test.parquet", 6, lambda n: n % 2, bad=3)
     spec = f"hf:{tmp_path / 'pets'}"

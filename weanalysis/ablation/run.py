@@ -174,7 +174,8 @@ def ablate(
     about = {
         "model": model.name, "weights": model.weights, "data": images.spec, "options": study.options,
         "layers": list(study.layers), "skipped": [list(pair) for pair in study.skipped], "notes": list(study.notes),
-        "classes": list(model.classes or ()), "transform": images.transform.describe() if images.transform else None,
+        "classes": list(model.classes or getattr(images, "classes", None) or ()),
+        "transform": images.transform.describe() if images.transform else None,
         "command": shlex.join(["weanalysis", *sys.argv[1:]]), "evaluation_note": evaluator.note,
         "stopping": str(rule) if rule else None, "versions": versions(),
     }  # fmt: skip

@@ -68,7 +68,7 @@ REMARKS = {
     "frames": "{pictures} several frames or pages, of which the first is taken",
     "not turned": "{pictures} an EXIF orientation, which is not applied, as in torchvision's ImageFolder; if a network "
     "was trained on upright pictures, turn the files",
-    "turned": "{pictures} an EXIF orientation, and are turned upright, as the library datasets does",
+    "turned": "{pictures} an EXIF orientation, which is applied, as by the library datasets",
 }
 # The remarks under which pixels are others than versions before them read from the same bytes.
 _OTHER_PIXELS = ("sixteen bits", "turned")

@@ -34,19 +34,22 @@ class GivenImages:
 
     def __post_init__(self) -> None:
         count = self._count()
-        hashed, targets, shape = hashlib.sha256(), np.empty(count, dtype=np.int64), None
+        hashed, targets, shape = hashlib.sha256(), np.empty(count, dtype=np.int64), torch.Size()
         for index in range(count):
-            image, targets[index] = self._item(index)
-            if shape is None:
-                shape = image.shape
-            elif image.shape != shape:
-                sizes = f"an image of {_size(image)}, the first one of {_size(shape)}"
+            item = self._read(index)
+            pixels, target = _plain(item, shape) or self._checked(index, item)
+            if index == 0:
+                shape = torch.Size(pixels.shape)
+            elif pixels.shape != shape:
+                sizes = f"an image of {_size(pixels)}, the first one of {_size(shape)}"
                 raise DataError(f"{self._named(index)} has {sizes}; resize or crop them to one size")
-            pixels = image.contiguous().numpy()
-            # A sum of many large numbers may be infinite though none of them is.
-            if not math.isfinite(float(image.sum())) and not np.isfinite(pixels).all():
+            flat = pixels.reshape(-1)
+            # A sum of squares is found fast, and may be infinite though no pixel is.
+            if not math.isfinite(flat.dot(flat)) and not np.isfinite(pixels).all():
                 raise DataError(f"{self._named(index)} has pixels that are NaN or infinite; give finite ones")
-            hashed.update(pixels.tobytes() + int(targets[index]).to_bytes(8, "little", signed=True))
+            hashed.update(flat)  # type: ignore[arg-type]
+            hashed.update(target.to_bytes(8, "little", signed=True))
+            targets[index] = target
         self.fingerprint, self.ids, self.targets = hashed.hexdigest(), np.arange(count), targets
 
     def __len__(self) -> int:
@@ -54,8 +57,14 @@ class GivenImages:
 
     def batch(self, start: int, stop: int, num_threads: int = 1) -> tuple[Tensor, Tensor]:
         """Return images [start, stop) as FloatTensor(N, 3, H, W) and LongTensor(N)."""
-        items = [self._item(index) for index in range(start, min(stop, len(self)))]
-        return torch.stack([image for image, _ in items]), torch.tensor([target for _, target in items])
+        indices = range(start, min(stop, len(self)))
+        try:
+            images = torch.stack([self.dataset[index][0] for index in indices]).detach().cpu()
+        # Each item was well when it was looked at first: which one no longer is, is found out by looking again.
+        except Exception:
+            checked = [self._checked(index, self._read(index)) for index in indices]
+            images = torch.from_numpy(np.stack([pixels for pixels, _ in checked]))
+        return images, torch.from_numpy(self.targets[indices.start : indices.stop].copy())
 
     def _count(self) -> int:
         wanted = "give what load_data returns, or a map-style dataset whose items are (tensor, class index)"
@@ -73,27 +82,30 @@ class GivenImages:
     def _named(self, index: int) -> str:
         return f"item {index} of {type(self.dataset).__name__}"
 
-    def _item(self, index: int) -> tuple[Tensor, int]:
+    def _read(self, index: int) -> Any:
         try:
-            item = self.dataset[index]
+            return self.dataset[index]
         # What a user's own dataset raises may be anything; which item it was is what nobody else can say.
         except Exception as error:
             why = " ".join(str(error).split())[:300]
             raise DataError(f"{self._named(index)} cannot be read ({type(error).__name__}: {why})") from error
+
+    def _checked(self, index: int, item: Any) -> tuple[np.ndarray, int]:
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             raise DataError(f"{self._named(index)} is {_parts(item)}; give (image, class index)")
         return self._image(index, item[0]), self._target(index, item[1])
 
-    def _image(self, index: int, image: Any) -> Tensor:
-        named = self._named(index)
+    def _image(self, index: int, image: Any) -> np.ndarray:
         if not isinstance(image, Tensor):
+            named = self._named(index)
             raise DataError(f"{named} has {_what(image)} for an image; give a float32 tensor (3, H, W), such as "
                             "torchvision's transforms make")  # fmt: skip
-        if image.dtype != torch.float32 or image.layout != torch.strided or image.is_meta or image.is_nested:
-            raise DataError(f"{named} has {_what(image)} for an image; give a dense float32 tensor (3, H, W)")
+        if image.dtype is not torch.float32 or image.layout is not torch.strided or image.is_meta or image.is_nested:
+            wanted = "give a dense float32 tensor (3, H, W)"
+            raise DataError(f"{self._named(index)} has {_what(image)} for an image; {wanted}")
         if image.dim() < 2 or image.numel() == 0:
-            raise DataError(f"{named} has an image of {_size(image)}; give a tensor (3, H, W)")
-        return image.detach().cpu().resolve_neg()
+            raise DataError(f"{self._named(index)} has an image of {_size(image)}; give a tensor (3, H, W)")
+        return np.ascontiguousarray(image.detach().cpu().resolve_neg().numpy())
 
     def _target(self, index: int, target: Any) -> int:
         plain = target.detach().cpu().numpy() if isinstance(target, Tensor) and not target.is_meta else target
@@ -123,8 +135,21 @@ def check_targets(images: ImageData | GivenImages, num_outputs: int) -> None:
                         f"network has {num_outputs} outputs: give indices from 0 to {num_outputs - 1}")  # fmt: skip
 
 
-def _size(image: Tensor | torch.Size) -> str:
-    shape = image.shape if isinstance(image, Tensor) else image
+def _plain(item: Any, shape: torch.Size) -> tuple[np.ndarray, int] | None:
+    """Return pixels and target of an item that is like nearly all; None for one that needs a closer look."""
+    if type(item) is not tuple or len(item) != 2 or type(item[1]) is not int or not 0 <= item[1] < 2**31:
+        return None
+    image = item[0]
+    if type(image) is not Tensor or image.dtype is not torch.float32 or image.shape != shape or image.requires_grad:
+        return None
+    try:
+        return np.ascontiguousarray(image.numpy()), item[1]
+    except (RuntimeError, TypeError):  # on a GPU, sparse, without storage
+        return None
+
+
+def _size(image: Tensor | np.ndarray | torch.Size) -> str:
+    shape = image if isinstance(image, torch.Size) else image.shape
     return " x ".join(map(str, shape)) or "no dimension"
 
 
