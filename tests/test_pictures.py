@@ -71,11 +71,12 @@ def test_sixteen_bits_of_grey_are_the_pixels_of_their_eight_bit_copy() -> None:
     assert torch.equal(transform.pixels(wide), transform.pixels(Image.fromarray(GREY)))
 
 
-def tiff(values: bytes, bits: int, photometric: int, sample_format: int) -> bytes:
-    """Write an uncompressed TIFF of 8 x 6 pixels by hand."""
+def tiff(values: bytes, bits: int, photometric: int, sample_format: int, more: tuple = ()) -> bytes:
+    """Write an uncompressed TIFF of 8 x 6 pixels by hand; `more` are entries (tag, type, count, value)."""
     tags = ((256, 8), (257, 6), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, 6),
             (279, len(values)), (339, sample_format))  # fmt: skip
-    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    entries = [*((tag, 4, 1, value) for tag, value in tags), *more]
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return b"II*\0" + struct.pack("<I", 8 + len(values)) + values + directory + bytes(4)
 
 
@@ -186,18 +187,29 @@ def test_a_file_of_another_format_is_refused_whatever_its_name_and_nothing_is_st
     (programs / "gs").chmod(0o755)
     fill(tmp_path / "data", ["a", "b"])
     Image.fromarray(COLOURS).save(tmp_path / "data" / "a" / "drawing.png", "EPS")
-    script = ("import sys; from PIL import Image; from weanalysis.data import load_data\n"
-              "try: load_data('imagefolder:' + sys.argv[1], skip_bad_images=sys.argv[2] == 'skip').batch(0, 9)\n"
-              "except ValueError as error: print(error)\n"
-              "if sys.argv[2] == 'pillow':\n"
-              "    try: Image.open(sys.argv[1] + '/a/drawing.png').load()\n"
-              "    except OSError: pass\n")  # fmt: skip
+    script = """
+import os, sys
+from PIL import Image
+from weanalysis.data import load_data
+folder, started = sys.argv[1:]
+for skip in (False, True):
+    try:
+        load_data(f"imagefolder:{folder}", skip_bad_images=skip).batch(0, 9)
+    except ValueError as error:
+        print(error)
+    print(skip, os.path.exists(started))
+try:
+    Image.open(f"{folder}/a/drawing.png").load()
+except OSError:
+    print("pillow", os.path.exists(started))
+"""
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    for way in ("refuse", "skip", "pillow"):
-        done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "data"), way], env=environment,
-                              capture_output=True, text=True, check=True)  # fmt: skip
-        assert ("an EPS or PostScript file; the formats that are read: JPEG" in done.stdout) == (way != "skip")
-        assert started.exists() == (way == "pillow"), "the trap is set, and only Pillow by itself walks into it"
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "data"), str(started)], env=environment,
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    refusal, *told = done.stdout.splitlines()
+    assert "a/drawing.png (an EPS or PostScript file; the formats that are read: JPEG" in refusal
+    # The trap is set, and only Pillow by itself walks into it.
+    assert told == ["False False", "True False", "pillow True"]
 
 
 @pytest.mark.parametrize("form", ["DDS", "ICO", "PCX", "SGI", "TGA", "PDF", "JPEG2000"])
@@ -225,6 +237,7 @@ def test_pictures_are_bounded_before_they_are_decoded() -> None:
         (made.rle_bmp(60_000, 400, b"\x00\x00" * 400), "slow to decode"),
         (b"P6 8000 8000 254 ", "slow to decode"),
         (made.many_scans(3_000, 20_000), "it goes 20,000 times over its 3,000 x 3,000 pixels"),
+        (tiff(GREY.tobytes(), 8, 1, 1, more=((50_000, 3, 2**24, 8),)), "tag 50000 has 16,777,216 values"),
         (b"", "the file is empty"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
     ):

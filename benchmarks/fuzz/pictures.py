@@ -268,6 +268,8 @@ def make_folder(root: Path, random: np.random.Generator) -> str:
         with contextlib.suppress(OSError):
             path.mkdir()
             places.append(path)
+            if random.random() < 0.7:
+                (path / "well.png").write_bytes(kinds[0])
     for _ in range(int(random.integers(0, 24))):
         path = places[random.integers(len(places))] / _FILES[random.integers(len(_FILES))]
         kind = random.integers(10)

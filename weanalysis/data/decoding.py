@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import stat
+import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ _SLOW_DECODERS = {"bmp_rle", "ppm", "ppm_plain"}
 _MAX_SLOW_VALUES = 2**24
 # Each scan of a JPEG that has several goes over all pixels again, and takes but some bytes; ordinary files have ten.
 _MAX_SCANNED_PIXELS = 2**34
+# Pillow makes Python numbers of a TIFF tag's values, of types other than bytes and text.
+_MAX_TAG_VALUES, _TIFF_BYTES_AND_TEXT = 2**20, (1, 2, 7)
+_MAX_EXIF_BYTES = 2**20
 # Larger pictures are held in memory one at a time, whatever the number of threads.
 _LARGE_PIXELS, _LARGE_BYTES = 2**23, 2**25
 
@@ -170,6 +174,8 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
     if alone:
         _large.acquire()
     try:
+        if content[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            _check_tags(content)
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
             if not alone and width * height > _LARGE_PIXELS:
@@ -188,6 +194,21 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
     finally:
         if alone:
             _large.release()
+
+
+def _check_tags(content: bytes) -> None:
+    """Look through the first directory of a TIFF file, before Pillow reads it."""
+    order = "<" if content[:2] == b"II" else ">"
+    is_big = struct.unpack_from(f"{order}H", content, 2)[0] == 43
+    offset, number, entry = ("Q", "Q", "HHQ8x") if is_big else ("I", "H", "HHI4x")
+    (start,) = struct.unpack_from(order + offset, content, 8 if is_big else 4)
+    (num_tags,) = struct.unpack_from(order + number, content, start)
+    first, size = start + struct.calcsize(order + number), struct.calcsize(order + entry)
+    last = min(first + size * num_tags, len(content) - size + 1)
+    for place in range(first, last, size):
+        tag, kind, count = struct.unpack_from(order + entry, content, place)
+        if kind not in _TIFF_BYTES_AND_TEXT and count > _MAX_TAG_VALUES:
+            raise Unreadable(f"its TIFF tag {tag} has {count:,} values")
 
 
 def _check_size(image: Image.Image) -> None:
@@ -267,7 +288,7 @@ def _remarks(image: Image.Image, upright: bool) -> tuple[str, ...]:
 
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation that the header names: 1 as it lies, 2 to 8 otherwise."""
-    if "exif" not in image.info:
+    if not 0 < len(image.info.get("exif", "")) <= _MAX_EXIF_BYTES:
         return 1
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
