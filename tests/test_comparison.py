@@ -214,7 +214,8 @@ def test_several_runs_a_side_have_welch_s_interval_over_runs(cache: Cache, folde
     assert found.difference == pytest.approx(np.mean(second) - np.mean(first))
     assert (found.difference_low, found.difference_high) == pytest.approx((interval.low, interval.high))
     assert found.p_value == pytest.approx(expected.pvalue)
-    assert not found.is_of_two_networks and np.isnan(found.alone[0]) and all("guessing gives" in note for note in found.notes)
+    assert not found.is_of_two_networks and np.isnan(found.alone[0])
+    assert all("guessing gives" in note for note in found.notes)
     assert found.curves["first"].tolist() == [10, 21]  # means over runs
     assert found.reached["accuracy"].tolist() == [20]
     assert found.recipes == {"excitation": ("none", "lwe")}
