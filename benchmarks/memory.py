@@ -24,7 +24,7 @@ import numpy as np, torch
 from dataclasses import dataclass
 from weanalysis.ablation import Study, ablate, studies
 from weanalysis.cache import Cache
-from weanalysis.ablation.inputs import GivenImages
+from weanalysis.data import GivenImages
 from weanalysis.models import build
 
 num_images, num_ablations = map(int, sys.argv[1:3])

@@ -134,7 +134,7 @@ def test_more_images_and_every_kernel_extend_what_is_there(cache, monkeypatch):
     whole = Images()
     # The same data, of which fewer images are served: what load_data(num_images=) makes.
     few = Images(12)
-    from weanalysis.ablation.inputs import GivenImages
+    from weanalysis.data import GivenImages
 
     served = GivenImages(whole)
     part = GivenImages(few)
@@ -309,7 +309,7 @@ def test_json_is_one_object_with_the_contracts_keys(folder, cache, capsys):
     assert run("ablate", *of(folder), *words) == 0
     printed = json.loads(capsys.readouterr().out)
     contract = {"study", "model", "data", "metric", "intact", "num_images", "evaluate", "seconds", "rows"}
-    assert set(printed) == contract | {"stopping", "num_settled", "images_needed", "checks"}
+    assert set(printed) == contract | {"stopping", "num_settled", "images_needed", "checks", "doubt"}
     assert printed["checks"]["num_checked"] > 0 and printed["checks"]["distrusted"] == {}
     assert printed["stopping"] is None and printed["num_settled"] == 0
     assert len(printed["rows"]) == 6 and set(printed["rows"][0]) == set(COLUMNS)

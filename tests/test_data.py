@@ -345,7 +345,7 @@ def test_a_file_that_is_no_picture_is_refused_or_left_out_and_noted(folder, tmp_
     clean = load_data(spec).fingerprint
     (folder / "cat" / "bad.jpg").write_text("<html>404</html>")
     for _ in range(2):  # Found anew, then remembered.
-        with pytest.raises(DataError, match=r"cat/bad.jpg \(.*format\).*--skip-bad-images"):
+        with pytest.raises(DataError, match=r"cat/bad.jpg \(a web page.*format.*\).*--skip-bad-images"):
             load_data(spec, cache=cache)
         data = load_data(spec, cache=cache, skip_bad_images=True)
         assert len(data) == 7 and any("cat/bad.jpg" in note for note in data.notes)
@@ -477,7 +477,7 @@ def test_all_names_known_in_another_order_are_mapped_by_name(folder):
 def test_as_many_unknown_names_as_outputs_are_taken_in_order_and_noted(folder):
     for names in (None, ("0", "1")):
         data = load_data(f"imagefolder:{folder}", model=network(2, names))
-        assert data.classes == ("cat", "dog") and "cat is 0" in data.notes[0]
+        assert data.classes == ("cat", "dog") and "from 0: cat, dog" in data.notes[0]
         assert all(data.targets[i] == data.label(i).startswith("dog") for i in range(7))
 
 
@@ -643,6 +643,28 @@ def test_a_hugging_face_folder_of_pictures(offline_hub, tmp_path):
     picture(99).save(path)
     os.utime(path, ns=(written, written))
     assert load_data(f"hf:{root}", cache=Cache(tmp_path / "cache")).fingerprint != before
+
+
+def test_hugging_face_pictures_are_upright_as_the_library_shows_them(offline_hub, tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / "test" / name).mkdir(parents=True)
+        exif = {"exif": turned} if name == "cat" else {}
+        picture(5, (12, 8)).save(tmp_path / "pets" / "test" / name / "0.png", **exif)
+    data = load_data(f"hf:{tmp_path / 'pets'}", cache=Cache(tmp_path / "cache"))
+    assert any("1 picture (row 0) has an EXIF orientation, which is applied" in note for note in data.notes)
+    library = offline_hub.load_dataset(str(tmp_path / "pets"), cache_dir=str(tmp_path / "other"))["test"]
+    for served, row in enumerate(data.ids):
+        assert np.array_equal(np.asarray(data.picture(served)), np.asarray(library[int(row)]["image"].convert("RGB")))
+    folder = load_data(f"imagefolder:{tmp_path / 'pets'}")
+    assert {folder.picture(i).size for i in range(2)} == {(12, 8)} and folder.content != data.content
+
+
+def test_numbers_that_are_no_class_index_are_refused(offline_hub, tmp_path):
+    write_parquet(offline_hub, tmp_path / "ids" / "0.parquet", 4, lambda n: 10**9 + n, names=None)
+    with pytest.raises(DataError, match="1,000,000,003 in column 'label', which is no class index"):
+        load_data(f"hf:{tmp_path / 'ids'}", cache=Cache(tmp_path / "cache"))
 
 
 def test_bad_rows_of_a_hugging_face_dataset_are_named_and_skipped(offline_hub, tmp_path):

@@ -7,10 +7,11 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from weanalysis.ablation import Evaluator, ablate, studies
-from weanalysis.ablation.inputs import as_images, as_model
+from weanalysis.ablation.inputs import as_model
 from weanalysis.ablation.preparation import prepare_on
 from weanalysis.ablation.studies.multiplier import mean_multiplier
 from weanalysis.cache import Cache
+from weanalysis.data import as_images
 from weanalysis.errors import StudyError
 from weanalysis.excitation import excite, multipliers
 from weanalysis.results import Store

@@ -15,7 +15,7 @@ from weanalysis.ablation.folding import few
 from weanalysis.ablation.schedule import StopRequest, Work
 from weanalysis.ablation.stopping import Need, Needs
 from weanalysis.ablation.studies import Ablation, Study
-from weanalysis.results.statistics import StoppingRule
+from weanalysis.results.statistics import StoppingRule, chance_note
 from weanalysis.results.store import METRICS, Store, shards_of
 
 
@@ -91,11 +91,13 @@ class Execution:
     rule: StoppingRule | None
     shard_size: int
     seconds_per_image: float
+    num_classes: int
     choose_jobs: Callable[[list[schedule.Task], list[float]], int]
     report: Callable[[Status], None] | None
     say: Callable[[str], None]
     reused: int = 0
     jobs: int = 1
+    doubt: str | None = None
     distrusted: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> int:
@@ -116,6 +118,7 @@ class Execution:
             with stop.listening():
                 while self._needs.left() and not stop.asked:
                     self._measure(stop)
+            self._doubt_guesses()
             state = "complete" if self._done == self._total else "stopped"
         except KeyboardInterrupt:
             stop.asked = True
@@ -200,9 +203,20 @@ class Execution:
             self.study_id, self._done, self._total,
         )  # fmt: skip
         self._tally.add(task, measured)
+        self._doubt_guesses()
         cost = self._cost_of([task])
         self._cost_done, self._cost_left = self._cost_done + cost, self._cost_left - cost
         self._tell()
+
+    def _doubt_guesses(self) -> None:
+        """Say, as soon as it is seen, that the intact network does no better than guessing."""
+        counts = self._tally.counts
+        place = int(counts["num_images"].argmax())
+        if self.doubt is None:
+            num_correct, num_images = int(counts["num_correct"][place]), int(counts["num_images"][place])
+            self.doubt = chance_note(num_correct, num_images, self.num_classes, self.metric)
+            if self.doubt:
+                self.say(self.doubt)
 
     def _drop(self, layers: Any) -> None:
         """Forget what is kept of some layers' ablations, which the fast way may have measured wrongly."""

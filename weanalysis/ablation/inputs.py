@@ -1,19 +1,14 @@
-"""What the engine takes besides its own nouns: any module that gives logits, any map-style dataset."""
+"""What the engine takes besides its own nouns: any module that gives logits."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from weanalysis.ablation.behaviour import describe_behaviour
 from weanalysis.ablation.copies import copied
-from weanalysis.data import ImageData
-from weanalysis.errors import DataError, ExcitationError, ModelError
+from weanalysis.errors import ExcitationError, ModelError
 from weanalysis.excitation import multipliers
 from weanalysis.models import Model
 
@@ -46,43 +41,3 @@ def multipliers_of(model: Model) -> dict[str, Tensor]:
         return {}
 
 
-@dataclass(eq=False)
-class GivenImages:
-    """Any map-style dataset of (FloatTensor(3, H, W), class index), in its own order, known by its contents."""
-
-    dataset: Any
-    spec: str = "dataset"
-    seed: int = 0
-    transform: None = None
-    fingerprint: str = field(init=False)
-    ids: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        try:
-            count = len(self.dataset)
-            first = self.dataset[0]
-            assert isinstance(first[0], Tensor)
-        except (TypeError, IndexError, KeyError, AssertionError):
-            raise DataError(f"{type(self.dataset).__name__} is no data set of images: give what load_data returns, or "
-                            "a map-style dataset whose items are (tensor, class index)") from None
-        digest = hashlib.sha256()
-        for index in range(count):
-            image, target = self.dataset[index]
-            digest.update(image.contiguous().numpy().tobytes() + int(target).to_bytes(8, "little", signed=True))
-        self.fingerprint, self.ids = digest.hexdigest(), np.arange(count)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def batch(self, start: int, stop: int, num_threads: int = 1) -> tuple[Tensor, Tensor]:
-        """Return images [start, stop) as FloatTensor(N, 3, H, W) and LongTensor(N)."""
-        items = [self.dataset[index] for index in range(start, min(stop, len(self)))]
-        return torch.stack([image for image, _ in items]), torch.tensor([int(target) for _, target in items])
-
-
-Images = ImageData | GivenImages
-
-
-def as_images(data: Any) -> Images:
-    """Return an ImageData as it is, and wrap any other map-style dataset. Raises DataError for anything else."""
-    return data if isinstance(data, (ImageData, GivenImages)) else GivenImages(data)

@@ -21,8 +21,9 @@ from weanalysis.ablation.copies import copied, first_line, number_types, storage
 from weanalysis.ablation.evaluate import logits_of
 from weanalysis.ablation.folding import few, fold_weights
 from weanalysis.ablation.graph import CONVOLUTIONS
-from weanalysis.ablation.inputs import UNNAMED_SOURCE, Images
+from weanalysis.ablation.inputs import UNNAMED_SOURCE
 from weanalysis.ablation.left_out import convolutions_left_out
+from weanalysis.data import GivenImages, ImageData
 from weanalysis.errors import StudyError, WeanalysisError
 from weanalysis.excitation import excitation_of
 from weanalysis.models import Model, build
@@ -90,7 +91,7 @@ def prepare(
     return Prepared(plain, conduct, tuple(notes), is_rebuilt)
 
 
-def prepare_on(model: Model, images: Images, batch_size: int | None = None) -> Prepared:
+def prepare_on(model: Model, images: ImageData | GivenImages, batch_size: int | None = None) -> Prepared:
     """Prepare a network for whatever reads its weights over a whole data set; see `prepare`."""
     return prepare(model, None, images.batch(0, min(NUM_PROBES, len(images)))[0], None, batch_size)
 

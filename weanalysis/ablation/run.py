@@ -22,11 +22,12 @@ from weanalysis.ablation import schedule
 from weanalysis.ablation.behaviour import NUM_PROBES
 from weanalysis.ablation.evaluate import KEPT_BYTES, Evaluator, Mode, ScreenSettings
 from weanalysis.ablation.execution import Execution, Status
-from weanalysis.ablation.inputs import as_images, as_model, multipliers_of
+from weanalysis.ablation.inputs import as_model, multipliers_of
 from weanalysis.ablation.preparation import Prepared, prepare
 from weanalysis.ablation.schedule import Work
 from weanalysis.ablation.studies import STUDIES, Ablation, Study, find_layers, make_study
 from weanalysis.cache import Cache, find_cache, write_atomically
+from weanalysis.data import as_images, check_targets
 from weanalysis.devices import DTYPES, find_devices
 from weanalysis.errors import StoreError, StudyError, unknown_name
 from weanalysis.models import Model, save_checkpoint
@@ -93,9 +94,9 @@ def ablate(
     pass; one whose answers hang on the other images of a batch is measured in batches of `batch_size`, if given.
     Returns one row an ablation with the columns of `results.COLUMNS`; drops are percentage points of `metric`,
     positive where the ablated network is worse (§3.1 of the paper). The table's `attrs` hold study_id, name,
-    intact, num_images, seconds, and how many answers were checked the naive way (num_checked of num_answers). Work
-    already in the cache is not repeated. `report` is called as results come, `say` with lines for a person. Raises
-    WeanalysisError for unusable input, Interrupted after Ctrl-C.
+    intact, num_images, seconds, how many answers were checked the naive way (num_checked of num_answers), and in
+    `doubt` a line where the intact network only guesses. Work already in the cache is not repeated. `report` is called
+    as results come, `say` with lines for a person. Raises WeanalysisError for unusable input, Interrupted after Ctrl-C.
     """
     say = say or (lambda line: None)
     settings = check_settings(evaluate, metric, device, dtype, jobs, batch_size, shard_size, until_ci,
@@ -136,6 +137,7 @@ def _measure(
     num_classes = evaluator.logits(probes[0]).shape[1]
     if settings.metric == "top5" and num_classes <= 5:
         raise StudyError(f"metric top5 says nothing of a network with {num_classes} classes; use top1")
+    check_targets(images, num_classes)
     seconds_per_image = _time_forward(evaluator, *probes)
     evaluator.batch_size = settings.batch_size or _fitting_batch(evaluator, probes[0], study.ablations)
     context = _context(settings, prepared, images, evaluator.batch_size)
@@ -161,7 +163,7 @@ def _measure(
 
         execution = Execution(
             store, study, study_id, context_id, name, settings.metric, work, evaluator, settings.rule,
-            settings.shard_size, seconds_per_image, choose_jobs, report, say,
+            settings.shard_size, seconds_per_image, num_classes, choose_jobs, report, say,
         )  # fmt: skip
         num_settled = execution.run()
         table = store.table(study_id, settings.metric)
@@ -169,7 +171,8 @@ def _measure(
         table.attrs = {
             "study_id": study_id, "name": name, "intact": float(most_seen["intact"]),
             "num_images": int(most_seen["num_images"]), "stopping": about["stopping"], "num_settled": num_settled,
-            "seconds": time.perf_counter() - began, "reused": execution.reused, **store.agreement(study_id),
+            "seconds": time.perf_counter() - began, "reused": execution.reused, "doubt": execution.doubt,
+            **store.agreement(study_id),
             **(_lowest_and_highest(store, study_id, table) if study.kind == "multiplier" else {}),
         }  # fmt: skip
         return table
@@ -204,7 +207,8 @@ def _about(settings: Settings, prepared: Prepared, images: Any, study: Study, ev
         "model": model.name, "weights": model.weights, "data": images.spec, "options": study.options,
         "layers": list(study.layers), "skipped": [list(pair) for pair in study.skipped],
         "notes": [*study.notes, *prepared.notes],
-        "classes": list(model.classes or ()), "transform": images.transform.describe() if images.transform else None,
+        "classes": list(model.classes or getattr(images, "classes", None) or ()),
+        "transform": images.transform.describe() if images.transform else None,
         "command": shlex.join(["weanalysis", *sys.argv[1:]]), "evaluation_note": evaluation_note,
         "stopping": str(settings.rule) if settings.rule else None, "versions": versions(),
     }  # fmt: skip

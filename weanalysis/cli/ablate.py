@@ -13,6 +13,7 @@ from weanalysis.cli.options import (
     data_options,
     json_option,
     model_options,
+    parse_class_order,
     parse_model_options,
     parse_triple,
     quiet_option,
@@ -146,7 +147,7 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
         watcher.rest()
         data = load_data(
             given["data"], mean, std, given["image_size"], given["images"], given["seed"], model, cache=cache,
-            skip_bad_images=given["skip_bad_images"],
+            skip_bad_images=given["skip_bad_images"], class_order=parse_class_order(given["class_order"]),
         )  # fmt: skip
         for note in (*model.notes, *data.notes):
             watcher.say(note)
@@ -212,6 +213,7 @@ def _print_json(table: Any, kind: str, given: dict[str, Any], more: dict[str, An
         "intact": about["intact"], "num_images": about["num_images"], "evaluate": given["evaluate"],
         "seconds": about["seconds"], "stopping": about["stopping"], "num_settled": about["num_settled"],
         "checks": {name: about[name] for name in ("num_answers", "num_checked", "num_differed", "distrusted")},
+        "doubt": about["doubt"],
         "images_needed": to_json_value(plan_images(table, given["detect"])._asdict()), **contrast,
         **more, "rows": to_json_rows(table),
     }, allow_nan=False))  # fmt: skip

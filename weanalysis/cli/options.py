@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
 from weanalysis.errors import DataError, ModelError
+
+# A line for each of a hundred thousand classes.
+MAX_NAMES_BYTES = 2**22
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -48,6 +52,8 @@ data_options = stacked(
     click.option("--mean", metavar="R,G,B", help="Mean of the normalization, such as 0.485,0.456,0.406."),
     click.option("--std", metavar="R,G,B", help="Standard deviation of the normalization."),
     click.option("--skip-bad-images", is_flag=True, help="Leave out files that are no images instead of refusing."),
+    click.option("--class-order", metavar="text|numeric|FILE", help="Order of the classes where the network knows no "
+                 "names: of text (the default), of their numbers, or that of a file's lines."),
 )  # fmt: skip
 
 
@@ -60,6 +66,27 @@ def parse_triple(name: str, text: str | None) -> tuple[float, float, float] | No
     except ValueError:
         raise DataError(f"--{name} {text!r} is malformed: give three numbers, such as 0.485,0.456,0.406") from None
     return red, green, blue
+
+
+def parse_class_order(text: str | None) -> str | list[str] | None:
+    """Read "text", "numeric" or the names in a file, one a line; raise DataError for a file that has none."""
+    if text is None or text in ("text", "numeric"):
+        return text
+    path, wanted = Path(text).expanduser(), "give text, numeric, or a file of class names, one a line"
+    try:
+        content = path.read_bytes() if path.is_file() and path.stat().st_size <= MAX_NAMES_BYTES else None
+        names = None if content is None else content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"--class-order {text} is no text in UTF-8; {wanted}") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"--class-order {text!r} cannot be read ({why}); {wanted}") from error
+    if names is None:
+        raise DataError(f"--class-order {text!r} is no file, or one of more than {MAX_NAMES_BYTES:,} bytes; {wanted}")
+    names = [name.strip() for name in names if name.strip()]
+    if not names:
+        raise DataError(f"--class-order {text} is empty; {wanted}")
+    return names
 
 
 def parse_model_options(pairs: tuple[str, ...]) -> dict[str, Any]:

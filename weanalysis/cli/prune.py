@@ -13,6 +13,7 @@ from weanalysis.cli.options import (
     data_options,
     json_option,
     model_options,
+    parse_class_order,
     parse_model_options,
     parse_triple,
     quiet_option,
@@ -96,7 +97,7 @@ def prune(ctx: click.Context, /, **given: Any) -> None:
         data = load_data(
             given["data"], parse_triple("mean", given["mean"]), parse_triple("std", given["std"]),
             given["image_size"], given["images"], given["seed"], model, cache=cache,
-            skip_bad_images=given["skip_bad_images"],
+            skip_bad_images=given["skip_bad_images"], class_order=parse_class_order(given["class_order"]),
         )  # fmt: skip
         for note in (*model.notes, *data.notes):
             watcher.say(note)

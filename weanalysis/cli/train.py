@@ -227,6 +227,8 @@ def train(**given: Any) -> None:
             watcher.rest()
             if not reports and first_process:
                 watcher.say(f"the run {run.name} was finished before; --no-resume trains it anew")
+            if (note := _doubt(run)) and first_process:
+                watcher.say(f"{run.name}: {note}")
             runs.append(run)
     if not first_process:
         return
@@ -234,6 +236,15 @@ def train(**given: Any) -> None:
         print_objects([_summary(run) for run in runs])
     else:
         _print_runs(Console(highlight=False), runs, preset)
+
+
+def _doubt(run: Run) -> str | None:
+    """Return a line where a finished run does no better than guessing; runs of earlier versions do not tell."""
+    from weanalysis.results.statistics import chance_note
+
+    result = run.result or {}
+    num_images = result.get("num_images", 0)
+    return chance_note(round(result.get("top1", 0) / 100 * num_images), num_images, result.get("num_classes", 0))
 
 
 def _summary(run: Run) -> dict[str, Any]:

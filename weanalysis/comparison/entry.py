@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from weanalysis.ablation.inputs import as_images
 from weanalysis.cache import Cache, find_cache
 from weanalysis.comparison.networks import Look, NetworkComparison, Report, compare_networks, data_of
 from weanalysis.comparison.sides import SideGiven, StudyOf, find_side
 from weanalysis.comparison.studies import StudyComparison, compare_studies
+from weanalysis.data import as_images
 from weanalysis.devices import find_devices
 from weanalysis.errors import DataError, StudyError, unknown_name
 from weanalysis.results import METRICS

@@ -11,17 +11,17 @@ import numpy as np
 import pandas as pd
 
 from weanalysis.ablation import Evaluator
-from weanalysis.ablation.inputs import GivenImages, as_model
+from weanalysis.ablation.inputs import as_model
 from weanalysis.cache import Cache
 from weanalysis.comparison.difference import Difference
 from weanalysis.comparison.sides import Member
-from weanalysis.data import ImageData
+from weanalysis.data import GivenImages, ImageData
 from weanalysis.errors import DataError, StudyError, WeanalysisError
 from weanalysis.excitation import costs
 from weanalysis.loading import load_data
 from weanalysis.models import Model
 from weanalysis.results import METRICS
-from weanalysis.results.statistics import Estimate, compare_correctness, compare_runs
+from weanalysis.results.statistics import Estimate, chance_note, compare_correctness, compare_runs
 from weanalysis.training import Run
 from weanalysis.training.recipe import whole_spec
 
@@ -130,6 +130,8 @@ class Look:
         except WeanalysisError as error:
             raise type(error)(f"{member.name}: {error}") from error
         notes = [*model.notes, *getattr(images, "notes", ()), *self._notes(member, images.fingerprint)]
+        if note := chance_note(int(right.sum()), len(right), model.num_classes, self.metric):
+            notes.append(f"{member.name}: {note}")
         counted = _count_costs(model, images) if with_costs else dict.fromkeys(COUNTED, math.nan)
         return _Answers(np.asarray(images.ids), right, counted, notes)
 

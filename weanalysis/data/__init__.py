@@ -1,7 +1,11 @@
 """Labelled images: where they come from, how they become a network's input, and what identifies them."""
 
+from weanalysis.data.given import GivenImages, as_images, check_targets
 from weanalysis.data.images import ImageData, fit_classes, load_data
 from weanalysis.data.sources import SOURCES, list_sources
 from weanalysis.data.transform import Transform
 
-__all__ = ["SOURCES", "ImageData", "Transform", "fit_classes", "list_sources", "load_data"]
+__all__ = [
+    "SOURCES", "GivenImages", "ImageData", "Transform", "as_images", "check_targets", "fit_classes", "list_sources",
+    "load_data",
+]  # fmt: skip

@@ -6,19 +6,100 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from weanalysis.errors import DataError
+from weanalysis.errors import DataError, unknown_name
+
+ORDERS = ("text", "numeric")
+
+# How many names a note lists before it is cut.
+_SHOWN = 6
 
 
 @dataclass(frozen=True)
 class ClassMatch:
-    """`outputs[c]` is the network's index for class c of the data; `classes` names the network's outputs."""
+    """`outputs[c]` is the network's index for class c of the data; `classes` names the network's outputs.
+
+    `by_position`: class k was taken as output k, since no name says which it is.
+    """
 
     outputs: np.ndarray
     classes: tuple[str, ...]
     note: str | None = None
+    by_position: bool = False
+
+
+def order_classes(names: Sequence[str], order: str | Sequence[str] | None) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the classes in the order that was asked for, and for each name its index there.
+
+    `order`: "text", "numeric" (for names that are whole numbers, or alike but for one), the names themselves in the
+    order of the network's outputs, among which there may be more than those of the data, or None: as they are.
+    Raises DataError for an order that does not fit the names.
+    """
+    if order is None:
+        return tuple(names), np.arange(len(names))
+    if order == "text":
+        return _sorted_by(names, lambda name: name)
+    if order == "numeric":
+        numbers = _numbers(names)
+        if numbers is None:
+            raise DataError(f"the classes ({_some(names)}) are not numbered, so that they have no numeric order; "
+                            "use text, or give their names in the order of the network's outputs")  # fmt: skip
+        return _sorted_by(names, lambda name: (numbers[name], name))
+    if isinstance(order, str):
+        raise DataError(unknown_name("class order", order, ORDERS, "Or give the names in order."))
+    ordered = tuple(str(name) for name in order)
+    if repeated := [name for name, count in Counter(ordered).items() if count > 1]:
+        raise DataError(f"the order of classes names {_some(repeated)} more than once; a name stands for one output")
+    if missing := sorted(set(names) - set(ordered)):
+        raise DataError(f"the order of classes does not name {_some(missing)}; it needs every class of the data")
+    index_of = {name: index for index, name in enumerate(ordered)}
+    return ordered, np.array([index_of[name] for name in names], dtype=np.int64)
+
+
+def _sorted_by(names: Sequence[str], key: Callable[[str], Any]) -> tuple[tuple[str, ...], np.ndarray]:
+    order = sorted(range(len(names)), key=lambda index: key(names[index]))
+    return tuple(names[index] for index in order), np.argsort(order)
+
+
+def note_on_order(names: Sequence[str], asked: bool) -> str | None:
+    """Word which of two orders numbered classes are in; None where there is but one, or where they were counted."""
+    numbers = _numbers(names)
+    if numbers is None:
+        return None
+    by_number = sorted(names, key=lambda name: (numbers[name], name))
+    if sorted(names) == by_number:
+        return None
+    if list(names) == sorted(names):
+        return (f"the classes are numbered, and are taken in the order of text ({listed(names)}); for "
+                f"{listed(by_number)} give --class-order numeric")  # fmt: skip
+    return f"the classes are taken in the order {listed(names)}" if asked else None
+
+
+def listed(names: Sequence[str]) -> str:
+    """Write names in order, the middle of many left out."""
+    if len(names) <= _SHOWN:
+        return ", ".join(names)
+    return f"{', '.join(names[: _SHOWN - 1])}, …, {names[-1]}"
+
+
+def _numbers(names: Sequence[str]) -> dict[str, int] | None:
+    """Return the number in each name, where all are whole numbers or alike but for one; None otherwise."""
+    numbers = {}
+    frames = set()
+    for name in names:
+        found = re.fullmatch(r"(-?)([0-9]{1,18})|(\D*)([0-9]{1,18})(\D*)", name)
+        if not found:
+            return None
+        if found[2]:
+            numbers[name] = int(found[1] + found[2])
+            frames.add(("", ""))
+        else:
+            numbers[name] = int(found[4])
+            frames.add((found[3], found[5]))
+    return numbers if len(frames) == 1 else None
 
 
 def match_classes(
@@ -49,10 +130,10 @@ def match_classes(
         return ClassMatch(np.array(chosen), known[0], None if chosen == list(range(num_outputs)) else note)
     if num_classes == num_outputs and all(index in place or not place for index, place in enumerate(places)):
         note = (
-            f"class k of the data is taken as the network's output k ({names[0]} is 0, {names[-1]} is "
-            f"{num_classes - 1}), since the network does not know all of these names"
+            f"class k of the data is taken as the network's output k (from 0: {listed(names)}), since the network does "
+            "not know all of these names"
         )
-        return ClassMatch(np.arange(num_classes), tuple(names), note)
+        return ClassMatch(np.arange(num_classes), tuple(names), note, by_position=True)
     raise DataError(_refusal(names, places, num_outputs, bool(known)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,17 +17,21 @@ from weanalysis.data.pictures import Examined, Pictures, digest
 
 MEMO = "fingerprints.json"
 _MEMO_ENTRIES = 200
-_MEMO_VERSION = 1
+_MEMO_VERSION = 2
 _BLOCK = 64
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found in a dataset: the hash of each picture in one, those that are none, the size they share."""
+    """What was found in a dataset: the hash of each picture in one, those that are none, the size they share.
+
+    `remarks` has, by their names in `decoding.REMARKS`, how many pictures each holds for and the position of one.
+    """
 
     content: str
     problems: dict[int, str] = field(default_factory=dict)
     size: tuple[int, int] | None = None
+    remarks: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def examine(pictures: Pictures, labels: np.ndarray, cache: Cache | None, decode: bool) -> Examination:
@@ -37,14 +42,17 @@ def examine(pictures: Pictures, labels: np.ndarray, cache: Cache | None, decode:
     """
     listing = pictures.listing() if cache else None
     if cache is None or listing is None:
-        return _examine(pictures, labels, decode)
+        return _examine(pictures, labels, decode)[0]
     memo = cache.data / MEMO
     address = digest([_MEMO_VERSION, listing, labels.tolist(), decode])
     known = _read(memo).get(address)
     if known is not None:
         problems = {int(index): problem for index, problem in known["problems"].items()}
-        return Examination(known["content"], problems, tuple(known["size"]) if known["size"] else None)
-    found = _examine(pictures, labels, decode)
+        remarks = {name: (count, first) for name, (count, first) in known["remarks"].items()}
+        return Examination(known["content"], problems, tuple(known["size"]) if known["size"] else None, remarks)
+    found, lasting = _examine(pictures, labels, decode)
+    if not lasting:
+        return found
     cache.ready()
     entries = {**_read(memo), address: asdict(found)}
     newest = dict(list(entries.items())[-_MEMO_ENTRIES:])
@@ -52,7 +60,9 @@ def examine(pictures: Pictures, labels: np.ndarray, cache: Cache | None, decode:
     return found
 
 
-def _examine(pictures: Pictures, labels: np.ndarray, decode: bool) -> Examination:
+def _examine(pictures: Pictures, labels: np.ndarray, decode: bool) -> tuple[Examination, bool]:
+    """Return what was found, and whether all of it would be found again."""
+
     def examine_block(start: int) -> list[Examined]:
         return [pictures.examine(index, decode) for index in range(start, min(start + _BLOCK, len(pictures)))]
 
@@ -62,7 +72,13 @@ def _examine(pictures: Pictures, labels: np.ndarray, decode: bool) -> Examinatio
     usable = [index for index in range(len(examined)) if index not in problems]
     content = digest([[pictures.label(index), int(labels[index]), examined[index].digest] for index in usable])
     sizes = {examined[index].size for index in usable}
-    return Examination(content, problems, sizes.pop() if len(sizes) == 1 else None)
+    counts = Counter(remark for index in usable for remark in examined[index].remarks)
+    remarks = {
+        name: (count, next(index for index in usable if name in examined[index].remarks))
+        for name, count in sorted(counts.items())
+    }
+    found = Examination(content, problems, sizes.pop() if len(sizes) == 1 else None, remarks)
+    return found, all(one.lasting for one in examined)
 
 
 def _read(memo: Path) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from weanalysis.errors import DataError
 _SPLITS = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
 _LABELS = ("label", "labels", "fine_label")
 _IMAGES = ("image", "img", "images")
+# Each class has a name, which is made up where there is none.
+_MOST_CLASSES = 1_000_000
 
 
 def find_table(place: str, split: str, cache: Cache | None) -> Labelled:
@@ -99,6 +101,9 @@ def _labels(datasets: Any, name: str, table: Any) -> tuple[np.ndarray, tuple[str
         classes = tuple(sorted(set(values)))
         index_of = {value: index for index, value in enumerate(classes)}
         values = [index_of[value] for value in values]
+    elif max(values, default=0) >= _MOST_CLASSES:
+        raise DataError(f"hf:{name} has the number {max(values):,} in column {chosen!r}, which is no class index; "
+                        f"choose data whose labels are below {_MOST_CLASSES:,}")  # fmt: skip
     else:
         classes = tuple(str(index) for index in range(max(values, default=-1) + 1))
     return np.asarray(values, dtype=np.int64), classes

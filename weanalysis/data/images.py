@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from weanalysis.cache import Cache
-from weanalysis.data.classes import match_classes
-from weanalysis.data.fingerprint import examine
-from weanalysis.data.pictures import Pictures, digest
+from weanalysis.data.classes import ClassMatch, match_classes, note_on_order, order_classes
+from weanalysis.data.decoding import REMARKS
+from weanalysis.data.fingerprint import Examination, examine
+from weanalysis.data.pictures import Pictures, digest, printable
 from weanalysis.data.sources import IMAGENET_TRANSFORM, SOURCES, Labelled
 from weanalysis.data.transform import RGB, Transform
 from weanalysis.errors import DataError, unknown_name
@@ -101,12 +102,14 @@ def load_data(
     split: str = "test",
     cache: Cache | None = None,
     skip_bad_images: bool = False,
+    class_order: str | Sequence[str] | None = None,
 ) -> ImageData:
     """Find the images that `spec` names, check and fingerprint them, and return them in the order of `seed`.
 
     The transform is the model's where it has one, else one that suits the source; `mean`, `std` (of pixels in [0, 1])
     and `image_size` (pixels) override its parts. With a `model`, class indices are the network's (`fit_classes`).
-    `num_images` serves that many of the seeded order, all if there are fewer (`notes` says so). `cache` keeps
+    `num_images` serves that many of the seeded order, all if there are fewer (`notes` says so). `class_order`: "text",
+    "numeric" or the names of the classes in order; it decides where the network knows no names. `cache` keeps
     downloads, and fingerprints of folders, which are then computed once. Raises DataError for a source that is
     unknown, missing, empty or has one class, and for files that are no pictures unless `skip_bad_images`.
     """
@@ -115,11 +118,15 @@ def load_data(
         raise DataError(unknown_name("data", name, SOURCES, "For a folder of pictures use imagefolder:DIR."))
     _check_choices(num_images, seed, split)
     found = SOURCES[name].find(place, split, cache)
+    classes, places = order_classes(found.classes, class_order)
+    found = replace(found, classes=classes, labels=places[found.labels])
     if len(found.classes) < 2:
-        raise DataError(f"{spec} has one class ({', '.join(found.classes)}); at least two are needed")
+        raise DataError(f"{printable(spec)} has one class ({', '.join(found.classes)}); at least two are needed")
     examined = examine(found.pictures, found.labels, cache, decode=skip_bad_images)
     usable = np.setdiff1d(np.arange(len(found.labels)), list(examined.problems))
-    notes = [*found.notes, *_judge_problems(spec, found, examined.problems, skip_bad_images)]
+    notes = [
+        *found.notes, *_judge_problems(spec, found, examined.problems, skip_bad_images), *_remarks(found, examined),
+    ]  # fmt: skip
 
     transform = getattr(model, "transform", None)
     if transform is None:
@@ -139,7 +146,8 @@ def load_data(
 
     order = np.random.default_rng(seed).permutation(len(usable))[:num_images]
     if num_images is not None and num_images > len(usable):
-        notes.append(f"{num_images:,} images were asked for; {spec} has {len(usable):,}, and all of them are used")
+        there = f"{printable(spec)} has {len(usable):,}, and all of them are used"
+        notes.append(f"{num_images:,} images were asked for; {there}")
     data = ImageData(
         spec=spec,
         split=split,
@@ -153,7 +161,11 @@ def load_data(
         outputs=np.arange(len(found.classes)),
         notes=notes,
     )
-    return data if model is None else fit_classes(data, model)
+    fitted, match = (data, None) if model is None else _fit(data, model)
+    # Where the network knows the names, their order decides nothing.
+    if match and match.by_position and (said := note_on_order(found.classes, class_order is not None)):
+        return replace(fitted, notes=[*fitted.notes, said])
+    return fitted
 
 
 def fit_classes(data: ImageData, model: Any) -> ImageData:
@@ -161,15 +173,20 @@ def fit_classes(data: ImageData, model: Any) -> ImageData:
 
     Raises DataError where a class of the data cannot be told to be one of the network's outputs.
     """
+    return _fit(data, model)[0]
+
+
+def _fit(data: ImageData, model: Any) -> tuple[ImageData, ClassMatch]:
     match = match_classes(data.classes, model.num_classes, model.classes, getattr(model, "synsets", None))
     notes = [*data.notes, match.note] if match.note and match.note not in data.notes else data.notes
-    return replace(
+    fitted = replace(
         data,
         classes=match.classes,
         targets=match.outputs[data.targets],
         outputs=match.outputs[data.outputs],
         notes=notes,
     )
+    return fitted, match
 
 
 def _check_choices(num_images: int | None, seed: int, split: str) -> None:
@@ -187,14 +204,25 @@ def _judge_problems(spec: str, found: Labelled, problems: dict[int, str], skip: 
         return []
     named = [f"{found.pictures.label(index)} ({problem})" for index, problem in problems.items()]
     if len(problems) == len(found.pictures):
-        raise DataError(f"{spec} has no picture that can be read; the first of {len(named)} is {named[0]}")
+        raise DataError(f"{printable(spec)} has no picture that can be read; the first of {len(named)} is {named[0]}")
     if not skip:
         more = f" and {len(named) - 3} more" if len(named) > 3 else ""
         raise DataError(
-            f"{spec} has files that are no pictures: {', '.join(named[:3])}{more}; mend or remove them, or leave them "
-            "out with --skip-bad-images"
+            f"{printable(spec)} has files that are not read as pictures: {', '.join(named[:3])}{more}; mend or remove "
+            "them, or leave them out with --skip-bad-images"
         )
-    return [f"left out, since it is no picture: {name}" for name in named]
+    shown = ", ".join(named[:10]) + (f" and {len(named) - 10:,} more" if len(named) > 10 else "")
+    return [f"left out, since they are not read as pictures: {len(named):,} of {len(found.pictures):,} files, {shown}"]
+
+
+def _remarks(found: Labelled, examined: Examination) -> list[str]:
+    """Word what was done with pictures that are not simply taken as they are."""
+    lines = []
+    for remark, (count, first) in examined.remarks.items():
+        having = "has" if count == 1 else "have"
+        pictures = f"{count:,} picture{'s' * (count > 1)} ({found.pictures.label(first)}{', …' * (count > 1)}) {having}"
+        lines.append(REMARKS[remark].format(pictures=pictures))
+    return lines
 
 
 def _suited_transform(found: Labelled, size: tuple[int, int] | None) -> Transform:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import struct
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,19 +12,22 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from weanalysis.data.decoding import Look, Unreadable, decode, look, read_file
 from weanalysis.errors import DataError
 
-# What Pillow raises for a file that is no picture, or only a part of one.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# Unicode's categories of control characters, halves of surrogates, line and paragraph separators.
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What the one pass over a dataset finds out about a picture."""
+    """What the one pass over a dataset finds out about a picture; not `lasting` if another pass may find other."""
 
     digest: str
     size: tuple[int, int] | None
     problem: str | None = None
+    remarks: tuple[str, ...] = ()
+    lasting: bool = True
 
 
 class Pictures(Protocol):
@@ -62,27 +64,27 @@ class FilePictures:
     def picture(self, index: int) -> Image.Image:
         path = self.root / self.paths[index]
         try:
-            return _rgb(path.read_bytes())
-        except _UNREADABLE as error:
+            return decode(read_file(path))
+        except Unreadable as error:
             raise DataError(_unreadable(str(path), error)) from error
 
     def label(self, index: int) -> str:
-        return self.paths[index]
+        return printable(self.paths[index])
 
     def examine(self, index: int, decode: bool) -> Examined:
-        path = self.root / self.paths[index]
         try:
-            return _examine(path.read_bytes(), decode)
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({_reason(error)})") from error
+            return _examined(read_file(self.root / self.paths[index]), decode)
+        except Unreadable as error:
+            return Examined("", None, str(error), lasting=error.lasting)
 
     def listing(self) -> str | None:
-        states = []
+        states: list[tuple[Any, ...]] = []
         for name in self.paths:
             try:
                 state = (self.root / name).stat()
-            except OSError as error:
-                raise DataError(f"{self.root / name} cannot be read ({_reason(error)})") from error
+            except OSError:
+                states.append((name,))
+                continue
             # The time of the last status change also tells a file that was replaced by one of the same size and age.
             states.append((name, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
         return digest(states)
@@ -133,8 +135,8 @@ class TablePictures:
 
     def picture(self, index: int) -> Image.Image:
         try:
-            return _rgb(self._content(index))
-        except _UNREADABLE as error:
+            return decode(self._content(index), upright=True)
+        except Unreadable as error:
             raise DataError(_unreadable(f"{self.name} {self.label(index)}", error)) from error
 
     def label(self, index: int) -> str:
@@ -142,10 +144,9 @@ class TablePictures:
 
     def examine(self, index: int, decode: bool) -> Examined:
         try:
-            content = self._content(index)
-        except OSError as error:
-            return Examined("", None, _reason(error))
-        return _examine(content, decode)
+            return _examined(self._content(index), decode, upright=True)
+        except Unreadable as error:
+            return Examined("", None, str(error), lasting=error.lasting)
 
     def listing(self) -> str | None:
         files = [Path(file["filename"]) for file in self.table.cache_files]
@@ -163,28 +164,26 @@ class TablePictures:
 
     def _content(self, index: int) -> bytes:
         cell = self.table[int(self.numbers[index])][self.column]
-        if cell is None:
-            raise OSError("the row holds no picture")
-        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+        if cell is None or (cell["bytes"] is None and cell["path"] is None):
+            raise Unreadable("the row holds no picture")
+        return cell["bytes"] if cell["bytes"] is not None else read_file(Path(cell["path"]))
 
 
-def _examine(content: bytes, decode: bool) -> Examined:
-    size = problem = None
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            size = image.size
-            if decode:
-                image.load()
-            else:
-                image.verify()
-    except _UNREADABLE as error:
-        problem = _reason(error)
-    return Examined(_hashed(content), size, problem)
+def _examined(content: bytes, decode_all: bool, upright: bool = False) -> Examined:
+    found: Look = look(content, decode_all, upright)
+    # What later versions read in another way must not pass for what earlier ones measured.
+    told = f"{_hashed(content)} {found.reading}" if found.reading else _hashed(content)
+    return Examined(told, found.size, found.problem, found.remarks)
 
 
-def _rgb(content: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(content)) as image:
-        return image.convert("RGB")
+def printable(name: object) -> str:
+    """Return a name, such as a path, with line breaks, control characters and bytes that are no UTF-8 written out."""
+    text = str(name)
+    if text.isprintable():
+        return text
+    return "".join(
+        mark.encode("unicode_escape").decode() if unicodedata.category(mark) in _UNPRINTABLE else mark for mark in text
+    )
 
 
 def digest(description: Any) -> str:
@@ -196,15 +195,8 @@ def _hashed(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=32).hexdigest()
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not a picture in any known format"
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())
-
-
 def _unreadable(name: str, error: Exception) -> str:
     return (
-        f"{name} cannot be read ({_reason(error)}); mend or remove it, or leave out what is no picture "
+        f"{printable(name)} cannot be read ({error}); mend or remove it, or leave out what is no picture "
         "with --skip-bad-images"
     )

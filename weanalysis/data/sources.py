@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -15,19 +14,24 @@ import weanalysis._torchvision  # noqa: F401
 
 # isort: split
 from torchvision import datasets
-from torchvision.datasets import folder as torchvision_folder
 
 from weanalysis.cache import Cache, find_cache
-from weanalysis.data.pictures import ArrayPictures, FilePictures, Pictures
+from weanalysis.data.folders import (
+    ClassFolders,
+    LeftOut,
+    by_small_letters,
+    class_folders,
+    existing_folder,
+    split_folder,
+    subfolders,
+)
+from weanalysis.data.pictures import ArrayPictures, Pictures, printable
 from weanalysis.data.transform import RGB, Transform
 from weanalysis.errors import DataError
 
 IMAGENET_TRANSFORM = Transform(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), resize_size=256)
 # Mean and standard deviation measured on the 8x8 pictures of the training split: one grey value, three times.
 DIGITS_TRANSFORM = Transform(32, (0.3048, 0.3048, 0.3048), (0.3754, 0.3754, 0.3754))
-
-_SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
-
 
 @dataclass(frozen=True)
 class Labelled:
@@ -76,7 +80,7 @@ def _digits(place: str, split: str, cache: Cache | None) -> Labelled:
 def _cifar(name: str, dataset: type[datasets.CIFAR10], mean: RGB, std: RGB) -> Callable[..., Labelled]:
     def find(place: str, split: str, cache: Cache | None) -> Labelled:
         if place:
-            root = _existing_folder(name, place)
+            root = existing_folder(name, place)
             root = root.parent if root.name == dataset.base_folder else root
         else:
             root = (cache or find_cache()).ready().data
@@ -103,88 +107,42 @@ def _cifar(name: str, dataset: type[datasets.CIFAR10], mean: RGB, std: RGB) -> C
 
 
 def _imagefolder(place: str, split: str, cache: Cache | None) -> Labelled:
-    folder = _existing_folder("imagefolder", place)
-    subfolders = _subfolders(folder)
-    known = [name for names in _SPLIT_FOLDERS.values() for name in names]
-    parts = [name for name in known if _subfolders(folder / name)]
-    # A class may be called "train": only folders of folders are splits.
-    is_split = ("train" in parts and len(parts) > 1) or (len(parts) > 0 and set(subfolders) <= set(known))
-    if not is_split:
-        whole = [f"{folder} has no train/ beside test/ or val/, so that all of it is taken as training images"]
-        return _class_folders(folder, notes=whole if split == "train" else [])
-    chosen = next((name for name in _SPLIT_FOLDERS[split] if name in parts), None)
-    if chosen is None:
-        raise DataError(
-            f"{folder} has class folders in {', '.join(f'{name}/' for name in parts)} but none in "
-            f"{_SPLIT_FOLDERS[split][0]}/; to use those images all the same, name their folder: "
-            f"imagefolder:{folder / parts[0]}"
-        )
-    return _class_folders(folder / chosen)
+    folder, left_out = existing_folder("imagefolder", place), LeftOut()
+    chosen = split_folder(folder, split, by_small_letters(folder, left_out), left_out)
+    if chosen is not None:
+        return _labelled(class_folders(chosen, left_out))
+    found = class_folders(folder)
+    if split == "train":
+        whole = f"{printable(folder)} has no train/ beside test/ or val/, so that all of it is taken as training images"
+        found.notes.insert(0, whole)
+    return _labelled(found)
 
 
 def _imagenet(place: str, split: str, cache: Cache | None) -> Labelled:
-    folder = _existing_folder("imagenet", place)
-    chosen = folder / ("train" if split == "train" else "val")
-    if split == "train" and not chosen.is_dir():
-        raise DataError(f"{folder} has no folder train/ with ImageNet's training images")
-    chosen = chosen if chosen.is_dir() else folder
-    strangers = [name for name in _subfolders(chosen) if not re.fullmatch(r"n\d{8}", name)]
-    if strangers or not _subfolders(chosen):
+    folder = existing_folder("imagenet", place)
+    names = by_small_letters(folder, LeftOut())
+    chosen = folder / names.get("train" if split == "train" else "val", "")
+    if split == "train" and chosen == folder:
+        raise DataError(f"{printable(folder)} has no folder train/ with ImageNet's training images")
+    classes = subfolders(chosen)
+    strangers = [name for name in classes if not re.fullmatch(r"n\d{8}", name)]
+    if strangers or not classes:
         found = f"a folder {strangers[0]!r}" if strangers else "no folders"
         raise DataError(
-            f"{chosen} has {found} where one folder a class is needed, named by WordNet id such as n01440764; "
-            "for class folders with other names use imagefolder:DIR"
+            f"{printable(chosen)} has {found} where one folder a class is needed, named by WordNet id such as "
+            "n01440764; for class folders with other names use imagefolder:DIR"
         )
-    return _class_folders(chosen, IMAGENET_TRANSFORM)
+    return _labelled(class_folders(chosen), IMAGENET_TRANSFORM)
+
+
+def _labelled(found: ClassFolders, transform: Transform | None = None) -> Labelled:
+    return Labelled(found.pictures, np.array(found.labels, dtype=np.int64), found.classes, transform, found.notes)
 
 
 def _hugging_face(place: str, split: str, cache: Cache | None) -> Labelled:
     from weanalysis.data.huggingface import find_table
 
     return find_table(place, split, cache)
-
-
-def _existing_folder(name: str, place: str) -> Path:
-    if not place:
-        raise DataError(f"{name} needs a folder: {name}:DIR")
-    folder = Path(place).expanduser()
-    if not folder.exists():
-        raise DataError(f"the folder {folder} does not exist; give an existing one as {name}:DIR")
-    if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; give one as {name}:DIR")
-    return folder.resolve()
-
-
-def _subfolders(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
-    except OSError as error:
-        raise DataError(f"the folder {folder} cannot be read ({_one_line(error)})") from error
-
-
-def _class_folders(folder: Path, transform: Transform | None = None, notes: list[str] | None = None) -> Labelled:
-    """List the pictures of a folder that has one folder a class, by torchvision's ImageFolder rules."""
-    extensions = torchvision_folder.IMG_EXTENSIONS
-    allowed = ", ".join(extensions)
-    classes = _subfolders(folder)
-    if not classes:
-        raise DataError(f"{folder} has no class folders; it needs one folder a class, with pictures ({allowed})")
-    index_of = {name: index for index, name in enumerate(classes)}
-    samples = torchvision_folder.make_dataset(folder, index_of, extensions=extensions, allow_empty=True)
-    labels = np.array([label for _, label in samples], dtype=np.int64)
-    empty = sorted(set(range(len(classes))) - set(labels.tolist()))
-    if len(empty) == len(classes):
-        raise DataError(f"{folder} has no pictures in its class folders ({allowed})")
-    if empty:
-        names = ", ".join(repr(classes[index]) for index in empty[:4]) + (" ..." if len(empty) > 4 else "")
-        raise DataError(f"{folder} has class folders without pictures ({allowed}): {names}; fill or remove them")
-    return Labelled(
-        pictures=FilePictures(folder, tuple(Path(path).relative_to(folder).as_posix() for path, _ in samples)),
-        labels=labels,
-        classes=tuple(classes),
-        transform=transform,
-        notes=notes or [],
-    )
 
 
 def _one_line(error: Exception) -> str:

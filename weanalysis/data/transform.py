@@ -17,6 +17,7 @@ import weanalysis._torchvision  # noqa: F401
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
+from weanalysis.data.decoding import Unreadable, to_rgb
 from weanalysis.errors import DataError, unknown_name
 
 RGB = tuple[float, float, float]
@@ -57,9 +58,12 @@ class Transform:
         return self.normalize(self.pixels(picture))
 
     def pixels(self, picture: Image.Image) -> Tensor:
-        """Return the resized and cropped RGB picture as a ByteTensor(3, image_size, image_size)."""
+        """Return the resized and cropped RGB picture as a ByteTensor(3, image_size, image_size); raise DataError."""
         mode = InterpolationMode(self.interpolation)
-        picture = picture if picture.mode == "RGB" else picture.convert("RGB")
+        try:
+            picture = picture if picture.mode == "RGB" else to_rgb(picture)
+        except Unreadable as error:
+            raise DataError(f"the picture has {error}") from error
         if self.resize_size is None:
             picture = functional.resize(picture, [self.image_size, self.image_size], mode, antialias=True)
         else:

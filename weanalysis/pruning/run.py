@@ -19,18 +19,19 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from weanalysis.ablation.evaluate import Decisions, logits_of
-from weanalysis.ablation.inputs import UNNAMED_SOURCE, as_images, as_model
+from weanalysis.ablation.inputs import UNNAMED_SOURCE, as_model
 from weanalysis.ablation.preparation import prepare_on
 from weanalysis.ablation.studies import find_layers
 from weanalysis.ablation.studies.layers import select_layers
 from weanalysis.cache import Cache, find_cache
+from weanalysis.data import as_images, check_targets
 from weanalysis.devices import find_devices, precision
 from weanalysis.errors import ModelError, StudyError, unknown_name
 from weanalysis.models import Model, build
 from weanalysis.models.pruned import sizes_of
 from weanalysis.pruning.channels import find_groups, group_scores, remove_channels
 from weanalysis.pruning.units import Scope, Unit, choose_lowest, scores_of_criterion, scores_of_study
-from weanalysis.results.statistics import drop_table
+from weanalysis.results.statistics import chance_note, drop_table
 from weanalysis.results.store import Store
 from weanalysis.saliency import CRITERIA, saliency_maps
 
@@ -113,7 +114,7 @@ def prune(
     choices = [choose_lowest(scores, share, scope) for share in asked]
     make = _masked if unit == "kernel" else _smaller(first)
     nets = [make(plain.net, chosen).to(device).eval() for chosen in choices]
-    table = _curve([plain.net, *nets], images, device, batch_size, report)
+    table = _curve([plain.net, *nets], images, device, batch_size, report, say)
     table.insert(0, "sparsity", asked)
     table.insert(1, "num_units", sum(values.size for values in scores.values()))
     table.insert(2, "num_pruned", [sum(int(marks.sum()) for marks in chosen.values()) for chosen in choices])
@@ -179,16 +180,20 @@ def _smaller(images: Tensor) -> Callable[[nn.Module, Mapping[str, NDArray[np.boo
 
 def _curve(
     nets: Sequence[nn.Module], images: Any, device: str, batch_size: int,
-    report: Callable[[int, int, float], None] | None,
+    report: Callable[[int, int, float], None] | None, say: Callable[[str], None],
 ) -> pd.DataFrame:  # fmt: skip
     """Count, over all images, those that the first network has right, and those that each other loses and gains."""
     intact = copy.deepcopy(nets[0]).to(device).eval()
     lost, gained = np.zeros(len(nets) - 1, int), np.zeros(len(nets) - 1, int)
-    correct, done, began = 0, 0, time.perf_counter()
+    correct, done, num_classes, began = 0, 0, 0, time.perf_counter()
     while done < len(images):
         batch, targets = (tensor.to(device) for tensor in images.batch(done, min(done + batch_size, len(images))))
         with torch.no_grad(), precision(batch.device):
-            right = [Decisions.of(logits_of(net(batch)), targets).predictions == targets for net in (intact, *nets[1:])]
+            outputs = [logits_of(net(batch)) for net in (intact, *nets[1:])]
+        if done == 0:
+            num_classes = outputs[0].shape[1]
+            check_targets(images, num_classes)
+        right = [Decisions.of(logits, targets).predictions == targets for logits in outputs]
         correct += int(right[0].sum())
         for place, own in enumerate(right[1:]):
             lost[place] += int((right[0] & ~own).sum())
@@ -198,6 +203,8 @@ def _curve(
             report(done, len(images), (time.perf_counter() - began) / done * (len(images) - done))
     table = drop_table(pd.DataFrame({"num_images": done, "num_correct": correct, "lost": lost, "gained": gained}))
     table["num_flipped"] = table["lost"] + table["gained"]
+    if note := chance_note(correct, done, num_classes):
+        say(note)
     return table[["intact", "ablated", "drop", "drop_low", "drop_high", "p_value", "q_value", "num_images",
                   "num_flipped"]]  # fmt: skip
 

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from weanalysis.ablation.inputs import as_images, as_model, multipliers_of
+from weanalysis.ablation.inputs import as_model, multipliers_of
 from weanalysis.ablation.preparation import prepare_on
 from weanalysis.ablation.studies import Layer, find_layers
 from weanalysis.ablation.studies.layers import select_layers
 from weanalysis.cache import Cache, find_cache
+from weanalysis.data import as_images
 from weanalysis.devices import find_devices
 from weanalysis.errors import StudyError, unknown_name
 from weanalysis.models import Model

@@ -100,7 +100,8 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """{"top1", "top5", "best_top1", "best_epoch", "epochs", "seconds", "finished"}, or None while unfinished."""
+        """{"top1", "top5", "best_top1", "best_epoch", "epochs", "seconds", "num_images" (validated on), "num_classes",
+        "finished"}, or None while unfinished."""
         return _read_json(self.result_file) if self.finished else None
 
     def metrics(self) -> pd.DataFrame:

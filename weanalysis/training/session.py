@@ -281,6 +281,8 @@ class Session:
             "best_epoch": state.best_epoch,
             "epochs": self.recipe.epochs,
             "seconds": state.seconds,
+            "num_images": len(self.val_data),
+            "num_classes": len(self.train_data.classes),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         write_atomically(self.run.result_file, json.dumps(result, indent=1).encode())

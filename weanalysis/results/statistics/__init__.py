@@ -4,6 +4,7 @@ Arrays of counts give fractions; tables, comparisons and spreads are in percenta
 """
 
 from weanalysis.results.statistics.agreement import agreement_table
+from weanalysis.results.statistics.chance import chance_note, is_at_chance
 from weanalysis.results.statistics.changes import (
     Comparison,
     change_matrix,
@@ -57,6 +58,7 @@ __all__ = [
     "adjust_bh",
     "adjust_holm",
     "agreement_table",
+    "chance_note",
     "change_matrix",
     "common_images",
     "compare_correctness",
@@ -68,6 +70,7 @@ __all__ = [
     "drop_table",
     "images_needed",
     "iou_counts",
+    "is_at_chance",
     "mcnemar_exact",
     "mcnemar_power",
     "mean_iou",

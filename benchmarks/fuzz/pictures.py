@@ -1,0 +1,337 @@
+"""Mutated pictures and image folders: each gives a result or a WeanalysisError, in bounded time and memory.
+
+    python benchmarks/fuzz/pictures.py --count 10000
+
+Every tenth input is a folder, the others are pictures: files of all formats and modes, and some of other formats, with
+bytes changed, cut, repeated and spliced. Fails with the input (as hexadecimal digits, or the folder's entries) where
+another exception appears, a program is started, an input takes more than 20 s or 2 GiB, or a picture that was found
+well cannot be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import functools
+import io
+import os
+import resource
+import struct
+import sys
+import tempfile
+import time
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from weanalysis.data import load_data
+from weanalysis.data.pictures import FilePictures
+from weanalysis.errors import WeanalysisError
+
+SECONDS, BYTES = 20.0, 2 * 2**30
+FOLDERS_EVERY = 10
+
+_STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "socket.connect",
+           "pickle.find_class")  # fmt: skip
+_EXTREMES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+
+
+class Fault(AssertionError):
+    """What must not happen, and the input that made it happen."""
+
+
+def run(count: int, seed: int) -> Counter[str]:
+    """Try `count` mutated inputs drawn from `seed`; return how many ended in which way. Raises Fault."""
+    random = np.random.default_rng(seed)
+    outcomes: Counter[str] = Counter()
+    seeds = [*pictures().values(), *strangers().values()]
+    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on damaged files
+        for number in range(count):
+            root = Path(place) / str(number)
+            root.mkdir()
+            if number % FOLDERS_EVERY == FOLDERS_EVERY - 1:
+                entries = make_folder(root, random)
+                outcomes[f"folder {_bounded(lambda: read_folder(root, random), entries)}"] += 1  # noqa: B023
+            else:
+                content = mutated(seeds, random)
+                outcomes[f"picture {_bounded(lambda: read_picture(root, content), content.hex())}"] += 1  # noqa: B023
+            _remove(root)
+    return outcomes
+
+
+def _bounded(read: Callable[[], str], what: str) -> str:
+    """Return how reading ended; raise Fault for anything else than a result or a WeanalysisError within bounds."""
+    _started.clear()
+    before, began = _peak_bytes(), time.perf_counter()
+    faulthandler.dump_traceback_later(4 * SECONDS, exit=True)  # for what never comes back from a library
+    try:
+        outcome = read()
+    except WeanalysisError as error:
+        if "\n" in str(error):
+            raise Fault(f"an error of several lines: {error!r} for {what}") from error
+        outcome = "refused"
+    except Exception as error:
+        raise Fault(f"{type(error).__name__}: {error} for {what}") from error
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    seconds, taken = time.perf_counter() - began, _peak_bytes() - before
+    if seconds > SECONDS or taken > BYTES or _started:
+        raise Fault(f"{seconds:.1f} s, {taken:,} bytes, started {_started} for {what}")
+    return outcome
+
+
+def read_picture(root: Path, content: bytes) -> str:
+    """Examine a file in both ways and read it, as a data set does."""
+    (root / "0.png").write_bytes(content)
+    served = FilePictures(root, ("0.png",))
+    served.examine(0, decode=False)
+    found = served.examine(0, decode=True)
+    if found.problem is not None:
+        served.listing()
+        return "refused"
+    try:
+        picture = served.picture(0)
+    except WeanalysisError as error:
+        raise Fault(f"found well, then {error} for {content.hex()}") from error
+    assert picture.mode == "RGB" and sorted(picture.size) == sorted(found.size or ()), content.hex()
+    return "read"
+
+
+def read_folder(root: Path, random: np.random.Generator) -> str:
+    """Load a folder with options drawn at random, and read some of its images."""
+    data = load_data(
+        f"imagefolder:{root}", image_size=8, num_images=5, split=("test", "train")[random.integers(2)],
+        skip_bad_images=bool(random.integers(2)), class_order=(None, "text", "numeric")[random.integers(3)],
+    )  # fmt: skip
+    data.batch(0, 5)
+    for note in data.notes:
+        assert "\n" not in note and note.isprintable(), note
+    return "read"
+
+
+@functools.cache
+def pictures() -> dict[str, bytes]:
+    """Return well pictures of every format and mode that Pillow can write, by name."""
+    random = np.random.default_rng(0)
+    grey = random.integers(0, 256, (12, 16), np.uint8)
+    colours = Image.fromarray(random.integers(0, 256, (12, 16, 3), np.uint8))
+    wide = Image.fromarray(grey.astype(np.uint16) * 257)
+    images = {mode: colours.convert(mode) for mode in ("1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr")}
+    images |= {"I;16": wide, "F": Image.fromarray(grey.astype(np.float32)), "I": Image.fromarray(grey.astype(np.int32))}
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    found = {}
+    for name, image in images.items():
+        for form, options in _FORMS:
+            file = io.BytesIO()
+            with contextlib.suppress(OSError, ValueError, KeyError, SystemError):
+                image.save(file, form, **options)
+                found[f"{name} {form} {options}"] = file.getvalue()
+    frames = [colours.convert("P"), colours.rotate(90).convert("P").resize(colours.size)]
+    for form in ("GIF", "PNG", "TIFF", "WEBP"):
+        file = io.BytesIO()
+        frames[0].save(file, form, save_all=True, append_images=frames[1:])
+        found[f"frames {form}"] = file.getvalue()
+    file = io.BytesIO()
+    colours.save(file, "TIFF", compression="jpeg")
+    found["JPEG in TIFF"] = file.getvalue()
+    for form in ("JPEG", "PNG", "WEBP", "TIFF"):
+        file = io.BytesIO()
+        colours.save(file, form, exif=turned)
+        found[f"turned {form}"] = file.getvalue()
+    found["plain PPM"] = b"P3 4 2 255 " + b" ".join(b"%d" % value for value in range(24))
+    found["RLE BMP"] = rle_bmp(16, 12, b"\x10\x03" * 12 + b"\x00\x01")
+    return found
+
+
+_FORMS: tuple[tuple[str, dict], ...] = (
+    ("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("BMP", {}), ("GIF", {}), ("PPM", {}), ("WEBP", {}),
+    ("WEBP", {"lossless": True}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}),
+    ("TIFF", {"compression": "tiff_adobe_deflate"}), ("TIFF", {"compression": "packbits"}),
+)  # fmt: skip
+
+
+def strangers() -> dict[str, bytes]:
+    """Return files of formats that are not opened, and pictures that are larger than they look, by name."""
+    found = {}
+    for form in ("DDS", "EPS", "ICO", "PCX", "SGI", "TGA", "JPEG2000", "PDF", "IM", "MSP", "XBM"):
+        file = io.BytesIO()
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            Image.new("1" if form in ("MSP", "XBM") else "RGB", (16, 12)).save(file, form)
+            found[form] = file.getvalue()
+    found["empty"], found["text"] = b"", b"<html>404</html>"
+    found["zip"] = b"PK\x03\x04" + bytes(60)
+    found["huge PNG"] = png(2**31 - 1, 2**31 - 1, b"")
+    found["large PNG"] = png(9_400, 9_400, zlib.compress(bytes(10_000)))
+    found["PNG with a bomb of text"] = png(4, 4, b"", extra=(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**24))))
+    found["long RLE BMP"] = rle_bmp(60_000, 200, b"\x00\x02\xff\xff" * 50)
+    found["JPEG of many scans"] = many_scans(3_000, 20_000)
+    return found
+
+
+def png(width: int, height: int, pixels: bytes, extra: tuple[bytes, bytes] | None = None) -> bytes:
+    """Write an 8-bit RGB PNG of these sizes, whatever its (compressed) pixels are."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), *([extra] if extra else []),
+              (b"IDAT", pixels), (b"IEND", b"")]  # fmt: skip
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, body) for name, body in chunks)
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def rle_bmp(width: int, height: int, codes: bytes) -> bytes:
+    """Write an 8-bit BMP whose pixels are run lengths."""
+    palette = bytes(4 * 256)
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(codes), 0, 0, 256, 0)
+    start = 14 + len(header) + len(palette)
+    return b"BM" + struct.pack("<IHHI", start + len(codes), 0, 0, start) + header + palette + codes
+
+
+def many_scans(side: int, num_scans: int) -> bytes:
+    """Write a progressive JPEG that goes over its pixels again and again."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    start = content.index(b"\xff\xda")
+    scan = content[start : start + 2 + int.from_bytes(content[start + 2 : start + 4], "big")]
+    return content[:start] + scan * num_scans + b"\xff\xd9"
+
+
+def mutated(seeds: list[bytes], random: np.random.Generator) -> bytes:
+    """Return one of the files with one to six changes; a PNG's checksums are often made right again."""
+    content = bytearray(seeds[random.integers(len(seeds))])
+    for _ in range(random.integers(0, 7)):
+        place = int(random.integers(len(content) + 1)) if random.random() < 0.5 else int(random.integers(64))
+        place = min(place, len(content))
+        kind = random.integers(7)
+        if kind == 0:
+            content[place : place + 1] = bytes([random.integers(256)])
+        elif kind == 1 and place < len(content):
+            content[place] ^= 1 << random.integers(8)
+        elif kind == 2:
+            width, order = (("H", "<"), ("H", ">"), ("I", "<"), ("I", ">"))[random.integers(4)]
+            value = _EXTREMES[random.integers(len(_EXTREMES))] & (0xFFFF if width == "H" else 0xFFFFFFFF)
+            content[place : place + struct.calcsize(width)] = struct.pack(order + width, value)
+        elif kind == 3:
+            del content[place : place + int(random.integers(1, 40))]
+        elif kind == 4:
+            content[place:place] = content[place : place + int(random.integers(1, 200))]
+        elif kind == 5 and random.random() < 0.3:
+            del content[place:]
+        else:
+            other = seeds[random.integers(len(seeds))]
+            start = int(random.integers(len(other) + 1))
+            content[place:place] = other[start : start + int(random.integers(1, 100))]
+    return _with_right_checksums(bytes(content)) if random.random() < 0.7 else bytes(content)
+
+
+def _with_right_checksums(content: bytes) -> bytes:
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return content
+    place, parts = 8, [content[:8]]
+    while place + 12 <= len(content):
+        length = int.from_bytes(content[place : place + 4], "big")
+        if place + 12 + length > len(content):
+            break
+        parts.append(_chunk(content[place + 4 : place + 8], content[place + 8 : place + 8 + length]))
+        place += 12 + length
+    return b"".join(parts) + content[place:]
+
+
+_NAMES = (
+    "1", "2", "10", "cat", "Dog", "Train", "test", "VAL", "train", "__MACOSX", ".ipynb_checkpoints", "a b", "ü", "-1",
+    os.fsdecode(b"\xff\xfe"), "x" * 200, "class_1", "class_10", "0.png", "a'b\"c<d>", "line\nbreak",
+)  # fmt: skip
+_FILES = ("0.png", "1.JPG", "._0.png", "notes.txt", "Thumbs.db", os.fsdecode(b"\xff.png"), "b.tiff", "c.webp", "d.gif")
+
+
+def make_folder(root: Path, random: np.random.Generator) -> str:
+    """Fill a folder with folders, pictures, other files, links and a pipe, all drawn; return what was made."""
+    made = []
+    kinds = list(pictures_by_kind())
+    places = [root]
+    if random.random() < 0.7:  # two classes that are well, whatever else there is
+        inside = root / _NAMES[random.integers(len(_NAMES))] if random.random() < 0.3 else root
+        for name in ("a", "b"):
+            (inside / name).mkdir(parents=True)
+            (inside / name / "0.png").write_bytes(kinds[0])
+    for _ in range(int(random.integers(0, 6))):
+        path = places[random.integers(len(places))] / _NAMES[random.integers(len(_NAMES))]
+        with contextlib.suppress(OSError):
+            path.mkdir()
+            places.append(path)
+            if random.random() < 0.7:
+                (path / "well.png").write_bytes(kinds[0])
+    for _ in range(int(random.integers(0, 24))):
+        path = places[random.integers(len(places))] / _FILES[random.integers(len(_FILES))]
+        kind = random.integers(10)
+        if os.path.lexists(path):
+            continue
+        with contextlib.suppress(OSError):
+            if kind == 0:
+                path.symlink_to(places[random.integers(len(places))], target_is_directory=True)
+            elif kind == 1:
+                path.symlink_to("nowhere")
+            elif kind == 2:
+                os.mkfifo(path)
+            elif kind == 3:
+                (path.parent / "again").symlink_to(path.parent.parent, target_is_directory=True)
+            elif kind < 7:
+                path.write_bytes(kinds[0])
+            else:
+                path.write_bytes(kinds[random.integers(len(kinds))])
+            made.append(f"{kind}:{os.path.relpath(path, root)!r}")
+    return f"folders {[os.path.relpath(path, root) for path in places]}, files {made}"
+
+
+def pictures_by_kind() -> Iterator[bytes]:
+    """Yield few pictures for folders: mostly well ones."""
+    well = pictures()
+    yield from (well["RGB PNG {}"], well["L PNG {}"], well["RGB JPEG {}"], well["I;16 PNG {}"], well["F TIFF {}"], b"")
+
+
+def _remove(root: Path) -> None:
+    for where, folders, files in os.walk(root, topdown=False):
+        for name in files:
+            os.unlink(os.path.join(where, name))
+        for name in folders:
+            path = os.path.join(where, name)
+            if os.path.islink(path):
+                os.unlink(path)
+            else:
+                os.rmdir(path)
+    os.rmdir(root)
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+_started: list[str] = []
+
+
+def _watch(event: str, arguments: tuple) -> None:
+    if event.startswith(_STARTS):
+        _started.append(event)
+
+
+sys.addaudithook(_watch)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    began = time.perf_counter()
+    for outcome, number in sorted(run(given.count, given.seed).items()):
+        print(f"{number:7,} {outcome}")
+    print(f"{time.perf_counter() - began:.0f} s, peak memory of the process {_peak_bytes() / 2**30:.2f} GiB")

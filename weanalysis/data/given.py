@@ -1,0 +1,176 @@
+"""Any map-style dataset of labelled images, checked item by item before anything is measured on it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weanalysis.data.images import ImageData
+from weanalysis.errors import DataError
+
+
+@dataclass(eq=False)
+class GivenImages:
+    """Any map-style dataset of (FloatTensor(3, H, W), class index), in its own order, known by its contents.
+
+    Every item is looked at: `targets[i]` is the class index of the i-th. Raises DataError that names the first item
+    that is not such a pair, or whose image has another shape than the others.
+    """
+
+    dataset: Any
+    spec: str = "dataset"
+    seed: int = 0
+    transform: None = None
+    fingerprint: str = field(init=False)
+    ids: np.ndarray = field(init=False)
+    targets: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        count = self._count()
+        hashed, targets, shape = hashlib.sha256(), np.empty(count, dtype=np.int64), torch.Size()
+        for index in range(count):
+            item = self._read(index)
+            pixels, target = _plain(item, shape) or self._checked(index, item)
+            if index == 0:
+                shape = torch.Size(pixels.shape)
+            elif pixels.shape != shape:
+                sizes = f"an image of {_size(pixels)}, the first one of {_size(shape)}"
+                raise DataError(f"{self._named(index)} has {sizes}; resize or crop them to one size")
+            flat = pixels.reshape(-1)
+            # A sum of squares is found fast, and may be infinite though no pixel is.
+            if not math.isfinite(flat.dot(flat)) and not np.isfinite(pixels).all():
+                raise DataError(f"{self._named(index)} has pixels that are NaN or infinite; give finite ones")
+            hashed.update(flat)  # type: ignore[arg-type]
+            hashed.update(target.to_bytes(8, "little", signed=True))
+            targets[index] = target
+        self.fingerprint, self.ids, self.targets = hashed.hexdigest(), np.arange(count), targets
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, start: int, stop: int, num_threads: int = 1) -> tuple[Tensor, Tensor]:
+        """Return images [start, stop) as FloatTensor(N, 3, H, W) and LongTensor(N)."""
+        indices = range(start, min(stop, len(self)))
+        try:
+            images = torch.stack([self.dataset[index][0] for index in indices]).detach().cpu()
+        # Each item was well when it was looked at first: which one no longer is, is found out by looking again.
+        except Exception:
+            checked = [self._checked(index, self._read(index)) for index in indices]
+            images = torch.from_numpy(np.stack([pixels for pixels, _ in checked]))
+        return images, torch.from_numpy(self.targets[indices.start : indices.stop].copy())
+
+    def _count(self) -> int:
+        wanted = "give what load_data returns, or a map-style dataset whose items are (tensor, class index)"
+        name = type(self.dataset).__name__
+        if not hasattr(self.dataset, "__getitem__") or isinstance(self.dataset, (str, bytes, Mapping)):
+            raise DataError(f"{name} is no data set of images: {wanted}")
+        try:
+            count = len(self.dataset)
+        except TypeError as error:
+            raise DataError(f"{name} is no data set of images, since it has no length: {wanted}") from error
+        if count == 0:
+            raise DataError(f"{name} is empty: {wanted}")
+        return count
+
+    def _named(self, index: int) -> str:
+        return f"item {index} of {type(self.dataset).__name__}"
+
+    def _read(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        # What a user's own dataset raises may be anything; which item it was is what nobody else can say.
+        except Exception as error:
+            why = " ".join(str(error).split())[:300]
+            raise DataError(f"{self._named(index)} cannot be read ({type(error).__name__}: {why})") from error
+
+    def _checked(self, index: int, item: Any) -> tuple[np.ndarray, int]:
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            raise DataError(f"{self._named(index)} is {_parts(item)}; give (image, class index)")
+        return self._image(index, item[0]), self._target(index, item[1])
+
+    def _image(self, index: int, image: Any) -> np.ndarray:
+        if not isinstance(image, Tensor):
+            named = self._named(index)
+            raise DataError(f"{named} has {_what(image)} for an image; give a float32 tensor (3, H, W), such as "
+                            "torchvision's transforms make")  # fmt: skip
+        if image.dtype is not torch.float32 or image.layout is not torch.strided or image.is_meta or image.is_nested:
+            wanted = "give a dense float32 tensor (3, H, W)"
+            raise DataError(f"{self._named(index)} has {_what(image)} for an image; {wanted}")
+        if image.dim() < 2 or image.numel() == 0:
+            raise DataError(f"{self._named(index)} has an image of {_size(image)}; give a tensor (3, H, W)")
+        return np.ascontiguousarray(image.detach().cpu().resolve_neg().numpy())
+
+    def _target(self, index: int, target: Any) -> int:
+        plain = target.detach().cpu().numpy() if isinstance(target, Tensor) and not target.is_meta else target
+        if isinstance(plain, np.ndarray) and plain.size == 1 and plain.dtype.kind in "iu":
+            plain = plain.item()
+        # A bool is a whole number in Python, a label of one of two classes nowhere.
+        if not isinstance(plain, (int, np.integer)) or isinstance(plain, (bool, np.bool_)):
+            wanted = "give a class index, a whole number from 0"
+            raise DataError(f"{self._named(index)} has {_what(target)} for a target; {wanted}")
+        if not 0 <= plain < 2**31:
+            raise DataError(f"{self._named(index)} has the target {plain}; give a class index, a whole number from 0")
+        return int(plain)
+
+
+def as_images(data: Any) -> ImageData | GivenImages:
+    """Return an ImageData as it is, and wrap any other map-style dataset. Raises DataError for anything else."""
+    return data if isinstance(data, (ImageData, GivenImages)) else GivenImages(data)
+
+
+def check_targets(images: ImageData | GivenImages, num_outputs: int) -> None:
+    """Raise DataError where an image's class index is none of the network's `num_outputs` outputs."""
+    beyond = np.flatnonzero((images.targets < 0) | (images.targets >= num_outputs))
+    if len(beyond):
+        first = int(beyond[0])
+        more = f" (and {len(beyond) - 1:,} more such)" if len(beyond) > 1 else ""
+        raise DataError(f"image {first} of {images.spec} has the class index {images.targets[first]}{more}, and the "
+                        f"network has {num_outputs} outputs: give indices from 0 to {num_outputs - 1}")  # fmt: skip
+
+
+def _plain(item: Any, shape: torch.Size) -> tuple[np.ndarray, int] | None:
+    """Return pixels and target of an item that is like nearly all; None for one that needs a closer look."""
+    if type(item) is not tuple or len(item) != 2 or type(item[1]) is not int or not 0 <= item[1] < 2**31:
+        return None
+    image = item[0]
+    if type(image) is not Tensor or image.dtype is not torch.float32 or image.shape != shape or image.requires_grad:
+        return None
+    try:
+        return np.ascontiguousarray(image.numpy()), item[1]
+    except (RuntimeError, TypeError):  # on a GPU, sparse, without storage
+        return None
+
+
+def _size(image: Tensor | np.ndarray | torch.Size) -> str:
+    shape = image if isinstance(image, torch.Size) else image.shape
+    return " x ".join(map(str, shape)) or "no dimension"
+
+
+def _parts(item: Any) -> str:
+    if isinstance(item, (tuple, list)):
+        listed = ", ".join(_what(part) for part in item[:5]) + (", ..." if len(item) > 5 else "")
+        return f"of {len(item)} parts ({listed})"
+    if isinstance(item, Mapping):
+        return f"a {type(item).__name__} with {', '.join(map(str, list(item)[:5]))}"
+    return _what(item)
+
+
+def _what(value: Any) -> str:
+    """Say what a value is: its type, and its shape, or itself where it is short."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        layout = getattr(value, "layout", torch.strided)
+        kind = "" if layout == torch.strided else f"{layout} "
+        shape = "" if getattr(value, "is_nested", False) else f" ({', '.join(map(str, value.shape))})"
+        return f"a {kind}{value.dtype} {type(value).__name__.lower()}{shape}"
+    if value is None:
+        return "None"
+    if isinstance(value, (str, bool, int, float)):
+        return f"{type(value).__name__} {value!r:.40}"
+    return f"a {type(value).__name__}"
