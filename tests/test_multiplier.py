@@ -125,12 +125,12 @@ def test_the_d_of_kernels_is_that_of_zeroing_them_by_hand(tmp_path):
     net, cache, data = excited_net(), Cache(tmp_path / "c"), Images()
     table = ablate(net, data, "multiplier", multiplier_of="kernel", cache=cache)
     targets = np.arange(30) % 6
-    plain = folded(as_model(net)).net
+    plain = prepare_on(as_model(net), as_images(data)).model.net
     intact = 100 * (plain(data.images).argmax(1).numpy() == targets).mean()
     found = multipliers(net)
     with torch.no_grad():
         for row, pick in ((0, torch.argmin), (1, torch.argmax)):
-            copied = folded(as_model(net)).net
+            copied = prepare_on(as_model(net), as_images(data)).model.net
             for name in ("2", "4"):
                 copied.get_submodule(name).weight.view(-1, 9)[pick(found[name])] = 0
             ablated = 100 * (copied(data.images).argmax(1).numpy() == targets).mean()
