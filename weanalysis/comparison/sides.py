@@ -11,7 +11,7 @@ from weanalysis.cache import Cache
 from weanalysis.comparison.named import StudyOf, find_named, find_run_folder
 from weanalysis.errors import ModelError, StoreError, StudyError
 from weanalysis.models import Model, load_network, read_state_dict
-from weanalysis.models.checkpoint import SUFFIXES
+from weanalysis.models.formats import SUFFIXES
 from weanalysis.training import Run, find_runs
 
 
@@ -86,7 +86,7 @@ def _find(item: Item, cache: Cache) -> Member | StudyOf:
     if not isinstance(item, str | int | Path):
         raise ModelError(f"{type(item).__name__} cannot be compared: give a run, a checkpoint file, a Model or a study")
     path = Path(str(item)).expanduser()
-    if isinstance(item, Path) or path.suffix in SUFFIXES or os.path.isfile(path):
+    if isinstance(item, Path) or path.suffix.lower() in SUFFIXES or os.path.isfile(path):
         run = Run(path.resolve().parent)
         return Member(str(item), path, run if run.recipe_file.is_file() else None)
     if (of_folder := find_run_folder(str(path))) is not None:

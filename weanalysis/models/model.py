@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -13,12 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from weanalysis import schema
 from weanalysis.cache import Cache, find_cache
 from weanalysis.data import Transform
-from weanalysis.errors import DataError, ModelError, unknown_name
+from weanalysis.errors import DataError, ExcitationError, ModelError, WeanalysisError, unknown_name
 from weanalysis.models.attention import add_attention, use_norm
-from weanalysis.models.checkpoint import SUFFIXES, fit_names, load_into, read_state_dict
+from weanalysis.models.budget import bounded
+from weanalysis.models.checkpoint import WeightsFile, load_into, read_weights
 from weanalysis.models.cifar import BUILTIN, Builtin
+from weanalysis.models.formats import is_weights_file
+from weanalysis.models.others import AUTO, Fitted, excitation_of_state, fit
 from weanalysis.models.pruned import apply_sizes
 from weanalysis.models.source import NUM_IMAGENET_CLASSES, Pretrained, Source, imagenet_classes
 from weanalysis.models.timm_source import Timm
@@ -28,7 +33,7 @@ SOURCES: dict[str, Source] = {"builtin": Builtin(), "torchvision": Torchvision()
 
 _FIELDS = {"source", "name", "num_classes", "options", "attention", "norm", "excitation", "pruned"}
 # What an option means that is not there.
-_ABSENT = {"attention": "none", "norm": "bn"}
+_ABSENT = {"attention": "none", "norm": "bn", "excitation": "none"}
 
 
 @dataclass
@@ -54,12 +59,24 @@ class Model:
 
     @property
     def weights_hash(self) -> str:
-        """The sha256 (hex) of the names, dtypes, shapes and bytes of the state dict."""
+        """The sha256 (hex) of the names, dtypes, shapes and bytes of the state dict.
+
+        What is no plain tensor, as `get_extra_state` and quantized layers have it, counts by how it is pickled. Raises
+        ModelError for what cannot be pickled.
+        """
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.net.state_dict().items()):
-            digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-            plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(memoryview(plain.numpy()))
+        for name, value in sorted(self.net.state_dict().items()):
+            if isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized:
+                digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+                plain: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+                digest.update(memoryview(plain.numpy()))
+                continue
+            try:
+                digest.update(json.dumps([name, type(value).__name__]).encode() + pickle.dumps(value, protocol=4))
+            except Exception as error:  # whatever a class of the caller's raises
+                reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+                raise ModelError(f"the state {name!r} of the network cannot be kept, nor told from another ({reason}); "
+                                 "let get_extra_state return tensors, numbers or text") from error  # fmt: skip
         return digest.hexdigest()
 
 
@@ -78,26 +95,32 @@ def load_network(
     num_classes: int | None = None,
     options: Mapping[str, Any] | None = None,
     cache: Cache | None = None,
+    weights_of: str = AUTO,
 ) -> Model:
     """Get a network by name with weights of any origin, or a checkpoint that knows its own architecture.
 
     `name` is a torchvision or built-in network, "timm:NAME", or a checkpoint file of this program; `weights` is "none"
     (random), "default" (the published ones; of a checkpoint file, its own), the name of published weights, or a file.
     The classifier is fitted to the weights; `num_classes`, where given, must be theirs. `options` go to the network's
-    constructor, apart from "attention" and "norm". Published weights are downloaded into `cache`.
+    constructor, apart from "attention", "norm" and "excitation" (a kind, or the arguments of `excitation.excite`).
+    Published weights are downloaded into `cache`. Of a file with several sets of weights, `weights_of` chooses: "raw",
+    "averaged" (EMA), or the key or prefix of one; "auto" takes the raw ones, and a note says so.
 
     Raises ModelError: an unknown name, weights name or option; weights that cannot be read, downloaded or do not fit.
     """
     cache = cache or find_cache()
-    options = dict(options or {})
-    if _is_file(name):
-        return _from_checkpoint_name(Path(name), weights, num_classes, options)
+    options = _with_whole_excitation(options or {})
+    if is_weights_file(name):
+        return _from_checkpoint_name(Path(name), weights, num_classes, options, weights_of)
     source, plain = _parse_name(name)
     architecture = _describe(source, plain, num_classes, options)
+    if is_weights_file(weights):
+        return _from_file(Path(weights), architecture, num_classes, options, weights_of)
+    if weights_of != AUTO:
+        raise ModelError(f"--weights-of {weights_of} chooses among the weights in a file, and no file is given; "
+                         "leave it out")  # fmt: skip
     if weights == "none":
         return _untrained(architecture)
-    if _is_file(weights):
-        return _from_file(Path(weights), architecture, num_classes, options)
     return _from_published(SOURCES[source].pretrained(plain, weights), architecture, num_classes, cache)
 
 
@@ -150,6 +173,20 @@ def _describe(source: str, name: str, num_classes: int | None, options: Mapping[
     return architecture
 
 
+def _with_whole_excitation(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options in which an excitation that is named by its kind alone is the arguments of `excite`."""
+    options = dict(options)
+    asked = options.get("excitation")
+    if isinstance(asked, str) and asked != _ABSENT["excitation"]:
+        options["excitation"] = {"kind": asked}
+    if isinstance(options.get("excitation"), Mapping):
+        try:
+            schema.check(schema.EXCITATION, options["excitation"], "excitation")
+        except schema.Misfit as error:
+            raise ModelError(f"the option {error}") from None
+    return options
+
+
 def _build_plain(architecture: Mapping[str, Any]) -> nn.Module:
     """Make the network without attention, norm and excitation."""
     unknown = sorted(set(architecture) - _FIELDS)
@@ -165,12 +202,13 @@ def _build_plain(architecture: Mapping[str, Any]) -> nn.Module:
         raise ModelError(f"a network needs one class or more, not {num_classes}")
     try:
         return source.build(name, num_classes, options)
-    except (TypeError, ValueError, AttributeError) as error:
-        if not options:
-            raise
+    except WeanalysisError:
+        raise
+    except Exception as error:  # whatever a constructor raises for sizes that do not go together, or for want of memory
         listed = ", ".join([*source.options(name), *_ABSENT])
-        given = ", ".join(f"{key}={value}" for key, value in options.items())
-        raise ModelError(f"{name} cannot be built with {given} ({error}); its options are {listed}") from error
+        given = ", ".join(f"{key}={value}" for key, value in {"num_classes": num_classes, **options}.items())
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"{name} cannot be built with {given} ({reason}); its options are {listed}") from error
 
 
 def _dress(net: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
@@ -187,16 +225,12 @@ def _dress(net: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
 
         try:
             excite(net, **architecture["excitation"])
-        except TypeError as error:
+        except (TypeError, ExcitationError) as error:
             raise ModelError(f"{name} cannot be excited with {architecture['excitation']}: {error}") from error
     return net
 
 
 # From weights to a model ----------------------------------------------------------------------------------------------
-
-
-def _is_file(text: str) -> bool:
-    return Path(text).suffix in SUFFIXES or ("/" in text and ":" not in text)
 
 
 def _untrained(architecture: dict[str, Any]) -> Model:
@@ -234,98 +268,139 @@ def _from_published(
     )
 
 
-def _from_checkpoint_name(path: Path, weights: str, num_classes: int | None, options: Mapping[str, Any]) -> Model:
+def _from_checkpoint_name(
+    path: Path, weights: str, num_classes: int | None, options: Mapping[str, Any], weights_of: str
+) -> Model:
     """Make the model of `--model FILE`: its architecture, with its own weights, none, or those of another file."""
-    state, metadata = read_state_dict(path)
-    own = _own_architecture(path, metadata)
+    file = read_weights(path)
+    own = file.metadata.get("architecture")
     if own is None:
         raise ModelError(f"{path} does not say which network it is for; give that as the model, this as weights")
     if weights == "default":
-        return _from_own(path, state, metadata, own, num_classes, options)
+        return _from_own(file, num_classes, options, weights_of)
     _check_options(path, own, options)
-    if _is_file(weights):
-        return _from_file(Path(weights), own, num_classes, options)
+    if is_weights_file(weights):
+        return _from_file(Path(weights), own, num_classes, options, weights_of)
     if weights != "none":
         raise ModelError(f"{path} has no weights called {weights!r}; choose from default (its own), none, or a file")
-    return _untrained(own if num_classes is None else {**own, "num_classes": num_classes})
+    with _bounded_by(file):
+        return _untrained(own if num_classes is None else {**own, "num_classes": num_classes})
 
 
-def _from_file(path: Path, architecture: dict[str, Any], num_classes: int | None, options: Mapping[str, Any]) -> Model:
+def _from_file(
+    path: Path, architecture: dict[str, Any], num_classes: int | None, options: Mapping[str, Any], weights_of: str
+) -> Model:
     """Make the model of `--model NAME --weights FILE`."""
-    state, metadata = read_state_dict(path)
-    name = _shown_name(architecture)
-    own = _own_architecture(path, metadata)
+    file = read_weights(path)
+    name, file_name = _shown_name(architecture), schema.storable(path.name)
+    own = file.metadata.get("architecture")
     if own is not None:
         # timm's tags name weights, not networks.
         if _shown_name(own).partition(".")[0] != name.partition(".")[0]:
             raise ModelError(f"{path} holds {_shown_name(own)}, not {name}; give the file itself as the model")
-        return _from_own(path, state, metadata, own, num_classes, options)
+        return _from_own(file, num_classes, options, weights_of)
     source = SOURCES[architecture["source"]]
     label = source.published_as(architecture["name"], path.name)
     if label and not architecture.keys() & _ABSENT.keys():
         published = source.pretrained(architecture["name"], label)
         architecture = {**architecture, "options": {**architecture["options"], **published.options}}
-    architecture["num_classes"] = _num_classes(state, architecture)
+    fitted, architecture = _fitted(file, architecture, weights_of)
     _check_num_classes(str(path), architecture["num_classes"], num_classes)
-    net = build(architecture)
-    model = Model(name, net, architecture, path.name, architecture["num_classes"])
-    model.notes = load_into(net, state, str(path), name)
+    with _bounded_by(file):
+        net = build(architecture)
+    weights = file_name + (" (averaged)" if fitted.averaged else "")
+    model = Model(name, net, architecture, weights, architecture["num_classes"])
+    model.notes = [*fitted.notes, *load_into(net, fitted.state, schema.storable(str(path)), name)]
     if label:
         model.classes, model.synsets, model.transform = published.classes, published.synsets, published.transform
-        model.notes.append(f"{path.name} is taken for {name}'s weights {label}, because it has their name")
+        model.notes.append(f"{file_name} is taken for {name}'s weights {label}, because it has their name")
     elif model.num_classes == NUM_IMAGENET_CLASSES:
         model.classes, model.synsets = imagenet_classes()
-        model.notes.append(f"the 1,000 classes in {path.name} are taken to be ImageNet's, in the usual order")
+        model.notes.append(f"the 1,000 classes in {file_name} are taken to be ImageNet's, in the usual order")
     return model
 
 
-def _from_own(
-    path: Path,
-    state: Mapping[str, Tensor],
-    metadata: Mapping[str, Any],
-    architecture: dict[str, Any],
-    num_classes: int | None,
-    options: Mapping[str, Any],
-) -> Model:
+def _fitted(file: WeightsFile, architecture: dict[str, Any], weights_of: str) -> tuple[Fitted, dict[str, Any]]:
+    """Fit a file's weights to a network: the plain state dict, and the architecture with its classes and excitation."""
+    origin = schema.storable(str(file.path))
+    expected, classifier = _classifier_names(json.dumps(dict(architecture), sort_keys=True))
+    fitted = fit(file.sets, expected, origin, weights_of)
+    architecture = {**architecture, "num_classes": _num_classes(fitted.state, classifier, architecture)}
+    if not architecture.get("excitation") and (excitation := excitation_of_state(fitted.state, origin)):
+        architecture["excitation"] = excitation
+        fitted.notes.append(
+            f"{len(excitation['layers'])} layers of {origin} have LWE, and it does not say with which settings: taken "
+            "as lwe on standardized weights; otherwise give --model-option excitation='{\"kind\": ..., \"normalize\": "
+            "false}'"
+        )
+    return fitted, architecture
+
+
+def _from_own(file: WeightsFile, num_classes: int | None, options: Mapping[str, Any], weights_of: str) -> Model:
     """Make the model of a checkpoint that `save_checkpoint` wrote."""
+    path, metadata = schema.storable(str(file.path)), file.metadata
+    architecture = metadata["architecture"]
     name = _shown_name(architecture)
-    _check_options(path, architecture, options)
-    _check_num_classes(str(path), architecture["num_classes"], num_classes)
-    net = build(architecture)
-    load_into(net, state, str(path), name)
+    if weights_of != AUTO:
+        raise ModelError(f"{path} holds one set of weights, so {weights_of!r} is no choice; leave --weights-of out")
+    _check_options(file.path, architecture, options)
+    _check_num_classes(path, architecture["num_classes"], num_classes)
+    with _bounded_by(file):
+        if _may_be_large(architecture):
+            _build_shapes(architecture)
+        net = build(architecture)
+    load_into(net, file.state, path, name)
     described = metadata.get("transform")
     try:
         transform = Transform.from_description(described) if described else None
     except DataError as error:
         raise ModelError(f"{path}: {error}") from error
+    notes = [schema.storable(note) for note in metadata.get("notes") or ()]
+    num_outputs = architecture["num_classes"]
+    classes, synsets = (_names(path, key, metadata, num_outputs, notes) for key in ("classes", "synsets"))
     return Model(
         name=name,
         net=net,
         architecture=architecture,
-        weights=metadata.get("weights") or path.name,
-        num_classes=architecture["num_classes"],
-        classes=tuple(metadata["classes"]) if metadata.get("classes") else None,
+        weights=schema.storable(metadata.get("weights") or file.path.name),
+        num_classes=num_outputs,
+        classes=classes,
         transform=transform,
-        notes=list(metadata.get("notes") or ()),
-        synsets=tuple(metadata["synsets"]) if metadata.get("synsets") else None,
+        notes=notes,
+        synsets=synsets,
     )
 
 
-def _own_architecture(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the architecture that a checkpoint names, None if it names none; raise ModelError if it makes no sense."""
-    if "architecture" not in metadata:
+def _names(path: str, key: str, metadata: Mapping[str, Any], wanted: int, notes: list[str]) -> tuple[str, ...] | None:
+    """Return the names of the outputs that a checkpoint gives, None where it gives none or another number of them."""
+    names = metadata.get(key)
+    if names and len(names) != wanted:
+        notes.append(f"{path} names {len(names):,} {key} for {wanted:,} outputs; the names were left out")
         return None
-    own = metadata["architecture"]
-    needed = {"source": str, "name": str, "num_classes": int, "options": dict}
-    if not isinstance(own, dict) or any(not isinstance(own.get(key), kind) for key, kind in needed.items()):
-        raise ModelError(f"{path} describes its network in a way that is not understood here; save it again")
-    return own
+    return tuple(schema.storable(name) for name in names) if names else None
+
+
+def _bounded_by(file: WeightsFile) -> Any:
+    """Let no network be built meanwhile that is far larger than what a file holds."""
+    pruned = bool((file.metadata.get("architecture") or {}).get("pruned"))
+    return bounded(str(file.path), len(file.sets[0].state), file.num_elements, pruned)
+
+
+def _may_be_large(architecture: Mapping[str, Any]) -> bool:
+    """Say whether options may make a network large: then its shapes are looked at before memory is taken for it."""
+    source = SOURCES.get(architecture["source"])
+    usual = source.defaults(architecture["name"])[1] if source else {}
+    changed = {key: value for key, value in architecture["options"].items() if usual.get(key) != value}
+    return any(not isinstance(value, str | bool | None) for value in changed.values())
 
 
 def _check_options(path: Path, architecture: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     has = {**_ABSENT, **architecture.get("options", {}), **architecture}
     for key, value in options.items():
-        if has.get(key) != value:
+        own = has.get(key)
+        if isinstance(own, Mapping) and isinstance(value, Mapping):  # of an excitation, some settings may be named
+            own = {name: own.get(name) for name in value}
+        if own != value:
             raise ModelError(f"{path} was made with {key}={has.get(key)}, not {value}; leave the option out")
 
 
@@ -334,20 +409,19 @@ def _check_num_classes(origin: str, has: int, wanted: int | None) -> None:
         raise ModelError(f"{origin} has {has} classes, not {wanted}; leave the number out, or give no weights")
 
 
-def _num_classes(state: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> int:
-    """Read off the classifier in a file of weights how many classes it has; the architecture's number if it has none.
-
-    The classifier's tensors are those whose first dimension differs between two networks for other numbers of classes.
-    """
-    expected = _classifier_names(json.dumps(dict(architecture), sort_keys=True))
-    named = fit_names(state, expected[0])
-    sizes = {named[name].shape[0] for name in expected[1] if name in named and named[name].dim() > 0}
-    return sizes.pop() if len(sizes) == 1 else architecture["num_classes"]
+def _num_classes(state: Mapping[str, Tensor], classifier: frozenset[str], architecture: Mapping[str, Any]) -> int:
+    """Read off the classifier in a state dict how many classes it has; the architecture's number if it has none."""
+    sizes = {state[name].shape[0] for name in classifier if name in state and state[name].dim() > 0}
+    number = sizes.pop() if len(sizes) == 1 else architecture["num_classes"]
+    return int(number)
 
 
 @lru_cache(maxsize=16)
 def _classifier_names(architecture_json: str) -> tuple[frozenset[str], frozenset[str]]:
-    """Return all names in a network's state dict, and those of its classifier."""
+    """Return all names in a network's state dict, and those of its classifier.
+
+    The classifier's tensors are those whose first dimension differs between two networks for other numbers of classes.
+    """
     architecture = json.loads(architecture_json)
     one, other = ({**architecture, "num_classes": number} for number in (7, 11))
     shapes = [{key: tensor.shape for key, tensor in _build_shapes(a).state_dict().items()} for a in (one, other)]
@@ -359,5 +433,8 @@ def _build_shapes(architecture: Mapping[str, Any]) -> nn.Module:
     try:
         with torch.device("meta"):
             return build(architecture)
-    except (NotImplementedError, RuntimeError):  # RegNet and some of timm compute with what they initialize
-        return build(architecture)
+    except (ModelError, RuntimeError) as error:
+        # RegNet and some of timm compute with what they initialize, which a tensor without values cannot.
+        if isinstance(error.__cause__ or error, RuntimeError):
+            return build(architecture)
+        raise
