@@ -205,7 +205,7 @@ def of_type(hint: Any) -> Check:
         return ListOf(of_type(kinds[0]), 100_000 if open_ended else len(kinds), 0 if open_ended else len(kinds))
     if typing.get_origin(hint) is not None:
         return MapOf(anything, 1000)
-    plain: dict[Any, Check] = {bool: flag, int: Whole(), float: Number(), str: Text(10_000)}
+    plain: dict[Any, Check] = {bool: flag, int: Whole(), float: Number(nan=True), str: Text(10_000)}
     return plain[hint]
 
 
@@ -289,5 +289,5 @@ RUN = Record(
 RESULT = Record(
     {"top1": Number(nan=True), "top5": Optional(Number(nan=True)), "best_top1": Number(nan=True),
      "best_epoch": Number(), "epochs": Number(), "seconds": Number(), "finished": Text(100)},
-    needed=("top1", "best_top1", "best_epoch", "epochs", "seconds"), others=True,
+    needed=("top1", "best_top1", "epochs"), others=True,
 )  # fmt: skip

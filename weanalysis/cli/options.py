@@ -40,7 +40,7 @@ model_options = stacked(
     click.option("--weights", "-w", default="auto", show_default=True, metavar="W",
                  help="auto, none, a torchvision weights name, or a file (.safetensors, .pt, .pth, .th)."),
     click.option("--weights-of", default="auto", show_default=True, metavar="auto|raw|averaged|NAME",
-                 help="Which weights of a file that has several sets, such as averaged ones (EMA); auto takes the raw."),
+                 help="Which weights of a file with several sets, such as averaged ones (EMA); auto takes the raw."),
 )  # fmt: skip
 
 data_options = stacked(

@@ -36,7 +36,7 @@ class Member:
     def data(self) -> str | None:
         """The images that it was trained on, where that is known."""
         if self.run is not None:
-            return self.run.recipe["data"]
+            return self.run.recipe.get("data")
         return read_state_dict(self.source)[1].get("data") if isinstance(self.source, Path) else None
 
 
@@ -108,5 +108,5 @@ def _of_every_seed(member: Member, cache: Cache) -> list[Member]:
     own = {**member.run.recipe, "seed": None}
     twins = [run for run in find_runs(cache) if run.finished and {**run.recipe, "seed": None} == own]
     # Of two runs with one seed, which are named differently, the newer; find_runs has the newest first.
-    by_seed = {run.recipe["seed"]: run for run in [*reversed(twins), member.run]}
+    by_seed = {run.recipe.get("seed", 0): run for run in [*reversed(twins), member.run]}
     return [_member_of(by_seed[seed]) for seed in sorted(by_seed)]

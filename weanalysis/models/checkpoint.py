@@ -193,8 +193,8 @@ def _check_values(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], o
             continue
         if not tensor.is_floating_point():
             kind = str(tensor.dtype).removeprefix("torch.")
-            raise ModelError(f"{key} in {origin} holds {kind} where floating-point weights are needed; save the network "
-                             "as it was before it was quantized")  # fmt: skip
+            raise ModelError(f"{key} in {origin} holds {kind} where floating-point weights are needed; save the "
+                             "network as it was before it was quantized")  # fmt: skip
         wide = tensor if tensor.element_size() > 1 else tensor.float()
         # A sum is finite where all numbers are, but for one that overflows: then each is looked at.
         if wide.numel() and not wide.sum().isfinite() and (bad := int((~wide.isfinite()).sum())):
@@ -216,7 +216,7 @@ def save_checkpoint(
         raise ModelError(f"a checkpoint is written as safetensors: name it {path.stem}.safetensors, not {path.name}")
     values = net.state_dict()
     if others := [name for name, value in values.items() if not isinstance(value, Tensor)]:
-        raise ModelError(f"{path.name} cannot hold {some_names(others)}, which is no tensor; the network was not written")
+        raise ModelError(f"{path.name} cannot hold {some_names(others)}, which is no tensor; nothing was written")
     # Copies, since safetensors refuses tensors that share memory, as tied weights do.
     state = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in values.items()

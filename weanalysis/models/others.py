@@ -173,8 +173,8 @@ def _what_was_taken(chosen: _Candidate, rest: list[_Candidate], origin: str, whi
     beside = [name for name in names if not any(name.startswith(one.prefix) for one in [chosen, *rest])]
     beside = [name for name in beside if not any(pattern.search(name) for pattern in _HELPERS.values())]
     if beside:
-        notes.append(f"{_counted(len(beside), 'tensor')} of {origin} beside {chosen.prefix.rstrip('.')}, no part of the "
-                     f"network, left out: {some_names(beside)}")  # fmt: skip
+        notes.append(f"{_counted(len(beside), 'tensor')} of {origin} beside {chosen.prefix.rstrip('.')}, no part of "
+                     f"the network, left out: {some_names(beside)}")  # fmt: skip
     return notes
 
 
