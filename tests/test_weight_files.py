@@ -170,7 +170,8 @@ def test_raw_and_averaged_weights_can_be_chosen_and_it_is_said_which_were(
     for which in ("auto", "raw"):
         model = loaded(tmp_path, content, weights_of=which)
         same(model, raw)
-        assert said(model, "the raw ones", "were taken", "averaged", "--weights-of averaged") and model.weights == "file.pth"
+        assert said(model, "the raw ones", "were taken", "averaged", "--weights-of averaged")
+        assert model.weights == "file.pth"
     for which in ("averaged", name):
         model = loaded(tmp_path, content, weights_of=which)
         same(model, averaged)
@@ -195,7 +196,7 @@ def test_where_nothing_tells_sets_apart_it_is_asked(tmp_path: Path) -> None:
         {f"{prefix}.{name}": value for prefix, state in (("first", one), ("second", other))
          for name, value in state.items()},
     ):  # fmt: skip
-        with pytest.raises(ModelError, match="several sets of weights that fit: first .*, second .*--weights-of NAME"):
+        with pytest.raises(ModelError, match=r"several sets of weights that fit: first .*, second .*--weights-of NAME"):
             loaded(tmp_path, content)
         same(loaded(tmp_path, content, weights_of="second"), made(1))
     # The same network twice is no choice.
@@ -313,7 +314,7 @@ def test_an_excitation_is_named_as_it_is(tmp_path: Path) -> None:
     net = excite(made(), "lwe", reduction=2)
     save_checkpoint(tmp_path / "own.safetensors", net, described(excitation=excitation_of(net)))
     same(load_network(str(tmp_path / "own.safetensors"), options={"excitation": "lwe"}), net)
-    with pytest.raises(ModelError, match="was made with excitation=.*leave the option out"):
+    with pytest.raises(ModelError, match=r"was made with excitation=.*leave the option out"):
         load_network(str(tmp_path / "own.safetensors"), options={"excitation": "mwe"})
 
 
@@ -340,13 +341,13 @@ def test_whole_numbers_are_no_weights(tmp_path: Path, kind: torch.dtype) -> None
 
 def test_quantized_weights_are_refused_by_name(tmp_path: Path) -> None:
     state = made().state_dict()
-    state["stem.weight"] = torch.quantize_per_tensor(state["stem.weight"], 0.1, 0, torch.qint8)
-    with pytest.raises(ModelError, match=r"holds quantized weights \(stem\.weight\)"):
-        loaded(tmp_path, state)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        state["stem.weight"] = torch.quantize_per_tensor(state["stem.weight"], 0.1, 0, torch.qint8)
+        with pytest.raises(ModelError, match=r"holds quantized weights \(stem\.weight\)"):
+            loaded(tmp_path, state)
         dynamic = torch.ao.quantization.quantize_dynamic(made(), {nn.Linear})
-    with pytest.raises(ModelError, match=r"holds quantized weights \(fc\._packed_params\._packed_params"):
+    with pytest.raises(ModelError, match=r"holds quantized weights \(fc\._packed_params"):
         loaded(tmp_path, dynamic.state_dict())
 
 
@@ -427,7 +428,7 @@ def test_formats_that_are_not_read_are_named(
     (tmp_path / name).write_bytes(b"\x08\x07whatever")
     monkeypatch.chdir(tmp_path)
     for model, weights in (("tiny", name), ("resnet18", name), (name, "default")):
-        with pytest.raises(ModelError, match=f"{name} is an? {wanted}.*not read here; in the program that made it"):
+        with pytest.raises(ModelError, match=f"{name} is an? .*{wanted}.*not read here; in the program that made it"):
             load_network(model, weights)
     with pytest.raises(ModelError, match="cannot be read: No such file"):
         load_network("tiny", f"missing-{name}")
@@ -539,7 +540,8 @@ def test_metadata_that_is_no_description(tmp_path: Path, text: str) -> None:
     try:
         name = own(tmp_path, text)
     except Exception:  # safetensors writes no surrogates
-        pytest.skip("cannot be written")
+        assert text == "\ud800"
+        return
     with pytest.raises(ModelError, match="damaged metadata"):
         load_network(name)
 
@@ -625,8 +627,8 @@ def test_old_checkpoints_load_as_before(tmp_path: Path) -> None:
     net = excite(made(), "lwe", reduction=2)
     old = {
         "architecture": described(excitation=excitation_of(net)), "classes": [str(index) for index in range(10)],
-        "synsets": None, "weights": "mine", "notes": ["a line"], "data": "digits", "run": "one", "epoch": 3.0, "top1": 98.5,
-        "recipe": {"model": "tiny", "epochs": 10.0},
+        "synsets": None, "weights": "mine", "notes": ["a line"], "data": "digits", "run": "one", "epoch": 3.0,
+        "top1": 98.5, "recipe": {"model": "tiny", "epochs": 10.0},
         "transform": {"image_size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], "resize_size": None,
                       "interpolation": "bilinear", "squash": False},
     }  # fmt: skip
@@ -641,11 +643,12 @@ def test_every_refusal_is_ours(tmp_path: Path) -> None:
     values = [None, True, 0, -1, 2.5, "", "x", [], {}, [1, "a", None], {"a": {}}, 10**30, float("nan"), ["x"] * 70]
     whole = {
         "architecture": described(excitation={"kind": "lwe", "layers": None}, pruned={}, norm=None, attention=None),
-        "classes": None, "transform": {"image_size": 8, "mean": [0, 0, 0], "std": [1, 1, 1]}, "weights": "w", "notes": [],
+        "classes": None, "transform": {"image_size": 8, "mean": [0, 0, 0], "std": [1, 1, 1]}, "weights": "w",
+        "notes": [],
     }  # fmt: skip
     outcomes = []
     for path in (["architecture"], *(["architecture", key] for key in whole["architecture"]),
-                 *(["architecture", "excitation", key] for key in ("kind", "layers", "eps", "reduction", "normalize")),
+                 *(["architecture", "excitation", key] for key in ("kind", "layers", "eps", "reduction")),
                  *([key] for key in whole if key != "architecture"),
                  *(["transform", key] for key in ("image_size", "mean", "std", "squash", "interpolation"))):  # fmt: skip
         for value in values:

@@ -14,7 +14,7 @@ from weanalysis.errors import ModelError
 # What a network may have beyond a multiple of what its file has: attention or an excitation registers tensors anew, and
 # some buffers are in no file.
 _FACTOR = 4
-_TENSORS = 10_000
+_TENSORS = 1000
 _ELEMENTS = 2**26
 # Of a network whose channels were removed, the original is built first.
 _PRUNED_FACTOR = 1000

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -72,7 +72,9 @@ class Model:
                 digest.update(memoryview(plain.numpy()))
                 continue
             try:
-                digest.update(json.dumps([name, type(value).__name__]).encode() + pickle.dumps(value, protocol=4))
+                pickled = io.BytesIO()
+                torch.save(value, pickled)  # whose bytes, unlike pickle's, do not depend on where tensors lie
+                digest.update(json.dumps([name, type(value).__name__]).encode() + pickled.getvalue())
             except Exception as error:  # whatever a class of the caller's raises
                 reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
                 raise ModelError(f"the state {name!r} of the network cannot be kept, nor told from another ({reason}); "
@@ -120,7 +122,7 @@ def load_network(
         raise ModelError(f"--weights-of {weights_of} chooses among the weights in a file, and no file is given; "
                          "leave it out")  # fmt: skip
     if weights == "none":
-        return _untrained(architecture)
+        return _untrained(architecture, build(architecture))
     return _from_published(SOURCES[source].pretrained(plain, weights), architecture, num_classes, cache)
 
 
@@ -233,8 +235,17 @@ def _dress(net: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
 # From weights to a model ----------------------------------------------------------------------------------------------
 
 
-def _untrained(architecture: dict[str, Any]) -> Model:
-    return Model(_shown_name(architecture), build(architecture), architecture, "none", architecture["num_classes"])
+def _untrained(architecture: dict[str, Any], net: nn.Module) -> Model:
+    return Model(_shown_name(architecture), net, _whole(architecture, net), "none", architecture["num_classes"])
+
+
+def _whole(architecture: dict[str, Any], net: nn.Module) -> dict[str, Any]:
+    """Return an architecture with all settings of its excitation, also those that were left to their defaults."""
+    if not architecture.get("excitation"):
+        return architecture
+    from weanalysis.excitation import excitation_of
+
+    return {**architecture, "excitation": excitation_of(net)}
 
 
 def _from_published(
@@ -283,8 +294,8 @@ def _from_checkpoint_name(
         return _from_file(Path(weights), own, num_classes, options, weights_of)
     if weights != "none":
         raise ModelError(f"{path} has no weights called {weights!r}; choose from default (its own), none, or a file")
-    with _bounded_by(file):
-        return _untrained(own if num_classes is None else {**own, "num_classes": num_classes})
+    own = own if num_classes is None else {**own, "num_classes": num_classes}
+    return _untrained(own, _build_described(file, own))
 
 
 def _from_file(
@@ -306,10 +317,9 @@ def _from_file(
         architecture = {**architecture, "options": {**architecture["options"], **published.options}}
     fitted, architecture = _fitted(file, architecture, weights_of)
     _check_num_classes(str(path), architecture["num_classes"], num_classes)
-    with _bounded_by(file):
-        net = build(architecture)
+    net = build(architecture)
     weights = file_name + (" (averaged)" if fitted.averaged else "")
-    model = Model(name, net, architecture, weights, architecture["num_classes"])
+    model = Model(name, net, _whole(architecture, net), weights, architecture["num_classes"])
     model.notes = [*fitted.notes, *load_into(net, fitted.state, schema.storable(str(path)), name)]
     if label:
         model.classes, model.synsets, model.transform = published.classes, published.synsets, published.transform
@@ -345,10 +355,7 @@ def _from_own(file: WeightsFile, num_classes: int | None, options: Mapping[str, 
         raise ModelError(f"{path} holds one set of weights, so {weights_of!r} is no choice; leave --weights-of out")
     _check_options(file.path, architecture, options)
     _check_num_classes(path, architecture["num_classes"], num_classes)
-    with _bounded_by(file):
-        if _may_be_large(architecture):
-            _build_shapes(architecture)
-        net = build(architecture)
+    net = _build_described(file, architecture)
     load_into(net, file.state, path, name)
     described = metadata.get("transform")
     try:
@@ -380,10 +387,13 @@ def _names(path: str, key: str, metadata: Mapping[str, Any], wanted: int, notes:
     return tuple(schema.storable(name) for name in names) if names else None
 
 
-def _bounded_by(file: WeightsFile) -> Any:
-    """Let no network be built meanwhile that is far larger than what a file holds."""
-    pruned = bool((file.metadata.get("architecture") or {}).get("pruned"))
-    return bounded(str(file.path), len(file.sets[0].state), file.num_elements, pruned)
+def _build_described(file: WeightsFile, architecture: Mapping[str, Any]) -> nn.Module:
+    """Build the network that a file describes, unless it is far larger than what the file holds."""
+    origin = schema.storable(str(file.path))
+    with bounded(origin, len(file.sets[0].state), file.num_elements, bool(architecture.get("pruned"))):
+        if _may_be_large(architecture):
+            _build_shapes(architecture)
+        return build(architecture)
 
 
 def _may_be_large(architecture: Mapping[str, Any]) -> bool:

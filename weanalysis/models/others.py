@@ -148,13 +148,15 @@ def fit(sets: list[WeightSet], expected: Collection[str], origin: str, which: st
     fitting = _distinct([candidate for candidate in candidates if 2 * candidate.num_fitting > best or best == 0])
     chosen = _choose(fitting, best, origin, which)
     rest = [candidate for candidate in fitting if candidate is not chosen]
-    notes = _what_was_taken(chosen, rest, origin, which)
+    notes = _what_was_taken(chosen, rest, expected, origin, which)
     state = _folded(chosen.state, expected, origin, notes)
-    state = _without_helpers(state, expected, origin, notes)
+    state = {name: tensor for name, tensor in state.items() if name in expected or _helper(name) is None}
     return Fitted(_plain_tensors(state, expected, origin, notes), notes, bool(rest) and chosen.averaged)
 
 
-def _what_was_taken(chosen: _Candidate, rest: list[_Candidate], origin: str, which: str) -> list[str]:
+def _what_was_taken(
+    chosen: _Candidate, rest: list[_Candidate], expected: Collection[str], origin: str, which: str
+) -> list[str]:
     """Say which set was taken where there was a choice, and what stands beside it in the file."""
     notes = []
     if rest:
@@ -169,9 +171,14 @@ def _what_was_taken(chosen: _Candidate, rest: list[_Candidate], origin: str, whi
             raise _quantized(origin, quantized)
         notes.append(f"{_counted(len(others), 'entry', 'entries')} of {origin} that are no tensors were left out: "
                      f"{some_names(others)}")  # fmt: skip
-    names = (_INFIXES.sub("", name) for name in chosen.source.state)
+    names = {_INFIXES.sub("", name): None for name in chosen.source.state}
+    for what in _HELPERS:
+        found = [name for name in names
+                 if _helper(name) == what and name.removeprefix(chosen.prefix) not in expected]  # fmt: skip
+        if found:
+            notes.append(f"{len(found)} {what} in {origin} left out: {some_names(found)}")
     beside = [name for name in names if not any(name.startswith(one.prefix) for one in [chosen, *rest])]
-    beside = [name for name in beside if not any(pattern.search(name) for pattern in _HELPERS.values())]
+    beside = [name for name in beside if _helper(name) is None]
     if beside:
         notes.append(f"{_counted(len(beside), 'tensor')} of {origin} beside {chosen.prefix.rstrip('.')}, no part of "
                      f"the network, left out: {some_names(beside)}")  # fmt: skip
@@ -331,15 +338,8 @@ def _spectral(weight: Tensor, u: Tensor, v: Tensor | None) -> Tensor:
     return weight / torch.dot(u, torch.mv(matrix.flatten(1), v))
 
 
-def _without_helpers(
-    state: dict[str, Tensor], expected: Collection[str], origin: str, notes: list[str]
-) -> dict[str, Tensor]:
-    for what, pattern in _HELPERS.items():
-        found = [name for name in state if name not in expected and pattern.search(name)]
-        if found:
-            notes.append(f"{len(found)} {what} in {origin} left out: {some_names(found)}")
-        state = {name: tensor for name, tensor in state.items() if name not in found}
-    return state
+def _helper(name: str) -> str | None:
+    return next((what for what, pattern in _HELPERS.items() if pattern.search(name)), None)
 
 
 def _plain_tensors(

@@ -67,5 +67,5 @@ def _suits(
 
 
 def _is_baseline(run: Run) -> bool:
-    recipe = run.recipe
-    return recipe.get("excitation", "none") == "none" and recipe.get("attention", "none") == "none" and recipe.get("norm", "bn") == "bn"
+    plain = {"excitation": "none", "attention": "none", "norm": "bn"}
+    return all(run.recipe.get(name, usual) == usual for name, usual in plain.items())
