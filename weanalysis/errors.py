@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class WeanalysisError(ValueError):
@@ -49,3 +49,9 @@ def unknown_name(kind: str, name: str, choices: Iterable[str], hint: str = "") -
     else:
         offer = f"{len(known)} names are known."
     return f"unknown {kind} {name!r}: {offer}" + (f" {hint}" if hint else "")
+
+
+def some_names(names: Collection[str], most: int = 6) -> str:
+    """List some names in one line, whatever is in them."""
+    shown = ", ".join(name if name.isprintable() else ascii(name) for name in list(names)[:most])
+    return shown if len(names) <= most else f"{shown}, ..."

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from weanalysis import schema
 from weanalysis.cache import write_atomically
-from weanalysis.errors import ModelError
+from weanalysis.errors import ModelError, some_names
 from weanalysis.models.formats import check_format
-from weanalysis.models.others import WRAPPERS, WeightSet, find_sets, fit_names, some_names
+from weanalysis.models.sets import WRAPPERS, WeightSet, find_sets, fit_names
 
 METADATA_KEY = "weanalysis"
 

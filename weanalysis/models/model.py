@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +16,27 @@ from torch import Tensor, nn
 from weanalysis import schema
 from weanalysis.cache import Cache, find_cache
 from weanalysis.data import Transform
-from weanalysis.errors import DataError, ExcitationError, ModelError, WeanalysisError, unknown_name
-from weanalysis.models.attention import add_attention, use_norm
+from weanalysis.errors import DataError, ModelError
+from weanalysis.models.architecture import (
+    ABSENT,
+    SOURCES,
+    build,
+    build_plain,
+    build_shapes,
+    classifier_names,
+    describe,
+    dress,
+    may_be_large,
+    parse_name,
+    shown_name,
+    with_whole_excitation,
+)
 from weanalysis.models.budget import bounded
 from weanalysis.models.checkpoint import WeightsFile, load_into, read_weights
-from weanalysis.models.cifar import BUILTIN, Builtin
+from weanalysis.models.folding import excitation_of_state
 from weanalysis.models.formats import is_weights_file
-from weanalysis.models.others import AUTO, Fitted, excitation_of_state, fit
-from weanalysis.models.pruned import apply_sizes
-from weanalysis.models.source import NUM_IMAGENET_CLASSES, Pretrained, Source, imagenet_classes
-from weanalysis.models.timm_source import Timm
-from weanalysis.models.torchvision_source import Torchvision
-
-SOURCES: dict[str, Source] = {"builtin": Builtin(), "torchvision": Torchvision(), "timm": Timm()}
-
-_FIELDS = {"source", "name", "num_classes", "options", "attention", "norm", "excitation", "pruned"}
-# What an option means that is not there.
-_ABSENT = {"attention": "none", "norm": "bn", "excitation": "none"}
+from weanalysis.models.sets import AUTO, Fitted, fit
+from weanalysis.models.source import NUM_IMAGENET_CLASSES, Pretrained, imagenet_classes
 
 
 @dataclass
@@ -82,15 +85,6 @@ class Model:
         return digest.hexdigest()
 
 
-def build(architecture: Mapping[str, Any]) -> nn.Module:
-    """Make the network that an architecture describes, in eval mode, its weights drawn from torch's generator.
-
-    Raises ModelError for a network, option, attention or norm that is not known or does not go together, and
-    ExcitationError for an excitation that cannot be applied.
-    """
-    return _dress(_build_plain(architecture), architecture).eval()
-
-
 def load_network(
     name: str,
     weights: str = "default",
@@ -111,11 +105,11 @@ def load_network(
     Raises ModelError: an unknown name, weights name or option; weights that cannot be read, downloaded or do not fit.
     """
     cache = cache or find_cache()
-    options = _with_whole_excitation(options or {})
+    options = with_whole_excitation(options or {})
     if is_weights_file(name):
         return _from_checkpoint_name(Path(name), weights, num_classes, options, weights_of)
-    source, plain = _parse_name(name)
-    architecture = _describe(source, plain, num_classes, options)
+    source, plain = parse_name(name)
+    architecture = describe(source, plain, num_classes, options)
     if is_weights_file(weights):
         return _from_file(Path(weights), architecture, num_classes, options, weights_of)
     if weights_of != AUTO:
@@ -126,117 +120,11 @@ def load_network(
     return _from_published(SOURCES[source].pretrained(plain, weights), architecture, num_classes, cache)
 
 
-def list_models(include_timm: bool = False) -> list[dict[str, Any]]:
-    """List the networks that `load_network` knows: name, source, num_parameters (None: not known), weights."""
-    return [
-        {
-            "name": f"timm:{name}" if key == "timm" else name,
-            "source": key,
-            "num_parameters": source.num_parameters(name),
-            "weights": source.weights(name),
-        }
-        for key, source in SOURCES.items()
-        if key != "timm" or include_timm
-        for name in source.names()
-    ]
-
-
-# From a name to an architecture, from an architecture to a network ----------------------------------------------------
-
-
-def _parse_name(name: str) -> tuple[str, str]:
-    """Split what a user typed into source and name: "timm:x", "resnet20" (built-in), "resnet50" (torchvision)."""
-    prefix, colon, rest = name.partition(":")
-    if colon and prefix in SOURCES:
-        SOURCES[prefix].defaults(rest)
-        return prefix, rest
-    for source in ("builtin", "torchvision"):
-        if name in SOURCES[source].names():
-            return source, name
-    known = [*BUILTIN, *SOURCES["torchvision"].names()]
-    raise ModelError(unknown_name("model", name, known, "Others: timm:NAME, or a checkpoint file."))
-
-
-def _shown_name(architecture: Mapping[str, Any]) -> str:
-    return f"timm:{architecture['name']}" if architecture["source"] == "timm" else architecture["name"]
-
-
-def _describe(source: str, name: str, num_classes: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    own_classes, own_options = SOURCES[source].defaults(name)
-    architecture = {
-        "source": source,
-        "name": name,
-        "num_classes": own_classes if num_classes is None else num_classes,
-        "options": {**own_options, **{key: value for key, value in options.items() if key not in _ABSENT}},
-    }
-    for key, absent in _ABSENT.items():
-        if options.get(key, absent) not in (absent, None):
-            architecture[key] = options[key]
-    return architecture
-
-
-def _with_whole_excitation(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options in which an excitation that is named by its kind alone is the arguments of `excite`."""
-    options = dict(options)
-    asked = options.get("excitation")
-    if isinstance(asked, str) and asked != _ABSENT["excitation"]:
-        options["excitation"] = {"kind": asked}
-    if isinstance(options.get("excitation"), Mapping):
-        try:
-            schema.check(schema.EXCITATION, options["excitation"], "excitation")
-        except schema.Misfit as error:
-            raise ModelError(f"the option {error}") from None
-    return options
-
-
-def _build_plain(architecture: Mapping[str, Any]) -> nn.Module:
-    """Make the network without attention, norm and excitation."""
-    unknown = sorted(set(architecture) - _FIELDS)
-    if unknown or not {"source", "name"} <= set(architecture):
-        raise ModelError(f"an architecture with {', '.join(unknown) or 'no source and name'} is not understood here")
-    if architecture["source"] not in SOURCES:
-        raise ModelError(unknown_name("model source", str(architecture["source"]), SOURCES))
-    source, name = SOURCES[architecture["source"]], architecture["name"]
-    num_classes, _ = source.defaults(name)
-    num_classes = architecture.get("num_classes", num_classes)
-    options = architecture.get("options") or {}
-    if num_classes < 1:
-        raise ModelError(f"a network needs one class or more, not {num_classes}")
-    try:
-        return source.build(name, num_classes, options)
-    except WeanalysisError:
-        raise
-    except Exception as error:  # whatever a constructor raises for sizes that do not go together, or for want of memory
-        listed = ", ".join([*source.options(name), *_ABSENT])
-        given = ", ".join(f"{key}={value}" for key, value in {"num_classes": num_classes, **options}.items())
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ModelError(f"{name} cannot be built with {given} ({reason}); its options are {listed}") from error
-
-
-def _dress(net: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
-    """Add to a plain network what its architecture names beside: norm, attention, removed channels and excitation."""
-    name = _shown_name(architecture)
-    if architecture.get("norm"):
-        use_norm(net, architecture["norm"], name)
-    if architecture.get("attention"):
-        add_attention(net, architecture["attention"], name)
-    if architecture.get("pruned"):
-        apply_sizes(net, architecture["pruned"], name)
-    if architecture.get("excitation"):
-        from weanalysis.excitation import excite
-
-        try:
-            excite(net, **architecture["excitation"])
-        except (TypeError, ExcitationError) as error:
-            raise ModelError(f"{name} cannot be excited with {architecture['excitation']}: {error}") from error
-    return net
-
-
 # From weights to a model ----------------------------------------------------------------------------------------------
 
 
 def _untrained(architecture: dict[str, Any], net: nn.Module) -> Model:
-    return Model(_shown_name(architecture), net, _whole(architecture, net), "none", architecture["num_classes"])
+    return Model(shown_name(architecture), net, _whole(architecture, net), "none", architecture["num_classes"])
 
 
 def _whole(architecture: dict[str, Any], net: nn.Module) -> dict[str, Any]:
@@ -257,18 +145,18 @@ def _from_published(
         "num_classes": pretrained.num_classes,
         "options": {**architecture["options"], **pretrained.options},
     }
-    name = _shown_name(architecture)
+    name = shown_name(architecture)
     _check_num_classes(f"the weights {pretrained.label}", pretrained.num_classes, num_classes)
     notes = list(pretrained.notes)
     if architecture.get("norm"):
         raise ModelError(f"the published weights of {name} need its batch norm; leave out the norm, or give no weights")
-    net = _build_plain(architecture)
+    net = build_plain(architecture)
     load_into(net, pretrained.fetch(cache), f"the weights {pretrained.label}", name)
     if architecture.get("attention"):
         notes.append(f"the {architecture['attention']} blocks are not trained: published weights do not have them")
     return Model(
         name=name,
-        net=_dress(net, architecture).eval(),
+        net=dress(net, architecture).eval(),
         architecture=architecture,
         weights=pretrained.label,
         num_classes=pretrained.num_classes,
@@ -303,16 +191,16 @@ def _from_file(
 ) -> Model:
     """Make the model of `--model NAME --weights FILE`."""
     file = read_weights(path)
-    name, file_name = _shown_name(architecture), schema.storable(path.name)
+    name, file_name = shown_name(architecture), schema.storable(path.name)
     own = file.metadata.get("architecture")
     if own is not None:
         # timm's tags name weights, not networks.
-        if _shown_name(own).partition(".")[0] != name.partition(".")[0]:
-            raise ModelError(f"{path} holds {_shown_name(own)}, not {name}; give the file itself as the model")
+        if shown_name(own).partition(".")[0] != name.partition(".")[0]:
+            raise ModelError(f"{path} holds {shown_name(own)}, not {name}; give the file itself as the model")
         return _from_own(file, num_classes, options, weights_of)
     source = SOURCES[architecture["source"]]
     label = source.published_as(architecture["name"], path.name)
-    if label and not architecture.keys() & _ABSENT.keys():
+    if label and not architecture.keys() & ABSENT.keys():
         published = source.pretrained(architecture["name"], label)
         architecture = {**architecture, "options": {**architecture["options"], **published.options}}
     fitted, architecture = _fitted(file, architecture, weights_of)
@@ -333,7 +221,7 @@ def _from_file(
 def _fitted(file: WeightsFile, architecture: dict[str, Any], weights_of: str) -> tuple[Fitted, dict[str, Any]]:
     """Fit a file's weights to a network: the plain state dict, and the architecture with its classes and excitation."""
     origin = schema.storable(str(file.path))
-    expected, classifier = _classifier_names(json.dumps(dict(architecture), sort_keys=True))
+    expected, classifier = classifier_names(json.dumps(dict(architecture), sort_keys=True))
     fitted = fit(file.sets, expected, origin, weights_of)
     architecture = {**architecture, "num_classes": _num_classes(fitted.state, classifier, architecture)}
     if not architecture.get("excitation") and (excitation := excitation_of_state(fitted.state, origin)):
@@ -350,7 +238,7 @@ def _from_own(file: WeightsFile, num_classes: int | None, options: Mapping[str, 
     """Make the model of a checkpoint that `save_checkpoint` wrote."""
     path, metadata = schema.storable(str(file.path)), file.metadata
     architecture = metadata["architecture"]
-    name = _shown_name(architecture)
+    name = shown_name(architecture)
     if weights_of != AUTO:
         raise ModelError(f"{path} holds one set of weights, so {weights_of!r} is no choice; leave --weights-of out")
     _check_options(file.path, architecture, options)
@@ -391,21 +279,13 @@ def _build_described(file: WeightsFile, architecture: Mapping[str, Any]) -> nn.M
     """Build the network that a file describes, unless it is far larger than what the file holds."""
     origin = schema.storable(str(file.path))
     with bounded(origin, len(file.sets[0].state), file.num_elements, bool(architecture.get("pruned"))):
-        if _may_be_large(architecture):
-            _build_shapes(architecture)
+        if may_be_large(architecture):
+            build_shapes(architecture)
         return build(architecture)
 
 
-def _may_be_large(architecture: Mapping[str, Any]) -> bool:
-    """Say whether options may make a network large: then its shapes are looked at before memory is taken for it."""
-    source = SOURCES.get(architecture["source"])
-    usual = source.defaults(architecture["name"])[1] if source else {}
-    changed = {key: value for key, value in architecture["options"].items() if usual.get(key) != value}
-    return any(not isinstance(value, str | bool | None) for value in changed.values())
-
-
 def _check_options(path: Path, architecture: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    has = {**_ABSENT, **architecture.get("options", {}), **architecture}
+    has = {**ABSENT, **architecture.get("options", {}), **architecture}
     for key, value in options.items():
         own = has.get(key)
         if isinstance(own, Mapping) and isinstance(value, Mapping):  # of an excitation, some settings may be named
@@ -424,27 +304,3 @@ def _num_classes(state: Mapping[str, Tensor], classifier: frozenset[str], archit
     sizes = {state[name].shape[0] for name in classifier if name in state and state[name].dim() > 0}
     number = sizes.pop() if len(sizes) == 1 else architecture["num_classes"]
     return int(number)
-
-
-@lru_cache(maxsize=16)
-def _classifier_names(architecture_json: str) -> tuple[frozenset[str], frozenset[str]]:
-    """Return all names in a network's state dict, and those of its classifier.
-
-    The classifier's tensors are those whose first dimension differs between two networks for other numbers of classes.
-    """
-    architecture = json.loads(architecture_json)
-    one, other = ({**architecture, "num_classes": number} for number in (7, 11))
-    shapes = [{key: tensor.shape for key, tensor in _build_shapes(a).state_dict().items()} for a in (one, other)]
-    classifier = [key for key in shapes[0] if shapes[0][key][:1] != shapes[1][key][:1]]
-    return frozenset(shapes[0]), frozenset(classifier)
-
-
-def _build_shapes(architecture: Mapping[str, Any]) -> nn.Module:
-    try:
-        with torch.device("meta"):
-            return build(architecture)
-    except (ModelError, RuntimeError) as error:
-        # RegNet and some of timm compute with what they initialize, which a tensor without values cannot.
-        if isinstance(error.__cause__ or error, RuntimeError):
-            return build(architecture)
-        raise

@@ -2,7 +2,7 @@
 
 A file can hold several sets of weights: raw and averaged ones, a student and a teacher, under keys of their own or
 before every name. One is chosen; wrappers around it are taken off, what only helped to train or to count is left out,
-and parametrizations of torch are replaced by the weights they compute. Each step that a user should know of is a note.
+and its tensors become plain ones (`folding`). Each step that a user should know of is a note.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weanalysis.errors import ModelError
+from weanalysis.errors import ModelError, some_names
+from weanalysis.models.folding import counted, folded, plain_tensors, refuse_quantized, says_quantized, unparametrized
 
 AUTO, RAW, AVERAGED = "auto", "raw", "averaged"
 
@@ -30,7 +31,6 @@ WRAPPERS = (
 _AVERAGED = re.compile(r"(?:^|[._])(?:ema|averaged?|avg|swa|polyak|shadow|teacher|target|momentum|k)(?:[._]|$)")
 _MOST_DEPTH = 4
 _LONGEST_NAME = 1000
-_MOST_NAMES = 6
 
 # What compilers and sharding put into the middle of names.
 _INFIXES = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
@@ -47,8 +47,6 @@ _HELPERS = {
     "counters of averages": re.compile(r"(?:^|\.)n_averaged$"),
     "tables of positions": re.compile(r"(?:^|\.)(?:relative_position_index|position_ids|attn_mask)$"),
 }
-_PARAMETRIZED = re.compile(r"^(.*?)(?:parametrizations\.(\w+)\.(?:original[01]?|0\._[uv])|(\w+)_(?:orig|mask|[guv]))$")
-_QUANTIZED = re.compile(r"(?:^|\.)(?:_packed_params(?:\.|$)|zero_point$|.*activation_post_process)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +88,8 @@ def _under_wrappers(content: Any, key: str, depth: int, seen: set[int]) -> Itera
         return
     seen.add(id(content))
     found = False
-    for wrapper in WRAPPERS:
+    named = (name for name, value in content.items() if isinstance(value, Mapping) and isinstance(name, str))
+    for wrapper in dict.fromkeys((*WRAPPERS, *(name for name in named if _AVERAGED.search(name[:_LONGEST_NAME])))):
         if isinstance(content.get(wrapper), Mapping):
             for inner in _under_wrappers(content[wrapper], f"{key}.{wrapper}" if key else wrapper, depth + 1, seen):
                 found = True
@@ -149,9 +148,9 @@ def fit(sets: list[WeightSet], expected: Collection[str], origin: str, which: st
     chosen = _choose(fitting, best, origin, which)
     rest = [candidate for candidate in fitting if candidate is not chosen]
     notes = _what_was_taken(chosen, rest, expected, origin, which)
-    state = _folded(chosen.state, expected, origin, notes)
+    state = folded(chosen.state, expected, origin, notes)
     state = {name: tensor for name, tensor in state.items() if name in expected or _helper(name) is None}
-    return Fitted(_plain_tensors(state, expected, origin, notes), notes, bool(rest) and chosen.averaged)
+    return Fitted(plain_tensors(state, expected, origin, notes), notes, bool(rest) and chosen.averaged)
 
 
 def _what_was_taken(
@@ -167,9 +166,8 @@ def _what_was_taken(
     elif chosen.averaged and which == AUTO:
         notes.append(f"the weights in {origin} are averaged ones ({chosen.label})")
     if others := chosen.source.others:
-        if quantized := [name for name in others if _QUANTIZED.search(name)]:
-            raise _quantized(origin, quantized)
-        notes.append(f"{_counted(len(others), 'entry', 'entries')} of {origin} that are no tensors were left out: "
+        refuse_quantized([name for name in others if says_quantized(name)], origin)
+        notes.append(f"{counted(len(others), 'entry', 'entries')} of {origin} that are no tensors were left out: "
                      f"{some_names(others)}")  # fmt: skip
     names = {_INFIXES.sub("", name): None for name in chosen.source.state}
     for what in _HELPERS:
@@ -180,7 +178,7 @@ def _what_was_taken(
     beside = [name for name in names if not any(name.startswith(one.prefix) for one in [chosen, *rest])]
     beside = [name for name in beside if _helper(name) is None]
     if beside:
-        notes.append(f"{_counted(len(beside), 'tensor')} of {origin} beside {chosen.prefix.rstrip('.')}, no part of "
+        notes.append(f"{counted(len(beside), 'tensor')} of {origin} beside {chosen.prefix.rstrip('.')}, no part of "
                      f"the network, left out: {some_names(beside)}")  # fmt: skip
     return notes
 
@@ -196,7 +194,7 @@ def _candidates(one: WeightSet, expected: Collection[str]) -> list[_Candidate]:
     plain = {_INFIXES.sub("", name): tensor for name, tensor in one.state.items()}
     votes: Counter[str] = Counter()
     for name in plain:
-        usual = _unparametrized(name)
+        usual = unparametrized(name)
         for place in (0, *(match.end() for match in re.finditer(r"\.", usual))):
             if _known_as(name[place:], known) or _known_as(usual[place:], known):
                 votes[usual[:place]] += 1
@@ -210,12 +208,6 @@ def _candidates(one: WeightSet, expected: Collection[str]) -> list[_Candidate]:
     return found
 
 
-def _unparametrized(name: str) -> str:
-    """Return the name of the weight that a tensor of a parametrization belongs to; other names as they are."""
-    match = _PARAMETRIZED.match(name)
-    return f"{match[1]}{match[2] or match[3]}" if match else name
-
-
 def _known_as(name: str, known: Collection[str]) -> str | None:
     if name in known:
         return name
@@ -224,7 +216,7 @@ def _known_as(name: str, known: Collection[str]) -> str | None:
 
 
 def _renamed(name: str, known: Collection[str], taken: Collection[str]) -> str:
-    usual = _unparametrized(name)
+    usual = unparametrized(name)
     other = _known_as(name, known) or _known_as(usual, known)
     if other is None or other in (name, usual) or other in taken:
         return name
@@ -273,128 +265,5 @@ def _choose(fitting: list[_Candidate], best: int, origin: str, which: str) -> _C
     return first
 
 
-# From what is stored to plain weights ---------------------------------------------------------------------------------
-
-
-def _folded(
-    state: dict[str, Tensor], expected: Collection[str], origin: str, notes: list[str]
-) -> dict[str, Tensor]:
-    """Replace the tensors of torch's parametrizations by the weight that they compute, unless they are expected."""
-    state = dict(state)
-    counts: Counter[str] = Counter()
-    try:
-        for name in list(state):
-            if name in state and name not in expected:
-                counts.update(_fold_one(state, name))
-    except (RuntimeError, TypeError, NotImplementedError) as error:
-        line = str(error).splitlines()[0][:120]
-        raise ModelError(f"{name} in {origin} and what belongs to it make no weight ({line}); get it again") from error
-    notes += [f"folded the {what} of {_counted(count, 'weight')} in {origin}" for what, count in counts.items()]
-    return state
-
-
-def _fold_one(state: dict[str, Tensor], name: str) -> list[str]:
-    """Fold the parametrization that the tensor `name` begins, in place; return how, or nothing if it begins none."""
-    plain = _unparametrized(name)
-    path, _, tail = name.rpartition(".")
-    if name == f"{plain}_orig" and f"{plain}_mask" in state:
-        weight, mask = state.pop(name), state.pop(f"{plain}_mask")
-        state[plain] = mask.to(weight.dtype) * weight  # as torch.nn.utils.prune does
-        return ["masks (torch's pruning)"]
-    if name == f"{plain}_orig" and f"{plain}_u" in state:
-        weight, u, v = state.pop(name), state.pop(f"{plain}_u"), state.pop(f"{plain}_v", None)
-        state[plain] = _spectral(weight, u, v)
-        return ["spectral normalization"]
-    if name == f"{plain}_g" and f"{plain}_v" in state:
-        state[plain] = _weight_norm(state.pop(name), state.pop(f"{plain}_v"))
-        return ["weight normalization"]
-    if tail == "original0" and f"{path}.original1" in state:
-        g, v = state.pop(name), state.pop(f"{path}.original1")
-        state[plain] = _weight_norm(g, v)
-        return ["weight normalization"]
-    if tail == "original" and f"{path}.0._u" in state:
-        weight, u, v = state.pop(name), state.pop(f"{path}.0._u"), state.pop(f"{path}.0._v", None)
-        state[plain] = _spectral(weight, u, v)
-        return ["spectral normalization"]
-    return []
-
-
-def _weight_norm(g: Tensor, v: Tensor) -> Tensor:
-    """Compute torch's weight normalization, g v / |v|; the dimension that has norms of its own is the one g has."""
-    sides = [dim for dim, side in enumerate(g.shape) if side > 1]
-    if g.dim() not in (0, v.dim()) or len(sides) > 1:
-        raise TypeError(f"norms of {list(g.shape)} for a weight of {list(v.shape)}")
-    dim = -1 if g.dim() == 0 else sides[0] if sides else 0
-    return torch._weight_norm(v, g, dim)
-
-
-def _spectral(weight: Tensor, u: Tensor, v: Tensor | None) -> Tensor:
-    """Divide a weight by its largest singular value as torch's spectral normalization estimates it in evaluation."""
-    if v is None:
-        raise TypeError("a spectral normalization of before torch 1.0")
-    matrix = weight if weight.dim() > 1 else weight.unsqueeze(0)
-    if len(u) != len(matrix):
-        raise TypeError(f"{len(u)} outputs for a weight of {list(weight.shape)}")
-    return weight / torch.dot(u, torch.mv(matrix.flatten(1), v))
-
-
 def _helper(name: str) -> str | None:
     return next((what for what, pattern in _HELPERS.items() if pattern.search(name)), None)
-
-
-def _plain_tensors(
-    state: dict[str, Tensor], expected: Collection[str], origin: str, notes: list[str]
-) -> dict[str, Tensor]:
-    """Make sparse tensors dense; refuse those that are quantized or have no values."""
-    quantized = [name for name, tensor in state.items()
-                 if tensor.is_quantized or (name not in expected and _QUANTIZED.search(name))]  # fmt: skip
-    if quantized:
-        raise _quantized(origin, quantized)
-    if empty := [name for name, tensor in state.items() if tensor.is_meta]:
-        raise ModelError(f"{some_names(empty)} in {origin} has a shape, but no values; save the weights themselves")
-    sparse = [name for name, tensor in state.items() if tensor.layout is not torch.strided]
-    if not sparse:
-        return state
-    notes.append(f"{_counted(len(sparse), 'sparse tensor')} in {origin} made dense: {some_names(sparse)}")
-    return {name: tensor.to_dense() if name in sparse else tensor for name, tensor in state.items()}
-
-
-def _quantized(origin: str, names: Collection[str]) -> ModelError:
-    return ModelError(f"{origin} holds quantized weights ({some_names(names)}), which are not read; save the network "
-                      "as it was before it was quantized")  # fmt: skip
-
-
-def excitation_of_state(state: Mapping[str, Tensor], origin: str) -> dict[str, Any] | None:
-    """Read off an LWE network's state dict how it was excited: the arguments of `excite`; None for plain weights.
-
-    Raises ModelError where the excitation leaves no traces (MWE, standardization) and so cannot be known.
-    """
-    tail = ".parametrizations.weight.original"
-    layers = [name.removesuffix(tail) for name in state if name.endswith(tail)]
-    if not layers:
-        return None
-    first = {layer: state.get(f"{layer}.parametrizations.weight.0.fc1.weight") for layer in layers}
-    unknown = [layer for layer, tensor in first.items() if tensor is None or tensor.dim() != 2]
-    if unknown:
-        raise ModelError(
-            f"{origin} holds excited weights ({some_names(unknown)}), and does not say how they are excited; name it: "
-            "--model-option excitation=mwe (ws, we, ...), or with its settings as JSON, "
-            "excitation='{\"kind\": \"mwe\", \"eps\": 0.1}'"
-        )
-    shapes = [(int(tensor.shape[0]), int(tensor.shape[1])) for tensor in first.values() if tensor is not None]
-    widest = max(inputs for _, inputs in shapes)
-    fitting = (r for r in range(1, widest + 1) if all(max(1, inputs // r) == hidden for hidden, inputs in shapes))
-    ratios = list(fitting) if widest <= 100_000 else []
-    if not ratios:
-        raise ModelError(f"{origin} holds LWE networks whose widths belong to no one reduction; name the excitation")
-    return {"kind": "lwe", "reduction": 16 if 16 in ratios else ratios[0], "layers": layers}
-
-
-def _counted(count: int, one: str, several: str | None = None) -> str:
-    return f"{count} {one if count == 1 else several or one + 's'}"
-
-
-def some_names(names: Collection[str]) -> str:
-    """List some names in one line, whatever is in them."""
-    shown = ", ".join(name if name.isprintable() else ascii(name) for name in list(names)[:_MOST_NAMES])
-    return shown if len(names) <= _MOST_NAMES else f"{shown}, ..."
