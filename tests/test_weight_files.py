@@ -331,6 +331,14 @@ def test_sparse_tensors_become_dense(tmp_path: Path) -> None:
     assert said(model, "2 sparse tensors", "made dense")
 
 
+def test_sparse_tensors_whose_indices_lie_outside_are_refused(tmp_path: Path) -> None:
+    state = made().state_dict()
+    outside = torch.tensor([[0, 1], [2, 10**11]])
+    state["fc.weight"] = torch.sparse_coo_tensor(outside, torch.ones(2), (10, 8), check_invariants=False)
+    with pytest.raises(ModelError, match=r"damaged or no checkpoint .*size is inconsistent with indices"):
+        loaded(tmp_path, state)
+
+
 @pytest.mark.parametrize("kind", [torch.int8, torch.int64, torch.bool, torch.complex64])
 def test_whole_numbers_are_no_weights(tmp_path: Path, kind: torch.dtype) -> None:
     state = made().state_dict()

@@ -7,7 +7,6 @@ They are read by `read_json` and held to a schema before anything is built or al
 from __future__ import annotations
 
 import json
-import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -93,7 +92,7 @@ class Number:
 
     def __call__(self, value: Any, place: str) -> None:
         is_number = isinstance(value, Real) and not isinstance(value, bool)
-        if not is_number or not (abs(value) <= self.most or (self.nan and math.isnan(value))):
+        if not is_number or not (abs(value) <= self.most or (self.nan and value != value)):
             raise _misfit(value, place, "a number" if self.most == _LARGEST else f"a number up to {self.most:,}")
 
 

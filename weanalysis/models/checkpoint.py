@@ -120,8 +120,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _unpickled(path: Path, file: BinaryIO) -> Any:
     try:
         file.seek(0)
-        # A handle, not a path: torch.load decides by the suffix of a path what the file is.
-        with warnings.catch_warnings():
+        # A handle, not a path: torch.load decides by the suffix of a path what the file is. Sparse tensors whose
+        # indices lie outside would be read outside of their memory; torch looks at them only when asked to.
+        with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -139,8 +139,10 @@ def _sort_out(cache: Cache) -> tuple[list[Run], dict[str, str]]:
         run = Run(path.parent)
         try:
             created[run] = str(pd.Timestamp(run.description["created"]))
-        except (TrainingError, ValueError) as error:
+        except TrainingError as error:
             unreadable[run.name] = str(error)
+        except ValueError as error:
+            unreadable[run.name] = f"{run.recipe_file} has no date ({' '.join(str(error).split())}); {_ANEW}"
     return sorted(created, key=lambda run: (created[run], run.name), reverse=True), unreadable
 
 
