@@ -152,7 +152,7 @@ def test_the_fuzzing_sees_what_is_no_refusal(tmp_path: Path, monkeypatch: pytest
         "from benchmarks.fuzz.bounded import serve\n"
         "from weanalysis.errors import ModelError\n"
         "def refused(): raise ModelError('no')\n"
-        "def untidy(): raise ModelError('a\\nb')\n"
+        "def untidy(): raise ModelError('a' * 30_000)\n"
         "def wrong(): raise KeyError('x')\n"
         "def acts(): os.mkdir(os.path.dirname(__file__) + '/made')\n"
         "def dies(): os.kill(os.getpid(), 11)\n"

@@ -146,8 +146,12 @@ class ListOf:
             self.least <= len(value) <= self.most
         ):
             raise _misfit(value, place, f"a list of {self.least} to {self.most:,} values")
-        for index, item in enumerate(value):
-            self.item(item, f"{place}[{index}]")
+        try:
+            for item in value:
+                self.item(item, place)
+        except Misfit:  # again, to say where: lists of thousands of names are read often, and wrong ones once
+            for index, item in enumerate(value):
+                self.item(item, f"{place}[{index}]")
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ SECONDS = 20.0
 MEMORY = 2 * 2**30
 ROOT = Path(__file__).resolve().parents[2]
 # What Python reports to audit hooks and no reader here does while it reads.
-_ACTS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.Popen", "socket.connect",
-         "os.mkdir", "os.remove", "os.rename", "os.chmod", "shutil.", "ctypes.", "webbrowser.", "pty.spawn")  # fmt: skip
+_ACTS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.Popen", "pty.spawn", "os.mkdir",
+         "os.remove", "os.rename", "os.chmod", "shutil.", "ctypes.", "webbrowser.", "socket.connect")  # fmt: skip
 
 
 @dataclass

@@ -115,18 +115,18 @@ def _descriptions() -> list[tuple[dict[str, Any], bytes]]:
     net = _network()
     excited = excite(copy.deepcopy(net), "lwe", reduction=2)
     plain = {"source": "builtin", "name": "fuzzed", "num_classes": 10, "options": {"width": 4}}
+    with_lwe = {**plain, "excitation": excitation_of(excited)}
+    pruned = {**plain, "norm": None, "attention": None, "pruned": {
+        "3": {"attributes": {"out_channels": 8}, "shapes": {"weight": [8, 4, 3, 3]}}}}  # fmt: skip
     transform = {"image_size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], "resize_size": None,
                  "interpolation": "bilinear", "squash": False}  # fmt: skip
     beside = {"classes": [str(index) for index in range(10)], "synsets": None, "transform": transform, "weights": "w",
               "notes": ["a note"], "data": "digits", "epoch": 3.0}  # fmt: skip
-    narrow = copy.deepcopy(net)
-    sizes = {"3": {"attributes": {"out_channels": 8}, "shapes": {"weight": [8, 4, 3, 3]}}}
     return [
         ({"architecture": plain, **beside}, save(dict(net.state_dict()))),
-        ({"architecture": {**plain, "excitation": excitation_of(excited)}, **beside},
-         save(dict(excited.state_dict()))),
-        ({"architecture": {**plain, "pruned": sizes, "norm": None, "attention": None}}, save(dict(narrow.state_dict()))),
-    ]  # fmt: skip
+        ({"architecture": with_lwe, **beside}, save(dict(excited.state_dict()))),
+        ({"architecture": pruned}, save(dict(net.state_dict()))),
+    ]
 
 
 @remember

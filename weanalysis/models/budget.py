@@ -11,8 +11,7 @@ from torch.nn.modules import module as hooks
 
 from weanalysis.errors import ModelError
 
-# What a network may have beyond a multiple of what its file has: attention or an excitation registers tensors anew, and
-# some buffers are in no file.
+# What a network may have beyond a multiple of what its file has: attention or an excitation registers tensors anew.
 _FACTOR = 4
 _TENSORS = 1000
 _ELEMENTS = 2**26
@@ -25,7 +24,7 @@ _PRUNED_ELEMENTS = 2**28
 def bounded(origin: str, num_tensors: int, num_elements: int, pruned: bool) -> Iterator[None]:
     """Let this thread build no network that is far larger than a file with so many tensors and numbers describes.
 
-    Tensors are counted where modules register them, which they do before they fill them. Raises ModelError.
+    Parameters are counted where modules register them, which they do before they fill them. Raises ModelError.
     """
     tensors_left = _FACTOR * num_tensors + _TENSORS
     elements_left = _FACTOR * num_elements + _ELEMENTS
@@ -43,12 +42,8 @@ def bounded(origin: str, num_tensors: int, num_elements: int, pruned: bool) -> I
             raise ModelError(f"{origin} describes a network that is far larger than what it holds "
                              f"({num_tensors:,} tensors, {num_elements:,} numbers); it was not built")  # fmt: skip
 
-    handles = (
-        hooks.register_module_parameter_registration_hook(count),
-        hooks.register_module_buffer_registration_hook(count),
-    )
+    handle = hooks.register_module_parameter_registration_hook(count)
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()

@@ -189,16 +189,19 @@ def load_into(net: nn.Module, state: Mapping[str, Tensor], origin: str, name: st
 
 def _check_values(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str) -> None:
     """Raise ModelError where weights are no real numbers, or not all finite."""
-    for key, tensor in state.items():
-        if not expected[key].is_floating_point():
-            continue
+    wanted = {key: tensor for key, tensor in state.items() if expected[key].is_floating_point()}
+    for key, tensor in wanted.items():
         if not tensor.is_floating_point():
             kind = str(tensor.dtype).removeprefix("torch.")
             raise ModelError(f"{key} in {origin} holds {kind} where floating-point weights are needed; save the "
                              "network as it was before it was quantized")  # fmt: skip
+    # The sum of finite numbers is finite, unless it overflows: then each is looked at.
+    sums = [(tensor if tensor.element_size() > 1 else tensor.float()).sum() for tensor in wanted.values()]
+    if len({total.dtype for total in sums}) == 1 and torch.stack(sums).isfinite().all():
+        return
+    for key, tensor in wanted.items():
         wide = tensor if tensor.element_size() > 1 else tensor.float()
-        # A sum is finite where all numbers are, but for one that overflows: then each is looked at.
-        if wide.numel() and not wide.sum().isfinite() and (bad := int((~wide.isfinite()).sum())):
+        if bad := int((~wide.isfinite()).sum()):
             raise ModelError(f"{key} in {origin} has {bad:,} values of {tensor.numel():,} that are NaN or infinite, as "
                              "training that diverged leaves them; take an earlier checkpoint")  # fmt: skip
 

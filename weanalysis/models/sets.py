@@ -41,6 +41,7 @@ _ALIASES = (
     (re.compile(r"\.shortcut\."), ".downsample."),
     (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\."), r"\1\2."),
 )
+_ALIASED = ("linear.", "shortcut.", "denselayer")
 #: What only counts, or can be computed from the network alone: what it is -> how its names end.
 _HELPERS = {
     "counters of operations and parameters": re.compile(r"(?:^|\.)total_(?:ops|params)$"),
@@ -169,14 +170,13 @@ def _what_was_taken(
         refuse_quantized([name for name in others if says_quantized(name)], origin)
         notes.append(f"{counted(len(others), 'entry', 'entries')} of {origin} that are no tensors were left out: "
                      f"{some_names(others)}")  # fmt: skip
-    names = {_INFIXES.sub("", name): None for name in chosen.source.state}
-    for what in _HELPERS:
-        found = [name for name in names
-                 if _helper(name) == what and name.removeprefix(chosen.prefix) not in expected]  # fmt: skip
-        if found:
-            notes.append(f"{len(found)} {what} in {origin} left out: {some_names(found)}")
-    beside = [name for name in names if not any(name.startswith(one.prefix) for one in [chosen, *rest])]
-    beside = [name for name in beside if _helper(name) is None]
+    names = [_INFIXES.sub("", name) for name in chosen.source.state if name not in expected]
+    kinds = {name: _helper(name) for name in names if name.removeprefix(chosen.prefix) not in expected}
+    for what in dict.fromkeys(filter(None, kinds.values())):
+        found = [name for name, kind in kinds.items() if kind == what]
+        notes.append(f"{len(found)} {what} in {origin} left out: {some_names(found)}")
+    beside = [name for name, kind in kinds.items()
+              if kind is None and not any(name.startswith(one.prefix) for one in [chosen, *rest])]  # fmt: skip
     if beside:
         notes.append(f"{counted(len(beside), 'tensor')} of {origin} beside {chosen.prefix.rstrip('.')}, no part of "
                      f"the network, left out: {some_names(beside)}")  # fmt: skip
@@ -191,6 +191,8 @@ def fit_names(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[st
 def _candidates(one: WeightSet, expected: Collection[str]) -> list[_Candidate]:
     """List the prefixes behind which the network may stand, "" among them."""
     known = set(expected)
+    if len(one.state) < 1.5 * len(known) and known <= one.state.keys():  # nothing to explain, as in most files
+        return [_Candidate(one, "", one.state, len(known))]
     plain = {_INFIXES.sub("", name): tensor for name, tensor in one.state.items()}
     votes: Counter[str] = Counter()
     for name in plain:
@@ -211,6 +213,8 @@ def _candidates(one: WeightSet, expected: Collection[str]) -> list[_Candidate]:
 def _known_as(name: str, known: Collection[str]) -> str | None:
     if name in known:
         return name
+    if not any(word in name for word in _ALIASED):
+        return None
     others = (pattern.sub(replacement, name) for pattern, replacement in _ALIASES)
     return next((other for other in others if other in known), None)
 
