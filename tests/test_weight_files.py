@@ -16,15 +16,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 from torch.optim.swa_utils import AveragedModel
 
+from weanalysis.cache import Cache
+from weanalysis.cli import cli
 from weanalysis.errors import ExcitationError, ModelError, WeanalysisError
 from weanalysis.excitation import excitation_of, excite, multipliers
 from weanalysis.models import Model, load_network, read_state_dict, save_checkpoint
 from weanalysis.models.cifar import BUILTIN
+from weanalysis.results import Store
 
 
 class Tiny(nn.Module):
@@ -213,6 +217,20 @@ def test_there_is_no_choice_where_there_is_no_file(tmp_path: Path) -> None:
         load_network(str(tmp_path / "own.safetensors"), weights_of="averaged")
 
 
+def test_the_command_line_says_what_was_taken_and_lets_choose(tmp_path: Path) -> None:
+    raw, averaged = made(0), made(1)
+    torch.save(under_keys(raw.state_dict(), averaged.state_dict()), tmp_path / "both.pth")
+    command = ["ablate", "--model", "tiny", "--weights", str(tmp_path / "both.pth"), "--data", "digits", "--jobs", "1",
+               "--images", "20", "--layers", "stem", "--grid", "1x1", "--cache", str(tmp_path / "cache")]  # fmt: skip
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.output
+    assert "the raw ones (state_dict) were taken" in " ".join(done.stderr.split())
+    done = CliRunner().invoke(cli, [*command, "--weights-of", "averaged"])
+    assert done.exit_code == 0 and "the averaged ones (state_dict_ema) were taken" in " ".join(done.stderr.split())
+    with Store.open(Cache(tmp_path / "cache").results, readonly=True) as store:
+        assert sorted(store.studies()["weights"]) == ["both.pth", "both.pth (averaged)"]
+
+
 # Parametrizations -----------------------------------------------------------------------------------------------------
 
 
@@ -299,7 +317,7 @@ def test_an_excitation_without_traces_is_asked_for(tmp_path: Path, asked: Any) -
     settings = {"kind": asked} if isinstance(asked, str) else asked
     net = excite(made(), **settings)
     if settings["kind"] != "lwe+mwe":  # which cannot be told from LWE alone
-        with pytest.raises(ModelError, match=r"does not say how they are excited; name it: --model-option excitation="):
+        with pytest.raises(ModelError, match=r"does not say what computes them; .* --model-option excitation="):
             loaded(tmp_path, net.state_dict())
     model = loaded(tmp_path, net.state_dict(), options={"excitation": asked})
     same(model, net)
@@ -412,6 +430,10 @@ def test_layers_of_other_people_s_networks_have_a_hash(tmp_path: Path) -> None:
         hashed(nn.Sequential(WithState(4, state=lambda: 3)))
     with pytest.raises(ModelError, match=r"cannot hold 0\._extra_state"):
         save_checkpoint(tmp_path / "x.safetensors", one, described())
+    save_checkpoint(tmp_path / "x.safetensors", one, {"source": "module", "name": "x", "structure": "1"})
+    assert set(read_state_dict(tmp_path / "x.safetensors")[0]) == {"0.weight", "0.bias"}
+    with pytest.raises(ModelError, match=r"not understood here: architecture\.num_classes is missing"):
+        load_network(str(tmp_path / "x.safetensors"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dynamic = torch.ao.quantization.quantize_dynamic(made(), {nn.Linear})

@@ -272,9 +272,9 @@ TRANSFORM = Record(
     needed=("image_size", "mean", "std"),
 )  # fmt: skip
 
-#: What `save_checkpoint` writes beside the weights; programs may add fields of their own.
+#: What `save_checkpoint` writes beside the weights and the architecture; programs may add fields of their own.
 CHECKPOINT = Record(
-    {"architecture": ARCHITECTURE, "classes": Optional(ListOf(Text(1000), MOST_CLASSES)),
+    {"classes": Optional(ListOf(Text(1000), MOST_CLASSES)),
      "synsets": Optional(ListOf(Text(100), MOST_CLASSES)), "transform": Optional(TRANSFORM),
      "weights": Optional(Text(10_000)), "notes": Optional(ListOf(Text(10_000), 10_000)),
      "data": Optional(Text(10_000))},
@@ -292,5 +292,5 @@ RUN = Record(
 RESULT = Record(
     {"top1": Number(nan=True), "top5": Optional(Number(nan=True)), "best_top1": Number(nan=True),
      "best_epoch": Number(), "epochs": Number(), "seconds": Number(), "finished": Text(100)},
-    needed=("top1", "best_top1", "epochs"), others=True,
+    needed=("top1", "best_top1", "best_epoch", "epochs", "seconds"), others=True,
 )  # fmt: skip

@@ -23,6 +23,7 @@ from weanalysis.models.formats import check_format
 from weanalysis.models.sets import WRAPPERS, WeightSet, find_sets, fit_names
 
 METADATA_KEY = "weanalysis"
+NOT_UNDERSTOOD = "describes its network in a way that is not understood here"
 
 # Classifiers that help to train GoogLeNet and Inception and are no part of the network afterwards.
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
@@ -70,7 +71,7 @@ def read_weights(path: str | Path) -> WeightsFile:
 
     Formats are told apart by content. Never runs code from the file, and takes no more memory than a few times its
     size. Raises ModelError for a file that is missing, damaged, of another format, too large for what it has, that
-    would run code, or whose description is not what `schema.CHECKPOINT` allows.
+    would run code, or that says of itself what `schema.CHECKPOINT` does not allow.
     """
     path = Path(path)
     try:
@@ -113,7 +114,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         schema.check(schema.CHECKPOINT, metadata)
     except schema.Misfit as error:
-        raise ModelError(f"{path} describes its network in a way that is not understood here: {error}") from None
+        raise ModelError(f"{path} {NOT_UNDERSTOOD}: {error}") from None
     return state, metadata
 
 
@@ -213,23 +214,40 @@ def save_checkpoint(
 
     `architecture` is what `build` takes; `extra` is JSON, of which `classes`, `synsets`, `transform` (a description),
     `weights` (a label) and `notes` are read back into a `Model`. Raises ModelError if the name does not end in
-    .safetensors or the file cannot be written.
+    .safetensors or the file cannot be written. Of a caller's own module, which nothing here can build again, only the
+    plain tensors are written; any other network must have no others.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ModelError(f"a checkpoint is written as safetensors: name it {path.stem}.safetensors, not {path.name}")
     values = net.state_dict()
-    if others := [name for name, value in values.items() if not isinstance(value, Tensor)]:
-        raise ModelError(f"{path.name} cannot hold {some_names(others)}, which is no tensor; nothing was written")
+    others = [name for name, value in values.items() if not is_plain(value)]
+    if others and _can_be_built(architecture):
+        raise ModelError(f"{path.name} cannot hold {some_names(others)}, which is no plain tensor; nothing was written")
     # Copies, since safetensors refuses tensors that share memory, as tied weights do.
     state = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in values.items()
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in values.items()
+        if name not in others
     }
     metadata = {"format": "pt", METADATA_KEY: json.dumps({**(extra or {}), "architecture": dict(architecture)})}
     try:
         write_atomically(path, safetensors.torch.save(state, metadata=metadata))
     except OSError as error:
         raise ModelError(f"the checkpoint {path} cannot be written: {error.strerror or error}") from error
+
+
+def is_plain(value: Any) -> bool:
+    """Say whether an entry of a state dict is a tensor that is neither sparse nor quantized."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
+
+
+def _can_be_built(architecture: Mapping[str, Any]) -> bool:
+    try:
+        schema.check(schema.ARCHITECTURE, architecture)
+    except schema.Misfit:
+        return False
+    return True
 
 
 def _shape(tensor: Tensor) -> str:

@@ -122,9 +122,9 @@ def excitation_of_state(state: Mapping[str, Tensor], origin: str) -> dict[str, A
     unknown = [layer for layer, tensor in first.items() if tensor is None or tensor.dim() != 2]
     if unknown:
         raise ModelError(
-            f"{origin} holds excited weights ({some_names(unknown)}), and does not say how they are excited; name it: "
-            "--model-option excitation=mwe (ws, we, ...), or with its settings as JSON, "
-            "excitation='{\"kind\": \"mwe\", \"eps\": 0.1}'"
+            f"{origin} holds parametrized weights ({some_names(unknown)}), and does not say what computes them; if "
+            "they were excited here, name it: --model-option excitation=mwe (ws, we, ...), or with its settings as "
+            "JSON, excitation='{\"kind\": \"mwe\", \"eps\": 0.1}'; else save plain weights (remove_parametrizations)"
         )
     shapes = [(int(tensor.shape[0]), int(tensor.shape[1])) for tensor in first.values() if tensor is not None]
     widest = max(inputs for _, inputs in shapes)

@@ -32,7 +32,7 @@ from weanalysis.models.architecture import (
     with_whole_excitation,
 )
 from weanalysis.models.budget import bounded
-from weanalysis.models.checkpoint import WeightsFile, load_into, read_weights
+from weanalysis.models.checkpoint import NOT_UNDERSTOOD, WeightsFile, is_plain, load_into, read_weights
 from weanalysis.models.folding import excitation_of_state
 from weanalysis.models.formats import is_weights_file
 from weanalysis.models.sets import AUTO, Fitted, fit
@@ -69,7 +69,7 @@ class Model:
         """
         digest = hashlib.sha256()
         for name, value in sorted(self.net.state_dict().items()):
-            if isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized:
+            if is_plain(value):
                 digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
                 plain: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
                 digest.update(memoryview(plain.numpy()))
@@ -172,7 +172,7 @@ def _from_checkpoint_name(
 ) -> Model:
     """Make the model of `--model FILE`: its architecture, with its own weights, none, or those of another file."""
     file = read_weights(path)
-    own = file.metadata.get("architecture")
+    own = _own_architecture(file)
     if own is None:
         raise ModelError(f"{path} does not say which network it is for; give that as the model, this as weights")
     if weights == "default":
@@ -192,7 +192,7 @@ def _from_file(
     """Make the model of `--model NAME --weights FILE`."""
     file = read_weights(path)
     name, file_name = shown_name(architecture), schema.storable(path.name)
-    own = file.metadata.get("architecture")
+    own = _own_architecture(file)
     if own is not None:
         # timm's tags name weights, not networks.
         if shown_name(own).partition(".")[0] != name.partition(".")[0]:
@@ -264,6 +264,17 @@ def _from_own(file: WeightsFile, num_classes: int | None, options: Mapping[str, 
         notes=notes,
         synsets=synsets,
     )
+
+
+def _own_architecture(file: WeightsFile) -> dict[str, Any] | None:
+    """Return the architecture that a checkpoint names, None if it names none; raise ModelError if it makes no sense."""
+    if "architecture" not in file.metadata:
+        return None
+    try:
+        schema.check(schema.ARCHITECTURE, file.metadata["architecture"], "architecture")
+    except schema.Misfit as error:
+        raise ModelError(f"{file.path} {NOT_UNDERSTOOD}: {error}") from None
+    return file.metadata["architecture"]
 
 
 def _names(path: str, key: str, metadata: Mapping[str, Any], wanted: int, notes: list[str]) -> tuple[str, ...] | None:
