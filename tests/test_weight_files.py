@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 from torch.optim.swa_utils import AveragedModel
 
+from weanalysis.ablation import ablate
 from weanalysis.cache import Cache
 from weanalysis.cli import cli
 from weanalysis.errors import ExcitationError, ModelError, WeanalysisError
@@ -441,6 +442,32 @@ def test_layers_of_other_people_s_networks_have_a_hash(tmp_path: Path) -> None:
     sparse = nn.Sequential(nn.Conv2d(3, 4, 3))
     sparse.register_buffer("mask", torch.eye(3).to_sparse())
     assert hashed(sparse) == hashed(copy.deepcopy(sparse))
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_network_with_state_that_is_no_tensor_is_measured(tmp_path: Path, quantized: bool) -> None:
+    class Noted(nn.Conv2d):
+        def __init__(self, width: int, *, note: str) -> None:
+            super().__init__(3, width, 3)
+            self.note = note
+
+        def get_extra_state(self) -> dict[str, str]:
+            return {"note": self.note}
+
+        def set_extra_state(self, state: dict[str, str]) -> None:
+            self.note = state["note"]
+
+    torch.manual_seed(0)
+    layers = [Noted(2, note="x"), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3)]
+    net = nn.Sequential(*layers).eval()
+    if quantized:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            net = torch.ao.quantization.quantize_dynamic(net, {nn.Linear})
+    images = [(torch.randn(3, 8, 8), index % 3) for index in range(12)]
+    table = ablate(net, images, "location", grid="all", cache=tmp_path, jobs=1)
+    assert len(table) == 6
+    assert net[0].note == "x"
 
 
 # Formats --------------------------------------------------------------------------------------------------------------
