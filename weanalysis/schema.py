@@ -85,14 +85,15 @@ class Whole:
 
 @dataclass(frozen=True)
 class Number:
-    """A number, whole or not, of at most some magnitude; no NaN unless that is allowed."""
+    """A number, whole or not, of at most some magnitude; NaN or infinite only where it need not be finite."""
 
     most: float = _LARGEST
-    nan: bool = False
+    finite: bool = True
 
     def __call__(self, value: Any, place: str) -> None:
         is_number = isinstance(value, Real) and not isinstance(value, bool)
-        if not is_number or not (abs(value) <= self.most or (self.nan and value != value)):
+        allowed = is_number and (abs(value) <= self.most or (not self.finite and isinstance(value, float)))
+        if not allowed:
             raise _misfit(value, place, "a number" if self.most == _LARGEST else f"a number up to {self.most:,}")
 
 
@@ -208,7 +209,7 @@ def of_type(hint: Any) -> Check:
         return ListOf(of_type(kinds[0]), 100_000 if open_ended else len(kinds), 0 if open_ended else len(kinds))
     if typing.get_origin(hint) is not None:
         return MapOf(anything, 1000)
-    plain: dict[Any, Check] = {bool: flag, int: Whole(), float: Number(nan=True), str: Text(10_000)}
+    plain: dict[Any, Check] = {bool: flag, int: Whole(), float: Number(finite=False), str: Text(10_000)}
     return plain[hint]
 
 
@@ -290,7 +291,7 @@ RUN = Record(
 
 #: A run's result.json.
 RESULT = Record(
-    {"top1": Number(nan=True), "top5": Optional(Number(nan=True)), "best_top1": Number(nan=True),
+    {"top1": Number(finite=False), "top5": Optional(Number(finite=False)), "best_top1": Number(finite=False),
      "best_epoch": Number(), "epochs": Number(), "seconds": Number(), "finished": Text(100)},
     needed=("top1", "best_top1", "best_epoch", "epochs", "seconds"), others=True,
 )  # fmt: skip
