@@ -81,6 +81,7 @@ BROKEN = {
     "no date": b'{"created": "once", "recipe": {"model": "m"}}',
     "types": b'{"created": "2026-01-01", "recipe": {"model": 7}}',
     "nothing": b"",
+    "a date of no characters": b'{"created": "\\u0000\\u0007", "recipe": {"model": "m"}}',
 }
 
 
@@ -111,6 +112,15 @@ def test_metrics_that_are_none_do_not_hide_other_runs(tmp_path: Path, name: str,
     assert states.to_dict() == {"good": "finished", "bad": "unreadable"}
     with pytest.raises(TrainingError, match="has not the metrics of a run"):
         Run(tmp_path / "runs" / "bad").metrics()
+
+
+def test_half_characters_of_a_recipe_are_shown_as_escapes(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "odd", epochs=1)
+    said = (folder / "recipe.json").read_text().replace('"digits"', '"imagefolder:\\udcff\\ud83d\\ude00"')
+    (folder / "recipe.json").write_text(said)
+    assert list_runs(Cache(tmp_path))["data"].tolist() == ["imagefolder:\\udcff\U0001f600"]
+    done = CliRunner().invoke(cli, ["list", "runs", "--cache", str(tmp_path)])
+    assert done.exit_code == 0 and "\\udcff" in done.stdout
 
 
 def test_a_result_is_held_to_its_types(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ They are read by `read_json` and held to a schema before anything is built or al
 from __future__ import annotations
 
 import json
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ _MOST_OPTION = 100_000
 _LARGEST_WHOLE = 2**64
 _LARGEST = 1e300
 _MOST_SHOWN = 60
+_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 
 
 class Misfit(ValueError):
@@ -33,7 +35,10 @@ Check = Callable[[Any, str], None]
 
 
 def read_json(text: str | bytes) -> Any:
-    """Parse JSON; raise Misfit where it is none, longer than MOST_BYTES or nested deeper than MOST_DEPTH."""
+    """Parse JSON; raise Misfit where it is none, longer than MOST_BYTES or nested deeper than MOST_DEPTH.
+
+    Half characters, which JSON can name and no file or table can hold, are kept as the escapes that name them.
+    """
     if len(text) > MOST_BYTES:
         raise Misfit(f"{len(text):,} bytes of JSON are more than the {MOST_BYTES:,} that are read")
     try:
@@ -47,8 +52,14 @@ def read_json(text: str | bytes) -> Any:
         level = [inner for outer in level if isinstance(outer, dict | list)
                  for inner in (outer.values() if isinstance(outer, dict) else outer)]  # fmt: skip
         if not level:
-            return value
+            raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+            return _storable_json(value) if _HALF_CHARACTER.search(raw) else value
     raise Misfit(f"the JSON is nested deeper than {MOST_DEPTH} levels")
+
+
+def _storable_json(value: Any) -> Any:
+    text = json.dumps(value, ensure_ascii=False)
+    return json.loads(re.sub("[\ud800-\udfff]", lambda half: f"\\\\u{ord(half[0]):04x}", text))
 
 
 def storable(text: str) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from weanalysis import schema
 from weanalysis.cache import Cache, safe_name
-from weanalysis.errors import TrainingError
+from weanalysis.errors import TrainingError, one_line
 from weanalysis.training.recipe import check_values
 
 METRICS = (
@@ -142,7 +142,7 @@ def _sort_out(cache: Cache) -> tuple[list[Run], dict[str, str]]:
         except TrainingError as error:
             unreadable[run.name] = str(error)
         except ValueError as error:
-            unreadable[run.name] = f"{run.recipe_file} has no date ({' '.join(str(error).split())}); {_ANEW}"
+            unreadable[run.name] = one_line(f"{run.recipe_file} has no date ({error}); {_ANEW}")
     return sorted(created, key=lambda run: (created[run], run.name), reverse=True), unreadable
 
 
