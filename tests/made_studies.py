@@ -297,7 +297,8 @@ def write_run(
     metrics = made_metrics(epochs, seed, lift)
     metrics.to_csv(folder / "metrics.csv", index=False)
     if finished:
-        best = {"top1": metrics["val_top1"].iloc[-1], "best_top1": metrics["val_top1"].max(), "epochs": 8.0}
+        best = {"top1": metrics["val_top1"].iloc[-1], "best_top1": metrics["val_top1"].max(), "best_epoch": epochs,
+                "epochs": 8.0, "seconds": 10.0}  # fmt: skip
         (folder / "result.json").write_text(json.dumps(best))
     return folder
 

@@ -154,10 +154,16 @@ def test_names_of_other_cifar_resnets_are_understood(tmp_path: Path) -> None:
 
 
 def test_extra_modules_around_the_network_are_named(tmp_path: Path) -> None:
-    state = {f"model.{name}": tensor for name, tensor in build(architecture("resnet20")).state_dict().items()}
+    plain = randomized(build(architecture("resnet20"))).state_dict()
+    state = {f"model.{name}": tensor for name, tensor in plain.items()}
     torch.save({"state_dict": {**state, "criterion.weight": torch.ones(10)}}, tmp_path / "lightning.ckpt")
-    with pytest.raises(ModelError, match=r"1 unexpected: criterion\.weight"):
-        load_network("resnet20", str(tmp_path / "lightning.ckpt"))
+    model = load_network("resnet20", str(tmp_path / "lightning.ckpt"))
+    assert any("1 tensor" in note and "beside model" in note and "criterion.weight" in note for note in model.notes)
+    # Inside the network, or where nothing tells it from what surrounds it, a tensor too many is another network's.
+    for state in ({**plain, "criterion.weight": torch.ones(10)}, {**plain, "layer1.0.se.weight": torch.ones(1)}):
+        torch.save(state, tmp_path / "other.pt")
+        with pytest.raises(ModelError, match=r"1 unexpected: (criterion|layer1\.0\.se)\.weight"):
+            load_network("resnet20", str(tmp_path / "other.pt"))
 
 
 @pytest.mark.parametrize(

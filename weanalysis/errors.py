@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class WeanalysisError(ValueError):
-    """A user's mistake or an unusable input; the command line prints it as one line and exits with status 1."""
+    """A user's mistake or an unusable input; the command line prints it as one line and exits with status 1.
+
+    Whatever names and reasons of others are in the message, it stays one line that every terminal and file can take.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(str(message)))
 
 
 class ModelError(WeanalysisError):
@@ -38,6 +44,13 @@ class ExcitationError(WeanalysisError):
     """An excitation that cannot be applied, folded or read."""
 
 
+def one_line(text: str) -> str:
+    """Return text with line breaks made spaces, and what cannot be printed or encoded written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode() for c in text)
+
+
 def unknown_name(kind: str, name: str, choices: Iterable[str], hint: str = "") -> str:
     """Word the line for a name that is in no registry: the nearest names, else all of them where they are few."""
     known = sorted(choices)
@@ -49,3 +62,9 @@ def unknown_name(kind: str, name: str, choices: Iterable[str], hint: str = "") -
     else:
         offer = f"{len(known)} names are known."
     return f"unknown {kind} {name!r}: {offer}" + (f" {hint}" if hint else "")
+
+
+def some_names(names: Collection[str], most: int = 6) -> str:
+    """List the first of some names, each in one line and no longer than a line."""
+    shown = ", ".join(one_line(name[:200]) for name in list(names)[:most])
+    return shown if len(names) <= most else f"{shown}, ..."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,7 +12,7 @@ from weanalysis.cache import Cache, find_cache
 from weanalysis.data import SOURCES, ImageData
 from weanalysis.errors import DataError, unknown_name
 from weanalysis.models import Model, load_network, smallest_image_size
-from weanalysis.models.checkpoint import SUFFIXES
+from weanalysis.models.formats import is_weights_file
 
 
 def load_model(
@@ -24,6 +23,7 @@ def load_model(
     *,
     options: Mapping[str, Any] | None = None,
     image_size: int | None = None,
+    weights_of: str = "auto",
     cache: Cache | str | None = None,
     progress: Any = None,
     check: Callable[[nn.Module], Any] = lambda net: None,
@@ -33,24 +33,25 @@ def load_model(
     `weights` "auto" means a checkpoint's own weights; the published ones for ImageNet data, or where no data is
     named; for other data the newest run in the cache of that network on that data, which for `digits` is trained
     now if there is none (`progress` is called meanwhile). "none", the name of published weights, or a file are
-    taken as they are. `check` is called with the untrained network before a run is looked for, so that what it refuses
-    costs no training. `.net` of what is returned is the `torch.nn.Module`.
+    taken as they are; `weights_of` chooses where a file has several sets, see `models.load_network`. `check` is
+    called with the untrained network before a run is looked for, so that what it refuses costs no training. `.net` of
+    what is returned is the `torch.nn.Module`.
     Raises ModelError, DataError, TrainingError, and what `check` raises.
     """
     cache = cache if isinstance(cache, Cache) else find_cache(cache)
     if weights != "auto":
-        return load_network(name, weights, num_classes, options, cache)
+        return load_network(name, weights, num_classes, options, cache, weights_of)
     spec = data.spec if isinstance(data, ImageData) else data
     if spec is not None and spec.partition(":")[0] not in SOURCES:
         raise DataError(unknown_name("data", spec, SOURCES, "For a folder of pictures use imagefolder:DIR."))
-    if _is_file(name) or spec is None or spec.partition(":")[0] == "imagenet":
-        return load_network(name, "default", num_classes, options, cache)
+    if is_weights_file(name) or spec is None or spec.partition(":")[0] == "imagenet":
+        return load_network(name, "default", num_classes, options, cache, weights_of)
     check(load_network(name, "none", num_classes, options, cache).net)  # an unknown name is an error before training
     from weanalysis.training import trained_checkpoint
 
     arguments = {"options": options, "image_size": image_size, **({"progress": progress} if progress else {})}
     checkpoint = trained_checkpoint(name, spec, cache.ready(), **arguments)
-    return load_network(name, str(checkpoint), num_classes, options, cache)
+    return load_network(name, str(checkpoint), num_classes, options, cache, weights_of)
 
 
 def load_data(
@@ -70,7 +71,3 @@ def load_data(
     if model is not None and model.transform is None and image_size is None and spec == "digits":
         image_size = smallest_image_size(model.net)
     return data_sources.load_data(spec, mean, std, image_size, num_images, seed, model, **others)
-
-
-def _is_file(name: str) -> bool:
-    return Path(name).suffix in SUFFIXES

@@ -43,6 +43,8 @@ model_options = stacked(
     click.option("--num-classes", type=int, metavar="N", help="Outputs of the network (default: the weights' own)."),
     click.option("--weights", "-w", default="auto", show_default=True, metavar="W",
                  help="auto, none, a torchvision weights name, or a file (.safetensors, .pt, .pth, .th)."),
+    click.option("--weights-of", default="auto", show_default=True, metavar="auto|raw|averaged|NAME",
+                 help="Which weights of a file with several sets, such as averaged ones (EMA); auto takes the raw."),
 )  # fmt: skip
 
 data_options = stacked(

@@ -90,7 +90,8 @@ def prune(ctx: click.Context, /, **given: Any) -> None:
     with Watcher(given["quiet"]) as watcher:
         model = load_model(
             name, given["weights"], given["num_classes"], given["data"],
-            options=parse_model_options(given["model_options"]), image_size=given["image_size"], cache=cache,
+            options=parse_model_options(given["model_options"]), image_size=given["image_size"],
+            weights_of=given["weights_of"], cache=cache,
             progress=watcher.training,
         )  # fmt: skip
         watcher.rest()

@@ -92,7 +92,8 @@ def saliency(**given: Any) -> None:
     with Watcher(given["quiet"]) as watcher:
         model = load_model(
             given["model"], given["weights"], given["num_classes"], given["data"],
-            options=parse_model_options(given["model_options"]), image_size=given["image_size"], cache=cache,
+            options=parse_model_options(given["model_options"]), image_size=given["image_size"],
+            weights_of=given["weights_of"], cache=cache,
             progress=watcher.training,
         )  # fmt: skip
         watcher.rest()

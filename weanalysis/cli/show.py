@@ -57,7 +57,10 @@ def _runs(cache: Any) -> list[dict[str, Any]]:
     from weanalysis.results import to_json_rows
     from weanalysis.training import list_runs
 
-    return to_json_rows(list_runs(cache))
+    table = list_runs(cache)
+    for reason in table.attrs["unreadable"].values():
+        click.echo(f"not readable: {reason}", err=True)
+    return to_json_rows(table)
 
 
 def _models(cache: Any) -> list[dict[str, Any]]:

@@ -284,7 +284,7 @@ def _print_runs(console: Console, runs: list[Run], preset: str) -> None:
         console.print(f"Mean over {len(runs)} seeds: {mean.value:.2f} %, 95 % interval {mean.low:.2f} to "
                       f"{mean.high:.2f} (Student's t).")
     last, where = runs[-1], f" --cache {shlex.quote(str(runs[-1].folder.parent.parent))}"
-    checkpoint, data = shlex.quote(str(last.checkpoint)), shlex.quote(last.recipe["data"])
+    checkpoint, data = shlex.quote(str(last.checkpoint)), shlex.quote(last.recipe.get("data", "digits"))
     for line in (
         "\nNext:",
         f"  weanalysis ablate --model {checkpoint} --data {data}{where}",

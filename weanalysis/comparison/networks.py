@@ -153,8 +153,8 @@ class Look:
             return []
         if not run.finished:
             notes.append(f"{run.name} is not finished: this is its network after {len(run.metrics())} epochs")
-        whole = isinstance(self.data, str) and whole_spec(self.data) == run.recipe["data"]
-        if whole and run.description["val_images"] != fingerprint:
+        whole = isinstance(self.data, str) and whole_spec(self.data) == run.recipe.get("data")
+        if whole and run.description.get("val_images") != fingerprint:
             notes.append(f"these are not the images that {run.name} was validated on: they have changed since")
         return notes
 

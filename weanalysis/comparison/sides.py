@@ -11,7 +11,7 @@ from weanalysis.cache import Cache
 from weanalysis.comparison.named import StudyOf, find_named, find_run_folder
 from weanalysis.errors import ModelError, StoreError, StudyError
 from weanalysis.models import Model, load_network, read_state_dict
-from weanalysis.models.checkpoint import SUFFIXES
+from weanalysis.models.formats import SUFFIXES
 from weanalysis.training import Run, find_runs
 
 
@@ -36,7 +36,7 @@ class Member:
     def data(self) -> str | None:
         """The images that it was trained on, where that is known."""
         if self.run is not None:
-            return self.run.recipe["data"]
+            return self.run.recipe.get("data")
         return read_state_dict(self.source)[1].get("data") if isinstance(self.source, Path) else None
 
 
@@ -86,7 +86,7 @@ def _find(item: Item, cache: Cache) -> Member | StudyOf:
     if not isinstance(item, str | int | Path):
         raise ModelError(f"{type(item).__name__} cannot be compared: give a run, a checkpoint file, a Model or a study")
     path = Path(str(item)).expanduser()
-    if isinstance(item, Path) or path.suffix in SUFFIXES or os.path.isfile(path):
+    if isinstance(item, Path) or path.suffix.lower() in SUFFIXES or os.path.isfile(path):
         run = Run(path.resolve().parent)
         return Member(str(item), path, run if run.recipe_file.is_file() else None)
     if (of_folder := find_run_folder(str(path))) is not None:
@@ -108,5 +108,5 @@ def _of_every_seed(member: Member, cache: Cache) -> list[Member]:
     own = {**member.run.recipe, "seed": None}
     twins = [run for run in find_runs(cache) if run.finished and {**run.recipe, "seed": None} == own]
     # Of two runs with one seed, which are named differently, the newer; find_runs has the newest first.
-    by_seed = {run.recipe["seed"]: run for run in [*reversed(twins), member.run]}
+    by_seed = {run.recipe.get("seed", 0): run for run in [*reversed(twins), member.run]}
     return [_member_of(by_seed[seed]) for seed in sorted(by_seed)]

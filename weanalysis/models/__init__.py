@@ -1,7 +1,8 @@
 """Where a network comes from: torchvision, timm, the built-in CIFAR networks, a checkpoint file."""
 
+from weanalysis.models.architecture import SOURCES, build, list_models
 from weanalysis.models.checkpoint import read_state_dict, save_checkpoint
-from weanalysis.models.model import SOURCES, Model, build, list_models, load_network
+from weanalysis.models.model import Model, load_network
 from weanalysis.models.sizes import smallest_image_size
 
 __all__ = [

@@ -6,68 +6,96 @@ import json
 import pickle
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from weanalysis import schema
 from weanalysis.cache import write_atomically
-from weanalysis.errors import ModelError
+from weanalysis.errors import ModelError, some_names
+from weanalysis.models.formats import check_format
+from weanalysis.models.sets import WRAPPERS, WeightSet, find_sets, fit_names
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
 METADATA_KEY = "weanalysis"
+NOT_UNDERSTOOD = "describes its network in a way that is not understood here"
 
-# Where training scripts put the state dict in what they save, in the order of preference.
-_WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "network",
-    "state_dict_ema",
-    "model_ema",
-    "ema",
-    "params",
-)
-# What DataParallel, torch.compile and common wrapper classes put before every name.
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
-# Other people's names for the same modules: the classifier and the projections of CIFAR ResNets, the dots within
-# DenseNet's layers before torch 0.4.
-_ALIASES = (
-    (re.compile(r"^linear\."), "fc."),
-    (re.compile(r"\.shortcut\."), ".downsample."),
-    (re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\."), r"\1\2."),
-)
 # Classifiers that help to train GoogLeNet and Inception and are no part of the network afterwards.
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 _COUNTER = "num_batches_tracked"
 _CODE = re.compile(r"GLOBAL|whose module|Can only (?:create|build|append|extend|set)|Trying to")
-_MOST_NAMES = 6
+# A file's tensors may share memory, but not stand for so much more than the file has.
+_MOST_EXPANSION = 4
+_ALWAYS_ALLOWED = 2**26
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """What a file of weights holds: one set of tensors or several, and what this program wrote about them."""
+
+    path: Path
+    sets: list[WeightSet]
+    metadata: dict[str, Any]
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The first set by name, without what DataParallel and torch.compile put before every name."""
+        state: dict[str, Tensor] = self.sets[0].state
+        for prefix in ("module.", "_orig_mod.", "module."):
+            if state and all(name.startswith(prefix) for name in state):
+                state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+        return state
+
+    @property
+    def num_elements(self) -> int:
+        """How many numbers the first set has."""
+        return sum(tensor.numel() for tensor in self.sets[0].state.values())
 
 
 def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the tensors of a checkpoint by name, on the CPU, and what this program wrote about them ({} if it did not).
 
-    Reads safetensors and what torch.save wrote (a state dict, or a dict that holds one), told apart by content; the
-    prefixes that DataParallel and torch.compile add to every name are taken off. Never runs code from the file.
-    Raises ModelError for a file that is missing, damaged, no checkpoint, or that would run code.
+    Of several sets of weights in the file, the first; see `read_weights`. Raises ModelError.
+    """
+    found = read_weights(path)
+    return found.state, found.metadata
+
+
+def read_weights(path: str | Path) -> WeightsFile:
+    """Read a file of weights: safetensors, or what torch.save wrote (a state dict, or dicts that hold some).
+
+    Formats are told apart by content. Never runs code from the file, and takes no more memory than a few times its
+    size. Raises ModelError for a file that is missing, damaged, of another format, too large for what it has, that
+    would run code, or that says of itself what `schema.CHECKPOINT` does not allow.
     """
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise ModelError(f"the checkpoint {path} cannot be read: {error.strerror or error}") from error
-    # safetensors: eight bytes with the length of a JSON header, then the header.
-    state, metadata = _read_safetensors(path) if head[8:] == b"{" else (_read_pickle(path), {})
-    for prefix in ("module.", "_orig_mod.", "module."):
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state, metadata
+            size = file.seek(0, 2)
+            file.seek(0)
+            head = check_format(path, file, size)
+            # safetensors: eight bytes with the length of a JSON header, then the header.
+            is_safetensors = head[8:9] == b"{"
+            content = None if is_safetensors else _unpickled(path, file)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"the checkpoint {schema.storable(str(path))} cannot be read: {reason}") from error
+    if is_safetensors:
+        state, metadata = _read_safetensors(path)
+        return WeightsFile(path, [WeightSet("", state)], metadata)
+    sets = find_sets(content)
+    if not sets:
+        raise ModelError(f"{path} holds no state dict; one is looked for at its top and under {', '.join(WRAPPERS)}")
+    for one in sets:
+        _check_expansion(path, one.state, size)
+    return WeightsFile(path, sets, {})
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -75,28 +103,35 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safetensors.safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no dict)
             text = (file.metadata() or {}).get(METADATA_KEY, "{}")
-    except (safetensors.SafetensorError, OSError) as error:
+    except Exception as error:  # its own error, and torch's for number types that torch does not have
         raise ModelError(f"{path} is no complete safetensors file ({_first_line(error)}); get it again") from error
     try:
-        metadata = json.loads(text)
-    except json.JSONDecodeError:
-        metadata = None
+        metadata = schema.read_json(text)
+    except schema.Misfit as error:
+        raise ModelError(f"{path} has damaged metadata ({error}); get it again") from error
     if not isinstance(metadata, dict):
         raise ModelError(f"{path} has damaged metadata; get it again")
+    try:
+        schema.check(schema.CHECKPOINT, metadata)
+    except schema.Misfit as error:
+        raise ModelError(f"{path} {NOT_UNDERSTOOD}: {error}") from None
     return state, metadata
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
+def _unpickled(path: Path, file: BinaryIO) -> Any:
     try:
-        # A handle, not a path: torch.load decides by the suffix of a path what the file is.
-        with open(path, "rb") as file, warnings.catch_warnings():
+        file.seek(0)
+        # A handle, not a path: torch.load decides by the suffix of a path what the file is. Sparse tensors whose
+        # indices lie outside would be read outside of their memory; torch looks at them only when asked to.
+        with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():
             warnings.simplefilter("ignore")
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if _CODE.search(str(error)):
             found = re.search(r"GLOBAL (\S+)", str(error))
+            named = f" ({some_names([found[1][:200]])})" if found else ""
             raise ModelError(
-                f"{path} holds more than tensors{f' ({found[1]})' if found else ''}, so that loading it could run "
+                f"{path} holds more than tensors{named}, so that loading it could run "
                 "code, and it was not loaded; save its state_dict alone, or as safetensors"
             ) from None
         raise ModelError(f"{path} is damaged or no checkpoint; get it again") from error
@@ -106,56 +141,25 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path} is damaged or no checkpoint ({_first_line(error)}); get it again") from error
     except Exception as error:  # a damaged pickle may raise anything: EOFError, KeyError, UnicodeDecodeError, ...
         raise ModelError(f"{path} is damaged or no checkpoint ({_first_line(error)}); get it again") from error
-    state = _find_state(content)
-    if state is None:
-        raise ModelError(f"{path} holds no state dict; one is looked for at its top and under {', '.join(_WRAPPERS)}")
-    return state
 
 
-def _find_state(content: Any) -> dict[str, Tensor] | None:
-    if not isinstance(content, Mapping):
-        return None
-    for wrapper in _WRAPPERS:
-        if (inner := _find_state(content.get(wrapper))) is not None:
-            return inner
-    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    return tensors if len(tensors) > len(content) / 2 else None
-
-
-def fit_names(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
-    """Return `state` under the names that a network `expected`, as far as prefixes and other people's names explain."""
-    candidates = [_without_aliases(plain, expected) for plain in _without_prefixes(state)]
-    return max(candidates, key=lambda candidate: sum(name in expected for name in candidate))
-
-
-def _without_prefixes(state: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
-    while True:
-        yield state
-        counts = {prefix: sum(name.startswith(prefix) for name in state) for prefix in _PREFIXES}
-        commonest = max(counts, key=lambda prefix: counts[prefix])
-        if 2 * counts[commonest] <= len(state):
-            return
-        state = {name.removeprefix(commonest): tensor for name, tensor in state.items()}
-
-
-def _without_aliases(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[str, Tensor]:
-    renamed = {}
-    for name, tensor in state.items():
-        known_as = name
-        if name not in expected:
-            others = (pattern.sub(replacement, name) for pattern, replacement in _ALIASES)
-            known_as = next((other for other in others if other in expected and other not in state), name)
-        renamed[known_as] = tensor
-    return renamed
+def _check_expansion(path: Path, state: Mapping[str, Tensor], size: int) -> None:
+    """Refuse tensors that stand for far more numbers than the file has, as views that repeat one row do."""
+    taken = {name: tensor.numel() * tensor.element_size() for name, tensor in state.items() if not tensor.is_meta}
+    if sum(taken.values()) > _MOST_EXPANSION * size + _ALWAYS_ALLOWED:
+        name = max(taken, key=lambda name: taken[name])
+        raise ModelError(f"{path} has {size:,} bytes, and its tensors would take {sum(taken.values()):,}, most of them "
+                         f"{some_names([name])} ({_shape(state[name])}); it was not loaded")  # fmt: skip
 
 
 def load_into(net: nn.Module, state: Mapping[str, Tensor], origin: str, name: str) -> list[str]:
     """Load `state` into `net`, and return what a user should know about it; nothing is loaded unless all of it fits.
 
     `origin` and `name` are what the user calls the file and the network. Batch counters may be missing, and auxiliary
-    classifiers that `net` does not have are left out. Raises ModelError with the names that do not match.
+    classifiers that `net` does not have are left out. Raises ModelError with the names that do not match, that hold
+    whole numbers in place of weights, or NaN or infinite values.
     """
-    expected = net.state_dict()
+    expected = {key: value for key, value in net.state_dict().items() if isinstance(value, Tensor)}
     state = fit_names(state, expected)
     notes = []
     auxiliary = [key for key in state if key not in expected and key.startswith(_AUXILIARY)]
@@ -171,12 +175,36 @@ def load_into(net: nn.Module, state: Mapping[str, Tensor], origin: str, name: st
     ]
     if missing or unexpected or reshaped:
         parts = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
-        listed = "; ".join(f"{len(names)} {what}: {_some(names)}" for what, names in parts if names)
+        listed = "; ".join(f"{len(names)} {what}: {some_names(names)}" for what, names in parts if names)
         raise ModelError(f"the weights in {origin} are not those of {name}; {listed}. Name the network they are from")
-    net.load_state_dict(
-        {key: state[key].reshape(expected[key].shape) for key in expected if key in state}, strict=False
-    )
+    used = {key: state[key] for key in expected if key in state}
+    _check_values(used, expected, origin)
+    try:
+        net.load_state_dict(
+            {key: tensor.reshape(expected[key].shape) for key, tensor in used.items()}, strict=False
+        )
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise ModelError(f"the weights in {origin} cannot be put into {name}: {_first_line(error)}") from error
     return notes
+
+
+def _check_values(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str) -> None:
+    """Raise ModelError where weights are no real numbers, or not all finite."""
+    wanted = {key: tensor for key, tensor in state.items() if expected[key].is_floating_point()}
+    for key, tensor in wanted.items():
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ModelError(f"{key} in {origin} holds {kind} where floating-point weights are needed; save the "
+                             "network as it was before it was quantized")  # fmt: skip
+    # The sum of finite numbers is finite, unless it overflows: then each is looked at.
+    sums = [(tensor if tensor.element_size() > 1 else tensor.float()).sum() for tensor in wanted.values()]
+    if len({total.dtype for total in sums}) == 1 and torch.stack(sums).isfinite().all():
+        return
+    for key, tensor in wanted.items():
+        wide = tensor if tensor.element_size() > 1 else tensor.float()
+        if bad := int((~wide.isfinite()).sum()):
+            raise ModelError(f"{key} in {origin} has {bad:,} values of {tensor.numel():,} that are NaN or infinite, as "
+                             "training that diverged leaves them; take an earlier checkpoint")  # fmt: skip
 
 
 def save_checkpoint(
@@ -186,15 +214,21 @@ def save_checkpoint(
 
     `architecture` is what `build` takes; `extra` is JSON, of which `classes`, `synsets`, `transform` (a description),
     `weights` (a label) and `notes` are read back into a `Model`. Raises ModelError if the name does not end in
-    .safetensors or the file cannot be written.
+    .safetensors or the file cannot be written. Of a caller's own module, which nothing here can build again, only the
+    plain tensors are written; any other network must have no others.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ModelError(f"a checkpoint is written as safetensors: name it {path.stem}.safetensors, not {path.name}")
+    values = net.state_dict()
+    others = [name for name, value in values.items() if not is_plain(value)]
+    if others and _can_be_built(architecture):
+        raise ModelError(f"{path.name} cannot hold {some_names(others)}, which is no plain tensor; nothing was written")
     # Copies, since safetensors refuses tensors that share memory, as tied weights do.
     state = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in net.state_dict().items()
+        for name, tensor in values.items()
+        if name not in others
     }
     metadata = {"format": "pt", METADATA_KEY: json.dumps({**(extra or {}), "architecture": dict(architecture)})}
     try:
@@ -203,15 +237,23 @@ def save_checkpoint(
         raise ModelError(f"the checkpoint {path} cannot be written: {error.strerror or error}") from error
 
 
+def is_plain(value: Any) -> bool:
+    """Say whether an entry of a state dict is a tensor that is neither sparse nor quantized."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
+
+
+def _can_be_built(architecture: Mapping[str, Any]) -> bool:
+    try:
+        schema.check(schema.ARCHITECTURE, architecture)
+    except schema.Misfit:
+        return False
+    return True
+
+
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
 
 
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:_MOST_NAMES])
-    return shown if len(names) <= _MOST_NAMES else f"{shown}, ..."
-
-
 def _first_line(error: BaseException) -> str:
     lines = str(error).splitlines()
-    return lines[0][:160] if lines else type(error).__name__
+    return some_names([lines[0][:160]]) if lines and lines[0] else type(error).__name__

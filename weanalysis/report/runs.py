@@ -130,7 +130,8 @@ def _summary(runs: Sequence[Run], metrics: dict[str, pd.DataFrame]) -> Table:
         top1 = frame["val_top1"].dropna()
         best = best_epoch(top1, "top1") if len(top1) else None
         rows.append([
-            run.name, "finished" if run.finished else "unfinished", f"{len(frame):,} of {run.recipe.get('epochs'):g}",
+            run.name, "finished" if run.finished else "unfinished",
+            f"{len(frame):,} of {run.recipe.get('epochs', math.nan):g}",
             "–" if best is None else f"{top1.iloc[-1]:.2f}", "–" if best is None else f"{top1.iloc[best]:.2f}",
             "–" if best is None else f"{frame.loc[top1.index[best], 'epoch']:g}",
             "–" if not len(frame) else f"{frame['seconds'].iloc[-1] / 60:,.1f}",

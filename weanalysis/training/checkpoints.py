@@ -59,13 +59,13 @@ def _suits(
     return (
         run.finished
         and run.checkpoint.is_file()
-        and recipe["model"] == model_name
-        and recipe["data"] == data_spec
-        and recipe["options"] == dict(options or {})
-        and image_size in (None, run.description["image_size"])
+        and recipe.get("model") == model_name
+        and recipe.get("data") == data_spec
+        and recipe.get("options", {}) == dict(options or {})
+        and image_size in (None, run.description.get("image_size"))
     )
 
 
 def _is_baseline(run: Run) -> bool:
-    recipe = run.recipe
-    return recipe["excitation"] == "none" and recipe["attention"] == "none" and recipe["norm"] == "bn"
+    plain = {"excitation": "none", "attention": "none", "norm": "bn"}
+    return all(run.recipe.get(name, usual) == usual for name, usual in plain.items())

@@ -196,7 +196,7 @@ def _claim(run: Run, recipe: Recipe, train_data: ImageData, val_data: ImageData,
     hint = "give this run another name, or begin anew with resume off"
     if differences:
         raise TrainingError(f"the run {run.name} has another recipe ({'; '.join(differences)}); {hint}")
-    if any(description[key] != value for key, value in images.items()):
+    if any(description.get(key) != value for key, value in images.items()):
         raise TrainingError(f"the images of {recipe.data} are not those that the run {run.name} began with; {hint}")
 
 

@@ -22,7 +22,7 @@ def make_network(recipe: Recipe, data: ImageData) -> tuple[nn.Module, dict[str, 
     ModelError or ExcitationError.
     """
     torch.manual_seed(recipe.seed)
-    options = {**recipe.options, "attention": recipe.attention, "norm": recipe.norm}
+    options = {**recipe.options, "attention": recipe.attention, "norm": recipe.norm, "excitation": "none"}
     model = load_network(recipe.model, "none", num_classes=len(data.classes), options=options)
     net, architecture = model.net, dict(model.architecture)
     image_size = recipe.image_size or max(data.transform.image_size, smallest_image_size(net))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache as remember
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from weanalysis import schema
 from weanalysis.cache import safe_name
 from weanalysis.errors import TrainingError, unknown_name
 
@@ -85,7 +87,7 @@ class Recipe:
     `batch_size` counts the images of one optimizer step, over all processes and accumulation steps. `epochs`,
     `milestones`, `warmup_epochs` and `cycle_epochs` are epochs of floor(images / batch_size) steps, and may be
     fractions. `excitation` with `normalize`, `reduction`, `eps`, `layers` is the paper's sections 3.2 and 3.3.
-    Raises TrainingError for values that make no recipe; names are looked up when training starts.
+    Raises TrainingError for values of another type, or that make no recipe; names are looked up when training starts.
 
     A recipe's address covers the fields that differ from the defaults below, so that a new field changes no old
     address. Therefore no default may ever change: what should change belongs into a preset.
@@ -125,13 +127,18 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std", "milestones", "layers"):
+            value = getattr(self, name)
+            if name == "layers" and isinstance(value, str):
+                value = (value,)
+            if value is not None and not isinstance(value, str | Mapping) and isinstance(value, Iterable):
+                object.__setattr__(self, name, tuple(value))
+        check_values({field.name: getattr(self, field.name) for field in fields(self)})
         object.__setattr__(self, "data", whole_spec(self.data))
         for name in ("mean", "std", "milestones"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, tuple(float(number) for number in value))
-        if self.layers is not None:
-            object.__setattr__(self, "layers", (self.layers,) if isinstance(self.layers, str) else tuple(self.layers))
         for name in (
             "eps",
             "epochs",
@@ -185,7 +192,9 @@ class Recipe:
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
-                raise TrainingError(unknown_name("recipe option", name, known))
+                raise TrainingError(unknown_name("recipe option", str(name)[:100], known))
+        if "model" not in values:
+            raise TrainingError("a recipe without a model is none; name the network that it trains")
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
@@ -216,8 +225,25 @@ class Recipe:
         return f"{safe_name('-'.join(chosen))[:80]}-{self.address[:8]}"
 
 
+def check_values(values: Mapping[str, Any]) -> None:
+    """Raise TrainingError unless each of a recipe's fields has the type it needs; names of no field are left alone."""
+    try:
+        schema.check(_fields_of_a_recipe(), values)
+    except schema.Misfit as error:
+        raise TrainingError(f"the recipe is not understood: {error}") from None
+
+
+@remember
+def _fields_of_a_recipe() -> schema.Record:
+    hints = get_type_hints(Recipe)
+    return schema.Record({field.name: schema.of_type(hints[field.name]) for field in fields(Recipe)}, others=True)
+
+
 def whole_spec(spec: str) -> str:
     """Return a data spec with the whole path of the folder it names, so that it means the same everywhere."""
     name, colon, place = spec.partition(":")
-    folder = Path(place).expanduser()
-    return f"{name}:{folder.resolve()}" if colon and place and folder.is_dir() else spec
+    try:
+        folder = Path(place).expanduser()
+        return f"{name}:{folder.resolve()}" if colon and place and folder.is_dir() else spec
+    except (OSError, ValueError, RuntimeError):  # too long for a path, with a null byte, or of an unknown user
+        return spec

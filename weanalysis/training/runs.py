@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from weanalysis import schema
 from weanalysis.cache import Cache, safe_name
-from weanalysis.errors import TrainingError
+from weanalysis.errors import TrainingError, one_line
+from weanalysis.training.recipe import check_values
 
 METRICS = (
     "epoch",
@@ -25,6 +26,7 @@ METRICS = (
     "val_top5",
     "peak_memory_gib",
 )
+_ANEW = "remove the folder of this run to train it anew"
 _LISTED = ("model", "data", "excitation", "attention", "norm", "seed")
 
 
@@ -89,9 +91,15 @@ class Run:
     @property
     def description(self) -> dict[str, Any]:
         """What was fixed at the start: "created" (UTC), "recipe", "image_size", the fingerprints "train_images" and
-        "val_images", and "versions" of packages.
+        "val_images", and "versions" of packages. Raises TrainingError where the file cannot be read or says other
+        things than `schema.RUN` allows.
         """
-        return _read_json(self.recipe_file)
+        description = _read_json(self.recipe_file, schema.RUN)
+        try:
+            check_values(description["recipe"])
+        except TrainingError as error:
+            raise TrainingError(f"{self.recipe_file}: {error}; {_ANEW}") from None
+        return description
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -101,8 +109,11 @@ class Run:
     @property
     def result(self) -> dict[str, Any] | None:
         """{"top1", "top5", "best_top1", "best_epoch", "epochs", "seconds", "num_images" (validated on), "num_classes",
-        "finished"}, or None while unfinished."""
-        return _read_json(self.result_file) if self.finished else None
+        "finished"}, or None while unfinished.
+
+        Raises TrainingError as `description` does.
+        """
+        return _read_json(self.result_file, schema.RESULT) if self.finished else None
 
     def metrics(self) -> pd.DataFrame:
         """One row an epoch with the columns `METRICS`; see `read_metrics`."""
@@ -117,36 +128,41 @@ def run_folder(cache: Cache, name: str) -> Run:
 
 
 def find_runs(cache: Cache) -> list[Run]:
-    """Return all runs of a cache, the one begun last first."""
-    runs = [Run(path.parent) for path in cache.runs.glob("*/recipe.json")]
-    return sorted(runs, key=lambda run: (run.description["created"], run.name), reverse=True)
+    """Return all runs of a cache that can be read, the one begun last first."""
+    return _sort_out(cache)[0]
+
+
+def _sort_out(cache: Cache) -> tuple[list[Run], dict[str, str]]:
+    """Tell the runs that can be read, newest first, from those that cannot: name -> what is wrong with it."""
+    created: dict[Run, str] = {}
+    unreadable = {}
+    for path in sorted(cache.runs.glob("*/recipe.json")):
+        run = Run(path.parent)
+        try:
+            created[run] = str(pd.Timestamp(run.description["created"]))
+        except TrainingError as error:
+            unreadable[run.name] = str(error)
+        except ValueError as error:
+            unreadable[run.name] = one_line(f"{run.recipe_file} has no date ({error}); {_ANEW}")
+    return sorted(created, key=lambda run: (created[run], run.name), reverse=True), unreadable
 
 
 def list_runs(cache: Cache) -> pd.DataFrame:
     """Tell what runs there are, newest first.
 
-    Columns: run, model, data, excitation, attention, norm, seed, state ("finished" or "unfinished"), epochs (done),
-    total_epochs, top1 and best_top1 (percent, of validation), seconds, created (UTC), checkpoint (path). NaN and
-    None where a run has not got that far.
+    Columns: run, model, data, excitation, attention, norm, seed, state ("finished", "unfinished" or "unreadable"),
+    epochs (done), total_epochs, top1 and best_top1 (percent, of validation), seconds, created (UTC), checkpoint (path).
+    NaN and None where a run has not got that far. `attrs["unreadable"]` says what is wrong with the runs of that state,
+    by name.
     """
+    runs, unreadable = _sort_out(cache)
     rows = []
-    for run in find_runs(cache):
-        recipe, metrics = run.recipe, read_metrics(run)
-        last = metrics.iloc[-1] if len(metrics) else None
-        rows.append(
-            {
-                "run": run.name,
-                **{name: recipe.get(name) for name in _LISTED},  # an older run has not heard of a newer option
-                "state": "finished" if run.finished else "unfinished",
-                "epochs": float("nan") if last is None else float(last["epoch"]),
-                "total_epochs": recipe.get("epochs"),
-                "top1": float("nan") if last is None else float(last["val_top1"]),
-                "best_top1": float("nan") if last is None else float(metrics["val_top1"].max()),
-                "seconds": float("nan") if last is None else float(last["seconds"]),
-                "created": pd.Timestamp(run.description["created"]),
-                "checkpoint": str(run.checkpoint) if run.checkpoint.is_file() else None,
-            }
-        )
+    for run in runs:
+        try:
+            rows.append(_row(run))
+        except TrainingError as error:
+            unreadable[run.name] = str(error)
+    rows += [{"run": schema.storable(name), "state": "unreadable"} for name in sorted(unreadable)]
     columns = [
         "run",
         *_LISTED,
@@ -159,24 +175,50 @@ def list_runs(cache: Cache) -> pd.DataFrame:
         "created",
         "checkpoint",
     ]
-    return pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=columns)
+    table.attrs["unreadable"] = {schema.storable(name): schema.storable(reason) for name, reason in unreadable.items()}
+    return table
+
+
+def _row(run: Run) -> dict[str, Any]:
+    recipe, metrics = run.recipe, read_metrics(run)
+    last = metrics.iloc[-1] if len(metrics) else None
+    return {
+        "run": run.name,
+        **{name: recipe.get(name) for name in _LISTED},  # an older run has not heard of a newer option
+        "state": "finished" if run.finished else "unfinished",
+        "epochs": float("nan") if last is None else float(last["epoch"]),
+        "total_epochs": recipe.get("epochs"),
+        "top1": float("nan") if last is None else float(last["val_top1"]),
+        "best_top1": float("nan") if last is None else float(metrics["val_top1"].max()),
+        "seconds": float("nan") if last is None else float(last["seconds"]),
+        "created": pd.Timestamp(run.description["created"]),
+        "checkpoint": str(run.checkpoint) if run.checkpoint.is_file() else None,
+    }
 
 
 def read_metrics(run: Run | Path | str) -> pd.DataFrame:
     """Read a run's metrics.csv: one row an epoch, columns `METRICS`; no rows before the first epoch has ended.
 
     Losses are means of cross-entropy (the training loss with the recipe's label smoothing), top1 and top5 percent
-    (of training: on augmented batches, before their step), `seconds` the time trained until the epoch's end.
+    (of training: on augmented batches, before their step), `seconds` the time trained until the epoch's end. Raises
+    TrainingError for a file that is no such table.
     """
     path = run.metrics_file if isinstance(run, Run) else Path(run) / "metrics.csv"
     if not path.is_file():
         return pd.DataFrame(columns=list(METRICS), dtype="float64")
-    return pd.read_csv(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        line = f"{path} cannot be read ({error}); remove the folder of this run to train it anew"
+        metrics = pd.read_csv(path)
+        return metrics.assign(**{name: pd.to_numeric(metrics[name]) for name in ("epoch", "seconds", "val_top1")})
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        line = f"{path} has not the metrics of a run ({' '.join(str(error).split())[:200]}); {_ANEW}"
         raise TrainingError(line) from error
+
+
+def _read_json(path: Path, allowed: schema.Check) -> dict[str, Any]:
+    try:
+        values = schema.read_json(path.read_bytes())
+        schema.check(allowed, values)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{path} cannot be read ({error}); {_ANEW}") from error
+    return values
