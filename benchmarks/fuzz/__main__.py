@@ -1,0 +1,35 @@
+"""Feed damaged files to every reader, and print what became of them: `python -m benchmarks.fuzz --count 10000`.
+
+Each input is read or refused in one line, within 20 seconds and 2 GiB; anything else is a fault, and the exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from benchmarks.fuzz import checkpoints, pictures, results
+
+READERS = {"pictures and folders": pictures.run, "files of weights, recipes, runs": checkpoints.run,
+           "curves, results and jobs": results.run}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=10_000, help="inputs of each kind")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    num_faults = 0
+    for name, run in READERS.items():
+        began = time.monotonic()
+        outcomes = run(given.count, given.seed)
+        faults = getattr(outcomes, "faults", [])
+        num_faults += len(faults)
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(getattr(outcomes, "counts", outcomes).items()))
+        print(f"{name}: {counts}; {len(faults)} faults in {time.monotonic() - began:.0f} s", *faults[:20], sep="\n  ")
+    sys.exit(num_faults > 0)
+
+
+if __name__ == "__main__":
+    main()
