@@ -184,6 +184,13 @@ def test_only_jobs_of_this_program_are_started(jobs: Jobs) -> None:
         jobs.get(7)
 
 
+@pytest.mark.parametrize("word", ["a\nb", "a\r--quiet", "a\x00b", "a\x1b[2J", "a\x85b", "a\u2028b"])
+def test_a_word_with_a_line_break_or_a_control_character_is_refused(word: str, jobs: Jobs) -> None:
+    with pytest.raises(StoreError, match="line break or another control character"):
+        jobs.start(["ablate", "--name", word])
+    assert jobs.all() == []
+
+
 def test_a_file_that_is_no_database_is_one_clear_line(jobs: Jobs) -> None:
     jobs.cache.jobs.write_bytes(b"nothing" * 1000)
     with pytest.raises(StoreError, match="cannot be used"):

@@ -35,6 +35,9 @@ _SECONDS_TO_BEGIN = 60.0  # how long a job may have no process yet: Python start
 _SAME_START_SECONDS = 2.0  # two clocks' difference; a number of a process is not given out again so fast
 _LOG_BYTES = 100_000
 
+# What a terminal obeys instead of showing it; no option needs any.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
 # `Cache.ready` writes and removes a file named after this process; two threads would take it from each other.
 _PROBING = threading.Lock()
 
@@ -74,11 +77,14 @@ class Jobs:
     def start(self, command: Sequence[str]) -> Job:
         """Start `weanalysis` with the arguments `command` in a process of its own, and return the job.
 
-        Raises StoreError for a command that is no job, and where the same command is running already.
+        Raises StoreError for a command that is no job, for words with line breaks or other control characters, and
+        where the same command is running already.
         """
         command = [str(word) for word in command]
         if not command or command[0] not in COMMANDS:
             raise StoreError(f"{' '.join(command[:1]) or 'nothing'} is no job; choose from {', '.join(COMMANDS)}")
+        if broken := next((word for word in command if _CONTROL.search(word)), None):
+            raise StoreError(f"{broken[:80]!r} holds a line break or another control character; leave it out")
         with _PROBING:
             self.cache.ready()
         self.all()  # a job whose process is gone must not keep its command

@@ -76,11 +76,16 @@ def training_command() -> list[str]:
 
 
 def check_command(command: list[str]) -> None:
-    """Raise StoreError, in the command line's own words, for options that the command does not have."""
+    """Raise StoreError, in the command line's own words, for options that the command does not have.
+
+    A job's results lie in the cache that is shown here, and nowhere else.
+    """
     found = cli.commands.get(command[0])
     try:
         if found is not None:
-            found.make_context(command[0], list(command[1:]), resilient_parsing=False)
+            parsed = found.make_context(command[0], list(command[1:]), resilient_parsing=False)
+            if parsed.params.get("cache") is not None:
+                raise StoreError("--cache is not for jobs: they work in the cache that this dashboard shows")
     except click.ClickException as error:
         raise StoreError(error.format_message()) from error
     except click.exceptions.Exit:

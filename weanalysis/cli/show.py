@@ -35,6 +35,7 @@ DASHBOARD_HELP = """Open the dashboard over the cache in a browser. It reads wha
 Examples:
   weanalysis dashboard
   weanalysis dashboard --port 8600 --cache /data/cache
+  weanalysis dashboard --address 0.0.0.0 --host gpu.example.org --no-open
 """
 
 
@@ -133,12 +134,16 @@ def export(study: str, output: str, metric: str | None, cache: str | None) -> No
 @click.command(help=DASHBOARD_HELP)
 @click.option("--port", type=int, default=8501, show_default=True)
 @click.option("--address", default="127.0.0.1", show_default=True,
-              help="Where to listen; 0.0.0.0 lets other machines in, without a password.")
+              help="Where to listen; 0.0.0.0 lets other machines in, with the token that is printed.")
+@click.option("--host", "hosts", multiple=True, metavar="NAME",
+              help="Also answer to this name, as behind a proxy or in a container; can be repeated.")
 @click.option("--open/--no-open", "open_browser", default=True, show_default=True, help="Open a browser.")
 @cache_option
 @click.pass_context
-def dashboard(ctx: click.Context, port: int, address: str, open_browser: bool, cache: str | None) -> None:
+def dashboard(
+    ctx: click.Context, port: int, address: str, hosts: tuple[str, ...], open_browser: bool, cache: str | None
+) -> None:
     from weanalysis.cache import find_cache
     from weanalysis.dashboard import launch
 
-    ctx.exit(launch(find_cache(cache).ready(), port, address, open_browser))
+    ctx.exit(launch(find_cache(cache).ready(), port, address, open_browser, hosts))
