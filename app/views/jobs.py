@@ -13,6 +13,7 @@ import reading
 import shared
 import streamlit as st
 
+from weanalysis.cache import storable
 from weanalysis.cli import cli
 from weanalysis.cli.ablate import STUDY_OPTIONS
 from weanalysis.errors import StoreError
@@ -138,7 +139,7 @@ def show(job: Job) -> None:
             st.markdown(f"**Job {job.id}**")
             st.badge(STATES.get(job.state, job.state), color=COLOURS[job.state])
             st.caption(times(job))
-        st.code(shlex.join(["weanalysis", *job.command]), language="bash", wrap_lines=True)
+        st.code(storable(shlex.join(["weanalysis", *job.command])), language="bash", wrap_lines=True)
         if job.active:
             share, words = progress(log)
             waiting = "stopping after the step in hand…" if job.cancel else words or "beginning…"

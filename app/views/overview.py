@@ -23,6 +23,8 @@ st.caption(
 )
 
 found = reading.studies()
+for line in reading.unreadable():
+    st.warning(shared.plain(line), icon=":material/warning:")
 runs = [run for run in curves.find_curves(reading.cache()) if run.recipe]
 if found.empty and not runs:
     shared.how_to_begin()

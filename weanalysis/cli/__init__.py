@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import click
@@ -35,6 +36,9 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run the command line: exit 0 when done, 1 and a line for a user's error, 2 for wrong usage, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name need not be what a terminal can show
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:

@@ -39,34 +39,38 @@ Examples:
 """
 
 
-def _studies(cache: Any) -> list[dict[str, Any]]:
+# What is listed, and a line for each that is there but cannot be read.
+Listing = tuple[list[dict[str, Any]], list[str]]
+
+
+def _studies(cache: Any) -> Listing:
     from weanalysis.results import Store, to_json_rows
 
     if not cache.results.is_file():
-        return []
+        return [], []
     with Store.open(cache.results, readonly=True) as store:
         columns = ["id", "name", "kind", "model", "weights", "data", "metric", "state", "num_images", "done", "total",
                    "stopping"]  # fmt: skip
-        return to_json_rows(store.studies()[columns])
+        return to_json_rows(store.studies()[columns]), list(store.unreadable().values())
 
 
-def _runs(cache: Any) -> list[dict[str, Any]]:
+def _runs(cache: Any) -> Listing:
     from weanalysis.results import to_json_rows
-    from weanalysis.training import list_runs
+    from weanalysis.training import list_runs, unreadable_runs
 
-    return to_json_rows(list_runs(cache))
+    return to_json_rows(list_runs(cache)), unreadable_runs(cache)
 
 
-def _models(cache: Any) -> list[dict[str, Any]]:
+def _models(cache: Any) -> Listing:
     from weanalysis.models import list_models
 
-    return list_models()
+    return list_models(), []
 
 
-def _data(cache: Any) -> list[dict[str, Any]]:
+def _data(cache: Any) -> Listing:
     from weanalysis.data import list_sources
 
-    return list_sources()
+    return list_sources(), []
 
 
 LISTINGS = {"studies": _studies, "runs": _runs, "models": _models, "data": _data}
@@ -88,7 +92,9 @@ def list_(what: str, as_json: bool, cache: str | None) -> None:
     if what not in LISTINGS:
         raise StoreError(unknown_name("listing", what, LISTINGS))
     found = find_cache(cache)
-    rows = LISTINGS[what](found)
+    rows, problems = LISTINGS[what](found)
+    for line in problems:
+        click.echo(f"note: {line}", err=True)
     if as_json:
         click.echo(json.dumps({what: rows}, allow_nan=False, default=str))
         return

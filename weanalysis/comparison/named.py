@@ -23,12 +23,14 @@ class StudyOf:
 def find_named(text: str, cache: Cache) -> Run | StudyOf:
     """Find "NAME", the beginning of one, or a study's number, among runs and studies; "run:" and "study:" decide.
 
-    Raises StoreError unless exactly one has that name.
+    Raises StoreError unless exactly one has that name, and can be read.
     """
     kind, colon, rest = text.partition(":")
     kind, wanted = (kind, rest) if colon and kind in ("run", "study") else ("", text)
     runs = {} if kind == "study" else {run.name: run for run in find_runs(cache)}
-    studies = {} if kind == "run" else _studies(cache)
+    studies, unreadable = ({}, {}) if kind == "run" else _studies(cache)
+    if wanted.isdecimal() and int(wanted) in unreadable:
+        raise StoreError(unreadable[int(wanted)])
     if wanted.isdecimal() and int(wanted) in studies:
         return StudyOf(int(wanted), studies[int(wanted)])
     for matches in (str.__eq__, str.startswith):
@@ -54,9 +56,10 @@ def find_run_folder(text: str) -> Run | None:
     return run
 
 
-def _studies(cache: Cache) -> dict[int, str]:
+def _studies(cache: Cache) -> tuple[dict[int, str], dict[int, str]]:
+    """The names of the studies by number, and of those that cannot be read a line why."""
     if not cache.results.is_file():
-        return {}
+        return {}, {}
     with Store.open(cache.results, readonly=True) as store:
-        listed = store.studies()
-    return dict(zip(listed["id"].astype(int), listed["name"], strict=True))
+        listed, unreadable = store.studies(), store.unreadable()
+    return dict(zip(listed["id"].astype(int), listed["name"], strict=True)), unreadable

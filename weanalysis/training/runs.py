@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from weanalysis.cache import Cache, safe_name
+from weanalysis.cache import Cache, safe_name, storable
 from weanalysis.errors import TrainingError
 
 METRICS = (
@@ -25,6 +25,7 @@ METRICS = (
     "val_top5",
     "peak_memory_gib",
 )
+_ANEW = "remove the folder of this run to train it anew"
 _LISTED = ("model", "data", "excitation", "attention", "norm", "seed")
 
 
@@ -89,9 +90,15 @@ class Run:
     @property
     def description(self) -> dict[str, Any]:
         """What was fixed at the start: "created" (UTC), "recipe", "image_size", the fingerprints "train_images" and
-        "val_images", and "versions" of packages.
+        "val_images", and "versions" of packages. Raises TrainingError where it is damaged or says something else.
         """
-        return _read_json(self.recipe_file)
+        found = _read_json(self.recipe_file)
+        recipe = found.get("recipe")
+        if not isinstance(recipe, dict) or not all(isinstance(recipe.get(name), str) for name in ("model", "data")):
+            raise TrainingError(f"{self.recipe_file} describes no training; {_ANEW}")
+        if not isinstance(found.get("created"), str):
+            raise TrainingError(f"{self.recipe_file} does not say when the run began; {_ANEW}")
+        return found
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -116,25 +123,44 @@ def run_folder(cache: Cache, name: str) -> Run:
 
 
 def find_runs(cache: Cache) -> list[Run]:
-    """Return all runs of a cache, the one begun last first."""
-    runs = [Run(path.parent) for path in cache.runs.glob("*/recipe.json")]
-    return sorted(runs, key=lambda run: (run.description["created"], run.name), reverse=True)
+    """Return all runs of a cache that can be read, the one begun last first; `unreadable_runs` names the others."""
+    return _find_runs(cache)[0]
+
+
+def unreadable_runs(cache: Cache) -> list[str]:
+    """Return a line for each run of a cache that says nothing of itself that can be read."""
+    return _find_runs(cache)[1]
+
+
+def _find_runs(cache: Cache) -> tuple[list[Run], list[str]]:
+    began, problems = {}, []
+    for path in sorted(cache.runs.glob("*/recipe.json")):
+        run = Run(path.parent)
+        try:
+            began[run] = run.description["created"]
+        except TrainingError as error:
+            problems.append(storable(str(error)))
+    return sorted(began, key=lambda run: (began[run], run.name), reverse=True), problems
 
 
 def list_runs(cache: Cache) -> pd.DataFrame:
     """Tell what runs there are, newest first.
 
-    Columns: run, model, data, excitation, attention, norm, seed, state ("finished" or "unfinished"), epochs (done),
+    A run that cannot be read is left out, see `unreadable_runs`. Columns: run, model, data, excitation, attention,
+    norm, seed, state ("finished" or "unfinished"), epochs (done),
     total_epochs, top1 and best_top1 (percent, of validation), seconds, created (UTC), checkpoint (path). NaN and
     None where a run has not got that far.
     """
     rows = []
     for run in find_runs(cache):
-        recipe, metrics = run.recipe, read_metrics(run)
-        last = metrics.iloc[-1] if len(metrics) else None
+        try:
+            metrics = read_metrics(run)
+        except TrainingError:
+            metrics = pd.DataFrame(columns=list(METRICS), dtype="float64")
+        recipe, last = storable(run.recipe), metrics.iloc[-1] if len(metrics) else None
         rows.append(
             {
-                "run": run.name,
+                "run": storable(run.name),
                 **{name: recipe.get(name) for name in _LISTED},  # an older run has not heard of a newer option
                 "state": "finished" if run.finished else "unfinished",
                 "epochs": float("nan") if last is None else float(last["epoch"]),
@@ -142,8 +168,8 @@ def list_runs(cache: Cache) -> pd.DataFrame:
                 "top1": float("nan") if last is None else float(last["val_top1"]),
                 "best_top1": float("nan") if last is None else float(metrics["val_top1"].max()),
                 "seconds": float("nan") if last is None else float(last["seconds"]),
-                "created": pd.Timestamp(run.description["created"]),
-                "checkpoint": str(run.checkpoint) if run.checkpoint.is_file() else None,
+                "created": pd.to_datetime(run.description["created"], errors="coerce"),
+                "checkpoint": storable(str(run.checkpoint)) if run.checkpoint.is_file() else None,
             }
         )
     columns = [
@@ -166,16 +192,27 @@ def read_metrics(run: Run | Path | str) -> pd.DataFrame:
 
     Losses are means of cross-entropy (the training loss with the recipe's label smoothing), top1 and top5 percent
     (of training: on augmented batches, before their step), `seconds` the time trained until the epoch's end.
+    Raises TrainingError for a file that is damaged, or of something else.
     """
     path = run.metrics_file if isinstance(run, Run) else Path(run) / "metrics.csv"
     if not path.is_file():
         return pd.DataFrame(columns=list(METRICS), dtype="float64")
-    return pd.read_csv(path)
+    try:
+        found = pd.read_csv(path)
+        found["epoch"] = found["epoch"].astype("int64")
+        # An older run has not heard of a newer column.
+        missing = {name: float("nan") for name in METRICS if name not in found}
+        return found.assign(**missing).astype({name: "float64" for name in METRICS[2:]})
+    except (OSError, ValueError, KeyError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingError(f"{path} does not hold the metrics of a run ({reason}); {_ANEW}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        line = f"{path} cannot be read ({error}); remove the folder of this run to train it anew"
-        raise TrainingError(line) from error
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise TrainingError(f"{path} cannot be read ({str(error)[:200]}); {_ANEW}") from error
+    if not isinstance(found, dict):
+        raise TrainingError(f"{path} holds no description; {_ANEW}")
+    return found

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from weanalysis.errors import StoreError
 from weanalysis.results.store.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, SCREENS
@@ -42,7 +42,7 @@ class ResultsFile:
             # A file of version 1 can be read as it is: nothing in it was screened.
             elif found not in {(APPLICATION_ID, SCHEMA_VERSION), (APPLICATION_ID, 1)}:
                 raise sqlite3.DatabaseError("it is another program's database, or another version's")
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ValueError) as error:
             raise StoreError(f"{path} cannot be opened as a results file ({error}); "
                              "move it away, or choose another cache with --cache DIR") from error
         return cls(db, path)
@@ -56,6 +56,18 @@ class ResultsFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _rows(self, query: str, *values: Any) -> Iterator[Any]:
+        """The rows that a query finds, one by one; raise StoreError where the file cannot be read."""
+        try:
+            yield from self._db.execute(query, values)
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path} cannot be read ({error}); if it is damaged, move it away, or choose another "
+                             "cache with --cache DIR") from error
+
+    def _row(self, query: str, *values: Any) -> Any:
+        """The first row that a query finds, None without one; raise StoreError where the file cannot be read."""
+        return next(self._rows(query, *values), None)
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
