@@ -61,11 +61,11 @@ def _suits(
         and run.checkpoint.is_file()
         and recipe["model"] == model_name
         and recipe["data"] == data_spec
-        and recipe["options"] == dict(options or {})
-        and image_size in (None, run.description["image_size"])
+        and recipe.get("options", {}) == dict(options or {})
+        and image_size in (None, run.description.get("image_size"))
     )
 
 
 def _is_baseline(run: Run) -> bool:
-    recipe = run.recipe
-    return recipe["excitation"] == "none" and recipe["attention"] == "none" and recipe["norm"] == "bn"
+    usual = {"excitation": "none", "attention": "none", "norm": "bn"}
+    return {name: run.recipe.get(name) for name in usual} == usual
