@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from streamlit.starlette import App
 
 from weanalysis.dashboard import SETTINGS_VARIABLE
+from weanalysis.orphans import end_with
 
 # Taken away at once: a job is a process of its own, and needs no token.
 _settings = json.loads(os.environ.pop(SETTINGS_VARIABLE))
@@ -27,6 +28,7 @@ logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 @asynccontextmanager
 async def _begin(_app: App) -> AsyncIterator[None]:
     """Say where the dashboard is as soon as it answers, and open it if that was asked for."""
+    end_with(os.getppid())
     print(_settings["welcome"], flush=True)
     if address := _settings["open"]:
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Mapping
@@ -111,6 +112,11 @@ def storable(value: Any, longest: int | None = None) -> Any:
 def _escaped(found: re.Match[str]) -> str:
     number = ord(found[0])
     return f"\\x{number - 0xDC00:02x}" if 0xDC80 <= number <= 0xDCFF else f"\\u{number:04x}"
+
+
+def is_full(error: BaseException) -> bool:
+    """Tell whether something could not be written for lack of room: the disk's, a quota's, or a file's."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

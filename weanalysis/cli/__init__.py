@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from weanalysis.cache import is_full
 from weanalysis.cli import ablate, compare, costs, demo, prune, report, saliency, show, train
 from weanalysis.errors import WeanalysisError
 
@@ -41,6 +42,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a file's name need not be what a terminal can show
     try:
         cli(standalone_mode=False)
+        sys.stdout.flush()  # here, where it can still be said that it failed
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -54,3 +56,12 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        where = error.filename or "the output"
+        print(f"error: {where} cannot be written ({error.strerror}); what was kept before is intact: make room, and "
+              "run the same command again", file=sys.stderr)  # fmt: skip
+        if not error.filename:
+            sys.stdout = None  # nothing is tried again at the end
+        sys.exit(1)
