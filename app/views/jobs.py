@@ -119,6 +119,8 @@ with st.container(border=True):
 @shared.live(any(job.active for job in jobs.all()))
 def listed() -> None:
     found = jobs.all()
+    for line in jobs.unreadable():
+        st.warning(shared.plain(line), icon=":material/warning:")
     if not found:
         st.caption("No job yet.")
         return
