@@ -175,7 +175,10 @@ class Store(Counts):
         row = self._row(
             "SELECT max(largest_difference), sum(num_rechecked) FROM blocks WHERE context_id = ?", context_id
         )
-        return {"largest_difference": np.nan if row[0] is None else float(row[0]), "num_rechecked": int(row[1] or 0)}
+        largest, rechecked = row if row is not None else (None, None)
+        if not isinstance(largest, float | int | None) or not isinstance(rechecked, int | None):
+            raise StoreError(f"the blocks of study {study_id} in {self.path} are damaged; {MEND}")
+        return {"largest_difference": np.nan if largest is None else float(largest), "num_rechecked": rechecked or 0}
 
 
 def _changed(intact: Intact, places: np.ndarray, classes: np.ndarray, correct: np.ndarray, bit: int) -> pd.DataFrame:
