@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from weanalysis.cache import Cache, storable
+from weanalysis.cache import Cache, one_line, storable
 from weanalysis.errors import TrainingError
 from weanalysis.training.runs import Run
 
@@ -131,7 +131,7 @@ def _read_cells(file: Any, name: str) -> pd.DataFrame:
     except (OSError, ValueError, OverflowError, MemoryError, RecursionError, pd.errors.ParserWarning) as error:
         if isinstance(error, TrainingError):
             raise
-        raise TrainingError(f"{name} cannot be read as CSV ({' '.join(str(error).split())[:200]})") from error
+        raise TrainingError(f"{name} cannot be read as CSV ({one_line(error)})") from error
 
 
 def _column_of(place: str, columns: list[str]) -> str | None:

@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from weanalysis.cache import ENVIRONMENT_VARIABLE, Cache
+from weanalysis.cache import ENVIRONMENT_VARIABLE, Cache, one_line
 from weanalysis.errors import StoreError
 
 COMMANDS = ("ablate", "demo", "train")
@@ -228,9 +228,10 @@ class Jobs:
                 db.execute("COMMIT")
             finally:
                 db.close()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # its own words about a damaged file may hold its bytes
             raise StoreError(
-                f"{self.cache.jobs} cannot be used ({error}); move it away, or choose another cache with --cache DIR"
+                f"{self.cache.jobs} cannot be used ({one_line(error)}); move it away, or choose another cache with "
+                "--cache DIR"
             ) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from weanalysis.cache import Cache, safe_name, storable
+from weanalysis.cache import Cache, one_line, safe_name, storable
 from weanalysis.errors import TrainingError
 
 METRICS = (
@@ -204,15 +204,14 @@ def read_metrics(run: Run | Path | str) -> pd.DataFrame:
         missing = {name: float("nan") for name in METRICS if name not in found}
         return found.assign(**missing).astype({name: "float64" for name in METRICS[2:]})
     except (OSError, ValueError, KeyError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise TrainingError(f"{path} does not hold the metrics of a run ({reason}); {_ANEW}") from error
+        raise TrainingError(f"{path} does not hold the metrics of a run ({one_line(error)}); {_ANEW}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise TrainingError(f"{path} cannot be read ({str(error)[:200]}); {_ANEW}") from error
+        raise TrainingError(f"{path} cannot be read ({one_line(error)}); {_ANEW}") from error
     if not isinstance(found, dict):
         raise TrainingError(f"{path} holds no description; {_ANEW}")
     return found

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from weanalysis.cache import storable
+from weanalysis.cache import one_line, storable
 from weanalysis.errors import StoreError
 from weanalysis.results.store.schema import METRICS, SCREENED
 
@@ -105,6 +105,10 @@ def _is_list_of_text(value: object) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
 
 
+def _is_description(value: object) -> bool:
+    return isinstance(value, dict)
+
+
 def _or_none(test: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: value is None or test(value)
 
@@ -118,7 +122,9 @@ _FIELDS: dict[str, Callable[[object], bool]] = {
     "shard_size": lambda value: _is_count(value) and value != 0,
     "model": _or_none(_is_text), "weights": _or_none(_is_text), "data": _or_none(_is_text),
     "command": _or_none(_is_text), "stopping": _or_none(_is_text),
-    "options": _or_none(lambda value: isinstance(value, dict)),
+    "evaluation_note": _or_none(_is_text), "fingerprint": _or_none(_is_text), "dtype": _or_none(_is_text),
+    "options": _or_none(_is_description), "versions": _or_none(_is_description),
+    "transform": _or_none(_is_description), "architecture": _or_none(_is_description),
     "layers": _or_none(_is_list_of_text), "classes": _or_none(_is_list_of_text), "notes": _or_none(_is_list_of_text),
     "skipped": _or_none(lambda value: isinstance(value, list) and all(
         _is_list_of_text(pair) and len(pair) == 2 for pair in value)),
@@ -139,7 +145,8 @@ def described(row: sqlite3.Row) -> dict[str, Any]:
         screen = found.get("screen")
         wrong = None if isinstance(screen, Mapping) and screen.get("metric") in list(METRICS) else "screen"
     if wrong is not None:
-        raise StoreError(f"its {wrong.replace('_', ' ')} is no value that a study has: {str(found.get(wrong))[:60]!r}")
+        value = one_line(found.get(wrong), 60)
+        raise StoreError(f"its {wrong.replace('_', ' ')} is no value that a study has: {value!r}")
     return found
 
 
@@ -148,7 +155,7 @@ def _json(row: sqlite3.Row, column: str) -> dict[str, Any]:
     try:
         found = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError) as error:
-        raise StoreError(f"its {column} are no JSON ({str(error)[:80]})") from error
+        raise StoreError(f"its {column} are no JSON ({one_line(error, 80)})") from error
     if not isinstance(found, dict):
         raise StoreError(f"its {column} are missing, or no description")
     return storable(found) if "\\u" in text else found

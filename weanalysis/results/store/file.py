@@ -8,8 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from weanalysis.cache import one_line
 from weanalysis.errors import StoreError
 from weanalysis.results.store.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, SCREENS
+
+# SQLite's own words about a damaged file may hold its bytes.
+_UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
 
 
 class ResultsFile:
@@ -43,7 +47,7 @@ class ResultsFile:
             elif found not in {(APPLICATION_ID, SCHEMA_VERSION), (APPLICATION_ID, 1)}:
                 raise sqlite3.DatabaseError("it is another program's database, or another version's")
         except (sqlite3.Error, OSError, ValueError) as error:
-            raise StoreError(f"{path} cannot be opened as a results file ({error}); "
+            raise StoreError(f"{path} cannot be opened as a results file ({one_line(error)}); "
                              "move it away, or choose another cache with --cache DIR") from error
         return cls(db, path)
 
@@ -61,9 +65,9 @@ class ResultsFile:
         """The rows that a query finds, one by one; raise StoreError where the file cannot be read."""
         try:
             yield from self._db.execute(query, values)
-        except sqlite3.Error as error:
-            raise StoreError(f"{self.path} cannot be read ({error}); if it is damaged, move it away, or choose another "
-                             "cache with --cache DIR") from error
+        except _UNREADABLE as error:
+            raise StoreError(f"{self.path} cannot be read ({one_line(error)}); if it is damaged, move it away, or "
+                             "choose another cache with --cache DIR") from error
 
     def _row(self, query: str, *values: Any) -> Any:
         """The first row that a query finds, None without one; raise StoreError where the file cannot be read."""
@@ -75,6 +79,6 @@ class ResultsFile:
         try:
             with self._db:
                 yield self._db
-        except sqlite3.Error as error:
-            raise StoreError(f"{self.path} cannot be written ({error}); nothing of this step was kept, "
+        except _UNREADABLE as error:
+            raise StoreError(f"{self.path} cannot be written ({one_line(error)}); nothing of this step was kept, "
                              "what was kept before is intact") from error
