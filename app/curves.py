@@ -22,7 +22,7 @@ PLACES = ("epoch", "step", "seconds")
 _EVENTS = "events.out.tfevents."
 
 # More is no log of a training, and would take all memory.
-_MOST_BYTES, _LONGEST_LINE, _MOST_COLUMNS = 2**26, 2**20, 2000
+_MOST_BYTES, _LONGEST_LINE, _MOST_COLUMNS = 2**26, 2**20, 500
 _MOST_NOTES = 5
 
 # "3/10" is the third of ten; "55.1%" a number in percent.

@@ -241,7 +241,7 @@ def test_a_cache_with_rows_of_before_is_read(cache: Path) -> None:
 
 @pytest.mark.parametrize("recipe", [
     "{", "[]", "3", "{}", '{"recipe": 3, "created": "x"}', '{"recipe": {"model": 1, "data": "digits"}, "created": "x"}',
-    '{"recipe": {"model": "m", "data": "d"}}', DEEP, f'{{"a": {100_000 * "9"}}}', "\x00", "",
+    '{"recipe": {"model": "m", "data": "d"}, "created": 3}', DEEP, f'{{"a": {100_000 * "9"}}}', "\x00", "",
 ])  # fmt: skip
 def test_a_run_that_cannot_be_read_is_named_and_the_rest_is_there(recipe: str, cache: Path) -> None:
     write_run(cache, "good")
@@ -250,6 +250,22 @@ def test_a_run_that_cannot_be_read_is_named_and_the_rest_is_there(recipe: str, c
     assert [run.name for run in find_runs(found)] == list_runs(found)["run"].tolist() == ["good"]
     (line,) = unreadable_runs(found)
     assert str(cache / "runs" / "bad" / "recipe.json") in line and "\n" not in line and len(line) < 600
+
+
+def test_commands_name_a_run_that_cannot_be_read(cache: Path, capsys: pytest.CaptureFixture) -> None:
+    write_run(cache, "good")
+    (write_run(cache, "bad", seed=1) / "recipe.json").write_text("{")
+    assert run("list", "runs") == 0
+    said = capsys.readouterr()
+    assert "good" in said.out and "bad" not in said.out
+    assert said.err.startswith("note: ") and str(cache / "runs" / "bad") in said.err
+    assert run("report", "good", "-o", str(cache / "x.html")) == 0
+    capsys.readouterr()
+    for words in (["report", "bad", "-o", str(cache / "y.html")], ["compare", "bad", "good"]):
+        assert run(*words) == 1
+        assert f"error: {cache / 'runs' / 'bad' / 'recipe.json'} cannot be read" in capsys.readouterr().err
+    app = overview()
+    assert "recipe" in app.warning[0].value and app.dataframe[0].value["run"].tolist() == ["good"]
 
 
 @pytest.mark.parametrize("metrics", [

@@ -96,7 +96,7 @@ class Run:
         recipe = found.get("recipe")
         if not isinstance(recipe, dict) or not all(isinstance(recipe.get(name), str) for name in ("model", "data")):
             raise TrainingError(f"{self.recipe_file} describes no training; {_ANEW}")
-        if not isinstance(found.get("created"), str):
+        if not isinstance(found.setdefault("created", ""), str):
             raise TrainingError(f"{self.recipe_file} does not say when the run began; {_ANEW}")
         return found
 
@@ -168,7 +168,7 @@ def list_runs(cache: Cache) -> pd.DataFrame:
                 "top1": float("nan") if last is None else float(last["val_top1"]),
                 "best_top1": float("nan") if last is None else float(metrics["val_top1"].max()),
                 "seconds": float("nan") if last is None else float(last["seconds"]),
-                "created": pd.to_datetime(run.description["created"], errors="coerce"),
+                "created": pd.to_datetime(run.description["created"] or None, errors="coerce"),
                 "checkpoint": storable(str(run.checkpoint)) if run.checkpoint.is_file() else None,
             }
         )
