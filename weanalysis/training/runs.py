@@ -201,8 +201,7 @@ def read_metrics(run: Run | Path | str) -> pd.DataFrame:
         found = pd.read_csv(path)
         found["epoch"] = found["epoch"].astype("int64")
         # An older run has not heard of a newer column.
-        missing = {name: float("nan") for name in METRICS if name not in found}
-        return found.assign(**missing).astype({name: "float64" for name in METRICS[2:]})
+        return found.reindex(columns=list(METRICS)).astype({name: "float64" for name in METRICS[2:]})
     except (OSError, ValueError, KeyError, OverflowError) as error:
         raise TrainingError(f"{path} does not hold the metrics of a run ({one_line(error)}); {_ANEW}") from error
 
