@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import io
+import re
 import tempfile
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from weanalysis.cache import Cache
+from weanalysis.cache import Cache, one_line, storable
 from weanalysis.errors import TrainingError
 from weanalysis.training.runs import Run
 
 PLACES = ("epoch", "step", "seconds")
 _EVENTS = "events.out.tfevents."
 
+# More is no log of a training, and would take all memory.
+_MOST_BYTES, _LONGEST_LINE, _MOST_COLUMNS = 2**26, 2**20, 500
+_MOST_NOTES = 5
+
+# "3/10" is the third of ten; "55.1%" a number in percent.
+_OF_ALL = re.compile(r"(\d+)\s*/\s*\d+")
+
 
 @dataclass
 class Curves:
-    """What one run recorded, and what is known about it; `problem` says in a line what could not be read."""
+    """What one run recorded, and what is known about it.
+
+    `problem` says in a line why nothing could be read, `notes` which columns were not understood.
+    """
 
     name: str
     frame: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -28,6 +42,7 @@ class Curves:
     result: dict[str, Any] = field(default_factory=dict)
     created: str = ""
     problem: str = ""
+    notes: list[str] = field(default_factory=list)
     finished: bool = True
 
 
@@ -42,15 +57,17 @@ def find_curves(cache: Cache) -> list[Curves]:
         elif path.is_dir():
             others += _foreign_folder(path)
         elif path.suffix.lower() == ".csv":
-            others.append(_guarded(path.stem, path))
+            others.append(_guarded(storable(path.stem), path))
     return sorted(own, key=lambda run: run.created, reverse=True) + others
 
 
 def read_upload(name: str, content: bytes) -> Curves:
     """Read a CSV or an event file that came through the browser."""
+    name = storable(name, 200)
     try:
         if name.lower().endswith(".csv"):
-            return Curves(Path(name).stem, read_csv(io.BytesIO(content), name))
+            frame, notes = read_csv(io.BytesIO(content), name)
+            return Curves(Path(name).stem, frame, notes=notes)
         if _EVENTS in name:
             with tempfile.TemporaryDirectory() as folder:
                 # Under a name of our own: the one that came may be a path.
@@ -61,66 +78,157 @@ def read_upload(name: str, content: bytes) -> Curves:
     return Curves(name, problem=f"{name} is neither a .csv nor a TensorBoard file ({_EVENTS}…)")
 
 
-def read_csv(file: Any, name: str) -> pd.DataFrame:
-    """Return the columns of numbers of a CSV that has an epoch or step column; raise TrainingError for any other."""
-    try:
-        frame = pd.read_csv(file, skipinitialspace=True)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
-        raise TrainingError(f"{name} cannot be read as CSV ({' '.join(str(error).split())})") from error
-    frame.columns = [str(column).strip() for column in frame.columns]
-    lowered = {column.lower(): column for column in reversed(frame.columns)}
-    frame = frame.rename(columns={lowered[place]: place for place in PLACES if place in lowered})
-    if not {"epoch", "step"} & set(frame.columns):
+def read_csv(file: Any, name: str) -> tuple[pd.DataFrame, list[str]]:
+    """Return the columns of numbers of a CSV that has an epoch or step column, and a line for each not understood.
+
+    Cells may be percent ("55.1%"), epochs and steps a share of all ("3/10"). What is no number is NaN. Where other
+    programs write validation as "val_x" and training as "x", as Keras does, training is "train_x" here. Raises
+    TrainingError for what is no such CSV.
+    """
+    frame = _read_cells(file, name)
+    frame.columns = pd.Index([storable(str(column), 100).strip() for column in frame.columns])
+    frame = frame.loc[:, ~frame.columns.duplicated()]
+    places = {place: _column_of(place, list(frame.columns)) for place in PLACES}
+    if not places["epoch"] and not places["step"]:
         raise TrainingError(f"{name} has no column “epoch” or “step”; it has {', '.join(frame.columns[:8])}")
-    return frame.apply(pd.to_numeric, errors="coerce").dropna(axis=1, how="all")
+    names = {column: place for place, column in places.items() if column}
+    read, notes = {}, []
+    for column in frame.columns:
+        cells = frame[column].dropna().str.strip()
+        cells = cells[cells != ""]
+        values = _numbers(cells, column in names)
+        if len(strange := cells[values.isna() & (cells.str.lower() != "nan")]):
+            some = f"{len(strange):,} of {len(cells):,} cells" if len(strange) < len(cells) else "no cell"
+            what = "are no numbers" if len(strange) < len(cells) else "is a number"
+            notes.append(f"{name}, column “{column}”: {some} {what}, such as {storable(strange.iloc[0], 40)!r}")
+        if values.notna().any():
+            read[names.get(column, column)] = values.reindex(frame.index)
+    if not {"epoch", "step"} & set(read):
+        raise TrainingError(f"{name} has no number in its column “{places['epoch'] or places['step']}”")
+    if len(notes) > _MOST_NOTES:
+        notes[_MOST_NOTES - 1 :] = [f"{name}: {len(notes) - _MOST_NOTES + 1:,} more columns are not all numbers"]
+    values_too = {column for column in read if column not in PLACES and f"val_{column}" in read}
+    renamed = {column: f"train_{column}" for column in values_too if f"train_{column}" not in read}
+    return pd.DataFrame(read).rename(columns=renamed), notes
+
+
+def _read_cells(file: Any, name: str) -> pd.DataFrame:
+    """Return all cells of a CSV as text; raise TrainingError for what is none, or too large to be a log."""
+    try:
+        content = file.read_bytes() if isinstance(file, Path) else file.read()
+        if len(content) > _MOST_BYTES or (
+            len(content) > _LONGEST_LINE and any(len(line) > _LONGEST_LINE for line in io.BytesIO(content))
+        ):
+            raise TrainingError(f"{name} is too large for the log of a training: {_MOST_BYTES >> 20} MiB at most, and "
+                                f"{_LONGEST_LINE >> 20} MiB a line")  # fmt: skip
+        options: dict[str, Any] = {"skipinitialspace": True, "dtype": str, "encoding": "utf-8-sig", "index_col": False}
+        if (num := len(pd.read_csv(io.BytesIO(content), nrows=0, **options).columns)) > _MOST_COLUMNS:
+            raise TrainingError(f"{name} has {num:,} columns; the log of a training has {_MOST_COLUMNS:,} at most")
+        with warnings.catch_warnings():
+            # Rows longer than the header would lose what has no name.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(io.BytesIO(content), **options)
+    except (OSError, ValueError, OverflowError, MemoryError, RecursionError, pd.errors.ParserWarning) as error:
+        if isinstance(error, TrainingError):
+            raise
+        raise TrainingError(f"{name} cannot be read as CSV ({one_line(error)})") from error
+
+
+def _column_of(place: str, columns: list[str]) -> str | None:
+    """Return the column that is called so, else the first that is so in other letters."""
+    return place if place in columns else next((column for column in columns if column.lower() == place), None)
+
+
+def _numbers(cells: pd.Series, is_place: bool) -> pd.Series:
+    """Return what cells of text say as float; NaN for what is no finite number, and for percent beside plain ones."""
+    if is_place:
+        cells = cells.str.replace(_OF_ALL, r"\1", regex=True) if cells.str.fullmatch(_OF_ALL).any() else cells
+    percent = cells.str.endswith("%")
+    if len(cells) and percent.all():
+        cells = cells.str.removesuffix("%").str.strip()
+    values = pd.to_numeric(cells, errors="coerce").astype(float)
+    return values.where(np.isfinite(values))
 
 
 def read_events(folder: Path) -> pd.DataFrame:
-    """Return the scalars of a TensorBoard folder, a row a step and a column a tag; raise TrainingError without them."""
+    """Return the scalars of a TensorBoard folder, a row a step and a column a tag; raise TrainingError without them.
+
+    A scalar may be a plain value or, as Keras and newer writers have it, a tensor of one number.
+    """
     try:
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+        from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
     except ImportError:
         raise TrainingError(
             f"{folder.name} holds TensorBoard events; reading them needs tensorboard: pip install tensorboard"
         ) from None
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    events.Reload()
-    tags = events.Tags()["scalars"]
-    if not tags:
-        raise TrainingError(f"{folder.name} holds no scalars that TensorBoard can read")
-    series = {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags}
+    from google.protobuf.message import DecodeError
+
+    series: dict[str, dict[int, float]] = {}
+    for path in sorted(folder.glob(f"{_EVENTS}*")):
+        try:
+            for event in LegacyEventFileLoader(str(path)).Load():
+                _take_scalars(event, series)
+        except (DecodeError, OSError, ValueError, OverflowError, MemoryError):
+            continue  # what was read before the damage is good: each record has a checksum
+    if not series:
+        raise TrainingError(f"{storable(folder.name)} holds no scalars that TensorBoard can read")
     return pd.DataFrame(series).rename_axis("step").sort_index().reset_index()
 
 
-def _own_run(run: Run) -> Curves:
-    curves = Curves(run.name, finished=run.finished)
+def _take_scalars(event: Any, series: dict[str, dict[int, float]]) -> None:
+    """Put the scalars of an event under their tags; a training that began anew at a step replaces what followed it."""
+    if event.HasField("session_log") and event.session_log.status == event.session_log.START:
+        for tag, values in series.items():
+            series[tag] = {step: value for step, value in values.items() if step < event.step}
+    for value in event.summary.value:
+        found = _scalar(value)
+        if found is not None and value.tag != "step":
+            series.setdefault(storable(value.tag, 200), {})[event.step] = found
+
+
+def _scalar(value: Any) -> float | None:
+    """Return the number of a summary; None for what is none, without making a tensor larger than one number."""
+    from tensorboard.util.tensor_util import make_ndarray
+
+    if value.HasField("simple_value"):
+        return float(value.simple_value)
+    if not value.HasField("tensor") or any(dim.size != 1 for dim in value.tensor.tensor_shape.dim):
+        return None
     try:
-        curves.recipe = dict(run.recipe)
+        number = make_ndarray(value.tensor)
+        return float(number.item()) if number.dtype.kind in "fiub" else None
+    except (TypeError, ValueError, KeyError):
+        return None
+
+
+def _own_run(run: Run) -> Curves:
+    curves = Curves(storable(run.name), finished=run.finished)
+    try:
+        curves.recipe = storable(run.recipe)
         curves.created = str(run.description["created"])
         curves.result = run.result or {}
         if run.metrics_file.is_file():
-            curves.frame = read_csv(run.metrics_file, f"{run.name}/{run.metrics_file.name}")
+            curves.frame, curves.notes = read_csv(run.metrics_file, f"{curves.name}/{run.metrics_file.name}")
     except TrainingError as error:
-        curves.problem = str(error)
-    except (KeyError, TypeError, AttributeError) as error:
-        curves.problem = f"{run.name} has no usable recipe ({error!r}); remove its folder to train it anew"
+        curves.problem = storable(str(error))
     return curves
 
 
-def _foreign_folder(folder: Path) -> list[Curves]:
+def _foreign_folder(folder: Path) -> Iterator[Curves]:
     """Read what another program left: event files, else every CSV with a step or epoch column."""
-    found = [_guarded(f"{folder.name}/{path.stem}", path) for path in sorted(folder.glob("*.csv"))]
+    shown = storable(folder.name)
+    yield from (_guarded(f"{shown}/{storable(path.stem)}", path) for path in sorted(folder.glob("*.csv")))
     for place in sorted({path.parent for path in folder.rglob(f"{_EVENTS}*")}):
-        name = folder.name if place == folder else f"{folder.name}/{place.relative_to(folder)}"
+        name = shown if place == folder else f"{shown}/{storable(str(place.relative_to(folder)))}"
         try:
-            found.append(Curves(name, read_events(place)))
+            yield Curves(name, read_events(place))
         except TrainingError as error:
-            found.append(Curves(name, problem=str(error)))
-    return found
+            yield Curves(name, problem=str(error))
 
 
 def _guarded(name: str, path: Path) -> Curves:
     try:
-        return Curves(name, read_csv(path, path.name))
+        frame, notes = read_csv(path, storable(path.name))
+        return Curves(name, frame, notes=notes)
     except TrainingError as error:
         return Curves(name, problem=str(error))

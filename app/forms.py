@@ -89,12 +89,17 @@ def _field(option: click.Option, key: str, first: str | None, words: Mapping[str
     if value in (None, "") or (str(value) == str(default) and first is None):
         return []
     if not option.multiple:
-        return [flag, str(value)]
+        return _given(flag, str(value))
     try:
-        return [word for part in shlex.split(str(value)) for word in (flag, part)]
+        return [word for part in shlex.split(str(value)) for word in _given(flag, part)]
     except ValueError as error:
         st.error(f"{title}: {shared.plain(error)}.", icon=":material/error:")
         st.stop()
+
+
+def _given(flag: str, value: str) -> list[str]:
+    """Return an option and its value as words of which the second cannot be taken for an option of its own."""
+    return [f"{flag}={value}"] if value.startswith("-") else [flag, value]
 
 
 def _choices(option: click.Option) -> list[str]:

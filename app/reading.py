@@ -39,6 +39,14 @@ def studies(*kinds: str) -> pd.DataFrame:
     return found.reset_index(drop=True)
 
 
+def unreadable() -> list[str]:
+    """Return a line for each study that is in the store but cannot be read."""
+    if not cache().results.is_file():
+        return []
+    with Store.open(cache().results, readonly=True) as store:
+        return list(store.unreadable().values())
+
+
 def table(study: pd.Series) -> pd.DataFrame:
     """Return the rows of a study as they are now."""
     return _table(str(cache().results), int(study["id"]), study["metric"], float(study["updated"]))

@@ -16,7 +16,7 @@ import reading
 import streamlit as st
 
 from weanalysis import figures
-from weanalysis.cache import safe_name
+from weanalysis.cache import safe_name, storable
 from weanalysis.errors import WeanalysisError
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words
 from weanalysis.results.statistics import selected_intervals
@@ -324,5 +324,5 @@ def show(
 
 def plain(text: object) -> str:
     """Keep a name from being read as Markdown or HTML."""
-    escaped = html.escape(str(text), quote=False)
+    escaped = html.escape(storable(str(text)), quote=False)
     return "".join("\\" + sign if sign in "\\`*_{}[]()#+-.!|~:$" else sign for sign in escaped)

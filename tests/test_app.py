@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import socket
 import sqlite3
 import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -662,6 +659,51 @@ def test_a_mistake_in_the_form_starts_nothing(
     assert Jobs(Cache(cache)).all() == []
 
 
+@pytest.mark.parametrize(("form", "fields"), [
+    ("Study", {"ablate-name": "name", "ablate-weights": "weights", "ablate-model_options": "model_options"}),
+    ("Training", {"train-name": "name", "train-layers": "layers"}),
+])  # fmt: skip
+def test_what_is_typed_into_a_field_is_its_value_and_never_an_option(
+    form: str, fields: dict[str, str], open_page: Open, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from weanalysis.cli import cli
+
+    monkeypatch.setattr(Jobs, "_spawn", lambda jobs, job_id: subprocess.Popen(["true"]))
+    app = open_page("jobs", form=form)
+    for value in ("--cache", "--cache=/elsewhere", "-h", "--", "../../elsewhere", "$(id)"):
+        for key in fields:
+            app.text_input(key=key).set_value(value)
+        app.run()
+        app.button[0].click().run()
+        is_well(app)
+        job = Jobs(Cache(cache)).all()[0]
+        parsed = cli.commands[job.command[0]].make_context(job.command[0], list(job.command[1:])).params
+        assert {name: parsed[name] for name in fields.values()} == {
+            name: (value,) if name == "model_options" else value for name in fields.values()
+        }
+        assert parsed["cache"] is None and not parsed["quiet"]
+
+
+def test_a_line_break_in_a_field_starts_nothing(open_page: Open, cache: Path) -> None:
+    app = open_page("jobs")
+    app.text_input(key="ablate-name").set_value("a\n--quiet").run()
+    app.button[0].click().run()
+    assert not app.exception
+    assert "line break or another control character" in app.error[0].value
+    assert Jobs(Cache(cache)).all() == []
+
+
+def test_a_job_works_in_the_cache_of_its_dashboard_alone(open_page: Open, cache: Path) -> None:
+    """Also one that something else has put into the file of jobs."""
+    jobs = Jobs(Cache(cache))
+    job = jobs.start(["ablate", "--model", "resnet21", "--cache", str(cache / "elsewhere")])
+    jobs.kill(job.id)
+    app = open_page("jobs")
+    app.button(key="again-1").click().run()
+    assert not app.exception and len(jobs.all()) == 1
+    assert not (cache / "elsewhere").exists()
+
+
 @pytest.mark.slow
 def test_a_job_is_started_watched_and_run_again(open_page: Open, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -966,28 +1008,6 @@ def test_the_server_is_started_closed_to_others_and_silent(tmp_path: Path, monke
     assert options["server.headless"] == "true"
     assert len(json.loads(options["theme.chartCategoricalColors"])) == 10
     assert started["env"][ENVIRONMENT_VARIABLE] == str(tmp_path)
-
-
-def test_who_starts_it_for_the_first_time_is_asked_nothing(tmp_path: Path) -> None:
-    port = free_port()
-    program = f"from weanalysis.dashboard import *; launch(Cache(Path({str(tmp_path)!r})), {port}, open_browser=True)"
-    environment = {**os.environ, "HOME": str(tmp_path), "BROWSER": "true", "PYTHONPATH": str(Path(__file__).parents[1])}
-    server = subprocess.Popen([sys.executable, "-c", program], env=environment, stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE, text=True)  # fmt: skip
-    try:
-        for _ in range(240):
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2) as answer:
-                    assert answer.status == 200
-                    break
-            except OSError:
-                time.sleep(0.25)
-        else:
-            pytest.fail("the dashboard does not serve")
-    finally:
-        server.terminate()
-        printed = server.communicate(timeout=30)[0]
-    assert "mail" not in printed.lower()
 
 
 def free_port() -> int:

@@ -112,7 +112,7 @@ def test_nothing_depends_on_itself_through_others() -> None:
          {"ablation", "data", "excitation", "loading", "models", "pruning", "saliency", "training", "_torchvision",
           "devices"}),
         ({"torch_pruning"}, {"pruning"}),
-        ({"streamlit"}, {"app"}),
+        ({"streamlit", "starlette"}, {"app"}),
         ({"plotly"}, {"figures", "app"}),
         ({"kaleido", "choreographer"}, {"figures"}),
         ({"jinja2", "markupsafe"}, {"report"}),

@@ -8,9 +8,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -390,6 +392,60 @@ def test_a_job_is_started_watched_cancelled_and_resumed(visitor: Visitor, browse
     again.get_by_text("running", exact=True).wait_for()
     again.get_by_role("button", name="Cancel").click()
     again.get_by_text("cancelled", exact=True).wait_for(timeout=300_000)
+
+
+@pytest.fixture
+def framing(address: str) -> Iterator[str]:
+    """Another page of this machine, the same site to a browser, with the dashboard and a page of its own in frames."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            frames = f'<iframe id="ours" src="{address}/jobs"></iframe><iframe id="theirs" src="/inner"></iframe>'
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<h1>an inner page</h1>" if self.path == "/inner" else frames.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+def test_a_page_that_frames_the_dashboard_shows_nothing_of_it(browser: Any, address: str, framing: str) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(address + "/jobs")  # a reader who has the cookie
+    page.get_by_role("button", name="Start", exact=True).wait_for()
+    refused: list[str] = []
+    page.on("console", lambda message: refused.append(message.text))
+    page.goto(framing)
+    page.frame_locator("#theirs").get_by_text("an inner page").wait_for()
+    page.wait_for_function("() => document.readyState === 'complete'")
+    frame = page.locator("#ours").element_handle().content_frame()
+    assert frame is None or frame.url.startswith("chrome-error:") or not frame.locator("#root").count()
+    assert page.frame_locator("#ours").get_by_role("button").count() == 0
+    assert any("frame-ancestors" in line or "X-Frame-Options" in line for line in refused), refused
+    context.close()
+
+
+def test_another_page_s_script_opens_no_session(browser: Any, address: str, framing: str) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(address)
+    page.wait_for_selector("h1")
+    opens = """address => new Promise(tell => {
+        const socket = new WebSocket(address.replace("http", "ws") + "/_stcore/stream");
+        socket.onopen = () => tell(true);
+        socket.onerror = () => tell(false);
+    })"""
+    assert page.evaluate(opens, address), "the dashboard's own page does"
+    page.goto(framing)
+    assert not page.evaluate(opens, address), "with the cookie, which the browser sends along"
+    context.close()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

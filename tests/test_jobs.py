@@ -184,6 +184,31 @@ def test_only_jobs_of_this_program_are_started(jobs: Jobs) -> None:
         jobs.get(7)
 
 
+@pytest.mark.parametrize("change", [
+    "command = '['", "command = '3'", "command = '[1]'", "command = x'5b5d'", "command = CAST(x'ff' AS TEXT)",
+    "state = 'odd'", "pid = -1", "pid = 'x'", "pid = 4294967296", "created = 1e300", "heartbeat = 'now'", "ended = -1",
+])  # fmt: skip
+def test_a_job_that_cannot_be_read_is_named_and_the_rest_is_there(change: str, jobs: Jobs) -> None:
+    with jobs._database() as db:
+        for command in ("one", "two"):
+            db.execute("INSERT INTO jobs (command, state, created, heartbeat) VALUES (?, 'finished', 1, 1)",
+                       (f'["ablate", "{command}"]',))  # fmt: skip
+    with sqlite3.connect(jobs.cache.jobs) as db:
+        db.execute(f"UPDATE jobs SET {change} WHERE id = 1")
+    assert [job.command for job in jobs.all()] == [("ablate", "two")]
+    (line,) = jobs.unreadable()
+    assert line.startswith("job 1 in ")
+    with pytest.raises(StoreError, match="no job 1"):
+        jobs.get(1)
+
+
+@pytest.mark.parametrize("word", ["a\nb", "a\r--quiet", "a\x00b", "a\x1b[2J", "a\x85b", "a\u2028b"])
+def test_a_word_with_a_line_break_or_a_control_character_is_refused(word: str, jobs: Jobs) -> None:
+    with pytest.raises(StoreError, match="line break or another control character"):
+        jobs.start(["ablate", "--name", word])
+    assert jobs.all() == []
+
+
 def test_a_file_that_is_no_database_is_one_clear_line(jobs: Jobs) -> None:
     jobs.cache.jobs.write_bytes(b"nothing" * 1000)
     with pytest.raises(StoreError, match="cannot be used"):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from weanalysis.errors import StoreError
 
@@ -84,6 +87,41 @@ def safe_name(name: str) -> str:
     """Turn any text into a file name: letters, digits, dot, dash and underscore, never empty, hidden or a path."""
     cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
     return cleaned[:100] or "unnamed"
+
+
+# What Python has in place of the bytes of a name that are no UTF-8. It can be neither printed nor kept as text.
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def storable(value: Any, longest: int | None = None) -> Any:
+    """Return text, or the JSON value that holds it, as it can be kept and printed everywhere.
+
+    Bytes that are no UTF-8 become `\\xff`; text beyond `longest` characters is cut, and ends in "…".
+    """
+    if isinstance(value, str):
+        if not value.isascii():
+            value = _SURROGATES.sub(_escaped, value)
+        return value if longest is None or len(value) <= longest else value[: longest - 1] + "…"
+    if isinstance(value, Mapping):
+        return {storable(key, longest): storable(item, longest) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable(item, longest) for item in value]
+    return value
+
+
+def one_line(text: object, longest: int = 200) -> str:
+    """Return what a library says of a damaged file as one printable line; it may be many, and hold anything."""
+    return storable(" ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split()), longest)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    return f"\\x{number - 0xDC00:02x}" if 0xDC80 <= number <= 0xDCFF else f"\\u{number:04x}"
+
+
+def is_full(error: BaseException) -> bool:
+    """Tell whether something could not be written for lack of room: the disk's, a quota's, or a file's."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -19,10 +19,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from weanalysis.cache import ENVIRONMENT_VARIABLE, Cache
+from weanalysis.cache import ENVIRONMENT_VARIABLE, Cache, one_line
 from weanalysis.errors import StoreError
 
 COMMANDS = ("ablate", "demo", "train")
@@ -34,6 +35,10 @@ BEAT_SECONDS = 1.0
 _SECONDS_TO_BEGIN = 60.0  # how long a job may have no process yet: Python starts slowly on a busy machine
 _SAME_START_SECONDS = 2.0  # two clocks' difference; a number of a process is not given out again so fast
 _LOG_BYTES = 100_000
+_LAST_MOMENT = 253_402_300_800.0  # the end of the year 9999, beyond which calendars fail
+
+# What a terminal obeys instead of showing it; no option needs any.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 # `Cache.ready` writes and removes a file named after this process; two threads would take it from each other.
 _PROBING = threading.Lock()
@@ -74,11 +79,14 @@ class Jobs:
     def start(self, command: Sequence[str]) -> Job:
         """Start `weanalysis` with the arguments `command` in a process of its own, and return the job.
 
-        Raises StoreError for a command that is no job, and where the same command is running already.
+        Raises StoreError for a command that is no job, for words with line breaks or other control characters, and
+        where the same command is running already.
         """
         command = [str(word) for word in command]
         if not command or command[0] not in COMMANDS:
             raise StoreError(f"{' '.join(command[:1]) or 'nothing'} is no job; choose from {', '.join(COMMANDS)}")
+        if broken := next((word for word in command if _CONTROL.search(word)), None):
+            raise StoreError(f"{broken[:80]!r} holds a line break or another control character; leave it out")
         with _PROBING:
             self.cache.ready()
         self.all()  # a job whose process is gone must not keep its command
@@ -89,8 +97,10 @@ class Jobs:
                     "INSERT INTO jobs (command, state, created, heartbeat) VALUES (?, ?, ?, ?)",
                     (json.dumps(command), ACTIVE, now, now),
                 ).lastrowid
-        except sqlite3.IntegrityError:
-            running = next(job for job in self.all() if job.active and list(job.command) == command)
+        except StoreError as error:
+            running = next((job for job in self.all() if job.active and list(job.command) == command), None)
+            if running is None or not isinstance(error.__cause__, sqlite3.IntegrityError):
+                raise
             raise StoreError(f"this very command is running already, as job {running.id}; watch that one") from None
         assert job_id is not None
         try:
@@ -106,16 +116,18 @@ class Jobs:
         return self.get(job_id)
 
     def all(self) -> list[Job]:
-        """Return all jobs, the newest first; one whose process was killed is "lost" from then on."""
-        if not self.cache.jobs.is_file():
-            return []
-        jobs = self._read()
+        """Return all jobs that can be read, the newest first; one whose process was killed is "lost" from then on."""
+        jobs, _ = self._read()
         gone = [job for job in jobs if job.active and not _is_alive(job)]
         if not gone:
             return jobs
         for job in gone:
             self._end(job.id, "lost")
-        return self._read()
+        return self._read()[0]
+
+    def unreadable(self) -> list[str]:
+        """Return a line for each job whose row cannot be read; `all` leaves it out."""
+        return self._read()[1]
 
     def get(self, job_id: int) -> Job:
         """Return a job; raise StoreError where there is none of that number."""
@@ -173,19 +185,29 @@ class Jobs:
     def _log_file(self, job_id: int) -> Path:
         return self.cache.root / "jobs" / f"{job_id}.log"
 
-    def _read(self) -> list[Job]:
+    def _read(self) -> tuple[list[Job], list[str]]:
+        if not self.cache.jobs.is_file():
+            return [], []
         with self._database() as db:
+            db.text_factory = lambda raw: raw.decode(errors="backslashreplace")
             rows = db.execute(
                 "SELECT id, command, state, cancel, pid, process_started, created, heartbeat, ended FROM jobs "
                 "ORDER BY id DESC"
             ).fetchall()
-        return [Job(row[0], tuple(json.loads(row[1])), row[2], bool(row[3]), *row[4:]) for row in rows]
+        jobs, problems = [], []
+        for row in rows:
+            try:
+                jobs.append(_job_of(row))
+            except (TypeError, ValueError, RecursionError):
+                problems.append(f"job {row[0]} in {self.cache.jobs} cannot be read; it is left out")
+        return jobs, problems
 
     def _beat(self, job_id: int) -> bool:
         """Note that a job lives; return whether it is to stop."""
         with self._database() as db:
             db.execute("UPDATE jobs SET heartbeat = ? WHERE id = ?", (time.time(), job_id))
-            return bool(db.execute("SELECT cancel FROM jobs WHERE id = ?", (job_id,)).fetchone()[0])
+            row = db.execute("SELECT cancel FROM jobs WHERE id = ?", (job_id,)).fetchone()
+            return bool(row and row[0])
 
     def _end(self, job_id: int, state: str) -> None:
         with self._database() as db:
@@ -206,12 +228,30 @@ class Jobs:
                 db.execute("COMMIT")
             finally:
                 db.close()
-        except sqlite3.IntegrityError:
-            raise
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # its own words about a damaged file may hold its bytes
             raise StoreError(
-                f"{self.cache.jobs} cannot be used ({error}); move it away, or choose another cache with --cache DIR"
+                f"{self.cache.jobs} cannot be used ({one_line(error)}); move it away, or choose another cache with "
+                "--cache DIR"
             ) from error
+
+
+def _job_of(row: tuple[Any, ...]) -> Job:
+    """Make a job of its row; raise ValueError or TypeError where the row is not as `Jobs` writes it."""
+    number, command, state, cancel, pid, *times = row
+    words = json.loads(command) if isinstance(command, str) else None
+    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+        raise ValueError("no command")
+    if state not in STATES:
+        raise ValueError("no state of a job")
+    if pid is not None and not (isinstance(pid, int) and 0 < pid < 2**31):
+        raise ValueError("no number of a process")
+    process_started, created, heartbeat, ended = (None if moment is None else float(moment) for moment in times)
+    for moment in (process_started, created, heartbeat, ended):
+        if moment is not None and not 0 <= moment < _LAST_MOMENT:
+            raise ValueError("no moment")
+    if created is None or heartbeat is None:
+        raise ValueError("no beginning")
+    return Job(int(number), tuple(words), state, bool(cancel), pid, process_started, created, heartbeat, ended)
 
 
 def progress(log: str) -> tuple[float, str]:

@@ -13,6 +13,7 @@ import reading
 import shared
 import streamlit as st
 
+from weanalysis.cache import storable
 from weanalysis.cli import cli
 from weanalysis.cli.ablate import STUDY_OPTIONS
 from weanalysis.errors import StoreError
@@ -76,11 +77,16 @@ def training_command() -> list[str]:
 
 
 def check_command(command: list[str]) -> None:
-    """Raise StoreError, in the command line's own words, for options that the command does not have."""
+    """Raise StoreError, in the command line's own words, for options that the command does not have.
+
+    A job's results lie in the cache that is shown here, and nowhere else.
+    """
     found = cli.commands.get(command[0])
     try:
         if found is not None:
-            found.make_context(command[0], list(command[1:]), resilient_parsing=False)
+            parsed = found.make_context(command[0], list(command[1:]), resilient_parsing=False)
+            if parsed.params.get("cache") is not None:
+                raise StoreError("--cache is not for jobs: they work in the cache that this dashboard shows")
     except click.ClickException as error:
         raise StoreError(error.format_message()) from error
     except click.exceptions.Exit:
@@ -113,6 +119,8 @@ with st.container(border=True):
 @shared.live(any(job.active for job in jobs.all()))
 def listed() -> None:
     found = jobs.all()
+    for line in jobs.unreadable():
+        st.warning(shared.plain(line), icon=":material/warning:")
     if not found:
         st.caption("No job yet.")
         return
@@ -133,7 +141,7 @@ def show(job: Job) -> None:
             st.markdown(f"**Job {job.id}**")
             st.badge(STATES.get(job.state, job.state), color=COLOURS[job.state])
             st.caption(times(job))
-        st.code(shlex.join(["weanalysis", *job.command]), language="bash", wrap_lines=True)
+        st.code(storable(shlex.join(["weanalysis", *job.command])), language="bash", wrap_lines=True)
         if job.active:
             share, words = progress(log)
             waiting = "stopping after the step in hand…" if job.cancel else words or "beginning…"

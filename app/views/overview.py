@@ -11,6 +11,7 @@ import streamlit as st
 
 from weanalysis.jobs import Jobs
 from weanalysis.results import FINDABLE
+from weanalysis.training import unreadable_runs
 
 PAGES = {"location": "views/location.py", "magnitude": "views/magnitude.py", "multiplier": "views/multipliers.py"}
 
@@ -23,6 +24,8 @@ st.caption(
 )
 
 found = reading.studies()
+for line in (*reading.unreadable(), *unreadable_runs(reading.cache())):
+    st.warning(shared.plain(line), icon=":material/warning:")
 runs = [run for run in curves.find_curves(reading.cache()) if run.recipe]
 if found.empty and not runs:
     shared.how_to_begin()

@@ -42,6 +42,8 @@ brought = [uploaded(file.name, file.getvalue()) for file in files or []]
 found = curves.find_curves(reading.cache()) + brought
 for broken in (run for run in found if run.problem):
     st.warning(shared.plain(broken.problem), icon=":material/warning:")
+for note in (note for run in found for note in run.notes):
+    st.caption(f":material/info: {shared.plain(note)}")
 names = [run.name for run in found if not run.problem]
 if not names:
     st.info("No training run yet. Train one in a terminal; it appears here while it runs.", icon=":material/rocket:")

@@ -15,7 +15,6 @@ import joblib
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
 from weanalysis.ablation import schedule
@@ -26,11 +25,12 @@ from weanalysis.ablation.inputs import as_model, multipliers_of
 from weanalysis.ablation.preparation import Prepared, prepare
 from weanalysis.ablation.schedule import Work
 from weanalysis.ablation.studies import STUDIES, Ablation, Study, find_layers, make_study
-from weanalysis.cache import Cache, find_cache, write_atomically
+from weanalysis.cache import Cache, find_cache
 from weanalysis.data import as_images, check_targets
 from weanalysis.devices import DTYPES, find_devices
 from weanalysis.errors import StoreError, StudyError, unknown_name
 from weanalysis.models import Model, save_checkpoint
+from weanalysis.results.multipliers import save_multipliers
 from weanalysis.results.statistics import StoppingRule
 from weanalysis.results.store import METRICS, Store, content_key
 from weanalysis.versions import versions
@@ -220,7 +220,7 @@ def _keep_weights(cache: Cache, model: Model, learned: dict[str, torch.Tensor]) 
     if not path.is_file():
         save_checkpoint(path, model.net, model.architecture, {"name": model.name})
     if learned:
-        write_atomically(cache.multipliers_file(model.weights_hash), safetensors_bytes(learned))
+        save_multipliers(cache, model.weights_hash, {name: m.cpu().numpy() for name, m in learned.items()})
     return path
 
 
@@ -342,11 +342,14 @@ def _labels(ablation: Ablation) -> Mapping[str, Any]:
 
 def _only_writer(cache: Cache, key: str, name: str) -> filelock.BaseFileLock:
     """Hold the study for this process; raise StoreError where another one is at it. Killed processes let go."""
-    cache.locks.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(cache.locks / f"study-{key}.lock")
     try:
+        cache.locks.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise StoreError(f"another process is working on the study {name!r} in {cache.root}; watch it with "
                          "`weanalysis list studies`, or wait until it is done and run the command again") from None
+    except OSError as error:
+        raise StoreError(f"{cache.locks} cannot be written ({error.strerror or error}); make room, or choose another "
+                         "cache with --cache DIR") from error
     return lock

@@ -24,6 +24,7 @@ from weanalysis.ablation.evaluate import Evaluator, Measured, Mode, ScreenSettin
 from weanalysis.ablation.studies import Ablation
 from weanalysis.devices import DTYPES
 from weanalysis.errors import DeviceError, WeanalysisError
+from weanalysis.orphans import end_with
 
 # A task should end soon enough for progress to be seen and for Ctrl-C to be answered, and last long enough
 # for the intact forward pass and the decoding that it begins with not to count.
@@ -240,7 +241,8 @@ def run(
             yield joblib.delayed(_run_in_worker)(work, replace(task, distrusted=dict(distrusted or {})), threads)
 
     parallel = joblib.Parallel(n_jobs=jobs, backend="loky", return_as="generator_unordered", batch_size=1,
-                               pre_dispatch=jobs, max_nbytes=None)  # fmt: skip
+                               pre_dispatch=jobs, max_nbytes=None, initializer=end_with,
+                               initargs=(os.getpid(),))  # fmt: skip
     try:
         for task, outcome in _deaf_to_stops(lambda: parallel(waiting())):
             if isinstance(outcome, WeanalysisError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 
 import click
 
+from weanalysis.cache import is_full
 from weanalysis.cli import ablate, compare, costs, demo, prune, report, saliency, show, train
 from weanalysis.errors import WeanalysisError
 
@@ -39,8 +41,12 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run the command line: exit 0 when done, 1 and a line for a user's error, 2 for wrong usage, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name need not be what a terminal can show
     try:
         cli(standalone_mode=False)
+        sys.stdout.flush()  # here, where it can still be said that it failed
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -56,3 +62,12 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        where = error.filename or "the output"
+        print(f"error: {where} cannot be written ({error.strerror}); what was kept before is intact: make room, and "
+              "run the same command again", file=sys.stderr)  # fmt: skip
+        if not error.filename:
+            sys.stdout = None  # nothing is tried again at the end
+        sys.exit(1)

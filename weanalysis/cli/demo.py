@@ -67,5 +67,5 @@ def demo(open_dashboard: bool, port: int, quiet: bool, cache: str | None) -> Non
         console.print()
         print_comparison(console, compare(runs["none"].name, runs["lwe"].name, cache=found))
     if open_dashboard:
-        console.print(f"\nThe dashboard is at http://127.0.0.1:{port} until you press Ctrl-C.")
+        console.print()
         launch(found, port, open_browser=True)

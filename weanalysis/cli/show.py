@@ -35,44 +35,46 @@ DASHBOARD_HELP = """Open the dashboard over the cache in a browser. It reads wha
 Examples:
   weanalysis dashboard
   weanalysis dashboard --port 8600 --cache /data/cache
+  weanalysis dashboard --address 0.0.0.0 --host gpu.example.org --no-open
 """
 
 
-def _studies(cache: Any) -> list[dict[str, Any]]:
+# What is listed, and a line for each that is there but cannot be read.
+Listing = tuple[list[dict[str, Any]], list[str]]
+
+
+def _studies(cache: Any) -> Listing:
     import numpy as np
 
     from weanalysis.results import Store, to_json_rows
 
     if not cache.results.is_file():
-        return []
+        return [], []
     with Store.open(cache.results, readonly=True) as store:
         columns = ["id", "name", "kind", "model", "weights", "data", "metric", "state", "num_images", "done", "total",
                    "stopping"]  # fmt: skip
         studies = store.studies()
         studies["state"] += np.where(studies["outdated"].astype(bool), " (by an older version: measure it again)", "")
-        return to_json_rows(studies[columns])
+        return to_json_rows(studies[columns]), list(store.unreadable().values())
 
 
-def _runs(cache: Any) -> list[dict[str, Any]]:
+def _runs(cache: Any) -> Listing:
     from weanalysis.results import to_json_rows
-    from weanalysis.training import list_runs
+    from weanalysis.training import list_runs, unreadable_runs
 
-    table = list_runs(cache)
-    for reason in table.attrs["unreadable"].values():
-        click.echo(f"not readable: {reason}", err=True)
-    return to_json_rows(table)
+    return to_json_rows(list_runs(cache)), unreadable_runs(cache)
 
 
-def _models(cache: Any) -> list[dict[str, Any]]:
+def _models(cache: Any) -> Listing:
     from weanalysis.models import list_models
 
-    return list_models()
+    return list_models(), []
 
 
-def _data(cache: Any) -> list[dict[str, Any]]:
+def _data(cache: Any) -> Listing:
     from weanalysis.data import list_sources
 
-    return list_sources()
+    return list_sources(), []
 
 
 LISTINGS = {"studies": _studies, "runs": _runs, "models": _models, "data": _data}
@@ -94,7 +96,9 @@ def list_(what: str, as_json: bool, cache: str | None) -> None:
     if what not in LISTINGS:
         raise StoreError(unknown_name("listing", what, LISTINGS))
     found = find_cache(cache)
-    rows = LISTINGS[what](found)
+    rows, problems = LISTINGS[what](found)
+    for line in problems:
+        click.echo(f"note: {line}", err=True)
     if as_json:
         click.echo(json.dumps({what: rows}, allow_nan=False, default=str))
         return
@@ -140,12 +144,16 @@ def export(study: str, output: str, metric: str | None, cache: str | None) -> No
 @click.command(help=DASHBOARD_HELP)
 @click.option("--port", type=int, default=8501, show_default=True)
 @click.option("--address", default="127.0.0.1", show_default=True,
-              help="Where to listen; 0.0.0.0 lets other machines in, without a password.")
+              help="Where to listen; 0.0.0.0 lets other machines in, with the token that is printed.")
+@click.option("--host", "hosts", multiple=True, metavar="NAME",
+              help="Also answer to this name, as behind a proxy or in a container; can be repeated.")
 @click.option("--open/--no-open", "open_browser", default=True, show_default=True, help="Open a browser.")
 @cache_option
 @click.pass_context
-def dashboard(ctx: click.Context, port: int, address: str, open_browser: bool, cache: str | None) -> None:
+def dashboard(
+    ctx: click.Context, port: int, address: str, hosts: tuple[str, ...], open_browser: bool, cache: str | None
+) -> None:
     from weanalysis.cache import find_cache
     from weanalysis.dashboard import launch
 
-    ctx.exit(launch(find_cache(cache).ready(), port, address, open_browser))
+    ctx.exit(launch(find_cache(cache).ready(), port, address, open_browser, hosts))

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from weanalysis.cache import Cache
+from weanalysis.cache import Cache, safe_name
 from weanalysis.errors import StoreError, unknown_name
 from weanalysis.results import Store
 from weanalysis.training import Run, find_runs
@@ -23,12 +23,14 @@ class StudyOf:
 def find_named(text: str, cache: Cache) -> Run | StudyOf:
     """Find "NAME", the beginning of one, or a study's number, among runs and studies; "run:" and "study:" decide.
 
-    Raises StoreError unless exactly one has that name.
+    Raises StoreError unless exactly one has that name, and StoreError or TrainingError where it cannot be read.
     """
     kind, colon, rest = text.partition(":")
     kind, wanted = (kind, rest) if colon and kind in ("run", "study") else ("", text)
     runs = {} if kind == "study" else {run.name: run for run in find_runs(cache)}
-    studies = {} if kind == "run" else _studies(cache)
+    studies, unreadable = ({}, {}) if kind == "run" else _studies(cache)
+    if wanted.isdecimal() and int(wanted) in unreadable:
+        raise StoreError(unreadable[int(wanted)])
     if wanted.isdecimal() and int(wanted) in studies:
         return StudyOf(int(wanted), studies[int(wanted)])
     for matches in (str.__eq__, str.startswith):
@@ -40,6 +42,8 @@ def find_named(text: str, cache: Cache) -> Run | StudyOf:
             offer = ", ".join(f"study:{item.number} ({item.name})" if isinstance(item, StudyOf) else f"run:{item.name}"
                               for item in found[:8])  # fmt: skip
             raise StoreError(f"{len(found)} runs and studies match {wanted!r}: {offer}; name one of them")
+    if kind != "study" and safe_name(wanted) == wanted and Run(cache.runs / wanted).recipe_file.is_file():
+        _ = Run(cache.runs / wanted).description  # it is there, and this says why it cannot be read
     hint = f"`weanalysis list runs` and `weanalysis list` show what is in {cache.root}; a file ends in .safetensors."
     raise StoreError(unknown_name(kind or "run or study", wanted, [*runs, *studies.values()], hint))
 
@@ -54,9 +58,10 @@ def find_run_folder(text: str) -> Run | None:
     return run
 
 
-def _studies(cache: Cache) -> dict[int, str]:
+def _studies(cache: Cache) -> tuple[dict[int, str], dict[int, str]]:
+    """The names of the studies by number, and of those that cannot be read a line why."""
     if not cache.results.is_file():
-        return {}
+        return {}, {}
     with Store.open(cache.results, readonly=True) as store:
-        listed = store.studies()
-    return dict(zip(listed["id"].astype(int), listed["name"], strict=True))
+        listed, unreadable = store.studies(), store.unreadable()
+    return dict(zip(listed["id"].astype(int), listed["name"], strict=True)), unreadable

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from weanalysis import figures
-from weanalysis.cache import Cache, find_cache, write_atomically
+from weanalysis.cache import Cache, find_cache, storable, write_atomically
 from weanalysis.comparison import StudyOf, find_named, find_run_folder
 from weanalysis.errors import StoreError, StudyError, unknown_name
 from weanalysis.report.comparisons import chapters_of_comparisons
@@ -100,7 +100,7 @@ def write_report(
         wanted = {name: figure for chapter in chapters for name, figure in chapter.figures().items()}
         drawn = figures.save_pictures(wanted, Path(pictures).expanduser(), tuple(formats))
     try:
-        write_atomically(path, page.encode())
+        write_atomically(path, storable(page).encode())
     except OSError as error:
         raise StoreError(f"{path} cannot be written ({error.strerror or error}); choose another path") from error
     return Written(path, [one.numbers for one in studies], [one.numbers for one in compared],

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from weanalysis import figures
+from weanalysis.cache import storable
 from weanalysis.figures import best_epoch
 from weanalysis.report.page import Chapter, Picture, Table
 from weanalysis.report.words import counted, plain_number, sentence_of, settings, value_word
@@ -23,7 +24,7 @@ _SIGNIFICANCE = 0.05
 
 def chapter_of_runs(runs: Sequence[Run]) -> Chapter:
     """Write the chapter of one or several runs; raise TrainingError where one's files cannot be read."""
-    recipes = {run.name: run.recipe for run in runs}
+    recipes = {run.name: storable(run.recipe) for run in runs}
     metrics = {run.name: run.metrics() for run in runs}
     differing = _differing(recipes)
     groups = _groups(recipes, differing)
@@ -147,7 +148,7 @@ def _setting(recipes: dict[str, dict[str, Any]], differing: list[str]) -> list[t
 
 
 def _provenance(run: Run) -> str:
-    about = run.description
+    about = storable(run.description)
     kept = {"begun": about.get("created"), "training images": about.get("train_images"),
             "validation images": about.get("val_images"),
             "with": settings(about.get("versions") or {})}  # fmt: skip

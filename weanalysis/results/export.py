@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from weanalysis.cache import write_atomically
+from weanalysis.cache import storable, write_atomically
 from weanalysis.errors import StoreError, unknown_name
 
 METADATA_KEY = b"weanalysis"
@@ -50,17 +50,17 @@ def to_json_value(value: Any) -> Any:
     Raises StoreError for a value that JSON has no form for.
     """
     if isinstance(value, Mapping):
-        return {str(key): to_json_value(item) for key, item in value.items()}
+        return {storable(str(key)): to_json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
         return [to_json_value(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and not math.isfinite(value)):
         return None
-    if isinstance(value, bool | int | float | str):
+    if isinstance(value, bool | int | float):
         return value
-    if isinstance(value, Path | pd.Timestamp):
-        return str(value)
+    if isinstance(value, str | Path | pd.Timestamp):
+        return storable(str(value))
     raise StoreError(f"a {type(value).__name__} has no form in JSON: {value!r}")
 
 
@@ -76,7 +76,7 @@ def _as_parquet(table: pd.DataFrame, metadata: dict[str, Any]) -> bytes:
 
 
 def _as_csv(table: pd.DataFrame, metadata: dict[str, Any]) -> bytes:
-    return table.to_csv(index=False, na_rep="", lineterminator="\n").encode()
+    return storable(table.to_csv(index=False, na_rep="", lineterminator="\n")).encode()
 
 
 def _as_json(table: pd.DataFrame, metadata: dict[str, Any]) -> bytes:

@@ -15,7 +15,7 @@ import safetensors
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from weanalysis.cache import write_atomically
+from weanalysis.cache import storable, write_atomically
 from weanalysis.errors import StoreError
 
 # What a score can be of, in the words of a study's column `selection`; "weight" stands for a single weight.
@@ -126,7 +126,7 @@ def load_maps(path: Path) -> SaliencyMaps:
             MappedLayer(name, depth, kind, groups, (shape[0], shape[1]), tuple(size))
             for name, depth, kind, groups, shape, size in described["layers"]
         )
-        return SaliencyMaps(layers, tuple(described["criteria"]), described["about"], maps)
+        return SaliencyMaps(layers, tuple(described["criteria"]), storable(described["about"]), maps)
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path} holds no saliency maps that can be read here; remove it, and run `weanalysis "
                          "saliency` again") from error
@@ -138,7 +138,7 @@ def describe_maps(path: Path) -> dict[str, Any]:
         with safetensors.safe_open(path, framework="numpy") as file:
             described = json.loads((file.metadata() or {})[_METADATA_KEY])
         layers = [layer[0] for layer in described["layers"]]
-        return {**described["about"], "criteria": list(described["criteria"]), "layers": layers}
+        return {**storable(described["about"]), "criteria": list(described["criteria"]), "layers": layers}
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path} holds no saliency maps that can be read here; remove it") from error
 

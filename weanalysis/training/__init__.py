@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from weanalysis.training.optimization import OPTIMIZERS, SCHEDULES
     from weanalysis.training.progress import Progress, ProgressCallback
     from weanalysis.training.recipe import PRESETS, Recipe
-    from weanalysis.training.runs import METRICS, Run, find_runs, list_runs, read_metrics
+    from weanalysis.training.runs import METRICS, Run, find_runs, list_runs, read_metrics, unreadable_runs
 
 __all__ = [
     "AUGMENTATIONS",
@@ -29,6 +29,7 @@ __all__ = [
     "read_metrics",
     "train",
     "trained_checkpoint",
+    "unreadable_runs",
 ]
 
 _MODULES = {
@@ -38,7 +39,7 @@ _MODULES = {
     "optimization": ("OPTIMIZERS", "SCHEDULES"),
     "progress": ("Progress", "ProgressCallback"),
     "recipe": ("PRESETS", "Recipe"),
-    "runs": ("METRICS", "Run", "find_runs", "list_runs", "read_metrics"),
+    "runs": ("METRICS", "Run", "find_runs", "list_runs", "read_metrics", "unreadable_runs"),
 }
 
 

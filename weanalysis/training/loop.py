@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from weanalysis.cache import Cache, find_cache, write_atomically
+from weanalysis.cache import Cache, find_cache, is_full, write_atomically
 from weanalysis.data import ImageData, fit_classes, load_data
 from weanalysis.errors import DeviceError, TrainingError, unknown_name
 from weanalysis.training.images import AUGMENTATIONS
@@ -72,7 +72,7 @@ def train(
     run = run_folder(cache, name or recipe.run_name)
     accelerator = _accelerator(recipe, device)
     gpus = [accelerator.device] if accelerator.device.type == "cuda" else []
-    with _only_one(cache, run, wait, accelerator), torch.random.fork_rng(devices=gpus):
+    with _only_one(cache, run, wait, accelerator), torch.random.fork_rng(devices=gpus), _room_for(run):
         train_data, val_data = _load_images(recipe, cache, skip_bad_images)
         net, architecture, image_size = make_network(recipe, train_data)
         for data in (train_data, val_data):
@@ -127,6 +127,20 @@ def _only_one(cache: Cache, run: Run, wait: bool, accelerator: Accelerator) -> I
     except filelock.Timeout as error:
         raise TrainingError(
             f"another process is training the run {run.name}; wait for it, or give this one another seed or name"
+        ) from error
+
+
+@contextlib.contextmanager
+def _room_for(run: Run) -> Iterator[None]:
+    """Say in one line that a disk is full; every file of a run is written whole or not at all."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise TrainingError(
+            f"the run {run.name} cannot be written ({error.strerror}); what was kept is intact: make room, and the "
+            "same command continues it"
         ) from error
 
 

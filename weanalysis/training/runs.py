@@ -128,8 +128,13 @@ def run_folder(cache: Cache, name: str) -> Run:
 
 
 def find_runs(cache: Cache) -> list[Run]:
-    """Return all runs of a cache that can be read, the one begun last first."""
+    """Return all runs of a cache that can be read, the one begun last first; `unreadable_runs` names the others."""
     return _sort_out(cache)[0]
+
+
+def unreadable_runs(cache: Cache) -> list[str]:
+    """Return a line for each run of a cache that says nothing of itself that can be read."""
+    return list(list_runs(cache).attrs["unreadable"].values())
 
 
 def _sort_out(cache: Cache) -> tuple[list[Run], dict[str, str]]:

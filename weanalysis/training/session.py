@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader
 
-from weanalysis.cache import write_atomically
+from weanalysis.cache import storable, write_atomically
 from weanalysis.data import ImageData
 from weanalysis.errors import TrainingError
 from weanalysis.models import save_checkpoint
@@ -359,7 +359,7 @@ class Session:
     def _log(self, line: str) -> None:
         if self.accelerator.is_main_process:
             with open(self.run.log_file, "a", encoding="utf-8") as file:
-                file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}\n")
+                file.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {storable(line)}\n")
 
 
 def _logits(output: Any) -> tuple[Tensor, list[Tensor]]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from weanalysis.cache import write_atomically
 from weanalysis.errors import TrainingError
 
 _KEY = "weanalysis_state"
@@ -33,20 +33,13 @@ class TrainingState:
 
 
 def save_state(path: Path, state: TrainingState, net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write state, network and optimizer in one file, atomically."""
+    """Write state, network and optimizer in one file, atomically; raise OSError where it cannot be written."""
     tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items() if value is not None}
     # Cloned, since safetensors takes neither shared nor strided memory.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file(plain, temporary, metadata={_KEY: json.dumps(asdict(state))})
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, safetensors.torch.save(plain, {_KEY: json.dumps(asdict(state))}))
 
 
 def load_state(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:

@@ -1,7 +1,7 @@
 """What was measured, in one SQLite file: by context, ablation and shard of images, never done twice, never mixed.
 
 One process writes a study's results; any number read them, also while it writes (write-ahead log). Each room knows
-those before it: schema, file, studies, counts, tables.
+those before it: schema, checked, file, studies, counts, tables.
 """
 
 from weanalysis.results.store.schema import COLUMNS, ENGINE_VERSION, METRICS, content_key, shards_of

@@ -4,40 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from weanalysis.results.store.schema import METRICS, SCREENED, shards_of
+from weanalysis.results.store.checked import Block, Intact, screen_numbers
+from weanalysis.results.store.schema import METRICS, SCREENED
 from weanalysis.results.store.studies import Studies
 
 if TYPE_CHECKING:
     from weanalysis.results.statistics import StoppingRule
-
-
-@dataclass(frozen=True)
-class Block:
-    """The changes of some ablations in one shard, as they lie in the file."""
-
-    id: int
-    start: int
-    stop: int
-    ablation_ids: np.ndarray
-    counts: np.ndarray
-    positions: np.ndarray
-    classes: np.ndarray
-    correct: np.ndarray
-
-    def changes_of(self, ablation_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """Places in the shard, new classes and new correctness under one ablation; None if it is not here."""
-        (places,) = np.nonzero(self.ablation_ids == ablation_id)
-        if not len(places):
-            return None
-        ends = np.cumsum(self.counts)
-        span = slice(int(ends[places[0]] - self.counts[places[0]]), int(ends[places[0]]))
-        return self.positions[span], self.classes[span], self.correct[span]
 
 
 class Counts(Studies):
@@ -57,7 +34,7 @@ class Counts(Studies):
         limits = self._num_shards(study_id)
         sums = {name: np.zeros(len(place), np.int64) for name in ("num_images", "num_correct", "lost", "gained")}
         context_id, shards = self._shards(study_id)
-        for number, shard in enumerate(shards):
+        for number, shard in shards.items():
             counted = self._count(context_id, shard, ids, metric, half)
             for name, sum_ in sums.items():
                 sum_ += counted[name][place] * (True if limits is None else number < limits)
@@ -68,11 +45,10 @@ class Counts(Studies):
         ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
         sums = np.zeros((len(SCREENED), len(ids)))
         context_id, shards = self._shards(study_id)
-        for shard in shards:
+        for shard in shards.values():
             for block, index in self._first_blocks(context_id, shard, ids):
-                row = self._db.execute("SELECT numbers FROM screens WHERE block_id = ?", (block.id,)).fetchone()
-                numbers = np.frombuffer(row[0], np.float32).reshape(len(SCREENED), -1)
-                sums[:, index[index >= 0]] += numbers[:, index >= 0]
+                row = self._row("SELECT numbers FROM screens WHERE block_id = ?", block.id)
+                sums[:, index[index >= 0]] += screen_numbers(row and row[0], block)[:, index >= 0]
         return dict(zip(SCREENED, sums[:, place], strict=True))
 
     def shard_counts(self, study_id: int, shard: tuple[int, int], metric: str) -> dict[str, np.ndarray]:
@@ -87,10 +63,10 @@ class Counts(Studies):
         """Count for the ablations `ids`, sorted and different, what changed in one shard; 0 where not measured."""
         bit = METRICS[metric]
         counted = {name: np.zeros(len(ids), np.int64) for name in ("num_images", "num_correct", "lost", "gained")}
-        row = self._intact(context_id, shard)
-        if row is None:
+        intact = self._intact(context_id, shard)
+        if intact is None:
             return counted
-        before = (np.frombuffer(row["correct"], np.uint8) & bit).astype(bool)
+        before = (intact.correct & bit).astype(bool)
         chosen = np.ones(len(before), bool) if half is None else np.arange(*shard) % 2 == half
         for block, index in self._first_blocks(context_id, shard, ids):
             counted["num_images"][index[index >= 0]] = int(chosen.sum())
@@ -135,27 +111,32 @@ class Counts(Studies):
         if (known := self._replayed.get(study_id)) is not None and known[0] == about["updated"]:
             return known[1]
         replay = Replay(rule, len(self.ablation_ids(study_id)))
-        for shard in self._shards(study_id)[1]:
+        for place, (number, shard) in enumerate(self._shards(study_id)[1].items()):
+            if number != place:  # a shard before it was not measured yet
+                break
             counted = self.shard_counts(study_id, shard, about["metric"])
             if not replay.add(counted["lost"], counted["gained"], counted["num_images"]):
                 break
         self._replayed[study_id] = about["updated"], replay.num_shards
         return replay.num_shards
 
-    def _shards(self, study_id: int) -> tuple[int, list[tuple[int, int]]]:
+    def _shards(self, study_id: int) -> tuple[int, dict[int, tuple[int, int]]]:
+        """The context of a study, and of its shards those that were measured under anything, by number, in order."""
         about = self.describe(study_id)
-        return int(about["context_id"]), shards_of(int(about["num_images"]), int(about["shard_size"]))
+        context_id, size, num_images = int(about["context_id"]), int(about["shard_size"]), int(about["num_images"])
+        rows = self._rows("SELECT start, stop FROM shards WHERE context_id = ? AND start >= 0 AND start < ? "
+                          "ORDER BY start", context_id, num_images)  # fmt: skip
+        return context_id, {
+            start // size: (start, stop) for start, stop in rows
+            if isinstance(start, int) and start % size == 0 and stop == min(start + size, num_images)
+        }  # fmt: skip
 
     def _blocks(self, context_id: int, shard: tuple[int, int], first: int, last: int) -> Iterator[Block]:
-        for row in self._db.execute(
+        return map(Block.of, self._rows(
             "SELECT * FROM blocks WHERE context_id = ? AND start = ? AND stop = ? AND last_ablation >= ? "
-            "AND first_ablation <= ? ORDER BY id", (context_id, *shard, first, last)
-        ):
-            yield Block(row["id"], row["start"], row["stop"], np.frombuffer(row["ablation_ids"], np.int32),
-                        np.frombuffer(row["counts"], np.int32), np.frombuffer(row["positions"], np.int32),
-                        np.frombuffer(row["classes"], np.int32), np.frombuffer(row["correct"], np.uint8))
+            "AND first_ablation <= ? ORDER BY id", context_id, *shard, first, last
+        ))  # fmt: skip
 
-    def _intact(self, context_id: int, shard: tuple[int, int]) -> sqlite3.Row | None:
-        return self._db.execute(
-            "SELECT * FROM shards WHERE context_id = ? AND start = ? AND stop = ?", (context_id, *shard)
-        ).fetchone()
+    def _intact(self, context_id: int, shard: tuple[int, int]) -> Intact | None:
+        row = self._row("SELECT * FROM shards WHERE context_id = ? AND start = ? AND stop = ?", context_id, *shard)
+        return None if row is None else Intact.of(row)

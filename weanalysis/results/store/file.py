@@ -6,10 +6,14 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+from weanalysis.cache import one_line
 from weanalysis.errors import StoreError
 from weanalysis.results.store.schema import APPLICATION_ID, CHECKS, SCHEMA, SCHEMA_VERSION, SCREENS
+
+# SQLite's own words about a damaged file may hold its bytes.
+_UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
 
 
 class ResultsFile:
@@ -44,8 +48,8 @@ class ResultsFile:
             # A file of an older version can be read as it is: nothing in it was screened, or checked.
             elif found not in {(APPLICATION_ID, SCHEMA_VERSION), *older}:
                 raise sqlite3.DatabaseError("it is another program's database, or another version's")
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{path} cannot be opened as a results file ({error}); "
+        except (sqlite3.Error, OSError, ValueError) as error:
+            raise StoreError(f"{path} cannot be opened as a results file ({one_line(error)}); "
                              "move it away, or choose another cache with --cache DIR") from error
         return cls(db, path)
 
@@ -63,12 +67,24 @@ class ResultsFile:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _rows(self, query: str, *values: Any) -> Iterator[Any]:
+        """The rows that a query finds, one by one; raise StoreError where the file cannot be read."""
+        try:
+            yield from self._db.execute(query, values)
+        except _UNREADABLE as error:
+            raise StoreError(f"{self.path} cannot be read ({one_line(error)}); if it is damaged, move it away, or "
+                             "choose another cache with --cache DIR") from error
+
+    def _row(self, query: str, *values: Any) -> Any:
+        """The first row that a query finds, None without one; raise StoreError where the file cannot be read."""
+        return next(self._rows(query, *values), None)
+
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all of it or nothing."""
         try:
             with self._db:
                 yield self._db
-        except sqlite3.Error as error:
-            raise StoreError(f"{self.path} cannot be written ({error}); nothing of this step was kept, "
+        except _UNREADABLE as error:
+            raise StoreError(f"{self.path} cannot be written ({one_line(error)}); nothing of this step was kept, "
                              "what was kept before is intact") from error

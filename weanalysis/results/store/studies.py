@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
+from weanalysis.cache import storable
 from weanalysis.errors import StoreError
+from weanalysis.results.store.checked import MEND, described, numbers
 from weanalysis.results.store.file import ResultsFile
 from weanalysis.results.store.schema import ENGINE_VERSION, LABELS, SCREENED, content_key
 
 # How many intact answers of a shard may differ from those kept of it: near ties, which rounding decides.
 _FEW_TIES, _SHARE_OF_TIES = 2, 0.02
+
+# A name is read in tables; what else a study says of itself is shown as a whole.
+_LONGEST_NAME, _LONGEST_TEXT = 200, 10_000
 
 
 class Changes(Protocol):
@@ -46,8 +51,9 @@ class Studies(ResultsFile):
         """Return the id of what results depend on (network, weights, images, evaluation …), new or known."""
         settings = {**settings, "engine_version": ENGINE_VERSION}
         with self._writing() as db:
-            db.execute("INSERT OR IGNORE INTO contexts (key, settings, created) VALUES (?, ?, ?)",
-                       (content_key(settings), json.dumps(settings, sort_keys=True), time.time()))
+            db.execute("INSERT INTO contexts (key, settings, created) VALUES (?, ?, ?) "
+                       "ON CONFLICT (key) DO UPDATE SET settings = excluded.settings",
+                       (content_key(settings), json.dumps(storable(settings), sort_keys=True), time.time()))
         return int(db.execute("SELECT id FROM contexts WHERE key = ?", (content_key(settings),)).fetchone()[0])
 
     def begin_study(
@@ -60,6 +66,7 @@ class Studies(ResultsFile):
         of images, so that more images extend it.
         """
         now, full_key = time.time(), f"{context_id}:{key}"
+        name, about = storable(name, _LONGEST_NAME), storable(about, _LONGEST_TEXT)
         with self._writing() as db:
             db.execute(
                 "INSERT INTO studies (key, context_id, name, kind, metric, about, state, num_images, done, total, "
@@ -81,15 +88,22 @@ class Studies(ResultsFile):
 
     def ablation_ids(self, study_id: int) -> np.ndarray:
         """The ids of a study's ablations, in the order of its plan."""
-        rows = self._db.execute("SELECT ablation_id FROM plans WHERE study_id = ? ORDER BY position", (study_id,))
-        return np.array([row[0] for row in rows], np.int64)
+        rows = self._rows("SELECT ablation_id FROM plans WHERE study_id = ? ORDER BY position", study_id)
+        try:
+            ids = np.array([row[0] for row in rows])
+        except ValueError:
+            ids = np.empty(0)
+        if ids.dtype.kind != "i":
+            raise StoreError(f"study {study_id} in {self.path} has no plan that can be read; {MEND}")
+        return ids.astype(np.int64, copy=False)
 
     def done(self, context_id: int, start: int, stop: int) -> np.ndarray:
         """The ids of the ablations that were measured on this shard, sorted."""
-        rows = self._db.execute(
-            "SELECT ablation_ids FROM blocks WHERE context_id = ? AND start = ? AND stop = ?", (context_id, start, stop)
+        rows = self._rows(
+            "SELECT ablation_ids FROM blocks WHERE context_id = ? AND start = ? AND stop = ?", context_id, start, stop
         )
-        return np.unique(np.concatenate([np.empty(0, np.int32), *(np.frombuffer(row[0], np.int32) for row in rows)]))
+        ids = [numbers(row[0], np.int32, f"a block of images {start} to {stop}") for row in rows]
+        return np.unique(np.concatenate([np.empty(0, np.int32), *ids]))
 
     def write(
         self, context_id: int, ablation_ids: np.ndarray, image_ids: np.ndarray, measured: Changes,
@@ -181,9 +195,9 @@ class Studies(ResultsFile):
 
     def outdated(self, name: str | None = None) -> list[tuple[int, str]]:
         """The studies (id, name) of an older engine, whose answers are not used again; those of one name if given."""
-        rows = self._db.execute("SELECT s.id, s.name, c.settings FROM studies s JOIN contexts c ON c.id = s.context_id")
-        return [(row[0], row[1]) for row in rows
-                if json.loads(row[2]).get("engine_version") != ENGINE_VERSION and name in (None, row[1])]  # fmt: skip
+        return [(number, shown) for number, shown, about in self._described()
+                if isinstance(about, dict) and about.get("engine_version") != ENGINE_VERSION
+                and name in (None, shown)]  # fmt: skip
 
     def annotate(self, study_id: int, more: Mapping[str, Any]) -> None:
         """Add to what is said about a study."""
@@ -203,18 +217,37 @@ class Studies(ResultsFile):
         `stopping` names the rule that ended its ablations early ("until-ci 0.5"), and is None where there was none.
         `outdated`: an older engine measured it, whose answers could be wrong for some networks and are not used again.
         """
-        rows = self._db.execute(
-            "SELECT s.*, c.settings FROM studies s JOIN contexts c ON c.id = s.context_id ORDER BY s.updated DESC"
-        ).fetchall()
         columns = ["id", "name", "kind", "model", "weights", "data", "metric", "evaluate", "state", "num_images",
                    "done", "total", "seconds", "created", "updated", "weights_hash", "command", "stopping",
                    "outdated"]  # fmt: skip
-        table = []
+        found = [about for _, _, about in self._described() if isinstance(about, dict)]
+        for about in found:
+            about["outdated"] = about.get("engine_version") != ENGINE_VERSION
+        return pd.DataFrame([{column: about.get(column) for column in columns} for about in found], columns=columns)
+
+    def unreadable(self) -> dict[int, str]:
+        """The studies that `studies` leaves out since what they say of themselves cannot be read: id, and a line."""
+        return {number: str(error) for number, _, error in self._described() if isinstance(error, StoreError)}
+
+    def _described(self, study_id: int | None = None) -> Iterator[tuple[int, str, dict[str, Any] | StoreError]]:
+        """The id and name of each study, or of one, with what is known of it, or a line why that cannot be read."""
+        where = "" if study_id is None else "WHERE s.id = ?"
+        # A study whose context is gone is none that could be shown, but one to name.
+        query = ("SELECT s.*, c.settings FROM studies s LEFT JOIN contexts c ON c.id = s.context_id "
+                 f"{where} ORDER BY s.updated DESC")  # fmt: skip
+        # Text that is no UTF-8 is read too: one such row would hide all others.
+        self._db.text_factory = lambda raw: raw.decode(errors="backslashreplace")
+        try:
+            rows = list(self._rows(query, *([] if study_id is None else [study_id])))
+        finally:
+            self._db.text_factory = str
         for row in rows:
-            merged = {**json.loads(row["settings"]), **json.loads(row["about"]), **dict(row)}
-            merged["outdated"] = merged.get("engine_version") != ENGINE_VERSION
-            table.append({column: merged.get(column) for column in columns})
-        return pd.DataFrame(table, columns=columns)
+            name = storable(str(row["name"]), _LONGEST_NAME)
+            try:
+                yield row["id"], name, described(row)
+            except StoreError as error:
+                line = f"study {row['id']} ({name}) in {self.path} cannot be read: {error}; {MEND}"
+                yield row["id"], name, StoreError(line)
 
     def find(self, study: str | int) -> int:
         """Find a study by its number, its name or the beginning of its name; raise StoreError if not exactly one."""
@@ -229,16 +262,18 @@ class Studies(ResultsFile):
                 offer = ", ".join(f"{row.id} ({row.name_})" for row in
                                   matches.rename(columns={"name": "name_"}).itertuples())
                 raise StoreError(f"{len(matches)} studies match {text!r}: {offer}; give the number")
+        for number, name, about in self._described():
+            if isinstance(about, StoreError) and text in (str(number), name):
+                raise about
         first = studies[:8]
         known = ", ".join(f"{i} ({n})" for i, n in zip(first["id"], first["name"], strict=True)) or "none yet"
         raise StoreError(f"no study {text!r} in {self.path}; there are: {known}")
 
     def describe(self, study_id: int) -> dict[str, Any]:
         """Everything about a study but its results: settings of its context, options, layers, what was skipped."""
-        row = self._db.execute(
-            "SELECT s.*, c.settings FROM studies s JOIN contexts c ON c.id = s.context_id WHERE s.id = ?", (study_id,)
-        ).fetchone()
-        if row is None:
+        found = next(self._described(study_id), None)
+        if found is None:
             raise StoreError(f"no study {study_id} in {self.path}")
-        described = {**json.loads(row["settings"]), **json.loads(row["about"]), **dict(row)}
-        return {name: value for name, value in described.items() if name not in ("settings", "about", "key")}
+        if isinstance(found[2], StoreError):
+            raise found[2]
+        return found[2]

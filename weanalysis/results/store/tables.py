@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from weanalysis.errors import StoreError
+from weanalysis.results.store.checked import MEND, Intact, json_object
 from weanalysis.results.store.counts import Counts
 from weanalysis.results.store.schema import CHANGED, COLUMNS, LABELS, METRICS
 
@@ -33,10 +32,7 @@ class Store(Counts):
 
         about = self.describe(study_id)
         metric = self._metric(about, metric)
-        table = pd.read_sql_query(
-            f"SELECT {', '.join(LABELS)} FROM plans WHERE study_id = ? ORDER BY position",
-            self._db, params=[study_id],
-        )  # fmt: skip
+        table = self._labels(study_id)
         for column, values in self.counts(study_id, metric).items():
             table[column] = values
         table = (stopped_table if self.stopping_rule(study_id) else drop_table)(table, confidence)
@@ -47,9 +43,22 @@ class Store(Counts):
         table["screen_low"] = table["screen_high"] = table["drop"]
         if about["evaluate"] == "screened":
             self._add_screen(table, study_id, confidence)
-        for column in ("depth", "out_channel", "in_channel", "percentile", "fraction", "draw"):
-            table[column] = table[column].astype(float)
         return table[list(COLUMNS)]
+
+    def _labels(self, study_id: int) -> pd.DataFrame:
+        """What the rows of a study's plan are called; numbers as float, since any of them can be missing."""
+        rows = self._rows(f"SELECT {', '.join(LABELS)} FROM plans WHERE study_id = ? ORDER BY position", study_id)
+        table = pd.DataFrame.from_records([tuple(row) for row in rows], columns=list(LABELS), coerce_float=True)
+        try:
+            for column in ("depth", "out_channel", "in_channel", "percentile", "fraction", "draw"):
+                table[column] = table[column].astype(float)
+            table["num_weights"] = pd.to_numeric(table["num_weights"])
+            texts = {pd.api.types.infer_dtype(table[column], skipna=True) for column in ("layer", "selection")}
+            if not texts <= {"string", "empty"}:
+                raise ValueError("a name that is no text")
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"the plan of study {study_id} in {self.path} is damaged ({error}); {MEND}") from error
+        return table
 
     @staticmethod
     def _metric(about: Mapping[str, Any], metric: str | None) -> str:
@@ -78,15 +87,12 @@ class Store(Counts):
         """One row an image measured so far: image_id, target, prediction, top1, top5 of the intact network."""
         context_id, shards = self._shards(study_id)
         frames = []
-        for shard in shards:
-            row = self._intact(context_id, shard)
-            if row is not None:
-                correct = np.frombuffer(row["correct"], np.uint8)
+        for shard in shards.values():
+            found = self._intact(context_id, shard)
+            if found is not None:
                 frames.append(pd.DataFrame({
-                    "image_id": np.frombuffer(row["image_ids"], np.int32),
-                    "target": np.frombuffer(row["targets"], np.int32),
-                    "prediction": np.frombuffer(row["predictions"], np.int32),
-                    "top1": (correct & 1).astype(bool), "top5": (correct & 2).astype(bool),
+                    "image_id": found.image_ids, "target": found.targets, "prediction": found.predictions,
+                    "top1": (found.correct & 1).astype(bool), "top5": (found.correct & 2).astype(bool),
                 }))
         columns = ["image_id", "target", "prediction", "top1", "top5"]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
@@ -112,7 +118,7 @@ class Store(Counts):
         limits = self._num_shards(study_id)
         context_id, shards = self._shards(study_id)
         frames = []
-        for number, shard in enumerate(shards):
+        for number, shard in shards.items():
             intact = self._intact(context_id, shard)
             if intact is None:
                 continue
@@ -128,23 +134,23 @@ class Store(Counts):
         bit = METRICS[self._metric(self.describe(study_id), metric)]
         pieces = []
         for intact, (places, _, correct) in self._shards_of_ablation(study_id, position):
-            right = np.frombuffer(intact["correct"], np.uint8).copy()
+            right = intact.correct.copy()
             right[places] = correct
-            pieces.append(pd.Series((right & bit).astype(bool), np.frombuffer(intact["image_ids"], np.int32)))
+            pieces.append(pd.Series((right & bit).astype(bool), intact.image_ids))
         return pd.concat(pieces) if pieces else pd.Series(dtype=bool)
 
     def _shards_of_ablation(
         self, study_id: int, position: int
-    ) -> Iterator[tuple[sqlite3.Row, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+    ) -> Iterator[tuple[Intact, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
         """For each shard measured under an ablation: the intact row, and places, classes and correctness it changed."""
-        row = self._db.execute(
-            "SELECT ablation_id FROM plans WHERE study_id = ? AND position = ?", (study_id, int(position))
-        ).fetchone()
+        row = self._row("SELECT ablation_id FROM plans WHERE study_id = ? AND position = ?", study_id, int(position))
         if row is None:
             raise StoreError(f"study {study_id} has no ablation {position}")
         context_id, shards = self._shards(study_id)
         limits = self._num_shards(study_id)
-        for shard in shards if limits is None else shards[: limits[position]]:
+        for number, shard in shards.items():
+            if limits is not None and number >= limits[position]:
+                break
             intact = self._intact(context_id, shard)
             for block in self._blocks(context_id, shard, row[0], row[0]):
                 found = block.changes_of(row[0])
@@ -171,27 +177,28 @@ class Store(Counts):
         the `distrusted` layers, measured the naive way alone, each with the reason.
         """
         context_id, _ = self._shards(study_id)
-        row = self._db.execute(
+        row = self._row(
             "SELECT max(largest_difference), sum(num_rechecked), "
-            "sum((stop - start) * length(ablation_ids) / 4) FROM blocks WHERE context_id = ?", (context_id,)
-        ).fetchone()
-        found = {"largest_difference": np.nan if row[0] is None else float(row[0]), "num_rechecked": int(row[1] or 0),
-                 "num_answers": int(row[2] or 0), "num_checked": 0, "num_differed": 0, "distrusted": {}}  # fmt: skip
-        if self._has("checks"):
-            for row in self._db.execute("SELECT c.* FROM checks c JOIN blocks b ON b.id = c.block_id "
-                                        "WHERE b.context_id = ?", (context_id,)):  # fmt: skip
-                found["num_checked"] += row["num_checked"]
-                found["num_differed"] += row["num_differed"]
-                found["distrusted"] |= json.loads(row["distrusted"])
-        return found
+            "sum((stop - start) * length(ablation_ids) / 4) FROM blocks WHERE context_id = ?", context_id
+        )
+        largest, rechecked, answers = row if row is not None else (None, None, None)
+        checks = list(self._rows("SELECT c.* FROM checks c JOIN blocks b ON b.id = c.block_id WHERE b.context_id = ?",
+                                 context_id)) if self._has("checks") else []  # fmt: skip
+        numbers = [rechecked, answers, *(row[name] for row in checks for name in ("num_checked", "num_differed"))]
+        if not isinstance(largest, float | int | None) or not all(isinstance(one, int | None) for one in numbers):
+            raise StoreError(f"the blocks of study {study_id} in {self.path} are damaged; {MEND}")
+        distrusted: dict[str, str] = {}
+        for row in checks:
+            distrusted |= json_object(row, "distrusted")
+        return {
+            "largest_difference": np.nan if largest is None else float(largest), "num_rechecked": rechecked or 0,
+            "num_answers": answers or 0, "num_checked": sum(row["num_checked"] for row in checks),
+            "num_differed": sum(row["num_differed"] for row in checks), "distrusted": distrusted,
+        }  # fmt: skip
 
 
-def _changed(
-    intact: sqlite3.Row, places: np.ndarray, classes: np.ndarray, correct: np.ndarray, bit: int
-) -> pd.DataFrame:  # fmt: skip
+def _changed(intact: Intact, places: np.ndarray, classes: np.ndarray, correct: np.ndarray, bit: int) -> pd.DataFrame:
     """The images at these places of a shard, what the network said of them before and after, and if that was right."""
-    before = np.frombuffer(intact["correct"], np.uint8)[places]
-    values = (np.frombuffer(intact["image_ids"], np.int32)[places], np.frombuffer(intact["targets"], np.int32)[places],
-              np.frombuffer(intact["predictions"], np.int32)[places], classes,
-              (before & bit).astype(bool), (correct & bit).astype(bool))  # fmt: skip
+    values = (intact.image_ids[places], intact.targets[places], intact.predictions[places], classes,
+              (intact.correct[places] & bit).astype(bool), (correct & bit).astype(bool))  # fmt: skip
     return pd.DataFrame(dict(zip(CHANGED, values, strict=True)))
