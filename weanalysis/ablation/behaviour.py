@@ -46,13 +46,15 @@ class Conduct:
 
     `seed`: before every pass, random numbers are drawn anew from here (None: it draws none). `fixed_batches`: answers
     hang on the other images of a batch, so that batches are never cut otherwise. `put_back`: its forward pass changes
-    its own state, which is put back before each pass; `keeps_images`: it writes into its input.
+    its own state, which is put back before each pass; `keeps_images`: it does not write into its input; `output`: where
+    in what it returns the logits are (None: where that is plain).
     """
 
     seed: int | None = None
     fixed_batches: bool = False
     put_back: bool = False
     keeps_images: bool = True
+    output: tuple[str | int, ...] | None = None
 
     @property
     def whole_passes(self) -> bool:

@@ -18,7 +18,7 @@ from weanalysis.ablation.behaviour import (
     observe,
 )
 from weanalysis.ablation.copies import copied, first_line, number_types, storages_of
-from weanalysis.ablation.evaluate import logits_of
+from weanalysis.ablation.evaluate import choose_output, logits_of
 from weanalysis.ablation.folding import few, fold_weights
 from weanalysis.ablation.graph import CONVOLUTIONS
 from weanalysis.ablation.inputs import UNNAMED_SOURCE
@@ -52,12 +52,15 @@ def prepare(
     seed: int | None = None,
     batch_size: int | None = None,
     given: nn.Module | None = None,
+    output: str | int | None = None,
+    num_classes: int | None = None,
 ) -> Prepared:
     """Fold a network's weights in a copy, observe how it behaves on some images, and find out what tells it apart.
 
     `layers` are those that will be zeroed (None: all); `seed` and `batch_size` are what the user allows, see
-    `behaviour.observe`; `given` is the network that `model` holds a copy of, which must not be computed with. Raises
-    StudyError for a network that cannot be measured.
+    `behaviour.observe`; `given` is the network that `model` holds a copy of, which must not be computed with; `output`
+    names the logits among several outputs, which `num_classes` may tell apart. Raises StudyError for a network that
+    cannot be measured.
     """
     net = copied(model.net)
     if layers is None:
@@ -67,11 +70,15 @@ def prepare(
     if lazy:
         raise StudyError(f"{few(lazy)} has no weight yet: run one batch through the network first")
     net = as_float32(net)
-    conduct, notes = observe(net, images, run_forward, seed, batch_size)
+    path, note = choose_output(run_forward(copied(net), images.clone()), num_classes, output)
 
     def forward(net: nn.Module, images: Tensor) -> Tensor:
-        with drawn_from(conduct.seed):
-            return run_forward(net, images)
+        with drawn_from(seed):
+            return logits_of(run_forward(net, images), path).detach()
+
+    conduct, notes = observe(net, images, forward, seed, batch_size)
+    conduct = replace(conduct, output=path)
+    notes += [note] if note else []
 
     architecture = model.architecture
     if excitation_of(net) is not None:
@@ -93,7 +100,13 @@ def prepare(
 
 def prepare_on(model: Model, images: ImageData | GivenImages, batch_size: int | None = None) -> Prepared:
     """Prepare a network for whatever reads its weights over a whole data set; see `prepare`."""
-    return prepare(model, None, images.batch(0, min(NUM_PROBES, len(images)))[0], None, batch_size)
+    probes = images.batch(0, min(NUM_PROBES, len(images)))[0]
+    return prepare(model, None, probes, None, batch_size, num_classes=classes_of(model, images))
+
+
+def classes_of(model: Model, images: ImageData | GivenImages) -> int:
+    """How many classes there are, for all that is known of the network and the data."""
+    return model.num_classes or len(getattr(images, "classes", None) or ()) or int(images.targets.max(initial=0)) + 1
 
 
 def as_float32(net: nn.Module) -> nn.Module:
@@ -102,10 +115,10 @@ def as_float32(net: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def run_forward(net: nn.Module, images: Tensor) -> Tensor:
-    """The logits (N, classes) of images; raise StudyError where the network fails on them."""
+def run_forward(net: nn.Module, images: Tensor) -> Any:
+    """What a network returns for images; raise StudyError where it fails on them."""
     try:
-        return logits_of(net(images)).detach()
+        return net(images)
     except WeanalysisError:
         raise
     except Exception as error:  # whatever somebody else's forward pass raises

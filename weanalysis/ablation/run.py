@@ -22,7 +22,7 @@ from weanalysis.ablation.behaviour import NUM_PROBES
 from weanalysis.ablation.evaluate import KEPT_BYTES, Evaluator, Mode, ScreenSettings
 from weanalysis.ablation.execution import Execution, Status
 from weanalysis.ablation.inputs import as_model, multipliers_of
-from weanalysis.ablation.preparation import Prepared, prepare
+from weanalysis.ablation.preparation import Prepared, classes_of, prepare
 from weanalysis.ablation.schedule import Work
 from weanalysis.ablation.studies import STUDIES, Ablation, Study, find_layers, make_study
 from weanalysis.cache import Cache, find_cache
@@ -77,6 +77,7 @@ def ablate(
     until_significant: bool = False,
     max_error: float = 0.1,
     forward_seed: int | None = None,
+    output: str | int | None = None,
     report: Callable[[Status], None] | None = None,
     say: Callable[[str], None] | None = None,
     **options: Any,
@@ -92,6 +93,7 @@ def ablate(
     `max_error`: with evaluate "screened", the largest error of D on these images that is wanted, in points.
     `forward_seed`: for a network that draws random numbers in its forward pass, from where it draws them alike in every
     pass; one whose answers hang on the other images of a batch is measured in batches of `batch_size`, if given.
+    `output`: the name or the place of the logits, where a network returns several tensors that could be them.
     Returns one row an ablation with the columns of `results.COLUMNS`; drops are percentage points of `metric`,
     positive where the ablated network is worse (§3.1 of the paper). The table's `attrs` hold study_id, name,
     intact, num_images, seconds, how many answers were checked the naive way (num_checked of num_answers), and in
@@ -117,7 +119,8 @@ def ablate(
     probes, targets = images.batch(0, min(NUM_PROBES, len(images)))
     touched = {layer for ablation in study.ablations for layer in ablation.layers}
     own = model.net if isinstance(model, Model) else model
-    prepared = prepare(given, touched, probes, forward_seed, batch_size, own)
+    classes = classes_of(given, images)
+    prepared = prepare(given, touched, probes, forward_seed, batch_size, own, output, classes)
     for note in (*study.notes, *prepared.notes):
         say(note)
     return _measure(settings, prepared, images, study, name, cache, learned, began, (probes, targets), report, say)
@@ -191,6 +194,7 @@ def _context(settings: Settings, prepared: Prepared, images: Any, batch_size: in
         "seed": images.seed, "shard_size": settings.shard_size, "dtype": settings.dtype, "evaluate": settings.evaluate,
         "device": torch.device(settings.devices[0]).type,
         **({"screen": asdict(settings.screen)} if settings.screen else {}),
+        **({"output": list(conduct.output)} if conduct.output else {}),
         **({"forward_seed": conduct.seed, "batch_size": batch_size} if conduct.fixed_batches else {}),
     }  # fmt: skip
 

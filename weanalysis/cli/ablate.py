@@ -93,6 +93,8 @@ STUDY_OPTIONS = {
               "for a network that mixes the images of a batch, D is that of these batches.")
 @click.option("--forward-seed", type=int, metavar="N", help="For a network that draws random numbers in its forward "
               "pass: draw them alike in every pass, from this seed (without it, such a network is refused).")
+@click.option("--output", metavar="NAME|INDEX", help="Which of several outputs of the network are the logits (default: "
+              "the only one that can be).")
 @click.option("--shard-size", type=int, default=250, show_default=True, metavar="N",
               help="Images measured and kept as a unit.")
 @click.option("--name", metavar="NAME", help="A name for the study (default: model, data and kind).")
@@ -154,8 +156,8 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
             watcher.say(note)
         try:
             table = run(
-                model, data, kind, cache=cache, name=given["name"], report=watcher.study, say=watcher.say, **settings,
-                **options,
+                model, data, kind, cache=cache, name=given["name"], output=given["output"], report=watcher.study,
+                say=watcher.say, **settings, **options,
             )  # fmt: skip
         except Interrupted as stop:
             watcher.rest()

@@ -114,7 +114,7 @@ def prune(
     choices = [choose_lowest(scores, share, scope) for share in asked]
     make = _masked if unit == "kernel" else _smaller(first)
     nets = [make(plain.net, chosen).to(device).eval() for chosen in choices]
-    table = _curve([plain.net, *nets], images, device, batch_size, report, say)
+    table = _curve([plain.net, *nets], prepared.conduct.output, images, device, batch_size, report, say)
     table.insert(0, "sparsity", asked)
     table.insert(1, "num_units", sum(values.size for values in scores.values()))
     table.insert(2, "num_pruned", [sum(int(marks.sum()) for marks in chosen.values()) for chosen in choices])
@@ -179,7 +179,7 @@ def _smaller(images: Tensor) -> Callable[[nn.Module, Mapping[str, NDArray[np.boo
 
 
 def _curve(
-    nets: Sequence[nn.Module], images: Any, device: str, batch_size: int,
+    nets: Sequence[nn.Module], path: tuple[str | int, ...] | None, images: Any, device: str, batch_size: int,
     report: Callable[[int, int, float], None] | None, say: Callable[[str], None],
 ) -> pd.DataFrame:  # fmt: skip
     """Count, over all images, those that the first network has right, and those that each other loses and gains."""
@@ -189,7 +189,7 @@ def _curve(
     while done < len(images):
         batch, targets = (tensor.to(device) for tensor in images.batch(done, min(done + batch_size, len(images))))
         with torch.no_grad(), precision(batch.device):
-            outputs = [logits_of(net(batch)) for net in (intact, *nets[1:])]
+            outputs = [logits_of(net(batch), path) for net in (intact, *nets[1:])]
         if done == 0:
             num_classes = outputs[0].shape[1]
             check_targets(images, num_classes)

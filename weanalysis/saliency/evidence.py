@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from weanalysis.ablation.copies import copied
 from weanalysis.ablation.evaluate import logits_of
 from weanalysis.ablation.graph import BATCH_NORMS, Convolution
 from weanalysis.ablation.studies import Layer
@@ -164,17 +164,19 @@ def gather(
     activations: bool = True,
     device: str = "cpu",
     batch_size: int | None = None,
+    output: tuple[str | int, ...] | None = None,
     report: Callable[[int, int, float], None] | None = None,
 ) -> dict[str, Evidence]:
     """Pass all images through `net` once, forward and (with `gradients`) backward, and return what each layer showed.
 
     `net` is a network in plain weights; a copy of it is run, so that its own weights, gradients and modes stay as they
-    are. Batch norm uses its running statistics, so that images do not mix. `data` is an ImageData or GivenImages, or
+    are. Batch norm uses its running statistics, so that images do not mix. `output` says where in what it returns the
+    logits are. `data` is an ImageData or GivenImages, or
     None where neither gradients nor activations are asked for. `report(done, total, seconds left)` is called as it
     goes. Raises DataError for targets beyond the network's outputs, and StudyError where the network gives no logits,
     or none that are finite.
     """
-    net = copy.deepcopy(net).to(device).eval().requires_grad_(False)
+    net = copied(net).to(device).requires_grad_(False)
     for module in net.modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
@@ -189,7 +191,7 @@ def gather(
         with precision(images.device):
             with _listening(net, layers, found, calls, activations), torch.set_grad_enabled(gradients):
                 # Gradients flow from the images on; the parameters have none.
-                logits = logits_of(net(images.requires_grad_(gradients))).float()
+                logits = logits_of(net(images.requires_grad_(gradients)), output).float()
             _check(logits, targets, done)
             if calls is not None:
                 # In evaluation mode images do not meet, so that the sum's gradient is each image's own.
@@ -211,7 +213,7 @@ def batch_norms_after(net: nn.Module, layers: Sequence[Layer], image: Tensor) ->
 
     Layers without one are left out. `net` stays as it is.
     """
-    net = copy.deepcopy(net).eval()
+    net = copied(net)
     outputs: list[tuple[Tensor, str]] = []
     found: dict[str, Tensor] = {}
 
@@ -253,7 +255,7 @@ def _fitting_batch(net: nn.Module, layers: Sequence[Layer], image: Tensor) -> in
     ]  # fmt: skip
     try:
         with torch.no_grad():
-            logits_of(net(image))
+            net(image)
     finally:
         for handle in handles:
             handle.remove()

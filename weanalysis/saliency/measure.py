@@ -121,7 +121,7 @@ def saliency_maps(
     began = time.perf_counter()
     seen = gather(
         plain.net, selected, images, gradients="gradients" in needs, activations="activations" in needs,
-        device=device, batch_size=batch_size, report=report,
+        device=device, batch_size=batch_size, output=prepared.conduct.output, report=report,
     )  # fmt: skip
     for name, evidence in seen.items():
         evidence.gamma = gamma[name].to(device) if name in gamma else None

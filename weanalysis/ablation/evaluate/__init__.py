@@ -1,7 +1,18 @@
 """What ablations change: exactly, screened, or the naive way that both are held to."""
 
-from weanalysis.ablation.evaluate.decisions import Decisions, Measured, Screen, logits_of
+from weanalysis.ablation.evaluate.decisions import Decisions, Measured, Screen
 from weanalysis.ablation.evaluate.evaluator import KEPT_BYTES, Evaluator, Mode
+from weanalysis.ablation.evaluate.outputs import choose_output, logits_of
 from weanalysis.ablation.evaluate.risk import ScreenSettings
 
-__all__ = ["KEPT_BYTES", "Decisions", "Evaluator", "Measured", "Mode", "Screen", "ScreenSettings", "logits_of"]
+__all__ = [
+    "KEPT_BYTES",
+    "Decisions",
+    "Evaluator",
+    "Measured",
+    "Mode",
+    "Screen",
+    "ScreenSettings",
+    "choose_output",
+    "logits_of",
+]

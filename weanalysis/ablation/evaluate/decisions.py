@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,18 +85,6 @@ class Decisions:
             if largest.shape[1] == 6:
                 near |= (largest[:, 4] - largest[:, 5]) < tolerance
         return Decisions(predictions, correct, near)
-
-
-def logits_of(output: Any) -> Tensor:
-    """Take the (N, classes) logits out of what a network returns; raise StudyError where there are none."""
-    if isinstance(output, Mapping):
-        output = output.get("logits", output.get("out", next(iter(output.values()), None)))
-    elif isinstance(output, (tuple, list)) and output:
-        output = output[0]
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise StudyError(f"the network's output is {shape}, not (images, classes) logits; give a classifier")
-    return output
 
 
 def check_intact(logits: Tensor, targets: Tensor) -> None:

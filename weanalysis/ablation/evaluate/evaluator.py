@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from weanalysis.ablation.behaviour import Conduct, State, drawn_from
 from weanalysis.ablation.copies import copied, first_line, number_types
-from weanalysis.ablation.evaluate.decisions import Batch, Decisions, Measured, check_intact, logits_of, merge, together
+from weanalysis.ablation.evaluate.decisions import Batch, Decisions, Measured, check_intact, merge, together
+from weanalysis.ablation.evaluate.outputs import logits_of
 from weanalysis.ablation.evaluate.pairs import Look, Pairs
 from weanalysis.ablation.evaluate.risk import ScreenSettings
 from weanalysis.ablation.evaluate.shard import Shard
@@ -114,7 +115,7 @@ class Evaluator:
         if mode != "naive" and not self.conduct.whole_passes:
             try:
                 # Merging a batch norm rounds the weights: harmless in float32, not in 16 bits.
-                self._twin = Twin(self._net, fold=dtype == torch.float32)
+                self._twin = Twin(self._net, dtype == torch.float32, self.conduct.output)
                 self.distrusted = {layer: f"its weight is read by {reader} too"
                                    for layer, reader in self._twin.graph.elsewhere.items()}  # fmt: skip
             except Untraceable as reason:
@@ -124,7 +125,7 @@ class Evaluator:
     def _use_twin(self, twin: Twin | None) -> None:
         self._twin = twin
         self.weights = Weights(self._net, None if twin is None else twin.net)
-        self._pairs = None if twin is None else Pairs(twin.graph, self.weights)
+        self._pairs = None if twin is None else Pairs(twin.graph, self.weights, self.conduct.output)
 
     def _give_up_tracing(self, reason: str) -> None:
         self._use_twin(None)
@@ -516,7 +517,7 @@ class Evaluator:
             images = images.clone()
         seed = self.conduct.seed
         with drawn_from(None if seed is None else seed + start):
-            return logits_of(self._net(images))
+            return logits_of(self._net(images), self.conduct.output)
 
 
 def _moved(net: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:

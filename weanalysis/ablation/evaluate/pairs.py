@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from weanalysis.ablation.evaluate.decisions import check_intact, logits_of
+from weanalysis.ablation.evaluate.decisions import check_intact
+from weanalysis.ablation.evaluate.outputs import Path, logits_of
 from weanalysis.ablation.graph import BATCH_NORMS, Downstream, Graph, Step, Untraceable, has_row_an_image, is_plain
 from weanalysis.ablation.studies import Ablation
 from weanalysis.ablation.weights import Weights, some_channels
@@ -118,8 +119,8 @@ class Look:
 class Pairs:
     """Predicts and computes ablations of single layers of a traced network, whose weights are at hand."""
 
-    def __init__(self, graph: Graph, weights: Weights):
-        self._graph, self._weights = graph, weights
+    def __init__(self, graph: Graph, weights: Weights, output: Path | None = None):
+        self._graph, self._weights, self._output = graph, weights, output
         self._layers: dict[str, Layer | None] = {}
         self._settled: set[str] = set()
         self._kernels: dict[str, tuple[Sequence[Ablation], Kernels | None]] = {}
@@ -184,7 +185,7 @@ class Pairs:
         ends = list(dict.fromkeys(self._known(name).end for name in names)) if gradients else []
         with torch.set_grad_enabled(gradients):
             output, values = self._graph.run(images, self.read(names), frozenset(ends))
-            logits = logits_of(output)
+            logits = logits_of(output, self._output)
             check_intact(logits, targets)
             margins = margins_of(logits, targets, metric)
             # A network may lead from a layer to nothing that the margin reads: then its gradient is 0.
@@ -300,7 +301,7 @@ class Pairs:
                     new[span, channels] = some
             joins[layer.step.node] = new
         every_row = torch.cat([rows for _, _, rows, _ in chosen])
-        return logits_of(self._graph.replay(every_row, joins, look.values, len(look.margins)))
+        return logits_of(self._graph.replay(every_row, joins, look.values, len(look.margins)), self._output)
 
     def _single_kernels(self, name: str, ablations: Sequence[Ablation]) -> Kernels | None:
         """The one kernel that each ablation touches; None where any touches more, or the layer is of its own kind."""

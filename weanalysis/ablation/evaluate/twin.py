@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from weanalysis.ablation.copies import copied
-from weanalysis.ablation.evaluate.decisions import logits_of
+from weanalysis.ablation.evaluate.outputs import Path, logits_of
 from weanalysis.ablation.graph import Downstream, Graph
 from weanalysis.ablation.studies import Ablation, Part
 from weanalysis.ablation.weights import Weights, some_channels
@@ -30,11 +30,12 @@ class Kept:
 class Twin:
     """A network's traced copy, in the memory format that is faster where the network bears it.
 
-    `net` is the copy, whose weights are to be zeroed together with the network's own. Raises Untraceable.
+    `net` is the copy, whose weights are to be zeroed together with the network's own; `output` says where in what it
+    returns the logits are. Raises Untraceable.
     """
 
-    def __init__(self, net: nn.Module, fold: bool):
-        self.net = copied(net)
+    def __init__(self, net: nn.Module, fold: bool, output: Path | None = None):
+        self.net, self._output = copied(net), output
         self.graph = Graph(self.net, fold)
         self._plans: dict[tuple[str, ...], Downstream] = {}
         self._channels_last = True
@@ -70,7 +71,8 @@ class Twin:
 
     def intact(self, images: Tensor) -> Tensor:
         """The intact logits (N, classes)."""
-        return logits_of(self.in_fast_format(lambda images: self.graph.run(images, frozenset())[0], images))
+        output = self.in_fast_format(lambda images: self.graph.run(images, frozenset())[0], images)
+        return logits_of(output, self._output)
 
     def keep(self, plan: Downstream, values: dict[fx.Node, Any]) -> Kept:
         """Of values that are at hand, those that ablations of the plan's layers read."""
@@ -99,7 +101,7 @@ class Twin:
                 borrowed.append((output, index, output[:, index]))
                 output[:, index] = some
                 changed[step.node] = output
-            return logits_of(self.graph.rerun(kept.downstream, kept.frontier, changed))
+            return logits_of(self.graph.rerun(kept.downstream, kept.frontier, changed), self._output)
         finally:
             for output, index, values in borrowed:
                 output[:, index] = values

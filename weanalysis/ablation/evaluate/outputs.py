@@ -1,0 +1,74 @@
+"""Which part of what a network returns are the logits: taken where that is plain, else asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from weanalysis.errors import StudyError
+
+# Where the logits stand in what a network returns: names and places, from the outside in; () for a bare tensor.
+Path = tuple[str | int, ...]
+
+# What networks of the usual libraries call their logits.
+_USUAL = ("logits", "out")
+
+
+def logits_of(output: Any, path: Path | None = None) -> Tensor:
+    """Take the (N, classes) logits out of what a network returns; raise StudyError where there are none, or several.
+
+    `path` says where they are; without it, a tensor with two sides, that under `logits` or `out`, or the only one.
+    """
+    if path is None:
+        if isinstance(output, Tensor) and output.ndim == 2:
+            return output
+        path = choose_output(output)[0]
+    for step in path:
+        output = output[step]
+    return output
+
+
+def choose_output(
+    output: Any, num_classes: int | None = None, wanted: str | int | None = None
+) -> tuple[Path, str | None]:
+    """Find the logits in what a network returns: where they are, and a note where another part would have fitted.
+
+    `num_classes` tells several tensors apart by their width; `wanted` names one. Raises StudyError, naming what there
+    is with its shapes, where none fits or several do.
+    """
+    found = dict(_tensors(output))
+    fitting = {path: value for path, value in found.items() if value.ndim == 2}
+    listed = ", ".join(f"{_name(path)} {tuple(value.shape)}" for path, value in found.items()) or type(output).__name__
+    if wanted is not None:
+        for path in fitting:
+            if path and str(wanted) in (_name(path), str(path[-1])):
+                return path, None
+        raise StudyError(f"the network has no output {wanted!r} of (images, classes) logits; it returns {listed}")
+    if not fitting:
+        raise StudyError(f"the network returns {listed}, not (images, classes) logits; give a classifier")
+    usual = [path for path in fitting if path and path[-1] in _USUAL]
+    wide = [path for path, value in fitting.items() if value.shape[1] == num_classes]
+    for candidates in (list(fitting), usual, wide):
+        if len(candidates) == 1:
+            others = f"the logits are taken to be its output {_name(candidates[0])}, of {listed}"
+            return candidates[0], others if len(found) > 1 else None
+    raise StudyError(f"the network returns several outputs that could be the logits: {listed}; say which with "
+                     "--output NAME or its place, from 0 on")
+
+
+def _name(path: Path) -> str:
+    return ".".join(map(str, path)) or "tensor"
+
+
+def _tensors(output: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
+    """All tensors in nested mappings, tuples and lists, each with where it is."""
+    if isinstance(output, Tensor):
+        yield path, output
+    elif isinstance(output, Mapping):
+        for name, value in output.items():
+            yield from _tensors(value, (*path, name))
+    elif isinstance(output, (tuple, list)) and len(path) < 4:
+        for place, value in enumerate(output):
+            yield from _tensors(value, (*path, place))
