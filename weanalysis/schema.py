@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
+from weanalysis.cache import storable
+
 MOST_BYTES = 64 * 2**20
 MOST_DEPTH = 32
 MOST_CLASSES = 1_000_000
@@ -34,10 +36,11 @@ class Misfit(ValueError):
 Check = Callable[[Any, str], None]
 
 
-def read_json(text: str | bytes) -> Any:
+def read_json(text: str | bytes, as_written: bool = False) -> Any:
     """Parse JSON; raise Misfit where it is none, longer than MOST_BYTES or nested deeper than MOST_DEPTH.
 
-    Half characters, which JSON can name and no file or table can hold, are kept as the escapes that name them.
+    Half characters, which JSON can name and no file or table can hold, become the escapes that name them; `as_written`
+    they stay: they stand for the bytes of a file's name that are no UTF-8, and find the file again.
     """
     if len(text) > MOST_BYTES:
         raise Misfit(f"{len(text):,} bytes of JSON are more than the {MOST_BYTES:,} that are read")
@@ -53,18 +56,8 @@ def read_json(text: str | bytes) -> Any:
                  for inner in (outer.values() if isinstance(outer, dict) else outer)]  # fmt: skip
         if not level:
             raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-            return _storable_json(value) if _HALF_CHARACTER.search(raw) else value
+            return storable(value) if not as_written and _HALF_CHARACTER.search(raw) else value
     raise Misfit(f"the JSON is nested deeper than {MOST_DEPTH} levels")
-
-
-def _storable_json(value: Any) -> Any:
-    text = json.dumps(value, ensure_ascii=False)
-    return json.loads(re.sub("[\ud800-\udfff]", lambda half: f"\\\\u{ord(half[0]):04x}", text))
-
-
-def storable(text: str) -> str:
-    """Return text with what is no Unicode, such as the bytes of a foreign file name, written as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 # Checks ---------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from weanalysis import schema
-from weanalysis.cache import Cache, find_cache
+from weanalysis.cache import Cache, find_cache, storable
 from weanalysis.data import Transform
 from weanalysis.errors import DataError, ModelError
 from weanalysis.models.architecture import (
@@ -194,7 +194,7 @@ def _from_file(
 ) -> Model:
     """Make the model of `--model NAME --weights FILE`."""
     file = read_weights(path)
-    name, file_name = shown_name(architecture), schema.storable(path.name)
+    name, file_name = shown_name(architecture), storable(path.name)
     own = _own_architecture(file)
     if own is not None:
         # timm's tags name weights, not networks.
@@ -211,7 +211,7 @@ def _from_file(
     net = build(architecture)
     weights = file_name + (" (averaged)" if fitted.averaged else "")
     model = Model(name, net, _whole(architecture, net), weights, architecture["num_classes"])
-    model.notes = [*fitted.notes, *load_into(net, fitted.state, schema.storable(str(path)), name)]
+    model.notes = [*fitted.notes, *load_into(net, fitted.state, storable(str(path)), name)]
     if label:
         model.classes, model.synsets, model.transform = published.classes, published.synsets, published.transform
         model.notes.append(f"{file_name} is taken for {name}'s weights {label}, because it has their name")
@@ -223,7 +223,7 @@ def _from_file(
 
 def _fitted(file: WeightsFile, architecture: dict[str, Any], weights_of: str) -> tuple[Fitted, dict[str, Any]]:
     """Fit a file's weights to a network: the plain state dict, and the architecture with its classes and excitation."""
-    origin = schema.storable(str(file.path))
+    origin = storable(str(file.path))
     expected, classifier = classifier_names(json.dumps(dict(architecture), sort_keys=True))
     fitted = fit(file.sets, expected, origin, weights_of)
     architecture = {**architecture, "num_classes": _num_classes(fitted.state, classifier, architecture)}
@@ -239,7 +239,7 @@ def _fitted(file: WeightsFile, architecture: dict[str, Any], weights_of: str) ->
 
 def _from_own(file: WeightsFile, num_classes: int | None, options: Mapping[str, Any], weights_of: str) -> Model:
     """Make the model of a checkpoint that `save_checkpoint` wrote."""
-    path, metadata = schema.storable(str(file.path)), file.metadata
+    path, metadata = storable(str(file.path)), file.metadata
     architecture = metadata["architecture"]
     name = shown_name(architecture)
     if weights_of != AUTO:
@@ -253,14 +253,14 @@ def _from_own(file: WeightsFile, num_classes: int | None, options: Mapping[str, 
         transform = Transform.from_description(described) if described else None
     except DataError as error:
         raise ModelError(f"{path}: {error}") from error
-    notes = [schema.storable(note) for note in metadata.get("notes") or ()]
+    notes = [storable(note) for note in metadata.get("notes") or ()]
     num_outputs = architecture["num_classes"]
     classes, synsets = (_names(path, key, metadata, num_outputs, notes) for key in ("classes", "synsets"))
     return Model(
         name=name,
         net=net,
         architecture=architecture,
-        weights=schema.storable(metadata.get("weights") or file.path.name),
+        weights=storable(metadata.get("weights") or file.path.name),
         num_classes=num_outputs,
         classes=classes,
         transform=transform,
@@ -286,12 +286,12 @@ def _names(path: str, key: str, metadata: Mapping[str, Any], wanted: int, notes:
     if names and len(names) != wanted:
         notes.append(f"{path} names {len(names):,} {key} for {wanted:,} outputs; the names were left out")
         return None
-    return tuple(schema.storable(name) for name in names) if names else None
+    return tuple(storable(name) for name in names) if names else None
 
 
 def _build_described(file: WeightsFile, architecture: Mapping[str, Any]) -> nn.Module:
     """Build the network that a file describes, unless it is far larger than what the file holds."""
-    origin = schema.storable(str(file.path))
+    origin = storable(str(file.path))
     with bounded(origin, len(file.sets[0].state), file.num_elements, bool(architecture.get("pruned"))):
         if may_be_large(architecture):
             build_shapes(architecture)

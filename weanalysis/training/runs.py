@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from weanalysis import schema
-from weanalysis.cache import Cache, safe_name
+from weanalysis.cache import Cache, safe_name, storable
 from weanalysis.errors import TrainingError, one_line
 from weanalysis.training.recipe import check_values
 
@@ -134,40 +134,32 @@ def find_runs(cache: Cache) -> list[Run]:
 
 def unreadable_runs(cache: Cache) -> list[str]:
     """Return a line for each run of a cache that says nothing of itself that can be read."""
-    return list(list_runs(cache).attrs["unreadable"].values())
+    return _sort_out(cache)[1]
 
 
-def _sort_out(cache: Cache) -> tuple[list[Run], dict[str, str]]:
-    """Tell the runs that can be read, newest first, from those that cannot: name -> what is wrong with it."""
+def _sort_out(cache: Cache) -> tuple[list[Run], list[str]]:
+    """Tell the runs that can be read, newest first, from those that cannot: a line for each of these."""
     created: dict[Run, str] = {}
-    unreadable = {}
+    problems = []
     for path in sorted(cache.runs.glob("*/recipe.json")):
         run = Run(path.parent)
         try:
             created[run] = str(pd.Timestamp(run.description["created"]))
         except TrainingError as error:
-            unreadable[run.name] = str(error)
+            problems.append(storable(str(error)))
         except ValueError as error:
-            unreadable[run.name] = one_line(f"{run.recipe_file} has no date ({error}); {_ANEW}")
-    return sorted(created, key=lambda run: (created[run], run.name), reverse=True), unreadable
+            problems.append(storable(one_line(f"{run.recipe_file} has no date ({error}); {_ANEW}")))
+    return sorted(created, key=lambda run: (created[run], run.name), reverse=True), problems
 
 
 def list_runs(cache: Cache) -> pd.DataFrame:
     """Tell what runs there are, newest first.
 
-    Columns: run, model, data, excitation, attention, norm, seed, state ("finished", "unfinished" or "unreadable"),
-    epochs (done), total_epochs, top1 and best_top1 (percent, of validation), seconds, created (UTC), checkpoint (path).
-    NaN and None where a run has not got that far. `attrs["unreadable"]` says what is wrong with the runs of that state,
-    by name.
+    A run that cannot be read is left out, see `unreadable_runs`. Columns: run, model, data, excitation, attention,
+    norm, seed, state ("finished" or "unfinished"), epochs (done), total_epochs, top1 and best_top1 (percent, of
+    validation), seconds, created (UTC), checkpoint (path). NaN and None where a run has not got that far, or its
+    metrics are damaged.
     """
-    runs, unreadable = _sort_out(cache)
-    rows = []
-    for run in runs:
-        try:
-            rows.append(_row(run))
-        except TrainingError as error:
-            unreadable[run.name] = str(error)
-    rows += [{"run": schema.storable(name), "state": "unreadable"} for name in sorted(unreadable)]
     columns = [
         "run",
         *_LISTED,
@@ -180,16 +172,17 @@ def list_runs(cache: Cache) -> pd.DataFrame:
         "created",
         "checkpoint",
     ]
-    table = pd.DataFrame(rows, columns=columns)
-    table.attrs["unreadable"] = {schema.storable(name): schema.storable(reason) for name, reason in unreadable.items()}
-    return table
+    return pd.DataFrame([_row(run) for run in find_runs(cache)], columns=columns)
 
 
 def _row(run: Run) -> dict[str, Any]:
-    recipe, metrics = run.recipe, read_metrics(run)
-    last = metrics.iloc[-1] if len(metrics) else None
+    try:
+        metrics = read_metrics(run)
+    except TrainingError:
+        metrics = pd.DataFrame(columns=list(METRICS), dtype="float64")
+    recipe, last = storable(run.recipe), metrics.iloc[-1] if len(metrics) else None
     return {
-        "run": run.name,
+        "run": storable(run.name),
         **{name: recipe.get(name) for name in _LISTED},  # an older run has not heard of a newer option
         "state": "finished" if run.finished else "unfinished",
         "epochs": float("nan") if last is None else float(last["epoch"]),
@@ -198,7 +191,7 @@ def _row(run: Run) -> dict[str, Any]:
         "best_top1": float("nan") if last is None else float(metrics["val_top1"].max()),
         "seconds": float("nan") if last is None else float(last["seconds"]),
         "created": pd.Timestamp(run.description["created"]),
-        "checkpoint": str(run.checkpoint) if run.checkpoint.is_file() else None,
+        "checkpoint": storable(str(run.checkpoint)) if run.checkpoint.is_file() else None,
     }
 
 
@@ -213,16 +206,18 @@ def read_metrics(run: Run | Path | str) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame(columns=list(METRICS), dtype="float64")
     try:
-        metrics = pd.read_csv(path)
-        return metrics.assign(**{name: pd.to_numeric(metrics[name]) for name in ("epoch", "seconds", "val_top1")})
+        found = pd.read_csv(path)
+        found["epoch"] = found["epoch"].astype("int64")
+        # An older run has not heard of a newer column.
+        return found.reindex(columns=list(METRICS)).astype({name: "float64" for name in METRICS[2:]})
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        line = f"{path} has not the metrics of a run ({' '.join(str(error).split())[:200]}); {_ANEW}"
+        line = f"{path} does not hold the metrics of a run ({' '.join(str(error).split())[:200]}); {_ANEW}"
         raise TrainingError(line) from error
 
 
 def _read_json(path: Path, allowed: schema.Check) -> dict[str, Any]:
     try:
-        values = schema.read_json(path.read_bytes())
+        values = schema.read_json(path.read_bytes(), as_written=True)
         schema.check(allowed, values)
     except (OSError, ValueError) as error:
         raise TrainingError(f"{path} cannot be read ({error}); {_ANEW}") from error
