@@ -292,7 +292,7 @@ def write_run(
     folder = root / "runs" / name
     folder.mkdir(parents=True)
     recipe = {"model": "resnet20", "data": "digits", "excitation": "none", "epochs": 8.0, "seed": seed, **recipe}
-    created = f"2026-01-0{seed + 1}T12:00:00+00:00"
+    created = f"2026-01-{seed + 1:02d}T12:00:00+00:00"
     (folder / "recipe.json").write_text(json.dumps({"created": created, "recipe": recipe, "image_size": 32}))
     metrics = made_metrics(epochs, seed, lift)
     metrics.to_csv(folder / "metrics.csv", index=False)

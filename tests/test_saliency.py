@@ -232,7 +232,7 @@ def test_weights_gradients_and_modes_are_untouched_also_after_a_failure(tmp_path
     check()
     with pytest.raises(DataError, match="class index 8 is beyond the network's 3 outputs"):
         saliency_maps(net, [*images(2), (torch.zeros(3, 7, 7), 8)], cache=tmp_path)
-    with pytest.raises(StudyError, match="logits of image 2 are not finite"):
+    with pytest.raises(DataError, match="item 2 of list has pixels that are NaN or infinite"):
         saliency_maps(net, [*images(2), (torch.full((3, 7, 7), math.inf), 0)], cache=tmp_path)
     check()
 

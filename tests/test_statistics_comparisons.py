@@ -273,7 +273,7 @@ def test_scores_unrelated_within_layers_are_found_in_five_of_a_hundred_networks(
         estimate = statistics.rank_agreement(first, second, method, blocks=layers)
         within.append(estimate.p_value <= 0.05)
         covered.append(estimate.low <= 0 <= estimate.high)
-    assert np.mean(plain) > 0.3, "as independent places"
+    assert np.mean(plain) > 0.2, "as independent places"
     assert np.mean(within) < 0.1 and np.mean(covered) > 0.9
     related = [statistics.rank_agreement(*layered(rng, within=0.4)[:2], method, blocks=np.repeat(np.arange(19), 25))
                for _ in range(20)]  # fmt: skip

@@ -290,7 +290,7 @@ CHECKPOINT = Record(
 RUN = Record(
     {"created": Text(100), "recipe": MapOf(anything, 1000), "image_size": Whole(1, MOST_PIXELS),
      "train_images": Text(), "val_images": Text(), "versions": MapOf(Optional(Text()), 1000)},
-    needed=("created", "recipe"), others=True,
+    needed=("recipe",), others=True,
 )  # fmt: skip
 
 #: A run's result.json.

@@ -150,7 +150,6 @@ def _shares(text: str) -> tuple[float, ...]:
 def _print(console: Console, found: Pruned, output: Path | None) -> None:
     from rich.table import Table
 
-    from weanalysis.cli.display import points
 
     about, table = found.about, found.table
     intact = about["intact_params"]
@@ -168,7 +167,7 @@ def _print(console: Console, found: Pruned, output: Path | None) -> None:
         style = "bold" if row.sparsity == about["sparsity"] else None
         left = f"{100 * row.num_nonzero / intact['num_params']:.1f} %"
         shown.add_row(f"{row.sparsity:g}", f"{row.num_pruned:,}", left, f"{row.gflops:.3f}", f"{row.ablated:.2f} %",
-                      points(row), style=style)
+                      f"{row.drop:+.2f} [{row.drop_low:+.2f}, {row.drop_high:+.2f}]", style=style)
     console.print(shown)
     console.print("left: parameters that are not 0. D is the loss of accuracy, paired on the same images (Tango), for "
                   "the population that they were drawn from; where the ranking has seen these images too, it flatters. "

@@ -99,7 +99,7 @@ class Run:
             check_values(description["recipe"])
         except TrainingError as error:
             raise TrainingError(f"{self.recipe_file}: {error}; {_ANEW}") from None
-        return description
+        return {"created": "", **description}
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _sort_out(cache: Cache) -> tuple[list[Run], list[str]]:
     for path in sorted(cache.runs.glob("*/recipe.json")):
         run = Run(path.parent)
         try:
-            created[run] = str(pd.Timestamp(run.description["created"]))
+            created[run] = str(pd.to_datetime(run.description["created"] or None))
         except TrainingError as error:
             problems.append(storable(str(error)))
         except ValueError as error:
@@ -190,7 +190,7 @@ def _row(run: Run) -> dict[str, Any]:
         "top1": float("nan") if last is None else float(last["val_top1"]),
         "best_top1": float("nan") if last is None else float(metrics["val_top1"].max()),
         "seconds": float("nan") if last is None else float(last["seconds"]),
-        "created": pd.Timestamp(run.description["created"]),
+        "created": pd.to_datetime(run.description["created"] or None),
         "checkpoint": storable(str(run.checkpoint)) if run.checkpoint.is_file() else None,
     }
 
