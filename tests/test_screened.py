@@ -13,7 +13,6 @@ from torch import nn
 from weanalysis.ablation import Interrupted, ablate, schedule, studies
 from weanalysis.ablation.evaluate import Evaluator, Measured, ScreenSettings, pairs
 from weanalysis.ablation.evaluate import risk as risk_module
-from weanalysis.ablation.evaluate.pairs import margins_of
 from weanalysis.ablation.evaluate.risk import units
 from weanalysis.ablation.graph import Graph, Untraceable, num_bytes
 from weanalysis.ablation.studies import Ablation, Part
