@@ -270,28 +270,27 @@ class Pairs:
         channel changes that has no gradient in any image.
         """
         kernels = self._single_kernels(name, ablations)
-        gradient = look.gradients[self._known(name).end].float()
         usual = usual + _LAYER_SHARE**2 * usual.mean()
-        usual = torch.where(usual > 0, usual, _UNSEEN).view(1, -1, *[1] * (gradient.ndim - 2))
-        slopes = gradient, gradient.square(), usual.expand_as(gradient)
-        parts = (self._moved(look, name, ablations, slopes) if kernels is None
-                 else self._moved_by_kernels(look, name, kernels, slopes))  # fmt: skip
-        changes, sizes, others = [], [], []
-        for moved, slope, square, weight in parts:
+        usual = torch.where(usual > 0, usual, _UNSEEN)
+        parts = self._moved(look, name, ablations) if kernels is None else self._moved_by_kernels(look, name, kernels)
+        changes, squares, others = [], [], []
+        for moved, gradient, channels in parts:
             moved = moved.float()
-            changes.append((moved * slope).sum(3).flatten(1))
-            moved.square_()
-            of_any = (moved * weight).sum(3)
-            sizes.append((moved.mul_(square).sum(3) + _USUAL_SHARE**2 * of_any).sqrt_().flatten(1))
-            others.append(of_any.sqrt_().flatten(1))
-        size, of_any = torch.cat(sizes, 1), torch.cat(others, 1)
-        unseen = of_any > _UNSEEN**0.25
+            of_any = torch.linalg.vector_norm(moved, dim=3).square_().mul_(usual[channels][:, None])
+            terms = moved.mul_(gradient.float())
+            found = terms.sum(3), torch.linalg.vector_norm(terms, dim=3).square_(), of_any
+            for each, one in zip((changes, squares, others), found, strict=True):
+                each.append(one.sum(1) if kernels is None else one.flatten(1))
+        of_any = torch.cat(others, 1)
+        size = torch.cat(squares, 1).add_(of_any, alpha=_USUAL_SHARE**2).sqrt_()
+        unseen = of_any.sqrt_() > _UNSEEN**0.25
         return torch.cat(changes, 1), size.masked_fill_(unseen, torch.inf), of_any.masked_fill_(unseen, torch.inf)
 
-    def _moved(
-        self, look: Look, name: str, ablations: Sequence[Ablation], slopes: Sequence[Tensor]
-    ) -> Iterator[tuple[Tensor, ...]]:
-        """How each ablation changes the activation behind a layer, (N, 1, 1, numbers), and the `slopes` there."""
+    def _moved(self, look: Look, name: str, ablations: Sequence[Ablation]) -> Iterator[tuple[Tensor, Tensor, Any]]:
+        """How each ablation changes the activation behind a layer, the gradient there, and the channels D that it is of.
+
+        (N, D, 1, numbers) each.
+        """
         layer = self._known(name)
         for ablation in ablations:
             channels, new = self._anew(look.values, layer, ablation)
@@ -300,12 +299,11 @@ class Pairs:
                 return _channels(look.values[node], channels)
 
             moved = _behind(layer, new, channels, take) - take(layer.end)
-            yield moved.flatten(1)[:, None, None], *(_channels(one, channels).flatten(1)[:, None, None] for one in slopes)
+            gradient = _channels(look.gradients[layer.end], channels)
+            yield moved.flatten(2)[:, :, None], gradient.flatten(2)[:, :, None], channels
 
-    def _moved_by_kernels(
-        self, look: Look, name: str, kernels: Kernels, slopes: Sequence[Tensor]
-    ) -> Iterator[tuple[Tensor, ...]]:
-        """The same for kernels, some at a time: (N, D, K, numbers), and (N, D, 1, numbers) of the slopes.
+    def _moved_by_kernels(self, look: Look, name: str, kernels: Kernels) -> Iterator[tuple[Tensor, Tensor, Any]]:
+        """The same for kernels, some at a time: (N, D, K, numbers), and (N, D, 1, numbers) of the gradient.
 
         K kernels each change one of D output channels.
         """
@@ -316,7 +314,7 @@ class Pairs:
         outs, places = kernels.out_channels[::run].unique(return_inverse=True)
         ins, sources = kernels.in_channels.unique(return_inverse=True)
         images, intact = look.take(layer.source, ins), look.take(layer.step.node, outs)
-        slopes = [_channels(one, outs) for one in slopes]
+        gradient = _channels(look.gradients[layer.end], outs)
         after = _behind(layer, intact.clone(), outs, lambda node: look.take(node, outs))
         at_once = max(1, _CHUNK_NUMBERS // (run * per_ablation))
         for low in range(0, len(places), at_once):
@@ -330,7 +328,7 @@ class Pairs:
             new = self._added(images, layer, kernels.zeroed[which], sources[which]).unflatten(1, (-1, run))
             new += of_runs(intact)
             new = _behind(layer, new, outs[at], lambda node: of_runs(look.take(node, outs)))
-            yield new.sub_(of_runs(after)).flatten(3), *(of_runs(one).flatten(3) for one in slopes)
+            yield new.sub_(of_runs(after)).flatten(3), of_runs(gradient).flatten(3), outs[at]
 
     @staticmethod
     def _added(images: Tensor, layer: Layer, zeroed: Tensor, sources: Tensor) -> Tensor:
