@@ -216,8 +216,9 @@ def told(name: str, table: pd.DataFrame) -> str:
     error = (table["true"] - table["found"]).abs()
     wrong = error > 1e-9
     inside = (table["low"] <= table["true"] + 1e-9) & (table["true"] <= table["high"] + 1e-9)
+    computed = table["num_evaluated"].sum() / table["pairs"].sum()
     cells = (
-        name, f"{table['seed'].nunique()}", f"{len(table):,}", f"{table['num_evaluated'].sum() / table['pairs'].sum():.1%}",
+        name, f"{table['seed'].nunique()}", f"{len(table):,}", f"{computed:.1%}",
         f"{table['missed'].sum():,} of {table['flips'].sum():,}", f"{100 * error.max():.2f}, {100 * error.mean():.4f}",
         f"{100 * (table['high'] - table['low']).median() / 2:.2f}", f"{wrong.sum()}, {(wrong & inside).sum()}",
         f"{table['distrusted'].sum():,}",

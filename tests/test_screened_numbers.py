@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from weanalysis.ablation.evaluate import lot
 from weanalysis.ablation.evaluate.risk import (
     ErrorLaw,
     ErrorLaws,
@@ -17,7 +18,6 @@ from weanalysis.ablation.evaluate.risk import (
     units,
     units_in_turn,
 )
-from weanalysis.ablation.evaluate import lot
 from weanalysis.results.statistics import (
     Hidden,
     hidden_flips,

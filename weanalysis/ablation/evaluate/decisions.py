@@ -172,7 +172,8 @@ def together(parts: Sequence[tuple[Sequence[int], Measured]], screened: bool) ->
     shard = Batch(first.targets, first.predictions, _intact_correct(first), num_rechecked=0)
     nothing = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.uint8))
     shard.changes = [nothing] * num_ablations
-    screen = Screen(np.full(num_ablations, num_images), *np.zeros((len(SCREENED) - 1, num_ablations)), {})
+    screen = Screen(**{name: np.zeros(num_ablations) for name in SCREENED}, about={})
+    screen.num_evaluated[:] = num_images
     for places, part in parts:
         shard.num_rechecked += part.num_rechecked
         ends = np.cumsum(part.counts)

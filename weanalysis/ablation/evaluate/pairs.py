@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from weanalysis.ablation.evaluate.decisions import check_intact, logits_of
+from weanalysis.ablation.evaluate.rivals import Rivals
 from weanalysis.ablation.graph import BATCH_NORMS, Downstream, Graph, Step, Untraceable, has_row_an_image, is_plain
 from weanalysis.ablation.studies import Ablation
 from weanalysis.ablation.weights import Weights, some_channels
@@ -42,46 +43,6 @@ _LAYER_SHARE = 0.3
 _UNSEEN = 1e30
 
 _CONVOLVE = {3: nn.functional.conv1d, 4: nn.functional.conv2d, 5: nn.functional.conv3d}
-
-# How many classes may stand above the label of a right answer.
-_RIVALS = {"top1": 1, "top5": 5}
-
-
-@dataclass(frozen=True)
-class Rivals:
-    """Whom each image's label competes with, told from the intact logits: its best rivals (N, k), and if it is right.
-
-    k is 1, or 5 for top-5: an answer is right as long as the last of them stays below the label.
-    """
-
-    best: Tensor
-    right: Tensor
-
-    @classmethod
-    def of(cls, logits: Tensor, targets: Tensor, metric: str) -> Rivals:
-        """Find them; logits (N, classes), targets (N,)."""
-        others = logits.detach().float().scatter(1, targets[:, None], -torch.inf)
-        best = others.topk(_RIVALS[metric], dim=1).indices
-        own = logits.detach().gather(1, targets[:, None])
-        return cls(best, (own > logits.detach().gather(1, best[:, -1:]))[:, 0])
-
-    def rows(self, rows: Tensor) -> Rivals:
-        """Those of some images."""
-        return Rivals(self.best[rows], self.right[rows])
-
-    def margins(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """By how much the label leads, (N,) each: before the last of its best rivals, and before a second one.
-
-        A right answer becomes wrong only where one of the two falls below 0, and a wrong one right only where one of
-        them rises above: the second one is the best of all others where the answer is right, and the worst of the
-        better rivals where it is wrong; there is none for a wrong top-1 answer, whose second margin is infinite.
-        """
-        logits = logits.float()
-        own = logits.gather(1, targets[:, None])
-        of_best = own - logits.gather(1, self.best)
-        beyond = own - logits.scatter(1, torch.cat([targets[:, None], self.best], 1), -torch.inf)
-        better = of_best[:, :-1].amax(1) if self.best.shape[1] > 1 else torch.full_like(own[:, 0], -torch.inf)
-        return of_best[:, -1], torch.where(self.right, beyond.amin(1), better)
 
 
 @dataclass(frozen=True)
@@ -134,7 +95,7 @@ class Kernels:
 
 @dataclass
 class Look:
-    """A batch of images as the intact network sees it: rivals, margins (N,), activations, the first margins' gradients."""
+    """A batch of images as the intact network sees it: rivals, margins (N,), activations, the first one's gradients."""
 
     rivals: Rivals
     margins: Tensor
@@ -147,8 +108,7 @@ class Look:
         """The mean square of each channel's gradient, (C,), over all places of the first images, summed over these."""
         found = {}
         for node, gradient in self.gradients.items():
-            some = gradient[:num_images].float()
-            found[node] = some.square().mean(tuple(range(2, some.ndim))).sum(0) if some.ndim > 2 else some.square().sum(0)
+            found[node] = gradient[:num_images].float().square().flatten(2).mean(2).sum(0)
         return found
 
     def take(self, node: fx.Node, channels: Tensor) -> Any:
@@ -273,7 +233,9 @@ class Pairs:
         usual = usual + _LAYER_SHARE**2 * usual.mean()
         usual = torch.where(usual > 0, usual, _UNSEEN)
         parts = self._moved(look, name, ablations) if kernels is None else self._moved_by_kernels(look, name, kernels)
-        changes, squares, others = [], [], []
+        changes: list[Tensor] = []
+        squares: list[Tensor] = []
+        others: list[Tensor] = []
         for moved, gradient, channels in parts:
             moved = moved.float()
             of_any = torch.linalg.vector_norm(moved, dim=3).square_().mul_(usual[channels][:, None])
@@ -287,9 +249,9 @@ class Pairs:
         return torch.cat(changes, 1), size.masked_fill_(unseen, torch.inf), of_any.masked_fill_(unseen, torch.inf)
 
     def _moved(self, look: Look, name: str, ablations: Sequence[Ablation]) -> Iterator[tuple[Tensor, Tensor, Any]]:
-        """How each ablation changes the activation behind a layer, the gradient there, and the channels D that it is of.
+        """How each ablation changes the activation behind a layer, and the gradient there, (N, D, 1, numbers) each.
 
-        (N, D, 1, numbers) each.
+        Along come the D channels that it is of.
         """
         layer = self._known(name)
         for ablation in ablations:

@@ -23,8 +23,8 @@ Bools = NDArray[np.bool_]
 # Shares of the wanted largest error: what may be expected of the mean ablation, and of each one.
 MEAN_SHARE, EACH_SHARE = 1 / 12, 1 / 4
 
-# The pilot: all predicted flips; of the others the riskiest, this share of all pairs, and no fewer than so many; so many
-# by lot, as many of each layer; and so many in each octave of risk, from these on, and beyond the last.
+# The pilot: all predicted flips; of the others the riskiest, this share of all pairs, and no fewer than so many; so
+# many by lot, as many of each layer; and so many in each octave of risk, from these on, and beyond the last.
 PILOT_SHARE, _BY_LOT = 0.0025, 120
 LEAST_PILOT = 200
 _OCTAVES, _IN_EACH_OCTAVE = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0), 10
@@ -35,8 +35,8 @@ PRIOR = 2.0
 # The tail of the law is a power law through its largest errors: this share of them, and at least so many.
 _TAIL_SHARE, _TAIL_COUNT = 0.05, 20
 
-# A group's own unit of errors: by this quantile, with so many errors of all groups beside its own; no less than a third,
-# since where most predictions are exact, those that are not say what the errors are.
+# A group's own unit of errors: by this quantile, with so many errors of all groups beside its own; no less than a
+# third, since where most predictions are exact, those that are not say what the errors are.
 _UNIT_QUANTILE, _UNIT_PRIOR, _LEAST_UNIT = 0.8, 8, 1 / 3
 
 # So that no error is measured in units that it was used for, they are learned anew without each of so many parts.
@@ -124,7 +124,7 @@ def units(errors: Floats, groups: NDArray[np.integer], num_groups: int) -> Float
     so that few errors of its own say little, and a dozen that are a thousand times as large say all.
     """
     sizes = np.abs(errors)
-    if not len(sizes) or not (typical := float(np.quantile(sizes, _UNIT_QUANTILE))):
+    if not sizes.any():
         return np.ones(num_groups)
     of_all = np.quantile(sizes, (np.arange(_UNIT_PRIOR) + 0.5) / _UNIT_PRIOR)
     sizes = np.concatenate([sizes, np.tile(of_all, num_groups)])
@@ -137,7 +137,9 @@ def units(errors: Floats, groups: NDArray[np.integer], num_groups: int) -> Float
     own = ordered[low] + (place % 1) * (ordered[high] - ordered[low])
     alone = _UNIT_QUANTILE * (_UNIT_PRIOR - 1)
     usual = of_all[int(alone)] + (alone % 1) * (of_all[int(alone) + 1] - of_all[int(alone)])
-    return np.where(counts > _UNIT_PRIOR, np.maximum(own / usual, _LEAST_UNIT), 1.0) if usual else np.ones(num_groups)
+    if not usual:
+        return np.ones(num_groups)
+    return np.where(counts > _UNIT_PRIOR, np.maximum(own / usual, _LEAST_UNIT), 1.0)
 
 
 Groups = Sequence[tuple[NDArray[np.integer], int]]

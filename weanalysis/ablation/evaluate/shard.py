@@ -22,7 +22,7 @@ from weanalysis.ablation.evaluate.decisions import Batch, Decisions, Measured, S
 from weanalysis.ablation.evaluate.pairs import Look, Pairs
 from weanalysis.ablation.graph import Untraceable, num_bytes, versions
 from weanalysis.ablation.studies import Ablation
-from weanalysis.results.store import METRICS
+from weanalysis.results.store import METRICS, SCREENED
 
 if TYPE_CHECKING:
     from weanalysis.ablation.evaluate.evaluator import Evaluator
@@ -186,8 +186,9 @@ class Shard:
         }  # fmt: skip
         measured = self._result(computed)
         may_lose, may_gain = (hidden * right).sum(0), (hidden * ~right).sum(0)
+        kept = (done.sum(0), may_lose, may_gain, missed, expected, *lot)
         measured.screen = Screen(
-            *(each[back] for each in (done.sum(0), may_lose, may_gain, missed, expected, *lot)), about
+            **{name: each[back] for name, each in zip(SCREENED, kept, strict=True)}, about=about
         )
         return measured
 
@@ -202,17 +203,18 @@ class Shard:
         # A pair of which nothing changes cannot flip, whatever the network.
         left = ~done & np.isfinite(predicted.risk)
         drawn = lots.draw(left, self._layers, lots.size(left.size, len(self._groups)), rng)
-        before = len(computed.rows)
+        before = len(computed.all("rows", int))
         self._compute(drawn, computed)
         done |= drawn
-        rows, columns = (np.concatenate([np.empty(0, int), *part[before:]]) for part in (computed.rows, computed.columns))
-        flipped = self._flipped(computed)[len(computed.all("rows", int)) - len(rows) :]
+        rows, columns = (computed.all(name, int)[before:] for name in ("rows", "columns"))
+        flipped = self._flipped(computed)[before:]
         right = self._intact_right()[rows]
         num_columns, num_layers = len(self._columns), len(self._groups)
         lost, gained = (np.bincount(columns, flipped & side, num_columns) for side in (right, ~right))
         should = np.bincount(columns, chance[rows, columns], num_columns)
-        of_layer = [np.bincount(self._layers, each, num_layers) for each in (lost + gained, should)]
-        distrusted = lots.contradicted(*of_layer)
+        distrusted = lots.contradicted(
+            np.bincount(self._layers, lost + gained, num_layers), np.bincount(self._layers, should, num_layers)
+        )
         rest = left & ~drawn & distrusted[self._layers]
         self._compute(rest, computed)
         done |= rest
@@ -362,7 +364,7 @@ class Shard:
             unit = np.outer(of_images, of_layers[self._layers] * of_ablations).astype(np.float32)
             first = risks.in_units_of_others(errors, groups, parts[known])
             weighed.append(_Forecast(forecast.after, forecast.size * unit, forecast.risk / unit, first))
-        return replace(predicted, forecasts=tuple(weighed))
+        return replace(predicted, forecasts=(weighed[0], weighed[1]))
 
     def _learn(self, computed: _Computed, predicted: _Predicted) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The chance of each pair to flip unpredicted (N, A); how many of an ablation did, and by the laws should have.

@@ -32,7 +32,13 @@ from weanalysis.results.statistics.resampling import (
     mean_of_runs,
     stratified_bootstrap,
 )
-from weanalysis.results.statistics.screening import Hidden, hidden_flips, mcnemar_of_screened, most_by_lot, screen_bounds
+from weanalysis.results.statistics.screening import (
+    Hidden,
+    hidden_flips,
+    mcnemar_of_screened,
+    most_by_lot,
+    screen_bounds,
+)
 from weanalysis.results.statistics.sequential import sequential_interval, sequential_p_value
 from weanalysis.results.statistics.stopping import Replay, StoppingRule, stopped_table
 

@@ -57,13 +57,13 @@ def hidden_flips(screen: Mapping[str, ArrayLike], layers: ArrayLike) -> Hidden:
     rate = overall * shape / (expected + prior)
     place = np.unique(np.asarray(layers).astype(str), return_inverse=True)[1].reshape(-1)
     drawn, should = (np.bincount(place, counts[name]) for name in ("lot_drawn", "lot_expected"))
-    sides = []
+    sides: list[Floats] = []
     for law, flipped in (("may_lose", "lot_lost"), ("may_gain", "lot_gained")):
         found = np.bincount(place, counts[flipped])
         beyond = np.maximum(found - should, 0) * (found > 0)
-        told = drawn.sum() + drawn > 0
-        of_layer = np.divide(_LOT_PRIOR + beyond, drawn + drawn.sum() * _LOT_PRIOR / (_LOT_PRIOR + beyond.sum()), where=told,
-                             out=np.zeros(len(drawn)))  # fmt: skip
+        to_begin_with = drawn.sum() * _LOT_PRIOR / (_LOT_PRIOR + beyond.sum())
+        rates = (_LOT_PRIOR + beyond) / np.maximum(drawn + to_begin_with, 1)
+        of_layer = np.where(drawn + to_begin_with > 0, rates, 0.0)
         sides += _sum_of(counts[law] * rate, shape, counts["num_left"] * of_layer[place], (_LOT_PRIOR + beyond)[place])
     return Hidden(*sides)
 
