@@ -43,6 +43,6 @@ def size(num_pairs: int, num_layers: int) -> int:
     return round(max(LEAST_LOT, LOT_SHARE * num_pairs) / num_layers)
 
 
-def contradicted(flipped: Floats, expected: Floats) -> Bools:
+def contradicted(flipped: NDArray, expected: NDArray) -> Bools:
     """Whether so many flips among the drawn pairs of each layer (L,) are more than can be put down to chance."""
     return (flipped > 0) & (stats.poisson.sf(flipped - 1, expected) < _CONTRADICTION)
