@@ -24,7 +24,8 @@ from weanalysis.ablation import Evaluator, studies
 from weanalysis.ablation.evaluate import ScreenSettings, risk
 from weanalysis.ablation.inputs import folded
 from weanalysis.loading import load_data, load_model
-from weanalysis.results.statistics import screen_bounds
+from weanalysis.results.statistics import hidden_flips, screen_bounds
+from weanalysis.results.store import SCREENED
 
 
 def screened_twice(
@@ -37,13 +38,12 @@ def screened_twice(
         reference = evaluators[1].measure(images, targets, ablations, start)
     found, more = (flips([one], len(ablations)) for one in (told, reference))
     true = np.where(more != 0, more, found)  # both are exact; what neither computed is taken for no flip
-    screen = told.screen
+    layers = np.unique([ablation.layer for ablation in ablations], return_inverse=True)[1]
     return {
         "lost": (found > 0).sum(1), "gained": (found < 0).sum(1),
-        "may_lose": screen.may_lose, "may_gain": screen.may_gain,
-        "missed": screen.num_missed, "expected": screen.num_expected, "computed": screen.num_evaluated,
         "true_lost": (true > 0).sum(1), "true_gained": (true < 0).sum(1),
         "hidden": reference.screen.may_lose + reference.screen.may_gain,
+        "layers": layers, **{name: getattr(told.screen, name) for name in SCREENED},
     }  # fmt: skip
 
 
@@ -70,8 +70,8 @@ def tell(shards: list[dict[str, np.ndarray]], shards_each: int) -> None:
     num_images = shards_each * SHARD
     for low in range(0, len(shards) - shards_each + 1, shards_each):
         study = {key: sum(shard[key] for shard in shards[low : low + shards_each]) for key in shards[0]}
-        bounds = screen_bounds(study["lost"], study["gained"], np.full(len(study["lost"]), num_images),
-                               study["may_lose"], study["may_gain"], study["missed"], study["expected"])  # fmt: skip
+        hidden = hidden_flips({name: study[name] for name in SCREENED}, shards[0]["layers"])
+        bounds = screen_bounds(study["lost"], study["gained"], num_images, hidden)
         true = (study["true_lost"] - study["true_gained"]) / num_images
         error = np.abs(true - (study["lost"] - study["gained"]) / num_images)
         wrong = error > 1e-9
@@ -105,7 +105,7 @@ def main() -> None:
                    for one, two in (("lost", "gained"), ("true_lost", "true_gained")))  # fmt: skip
     print(f"{given.model} ({given.weights}), {given.grid}, {len(starts) * SHARD:,} images, {len(shards[0]['lost']):,} "
           f"kernels, --max-error {given.max_error:g}: {pairs:,} pairs, "
-          f"{sum(shard['computed'].sum() for shard in shards) / pairs:.2%} computed; {int(true - found):,} of "
+          f"{sum(shard['num_evaluated'].sum() for shard in shards) / pairs:.2%} computed; {int(true - found):,} of "
           f"{int(true):,} flips missed; the reference computed {given.reference:.0%} and may miss "
           f"{sum(shard['hidden'].sum() for shard in shards):.1f} more")  # fmt: skip
     for shards_each in (8, 1):

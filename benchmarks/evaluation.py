@@ -38,7 +38,8 @@ from weanalysis.ablation.schedule import StopRequest, Task, Work
 from weanalysis.cli.options import parse_triple
 from weanalysis.devices import DTYPES, find_devices
 from weanalysis.loading import load_data, load_model
-from weanalysis.results.statistics import screen_bounds
+from weanalysis.results.statistics import hidden_flips, screen_bounds
+from weanalysis.results.store import SCREENED
 
 SHARD = 250
 
@@ -218,8 +219,7 @@ def main() -> None:
         ratios = [slow / fast for slow, fast in zip(naive_seconds, way.seconds, strict=False)]
         row = [way.name, spread(way.seconds), spread(ratios), "100 %", "", "", ""]
         screens = [one.screen for one in way.results if one.screen is not None]
-        sums = {name: sum(getattr(screen, name) for screen in screens)
-                for name in ("num_evaluated", "may_lose", "may_gain", "num_missed", "num_expected")}  # fmt: skip
+        sums = {name: sum(getattr(screen, name) for screen in screens) for name in SCREENED}
         if screens:
             row[3] = f"{sums['num_evaluated'].sum() / (num_images * count):.2%}"
         if true is not None:
@@ -228,8 +228,8 @@ def main() -> None:
             missed = np.count_nonzero(true - found) / max(1, np.count_nonzero(true))
             row[4:6] = [f"{error.max():.2f}, {error.mean():.4f}", f"{missed:.1%}"]
             if screens:
-                low, high = screen_bounds((found > 0).sum(1), (found < 0).sum(1), num_images, sums["may_lose"],
-                                          sums["may_gain"], sums["num_missed"], sums["num_expected"])  # fmt: skip
+                hidden = hidden_flips(sums, [ablation.layer for ablation in ablations])
+                low, high = screen_bounds((found > 0).sum(1), (found < 0).sum(1), num_images, hidden)
                 difference = true.sum(1, dtype=int) / num_images
                 inside = (low <= difference + 1e-12) & (difference <= high + 1e-12)
                 row[6] = f"{(error > 0).sum()}, {inside[error > 0].sum()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -292,7 +293,7 @@ def write_run(
     folder = root / "runs" / name
     folder.mkdir(parents=True)
     recipe = {"model": "resnet20", "data": "digits", "excitation": "none", "epochs": 8.0, "seed": seed, **recipe}
-    created = f"2026-01-{seed + 1:02d}T12:00:00+00:00"
+    created = (datetime(2026, 1, 1, 12, tzinfo=UTC) + timedelta(days=seed)).isoformat()
     (folder / "recipe.json").write_text(json.dumps({"created": created, "recipe": recipe, "image_size": 32}))
     metrics = made_metrics(epochs, seed, lift)
     metrics.to_csv(folder / "metrics.csv", index=False)

@@ -11,9 +11,8 @@ from test_evaluate import NETWORKS, assert_same, candidates, shaken
 from torch import nn
 
 from weanalysis.ablation import Interrupted, ablate, schedule, studies
-from weanalysis.ablation.evaluate import Evaluator, Measured, ScreenSettings, pairs
+from weanalysis.ablation.evaluate import Evaluator, Measured, ScreenSettings, lot, pairs
 from weanalysis.ablation.evaluate import risk as risk_module
-from weanalysis.ablation.evaluate.pairs import margins_of
 from weanalysis.ablation.evaluate.risk import units
 from weanalysis.ablation.graph import Graph, Untraceable, num_bytes
 from weanalysis.ablation.studies import Ablation, Part
@@ -21,7 +20,8 @@ from weanalysis.cache import Cache
 from weanalysis.errors import DeviceError, StoreError, StudyError
 from weanalysis.models import build
 from weanalysis.results import Store
-from weanalysis.results.statistics import screen_bounds
+from weanalysis.results.statistics import hidden_flips, screen_bounds
+from weanalysis.results.store import SCREENED
 
 
 def flips(measured: Measured, num_ablations: int, bit: int = 1) -> np.ndarray:
@@ -86,16 +86,17 @@ def test_a_prediction_is_the_slope_of_the_margin_times_the_change_behind_the_non
     images, targets = torch.randn(9, 3, 8, 8), torch.randint(2, (9,))
     fast, naive = Evaluator(net, "screened"), Evaluator(net, "naive")
     look, _ = fast.look(images, targets, ["0"])
+    usual = look.squares(9)[fast._pairs.end("0")] / 9
     (layer,) = studies.find_layers(net)
     for kind, found in candidates(layer).items():
         if kind == "layer":
             assert not any(map(fast.can_screen, found))
             continue
-        change, size = fast._pairs.predict(look, "0", tuple(found))
+        change, size, of_any = fast._pairs.predict(look, "0", tuple(found), usual)
         for column, ablation in enumerate(found):
-            after = margins_of(naive.logits(images, ablation), targets, "top1")
+            after, _ = look.rivals.margins(naive.logits(images, ablation), targets)
             torch.testing.assert_close(look.margins + change[:, column], after, rtol=1e-4, atol=1e-5)
-        assert (size >= 0).all() and (change != 0).any()
+        assert (size >= 0).all() and (of_any >= 0).all() and (change != 0).any()
 
 
 class Residual(nn.Module):
@@ -127,11 +128,12 @@ def test_kernels_together_are_predicted_as_each_by_itself(name, chunk, monkeypat
         in_order = studies.location(net, "3x3" if name == "resnet20" else "all", layers=layer).ablations
         mixed = tuple(in_order[k] for k in np.random.default_rng(0).permutation(len(in_order))[:40])
         look, _ = fast.look(images, targets, [layer])
+        usual = look.squares(3)[fast._pairs.end(layer)] / 3
         for some in (in_order, mixed):
-            together = fast._pairs.predict(look, layer, some)
+            together = fast._pairs.predict(look, layer, some, usual)
             with monkeypatch.context() as alone:
                 alone.setattr(fast._pairs, "_single_kernels", lambda *_: None)
-                one_by_one = fast._pairs.predict(look, layer, some)
+                one_by_one = fast._pairs.predict(look, layer, some, usual)
             for found, expected in zip(together, one_by_one, strict=True):
                 torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
             assert (together[0] != 0).float().mean() > 0.3
@@ -180,8 +182,9 @@ def test_the_bounds_hold_what_was_missed(judged):
     exact, _, loose, count = judged
     true, found = flips(exact, count), flips(loose, count)
     screen = loose.screen
-    low, high = screen_bounds((found > 0).sum(1), (found < 0).sum(1), 400, screen.may_lose, screen.may_gain,
-                              screen.num_missed, screen.num_expected)  # fmt: skip
+    layers = [ablation.layer for ablation in studies.location(resnet(), "3x3", layers="layer*conv2").ablations]
+    hidden = hidden_flips({name: getattr(screen, name) for name in SCREENED}, layers)
+    low, high = screen_bounds((found > 0).sum(1), (found < 0).sum(1), 400, hidden)
     difference = true.sum(1) / 400
     inexact = true.sum(1) != found.sum(1)
     assert inexact.sum() >= 5, "nothing was missed, so that nothing is shown"
@@ -279,6 +282,84 @@ def test_layers_nearer_to_the_output_are_predicted_in_smaller_units(monkeypatch)
     of_layers, of_ablations, of_images = found[:3]
     assert (len(of_layers), len(of_ablations), len(of_images)) == (19, len(ablations), 120)
     assert np.mean(of_layers[-4:]) < 0.8 * np.mean(of_layers[:4])
+
+
+# ---- networks that mislead gradients
+
+
+class Sigmoid(nn.Module):
+    """So steep that most of its slopes are next to 0."""
+
+    def forward(self, x):
+        return torch.sigmoid(25 * x)
+
+
+class Gate(nn.Module):
+    """0 or 1, with the gradient of a sigmoid."""
+
+    def forward(self, x):
+        soft = torch.sigmoid(4 * x)
+        return (x > 0).to(x.dtype) + soft - soft.detach()
+
+
+class Leak(nn.Module):
+    """Passes what comes, and a ten thousandth of its gradient."""
+
+    def forward(self, x):
+        return torch.relu(1e-4 * x + (1 - 1e-4) * x.detach())
+
+
+def misleading(activation: nn.Module, num_classes: int = 10) -> nn.Module:
+    """Three convolutions, the first two with this activation."""
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), activation, nn.Conv2d(8, 12, 3, padding=1), activation,
+                         nn.AvgPool2d(2), nn.Conv2d(12, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                         nn.Flatten(), nn.Linear(16, num_classes)).eval()  # fmt: skip
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), Sigmoid(), Gate(), Leak()], ids=lambda one: type(one).__name__)
+def test_flips_are_found_and_bounded_where_gradients_know_nothing_of_them(activation):
+    """A third class that is lifted, saturation, a hard gate, a gradient of 1e-4: all ablations of three networks."""
+    errors, inside = [], []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        net, count = misleading(activation), 150
+        images = torch.randn(count, 3, 8, 8) + torch.randn(count, 3, 1, 1)
+        with torch.no_grad():
+            net[-1].weight *= 10
+            net[-1].bias -= net(images).mean(0)
+            targets = net(images).topk(2, 1).indices.gather(1, torch.randint(2, (count, 1)))[:, 0]
+        ablations = tuple(studies.channel(net, "out").ablations) + studies.location(net, "6x6").ablations
+        true = flips(Evaluator(net, "exact", batch_size=150).measure(images, targets, ablations), len(ablations))
+        measured = Evaluator(net, "screened").measure(images, targets, ablations)
+        found = flips(measured, len(ablations))
+        told = hidden_flips({name: getattr(measured.screen, name) for name in SCREENED}, [a.layer for a in ablations])
+        low, high = screen_bounds((found > 0).sum(1), (found < 0).sum(1), count, told)
+        assert np.abs(true).sum() > 300 and set(map(tuple, np.argwhere(found))) <= set(map(tuple, np.argwhere(true)))
+        difference = true.sum(1) / count
+        errors.append(np.abs(found.sum(1) / count - difference))
+        inside.append((low <= difference + 1e-9) & (difference <= high + 1e-9))
+    assert np.mean(inside) >= 0.99 and np.mean(errors) <= 0.0005 and np.max(errors) <= 0.014
+
+
+def test_a_layer_whose_lot_contradicts_the_predictions_is_computed_on_all_images(monkeypatch):
+    """Predictions of one layer that say that nothing moves: the lot sees that it does, and says so."""
+    net, images, targets = lively("resnet20", 120, 20)
+    ablations = studies.location(net, "3x3", layers="layer[12].0.conv*").ablations
+    plain = pairs.Pairs.predict
+
+    def blind(self, look, name, *given):
+        change, size, of_any = plain(self, look, name, *given)
+        return (1e-9 * change, 1e-9 * size, 1e-9 * of_any) if name == "layer1.0.conv1" else (change, size, of_any)
+
+    monkeypatch.setattr(pairs.Pairs, "predict", blind)
+    monkeypatch.setattr(risk_module, "units", lambda errors, groups, count: np.ones(count))
+    true = flips(Evaluator(net, "exact").measure(images, targets, ablations), len(ablations))
+    measured = Evaluator(net, "screened").measure(images, targets, ablations)
+    of_layer = [a.layer == "layer1.0.conv1" for a in ablations]
+    assert measured.screen.about["distrusted"] == ["layer1.0.conv1"]
+    assert np.array_equal(flips(measured, len(ablations))[of_layer], true[of_layer]) and true[of_layer].any()
+    assert (measured.screen.num_left[of_layer] == 0).all() and measured.screen.lot_drawn[of_layer].sum() > 0
+    assert measured.screen.lot_lost[of_layer].sum() + measured.screen.lot_gained[of_layer].sum() > 0
 
 
 # ---- networks that are odd
@@ -417,6 +498,8 @@ def test_a_screened_study_goes_on_as_if_it_had_never_stopped(world, tmp_path, mo
     net, data = world
     before = {key: value.clone() for key, value in net.state_dict().items()}
     monkeypatch.setattr(schedule, "SCREENED_ABLATIONS", 10)
+    for module, name in ((lot, "LEAST_LOT"), (risk_module, "LEAST_PILOT"), (risk_module, "_BY_LOT")):
+        monkeypatch.setattr(module, name, 10)  # else all pairs of so small a study would be computed
     whole = ablate(net, data, cache=Cache(tmp_path / "one"), **OPTIONS)
     plain, count = schedule._Worker.run, []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from weanalysis.cache import Cache
 from weanalysis.cli.display import duration, points, rows_table
+from weanalysis.results import Store
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, interval_words
 from weanalysis.results.places import named
 
@@ -58,6 +60,7 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
         console.print(f"Screened: {share:.1%} of all images and ablations were computed, those that could change. D on "
                       f"these very images is known to within {np.median(width):.2f} points for half of the ablations "
                       f"and {width.max():.2f} for all (95 %; columns screen_low and screen_high).", soft_wrap=True)
+        _print_lot(console, about, cache)
     _print_checks(console, about)
     if about["stopping"]:
         console.print(f"--{about['stopping'].replace(' or ', ' or --')}: {about['num_settled']:,} of {len(table):,} "
@@ -82,6 +85,21 @@ def _print_checks(console: Console, about: dict[str, Any]) -> None:
                       f"{num:,} {'differed and were measured again' if num else 'differ'}.", soft_wrap=True)
     for layer, reason in about["distrusted"].items():
         console.print(f"{layer} was measured the naive way alone: {reason}.", markup=False, soft_wrap=True)
+
+
+def _print_lot(console: Console, about: Mapping[str, Any], cache: Cache) -> None:
+    """Print what pairs drawn by lot say of a screened study, and which layers they made be computed on all images."""
+    with Store.open(cache.results, readonly=True) as store:
+        screening = store.screening(about["study_id"])
+    all_, layers = screening.iloc[-1], screening.iloc[:-1]
+    if all_["lot_drawn"]:
+        console.print(f"Of {all_['num_left'] + all_['lot_drawn']:,.0f} pairs of an image and an ablation that were "
+                      f"left, {all_['lot_drawn']:,.0f} were drawn by lot and computed: {all_['lot_flipped']:,.0f} "
+                      f"flipped, so that at most {all_['most_hidden']:,.0f} of the others do (95 %, by counting, "
+                      "whatever the network).", soft_wrap=True)  # fmt: skip
+    if len(names := layers.loc[layers["distrusted"] > 0, "layer"]):
+        console.print(f"Computed on all images, where the lot contradicted the predictions: {', '.join(names)}.",
+                      soft_wrap=True, markup=False)  # fmt: skip
 
 
 def print_improvements(console: Console, found: Improvements, shown: int = 10) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from weanalysis.errors import StudyError
+from weanalysis.results.store import SCREENED
 
 
 @dataclass
@@ -19,7 +20,10 @@ class Screen:
 
     `num_evaluated` images were computed; among the others `may_lose` right answers and `may_gain` wrong ones can be
     expected to have flipped unseen. Of the computed ones that were predicted not to flip, `num_missed` did, where
-    `num_expected` were expected to. `about` says how the shard was screened.
+    `num_expected` were expected to. `num_left` of those that were not computed can change at all. Of all that were
+    left `lot_drawn` were drawn by lot and computed after all: `lot_lost` right ones and `lot_gained` wrong ones of
+    these flipped, where `lot_expected` were expected to. `about` says how the shard was screened; its "distrusted" are
+    the layers of which the lot showed more flips than can be, so that they were computed on all images.
     """
 
     num_evaluated: np.ndarray
@@ -27,6 +31,11 @@ class Screen:
     may_gain: np.ndarray
     num_missed: np.ndarray
     num_expected: np.ndarray
+    num_left: np.ndarray
+    lot_drawn: np.ndarray
+    lot_lost: np.ndarray
+    lot_gained: np.ndarray
+    lot_expected: np.ndarray
     about: dict[str, Any]
 
 
@@ -156,8 +165,8 @@ def together(parts: Sequence[tuple[Sequence[int], Measured]], screened: bool) ->
     shard = Batch(first.targets, first.predictions, _intact_correct(first), num_rechecked=0)
     nothing = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.uint8))
     shard.changes = [nothing] * num_ablations
-    none = np.zeros(num_ablations)
-    screen = Screen(np.full(num_ablations, num_images), none, none.copy(), none.copy(), none.copy(), {})
+    screen = Screen(**{name: np.zeros(num_ablations) for name in SCREENED}, about={})
+    screen.num_evaluated[:] = num_images
     for places, part in parts:
         shard.num_rechecked += part.num_rechecked
         ends = np.cumsum(part.counts)
@@ -166,7 +175,7 @@ def together(parts: Sequence[tuple[Sequence[int], Measured]], screened: bool) ->
             shard.changes[place] = (part.positions[span], part.classes[span], part.correct[span])
         if part.screen is not None:
             screen.about = part.screen.about
-            for name in ("num_evaluated", "may_lose", "may_gain", "num_missed", "num_expected"):
+            for name in SCREENED:
                 getattr(screen, name)[list(places)] = getattr(part.screen, name)
     whole = merge([shard], first.start)
     whole.screen = screen if screened else None

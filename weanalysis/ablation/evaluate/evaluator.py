@@ -110,7 +110,7 @@ class Evaluator:
         self._vetted: set[str] = set()
         self._at: Ablation | None = None
         # Of the task in hand: what was checked, and by how much a decision must be clear.
-        self._checks, self.tolerance, self._least_tolerance = _Checks(), 0.0, 0.0
+        self._checks, self.tolerance, self._least_tolerance, self._num_differed = _Checks(), 0.0, 0.0, 0
         self._twin: Twin | None = None
         if mode != "naive" and not self.conduct.whole_passes:
             try:
@@ -206,11 +206,13 @@ class Evaluator:
         self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int
     ) -> Measured:
         """Measure, again where memory was short, or where an answer that was checked says that others are not safe."""
-        tolerance = self._least_tolerance
+        tolerance, self._num_differed = self._least_tolerance, 0
         while True:
             self._checks, self.tolerance = _Checks(), tolerance
             try:
-                return self._measure(images, targets, ablations, start)
+                measured = self._measure(images, targets, ablations, start)
+                self._checks.num_differed = self._num_differed
+                return measured
             except _Unsure as doubt:
                 self.distrusted |= dict.fromkeys(doubt.layers, doubt.reason)
                 tolerance = self.tolerance
@@ -444,12 +446,9 @@ class Evaluator:
         tolerance = self.tolerance
         difference = self._compare(logits, whole, ablation.layers)
         differs = (naive.predictions != decisions.predictions) | (naive.correct != decisions.correct)
-        if bool(differs.any()):
-            raise _Unsure(ablation.layers, f"{int(differs.sum())} of {len(differs)} answers checked differ from the "
-                                           "whole network's")
+        self._count_checked(differs.cpu().numpy(), ablation)
         if difference * TIE_FACTOR > _ROOM * tolerance:
             raise _Unsure((), "rounding is larger than it seemed")
-        self._checks.num_checked += len(differs)
 
     # Parts that others use --------------------------------------------------------------------------------------------
 
@@ -492,9 +491,21 @@ class Evaluator:
         with self.weights.zeroed(ablation):
             return self._whole(images, start)
 
-    def compare(self, logits: Tensor, images: Tensor, ablation: Ablation) -> None:
-        """Hold logits that the fast way gave for some images against the naive way."""
-        self._compare(logits, self.naive_logits(images, ablation), ablation.layers)
+    def check(
+        self, images: Tensor, targets: Tensor, ablation: Ablation, predictions: np.ndarray, correct: np.ndarray
+    ) -> None:
+        """Hold decisions that the fast way gave for some images to the naive way; raise _Unsure where they differ."""
+        naive = Decisions.of(self.naive_logits(images, ablation), targets.to(self.device))
+        differs = (naive.predictions.cpu().numpy() != predictions) | (naive.correct.cpu().numpy() != correct)
+        self._count_checked(differs, ablation)
+
+    def _count_checked(self, differs: np.ndarray, ablation: Ablation) -> None:
+        """Note how many answers were checked; raise _Unsure where one differs."""
+        self._checks.num_checked += len(differs)
+        if num_differing := int(differs.sum()):
+            self._num_differed += num_differing
+            raise _Unsure(ablation.layers, f"{num_differing} of {len(differs)} answers checked differ from the whole "
+                                           "network's")
 
     @torch.no_grad()
     def logits(self, images: Tensor, ablation: Ablation | None = None) -> Tensor:

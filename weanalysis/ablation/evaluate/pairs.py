@@ -4,6 +4,10 @@ A decision hangs on the margin m: the logit of the label less the best other one
 One backward pass gives the gradient g of m at the activation behind a layer. The change of that activation under an
 ablation is computed exactly, through the nonlinearity; times g, it predicts the change of m (a first-order Taylor
 expansion in the activation, not in the weight).
+
+g knows the best other class of now, and no third one that the ablation may lift. How much a channel matters to any
+class shows in the gradients of other images, whose labels and rivals are others: their mean square is a random
+projection of the gradients of all logits, for no further backward pass.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from torch import Tensor, fx, nn
 
 from weanalysis.ablation.evaluate.decisions import check_intact
 from weanalysis.ablation.evaluate.outputs import Path, logits_of
+from weanalysis.ablation.evaluate.rivals import Rivals
 from weanalysis.ablation.graph import BATCH_NORMS, Downstream, Graph, Step, Untraceable, has_row_an_image, is_plain
 from weanalysis.ablation.studies import Ablation
 from weanalysis.ablation.weights import Weights, some_channels
@@ -29,21 +34,16 @@ _CHUNK_NUMBERS = 2**20
 # From so few inputs, a convolution that reads all of them for each kernel is faster than one that reads its own.
 _FEW_INPUTS = 16
 
-# Stands for a gradient of 0, and lets be seen where something changes that it does not weigh.
-_NEXT_TO_NOTHING = 1e-30
+# How much the usual gradient of a channel counts beside that of the image in hand, in the size of a change.
+_USUAL_SHARE = 0.5
+
+# A channel that is saturated in all images shows no gradient in any: so much of that of all channels is added.
+_LAYER_SHARE = 0.3
+
+# Stands for the usual gradient of a channel that has none, so that whatever changes there is of infinite size.
+_UNSEEN = 1e30
 
 _CONVOLVE = {3: nn.functional.conv1d, 4: nn.functional.conv2d, 5: nn.functional.conv3d}
-
-# How many classes may stand above the label of a right answer.
-_RIVALS = {"top1": 1, "top5": 5}
-
-
-def margins_of(logits: Tensor, targets: Tensor, metric: str) -> Tensor:
-    """By how much each image's answer is right (N,): the label's logit less its best rival's, or its fifth best's."""
-    logits = logits.float()
-    of_target = logits.gather(1, targets[:, None])
-    rivals = logits.scatter(1, targets[:, None], -torch.inf)
-    return of_target[:, 0] - rivals.topk(_RIVALS[metric], dim=1).values[:, -1]
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,21 @@ class Kernels:
 
 @dataclass
 class Look:
-    """A batch of images as the intact network sees it: margins (N,), activations, and the margins' gradients."""
+    """A batch of images as the intact network sees it: rivals, margins (N,), activations, the first one's gradients."""
 
+    rivals: Rivals
     margins: Tensor
+    second: Tensor
     values: dict[fx.Node, Any]
     gradients: dict[fx.Node, Tensor]
     _taken: dict[tuple[fx.Node, tuple[int, ...]], Any] = field(default_factory=dict)
+
+    def squares(self, num_images: int) -> dict[fx.Node, Tensor]:
+        """The mean square of each channel's gradient, (C,), over all places of the first images, summed over these."""
+        found = {}
+        for node, gradient in self.gradients.items():
+            found[node] = gradient[:num_images].float().square().flatten(2).mean(2).sum(0)
+        return found
 
     def take(self, node: fx.Node, channels: Tensor) -> Any:
         """Some channels of a value, (N, len(channels), …), each in one piece; several layers read the same ones."""
@@ -138,6 +147,10 @@ class Pairs:
         whole = any(part.ranks is None and part.out_channels is None and part.in_channels is None
                     for part in ablation.parts)  # fmt: skip
         return len(ablation.layers) == 1 and not whole and self.layer(ablation.layers[0]) is not None
+
+    def end(self, name: str) -> fx.Node:
+        """The activation at which a change of a layer is weighed, once a batch was looked at."""
+        return self._known(name).end
 
     def in_order(self, names: Iterable[str]) -> list[str]:
         """Layers in the order of the forward pass."""
@@ -187,7 +200,8 @@ class Pairs:
             output, values = self._graph.run(images, self.read(names), frozenset(ends))
             logits = logits_of(output, self._output)
             check_intact(logits, targets)
-            margins = margins_of(logits, targets, metric)
+            rivals = Rivals.of(logits, targets, metric)
+            margins, second = rivals.margins(logits, targets)
             # A network may lead from a layer to nothing that the margin reads: then its gradient is 0.
             found: Sequence[Tensor | None] = [None] * len(ends)
             if margins.requires_grad:
@@ -202,30 +216,44 @@ class Pairs:
             end: torch.zeros_like(kept[end]) if slope is None else slope.detach()
             for end, slope in zip(ends, found, strict=True)
         }
-        return Look(margins.detach(), kept, slopes), logits.detach()
+        return Look(rivals, margins.detach(), second.detach(), kept, slopes), logits.detach()
 
     @torch.no_grad()
-    def predict(self, look: Look, name: str, ablations: Sequence[Ablation]) -> tuple[Tensor, Tensor]:
-        """Predict how each ablation of one layer changes each image's margin: (N, A), and the changes' size (N, A).
+    def predict(
+        self, look: Look, name: str, ablations: Sequence[Ablation], usual: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Predict how each ablation of one layer changes each image's margin; (N, A) each: change, size, any class's.
 
-        The size is the Euclidean norm of the terms whose sum the change is: where they cancel, the sum is small and
-        its error is not. It is infinite where the activation changes and the margin's gradient there is 0.
+        `usual` (C,) is the mean square of the gradient of the margins of many images, by channel. The size of a change
+        is the Euclidean norm of the terms whose sum it is, with a part of the usual gradient beside the image's own:
+        where they cancel, the sum is small and its error is not. The last number is the same norm for the usual
+        gradient alone, the size of what may happen to any other class. Both are infinite where the activation of a
+        channel changes that has no gradient in any image.
         """
         kernels = self._single_kernels(name, ablations)
+        usual = usual + _LAYER_SHARE**2 * usual.mean()
+        usual = torch.where(usual > 0, usual, _UNSEEN)
         parts = self._moved(look, name, ablations) if kernels is None else self._moved_by_kernels(look, name, kernels)
-        changes, sizes = [], []
-        for moved, gradient in parts:
-            # What changes where the gradient is 0 is seen, and weighs nothing.
-            terms = moved.float().mul_(gradient.float() + _NEXT_TO_NOTHING)
-            norms = torch.linalg.vector_norm(terms, dim=3)
-            unseen = torch.nonzero(norms < _NEXT_TO_NOTHING**0.5, as_tuple=True)
-            norms[unseen] = torch.where(terms[unseen].any(1), torch.inf, 0.0)
-            changes.append(terms.sum(3).flatten(1))
-            sizes.append(norms.flatten(1))
-        return torch.cat(changes, 1), torch.cat(sizes, 1)
+        changes: list[Tensor] = []
+        squares: list[Tensor] = []
+        others: list[Tensor] = []
+        for moved, gradient, channels in parts:
+            moved = moved.float()
+            of_any = torch.linalg.vector_norm(moved, dim=3).square_().mul_(usual[channels][:, None])
+            terms = moved.mul_(gradient.float())
+            found = terms.sum(3), torch.linalg.vector_norm(terms, dim=3).square_(), of_any
+            for each, one in zip((changes, squares, others), found, strict=True):
+                each.append(one.sum(1) if kernels is None else one.flatten(1))
+        of_any = torch.cat(others, 1)
+        size = torch.cat(squares, 1).add_(of_any, alpha=_USUAL_SHARE**2).sqrt_()
+        unseen = of_any.sqrt_() > _UNSEEN**0.25
+        return torch.cat(changes, 1), size.masked_fill_(unseen, torch.inf), of_any.masked_fill_(unseen, torch.inf)
 
-    def _moved(self, look: Look, name: str, ablations: Sequence[Ablation]) -> Iterator[tuple[Tensor, Tensor]]:
-        """How each ablation changes the activation behind a layer, and the gradient there, (N, 1, 1, numbers) each."""
+    def _moved(self, look: Look, name: str, ablations: Sequence[Ablation]) -> Iterator[tuple[Tensor, Tensor, Any]]:
+        """How each ablation changes the activation behind a layer, and the gradient there, (N, D, 1, numbers) each.
+
+        Along come the D channels that it is of.
+        """
         layer = self._known(name)
         for ablation in ablations:
             channels, new = self._anew(look.values, layer, ablation)
@@ -235,9 +263,9 @@ class Pairs:
 
             moved = _behind(layer, new, channels, take) - take(layer.end)
             gradient = _channels(look.gradients[layer.end], channels)
-            yield moved.flatten(1)[:, None, None], gradient.flatten(1)[:, None, None]
+            yield moved.flatten(2)[:, :, None], gradient.flatten(2)[:, :, None], channels
 
-    def _moved_by_kernels(self, look: Look, name: str, kernels: Kernels) -> Iterator[tuple[Tensor, Tensor]]:
+    def _moved_by_kernels(self, look: Look, name: str, kernels: Kernels) -> Iterator[tuple[Tensor, Tensor, Any]]:
         """The same for kernels, some at a time: (N, D, K, numbers), and (N, D, 1, numbers) of the gradient.
 
         K kernels each change one of D output channels.
@@ -263,7 +291,7 @@ class Pairs:
             new = self._added(images, layer, kernels.zeroed[which], sources[which]).unflatten(1, (-1, run))
             new += of_runs(intact)
             new = _behind(layer, new, outs[at], lambda node: of_runs(look.take(node, outs)))
-            yield new.sub_(of_runs(after)).flatten(3), of_runs(gradient).flatten(3)
+            yield new.sub_(of_runs(after)).flatten(3), of_runs(gradient).flatten(3), outs[at]
 
     @staticmethod
     def _added(images: Tensor, layer: Layer, zeroed: Tensor, sources: Tensor) -> Tensor:

@@ -15,17 +15,19 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from weanalysis.ablation.evaluate.lot import draw
+
 Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 
 # Shares of the wanted largest error: what may be expected of the mean ablation, and of each one.
-MEAN_SHARE, EACH_SHARE = 1 / 20, 1 / 6
+MEAN_SHARE, EACH_SHARE = 1 / 12, 1 / 4
 
-# The pilot: all predicted flips; of the others the riskiest, this share of all pairs, and no fewer than so many; this
-# share of all, at random; and so many in each octave of risk, from these on, and beyond the last.
-PILOT_SHARE, AUDIT_SHARE = 0.0025, 0.0005
+# The pilot: all predicted flips; of the others the riskiest, this share of all pairs, and no fewer than so many; so
+# many by lot, as many of each layer; and so many in each octave of risk, from these on, and beyond the last.
+PILOT_SHARE, _BY_LOT = 0.0025, 120
 LEAST_PILOT = 200
-_OCTAVES, _IN_EACH_OCTAVE = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0), 20
+_OCTAVES, _IN_EACH_OCTAVE = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0), 10
 
 # An ablation is missed more or less often than the law says; this many expected misses of its own outweigh the law.
 PRIOR = 2.0
@@ -33,8 +35,9 @@ PRIOR = 2.0
 # The tail of the law is a power law through its largest errors: this share of them, and at least so many.
 _TAIL_SHARE, _TAIL_COUNT = 0.05, 20
 
-# A group's own unit of errors: by this quantile, as if so many errors had said that it is 1, and within this factor.
-_UNIT_QUANTILE, _UNIT_PRIOR, _MOST_UNIT = 0.8, 8, 3.0
+# A group's own unit of errors: by this quantile, with so many errors of all groups beside its own; no less than a
+# third, since where most predictions are exact, those that are not say what the errors are.
+_UNIT_QUANTILE, _UNIT_PRIOR, _LEAST_UNIT = 0.8, 8, 1 / 3
 
 # So that no error is measured in units that it was used for, they are learned anew without each of so many parts.
 NUM_PARTS = 10
@@ -117,20 +120,26 @@ class ErrorLaws:
 def units(errors: Floats, groups: NDArray[np.integer], num_groups: int) -> Floats:
     """How large the errors of each group are against those of all, (num_groups,); 1 where there are none.
 
-    `errors` and `groups` (P,). By their 80th percentiles, drawn towards 1 where a group has few errors, and at most 3
-    times more or less.
+    `errors` and `groups` (P,). By their 80th percentiles; each group has some quantiles of all errors beside its own,
+    so that few errors of its own say little, and a dozen that are a thousand times as large say all.
     """
-    sizes, counts = np.abs(errors), np.bincount(groups, minlength=num_groups)
-    if not len(sizes) or not (typical := float(np.quantile(sizes, _UNIT_QUANTILE))):
+    sizes = np.abs(errors)
+    if not sizes.any():
         return np.ones(num_groups)
-    ordered = sizes[np.lexsort((sizes, groups))]
+    of_all = np.quantile(sizes, (np.arange(_UNIT_PRIOR) + 0.5) / _UNIT_PRIOR)
+    sizes = np.concatenate([sizes, np.tile(of_all, num_groups)])
+    groups = np.concatenate([groups, np.repeat(np.arange(num_groups), _UNIT_PRIOR)])
     # The percentile of each group lies between two of its errors, as np.quantile has it.
-    starts, last = np.cumsum(counts) - counts, np.maximum(counts - 1, 0)
-    place = _UNIT_QUANTILE * last
-    low = np.minimum(starts + place.astype(int), len(ordered) - 1)
-    high = np.minimum(starts + np.minimum(place.astype(int) + 1, last), len(ordered) - 1)
+    counts, ordered = np.bincount(groups, minlength=num_groups), sizes[np.lexsort((sizes, groups))]
+    starts, place = np.cumsum(counts) - counts, _UNIT_QUANTILE * (counts - 1)
+    low = starts + place.astype(int)
+    high = np.minimum(low + 1, starts + counts - 1)
     own = ordered[low] + (place % 1) * (ordered[high] - ordered[low])
-    return np.clip(own / typical, 1 / _MOST_UNIT, _MOST_UNIT) ** (counts / (counts + _UNIT_PRIOR))
+    alone = _UNIT_QUANTILE * (_UNIT_PRIOR - 1)
+    usual = of_all[int(alone)] + (alone % 1) * (of_all[int(alone) + 1] - of_all[int(alone)])
+    if not usual:
+        return np.ones(num_groups)
+    return np.where(counts > _UNIT_PRIOR, np.maximum(own / usual, _LEAST_UNIT), 1.0)
 
 
 Groups = Sequence[tuple[NDArray[np.integer], int]]
@@ -175,6 +184,17 @@ def risks(margins: Floats, change: Floats, size: Floats) -> tuple[Floats, Bools]
     return np.where(flips | unknown, 0.0, risk), flips
 
 
+def risks_of_others(second: Floats, of_any: Floats) -> Floats:
+    """The risk of each pair (N, A) that a class which no prediction is made of decides it.
+
+    `second` (N,) is the margin to the nearest of those, infinite where there is none; `of_any` (N, A) the size of what
+    may happen to any class.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        risk = np.abs(second)[:, None] / of_any
+    return np.where((of_any > 0) & np.isfinite(second)[:, None], np.nan_to_num(risk, nan=0.0, posinf=np.inf), np.inf)
+
+
 def bands(risk: Floats, positive: Bools) -> NDArray[np.integer]:
     """The octave of risk in which each pair lies, apart for margins predicted to be positive: same shape, 0 to 13."""
     octave = np.searchsorted(_OCTAVES, risk, side="right").astype(np.uint8)
@@ -188,16 +208,16 @@ def factors(missed: Bools, expected: Floats, bands: NDArray[np.integer]) -> Floa
     return (seen + PRIOR) / (due + PRIOR)
 
 
-def pilot(risk: Floats, rng: np.random.Generator) -> Bools:
+def pilot(risk: Floats, layers: NDArray[np.integer], rng: np.random.Generator) -> Bools:
     """Choose which pairs (N, A) to compute first: the riskiest, which would be computed anyway, and some by lot.
 
     All predicted flips, whose risk is 0, and `PILOT_SHARE` of all pairs beyond them. Of those that are left some are
-    drawn in each octave of risk where the threshold may come to lie, and some anywhere: a law learned from the
-    riskiest alone would not have to hold there.
+    drawn in each of the `layers` (A,), and in each octave of risk where the threshold may come to lie: a law learned
+    from the riskiest alone would not have to hold there.
     """
     chosen = risk == 0
     chosen |= _least(risk, np.isfinite(risk) & ~chosen, max(LEAST_PILOT, round(PILOT_SHARE * risk.size)))
-    chosen |= np.isfinite(risk) & (rng.random(risk.shape) < AUDIT_SHARE)
+    chosen |= draw(np.isfinite(risk) & ~chosen, layers, -(-_BY_LOT // len(np.unique(layers))), rng)
     for low, high in pairwise((*_OCTAVES, np.inf)):
         (places,) = np.nonzero(((risk >= low) & (risk < high) & ~chosen).ravel())
         chosen.ravel()[rng.permutation(places)[:_IN_EACH_OCTAVE]] = True

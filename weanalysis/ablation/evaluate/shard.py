@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
+from weanalysis.ablation.evaluate import lot as lots
 from weanalysis.ablation.evaluate import risk as risks
 from weanalysis.ablation.evaluate.decisions import Batch, Decisions, Measured, Screen, merge
-from weanalysis.ablation.evaluate.pairs import Look, Pairs, margins_of
+from weanalysis.ablation.evaluate.pairs import Look, Pairs
 from weanalysis.ablation.graph import Untraceable, num_bytes, versions
 from weanalysis.ablation.studies import Ablation
-from weanalysis.results.store import METRICS
+from weanalysis.results.store import METRICS, SCREENED
 
 if TYPE_CHECKING:
     from weanalysis.ablation.evaluate.evaluator import Evaluator
@@ -36,8 +37,14 @@ _PAIRS_AT_ONCE_ON_GPU = 16
 # asked for. A round goes a little beyond what is wanted, so that the next one need not make up for a few pairs.
 _MOST_ROUNDS, _GROWTH, _LESS_THAN_WANTED = 8, 2, 0.7
 
-# How many of the computed pairs are computed the naive way too, in each shard.
-_NUM_CHECKED = 8
+# The usual gradient of a channel is learned from so many images: each has a label and a rival of its own.
+_FOR_USUAL_SLOPES = 32
+
+# Under which names the two margins of computed pairs are kept.
+_MARGINS = ("margins", "second")
+
+# In each shard, so many images of one ablation in so many layers are decided the naive way too.
+_LAYERS_CHECKED, _IMAGES_CHECKED = 8, 4
 
 
 @dataclass
@@ -49,6 +56,7 @@ class _Computed:
     predictions: list[np.ndarray] = field(default_factory=list)
     correct: list[np.ndarray] = field(default_factory=list)
     margins: list[np.ndarray] = field(default_factory=list)
+    second: list[np.ndarray] = field(default_factory=list)
 
     def all(self, name: str, kind: type) -> np.ndarray:
         """One of the lists, joined."""
@@ -56,23 +64,48 @@ class _Computed:
 
 
 @dataclass(frozen=True)
-class _Predicted:
-    """What is predicted of all pairs: margins (N,); their changes, the sizes of these, risk and flips (N, A).
+class _Forecast:
+    """What is predicted of a margin of all pairs: what it becomes, (N, A) or (N, 1); size and risk, (N, A).
 
     `first_errors` (P,) are those of the pairs that gave the sizes their units, in units that others gave.
     """
 
-    margins: np.ndarray
-    change: np.ndarray
+    after: np.ndarray
     size: np.ndarray
     risk: np.ndarray
-    flips: np.ndarray
     first_errors: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    def errors(self, margins: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The errors towards 0 in units of their size, given what became of pairs (P,); and which pairs have one.
+
+        Where there was no prediction there is no error of it; answers that are no number are the largest errors.
+        """
+        size, after = self.size[rows, columns], self.after[rows, columns if self.after.shape[1] > 1 else 0]
+        known = np.isfinite(size) & (size > 0) & np.isfinite(after)
+        errors = -(margins[known] - after[known]) * np.sign(after[known]) / size[known]
+        return np.nan_to_num(errors, nan=1e3, posinf=1e3, neginf=-1e3), known
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """What is predicted of all pairs: margins (N,), whether a pair flips (N, A); of the first margin, and the second.
+
+    The second margin is that to all classes that no prediction is made of, so that it is predicted to stay.
+    """
+
+    margins: np.ndarray
+    flips: np.ndarray
+    forecasts: tuple[_Forecast, _Forecast]
+
+    @cached_property
+    def risk(self) -> np.ndarray:
+        """The smaller risk of each pair, (N, A); 0 where it is predicted to flip, infinite where it cannot."""
+        return np.minimum(self.forecasts[0].risk, self.forecasts[1].risk)
 
     @cached_property
     def positive(self) -> np.ndarray:
         """Whether each margin is predicted to be positive, (N, A)."""
-        return self.margins[:, None] + self.change > 0
+        return self.forecasts[0].after > 0
 
 
 class Shard:
@@ -110,9 +143,8 @@ class Shard:
         computed = _Computed()
         for number in range(len(self._spans)):
             self._see(number, gradients=False)
-        everything = np.ones((self._num_images, len(ablations)), bool)
-        self._check(np.zeros(everything.shape))
-        self._compute(everything, computed)
+        self._compute(np.ones((self._num_images, len(ablations)), bool), computed)
+        self._check(computed, np.random.default_rng([self._start, len(ablations)]))
         return self._result(computed)
 
     def screen(self, ablations: Sequence[Ablation]) -> Measured:
@@ -120,10 +152,9 @@ class Shard:
         self._arrange(ablations)
         predicted = self._predict()
         rng = np.random.default_rng([self._start, len(ablations)])
-        self._check(predicted.risk)
 
         computed = _Computed()
-        done = risks.pilot(predicted.risk, rng)
+        done = risks.pilot(predicted.risk, self._layers, rng)
         num_pilot = int(done.sum())
         self._compute(done, computed)
         predicted = self._weigh(computed, predicted, rng)
@@ -141,20 +172,64 @@ class Shard:
             done |= more
             chance, missed, expected = self._learn(computed, predicted)
 
+        lot, distrusted = self._cast_lots(done, chance, computed, predicted, rng)
+        self._check(computed, rng)
+        chance, missed, expected = self._learn(computed, predicted)
         hidden = np.where(done, 0.0, chance)
         right = (predicted.margins > 0)[:, None]
         back = np.argsort(self._places)
         about = {
             "num_pairs": done.size, "num_pilot": num_pilot, "num_computed": int(done.sum()),
             "threshold": float(predicted.risk[~done].min(initial=np.inf)),
-            "largest_chance": float(hidden.max(initial=0.0)),
+            "largest_chance": float(hidden.max(initial=0.0)), "distrusted": distrusted,
         }  # fmt: skip
         measured = self._result(computed)
+        may_lose, may_gain = (hidden * right).sum(0), (hidden * ~right).sum(0)
+        kept = (done.sum(0), may_lose, may_gain, missed, expected, *lot)
         measured.screen = Screen(
-            done.sum(0)[back], (hidden * right).sum(0)[back], (hidden * ~right).sum(0)[back], missed[back],
-            expected[back], about,
-        )  # fmt: skip
+            **{name: each[back] for name, each in zip(SCREENED, kept, strict=True)}, about=about
+        )
         return measured
+
+    def _cast_lots(
+        self, done: np.ndarray, chance: np.ndarray, computed: _Computed, predicted: _Predicted,
+        rng: np.random.Generator,
+    ) -> tuple[tuple[np.ndarray, ...], list[str]]:  # fmt: skip
+        """Compute pairs drawn by lot from those that are left, and all of a layer whose predictions they contradict.
+
+        Returns what the lot showed, (A,) each (`Screen`), and the layers. What is computed is then `done`.
+        """
+        # A pair of which nothing changes cannot flip, whatever the network.
+        left = ~done & np.isfinite(predicted.risk)
+        drawn = lots.draw(left, self._layers, lots.size(left.size, len(self._groups)), rng)
+        before = len(computed.all("rows", int))
+        self._compute(drawn, computed)
+        done |= drawn
+        rows, columns = (computed.all(name, int)[before:] for name in ("rows", "columns"))
+        flipped = self._flipped(computed)[before:]
+        right = self._intact_right()[rows]
+        num_columns, num_layers = len(self._columns), len(self._groups)
+        lost, gained = (np.bincount(columns, flipped & side, num_columns) for side in (right, ~right))
+        should = np.bincount(columns, chance[rows, columns], num_columns)
+        distrusted = lots.contradicted(
+            np.bincount(self._layers, lost + gained, num_layers), np.bincount(self._layers, should, num_layers)
+        )
+        rest = left & ~drawn & distrusted[self._layers]
+        self._compute(rest, computed)
+        done |= rest
+        left &= ~rest
+        names = [name for (name, _, _), bad in zip(self._groups, distrusted, strict=True) if bad]
+        return ((left & ~drawn).sum(0), drawn.sum(0), lost, gained, should), names
+
+    def _intact_right(self) -> np.ndarray:
+        """Whether each image is right when intact, in the metric that is screened for, (N,)."""
+        bit = METRICS[self._evaluator.screen.metric]
+        return (np.concatenate([batch.correct for batch in self._intact]) & bit).astype(bool)
+
+    def _flipped(self, computed: _Computed) -> np.ndarray:
+        """Whether the correctness of each computed pair changed, (P,)."""
+        bit = METRICS[self._evaluator.screen.metric]
+        return (computed.all("correct", np.uint8) & bit).astype(bool) != self._intact_right()[computed.all("rows", int)]
 
     def _see(self, number: int, gradients: bool) -> Look:
         """Look at a batch for the first time: the intact decisions; its activations are kept while there is room."""
@@ -168,38 +243,62 @@ class Shard:
 
     def _predict(self) -> _Predicted:
         """Look at every batch once, and tell what each ablation would do to the margins."""
-        num_columns = len(self._columns)
-        margins = np.empty(self._num_images, np.float32)
-        change, size = (np.empty((self._num_images, num_columns), np.float32) for _ in range(2))
+        shape = self._num_images, len(self._columns)
+        margins, second = np.empty((2, self._num_images), np.float32)
+        change, size, of_any = np.empty((3, *shape), np.float32)
+        first, usual = self._usual_slopes()
         for number, span in enumerate(self._spans):
-            look = self._see(number, gradients=True)
-            margins[span] = look.margins.cpu().numpy()
+            look = self._see(number, True) if first is None or number else first
+            margins[span], second[span] = look.margins.cpu().numpy(), look.second.cpu().numpy()
             for name, columns, ablations in self._groups:
-                predicted, norm = self._pairs.predict(look, name, ablations)
-                change[span, columns] = predicted.cpu().numpy()
-                size[span, columns] = norm.cpu().numpy()
+                told = self._pairs.predict(look, name, ablations, usual[self._pairs.end(name)])
+                for found, each in zip((change, size, of_any), told, strict=True):
+                    found[span, columns] = each.cpu().numpy()
             look.forget_predictions()
-        return _Predicted(margins, change, size, *risks.risks(margins, change, size))
+        risk, flips = risks.risks(margins, change, size)
+        others = _Forecast(second[:, None], of_any, risks.risks_of_others(second, of_any))
+        return _Predicted(margins, flips, (_Forecast(margins[:, None] + change, size, risk), others))
 
-    def _check(self, risk: np.ndarray) -> None:
-        """Compute some of the first batch's riskiest pairs both ways, in layers all over the network, before the rest.
+    def _usual_slopes(self) -> tuple[Look | None, dict[fx.Node, Tensor]]:
+        """The mean square of each channel's gradient, (C,), over the shard's first images.
 
-        What is decided later hangs on the largest difference of logits that is seen here.
+        Their batch comes along where it holds all of them, so that it need not be looked at again.
         """
-        look, first = self._look(0), risk[self._spans[0]]
-        for place in np.unique(np.linspace(0, len(self._groups) - 1, _NUM_CHECKED).astype(int)):
-            name, columns, ablations = self._groups[place]
-            row, column = np.unravel_index(int(np.argmin(first[:, columns])), first[:, columns].shape)
-            rows, which = (torch.tensor([one], device=self._evaluator.device) for one in (row, column))
-            logits = self._pairs.logits(look, [(name, ablations, rows, which)])
-            self._evaluator.compare(logits, self._images[0][rows.cpu()], ablations[column])
+        wanted = min(_FOR_USUAL_SLOPES, self._num_images)
+        totals: dict[fx.Node, Tensor] = {}
+        first = None
+        for number, span in enumerate(self._spans):
+            if span.start >= wanted:
+                break
+            alone = span.start == 0 and span.stop >= wanted
+            look = self._see(0, True) if alone else self._again(number, True)
+            for node, squares in look.squares(wanted - span.start).items():
+                totals[node] = totals.get(node, 0) + squares / wanted
+            first = look if alone else None
+        return first, totals
+
+    def _check(self, computed: _Computed, rng: np.random.Generator) -> None:
+        """Decide some of the computed pairs the naive way too: of layers drawn by lot, images of one ablation each."""
+        rows, columns = computed.all("rows", int), computed.all("columns", int)
+        predictions, correct = computed.all("predictions", np.int64), computed.all("correct", np.uint8)
+        layers, size = self._layers[columns], len(self._images[0])
+        present = np.unique(layers)
+        for layer in rng.choice(present, min(_LAYERS_CHECKED, len(present)), replace=False):
+            column = columns[rng.choice(np.flatnonzero(layers == layer))]
+            some = rng.permutation(np.flatnonzero(columns == column))[:_IMAGES_CHECKED]
+            images, targets = (
+                torch.stack([parts[row // size][row % size] for row in rows[some]])
+                for parts in (self._images, self._targets)
+            )
+            self._evaluator.check(images, targets, self._columns[column], predictions[some], correct[some])
 
     def _look(self, number: int) -> Look:
         """A batch's activations: those that were kept, or computed again."""
-        kept = self._looks[number]
-        if kept is not None:
-            return kept
-        return self._evaluator.look(self._images[number], self._targets[number], self._names, gradients=False)[0]
+        return self._looks[number] or self._again(number, gradients=False)
+
+    def _again(self, number: int, gradients: bool) -> Look:
+        """Look at a batch whose decisions are known, or of no interest."""
+        return self._evaluator.look(self._images[number], self._targets[number], self._names, gradients=gradients)[0]
 
     def _compute(self, chosen: np.ndarray, computed: _Computed) -> None:
         """Compute the chosen pairs (N, A): by batches of images, many at once, in the order of the columns."""
@@ -231,7 +330,8 @@ class Shard:
             raise Untraceable("one of its operations writes into an activation that others read")
         targets = self._targets[number].to(evaluator.device)[rows]
         decisions = Decisions.of(logits, targets, evaluator.tolerance)
-        margins = margins_of(logits, targets, evaluator.screen.metric)
+        rivals = look.rivals.rows(rows)
+        margins, second = rivals.margins(logits, targets)
         near = torch.nonzero(decisions.near)[:, 0]
         self._num_rechecked += len(near)
         for column in np.unique(columns[near.cpu().numpy()]):
@@ -240,55 +340,50 @@ class Shard:
             decided = Decisions.of(whole, targets[again])
             decisions.predictions[again] = decided.predictions
             decisions.correct[again] = decided.correct
-            margins[again] = margins_of(whole, targets[again], evaluator.screen.metric)
+            margins[again], second[again] = rivals.rows(again).margins(whole, targets[again])
         computed.rows.append(some_rows + self._spans[number].start)
         computed.columns.append(columns)
         computed.predictions.append(decisions.predictions.cpu().numpy())
         computed.correct.append(decisions.correct.cpu().numpy())
         computed.margins.append(margins.cpu().numpy())
-
-    def _errors(self, computed: _Computed, predicted: _Predicted) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The errors of predictions towards 0 in units of their size, and their rows and columns: (P,) each.
-
-        Where there was no prediction there is no error of it; answers that are no number are the largest errors.
-        """
-        rows, columns = computed.all("rows", int), computed.all("columns", int)
-        size = predicted.size[rows, columns]
-        margin = predicted.margins[rows] + predicted.change[rows, columns]
-        known = np.isfinite(size) & (size > 0) & np.isfinite(margin)
-        errors = -(computed.all("margins", float)[known] - margin[known]) * np.sign(margin[known]) / size[known]
-        return np.nan_to_num(errors, nan=1e3, posinf=1e3, neginf=-1e3), rows[known], columns[known]
+        computed.second.append(second.cpu().numpy())
 
     def _weigh(self, computed: _Computed, predicted: _Predicted, rng: np.random.Generator) -> _Predicted:
         """Give the predictions of each layer, then of each ablation, then of each image their own unit of error.
 
         The nearer a layer is to the output, and the less an ablation changes, the smaller the errors are.
         """
-        errors, rows, columns = self._errors(computed, predicted)
-        groups = ((self._layers[columns], len(self._groups)), (columns, len(self._columns)), (rows, self._num_images))
-        of_layers, of_ablations, of_images = risks.units_in_turn(errors, groups)
-        unit = np.outer(of_images, of_layers[self._layers] * of_ablations).astype(np.float32)
+        rows, columns = computed.all("rows", int), computed.all("columns", int)
         # Drawn for all pairs, since the order in which they were computed hangs on the batch size.
-        parts = rng.integers(risks.NUM_PARTS, size=predicted.risk.shape, dtype=np.uint8)
-        first = risks.in_units_of_others(errors, groups, parts[rows, columns])
-        return replace(predicted, size=predicted.size * unit, risk=predicted.risk / unit, first_errors=first)
+        parts = rng.integers(risks.NUM_PARTS, size=predicted.risk.shape, dtype=np.uint8)[rows, columns]
+        weighed = []
+        for forecast, name in zip(predicted.forecasts, _MARGINS, strict=True):
+            errors, known = forecast.errors(computed.all(name, float), rows, columns)
+            row, column = rows[known], columns[known]
+            groups = ((self._layers[column], len(self._groups)), (column, len(self._columns)), (row, self._num_images))
+            of_layers, of_ablations, of_images = risks.units_in_turn(errors, groups)
+            unit = np.outer(of_images, of_layers[self._layers] * of_ablations).astype(np.float32)
+            first = risks.in_units_of_others(errors, groups, parts[known])
+            weighed.append(_Forecast(forecast.after, forecast.size * unit, forecast.risk / unit, first))
+        return replace(predicted, forecasts=(weighed[0], weighed[1]))
 
     def _learn(self, computed: _Computed, predicted: _Predicted) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The chance of each pair to flip unpredicted (N, A); how many of an ablation did, and by the laws should have.
 
         All from the pairs computed so far; the counts are (A,). A pair where nothing changes has no chance.
         """
-        errors, rows, columns = self._errors(computed, predicted)
-        errors[: len(predicted.first_errors)] = predicted.first_errors
-        # Predicted flips are chosen by what is predicted of them, so that their errors are of another kind.
-        alike = ~predicted.flips[rows, columns]
-        laws = risks.ErrorLaws.fit(errors[alike], predicted.positive[rows, columns][alike])
-        chance = laws.exceeds(predicted.risk, predicted.positive)
         rows, columns = computed.all("rows", int), computed.all("columns", int)
-        bit = METRICS[self._evaluator.screen.metric]
-        intact = np.concatenate([batch.correct for batch in self._intact])
         unpredicted = ~predicted.flips[rows, columns]
-        missed = unpredicted & ((computed.all("correct", np.uint8) ^ intact[rows]) & bit).astype(bool)
+        chance = np.zeros(predicted.flips.shape, np.float32)
+        for forecast, name in zip(predicted.forecasts, _MARGINS, strict=True):
+            errors, known = forecast.errors(computed.all(name, float), rows, columns)
+            errors[: len(forecast.first_errors)] = forecast.first_errors
+            # Predicted flips are chosen by what is predicted of them, so that their errors are of another kind.
+            alike = unpredicted[known]
+            laws = risks.ErrorLaws.fit(errors[alike], predicted.positive[rows, columns][known][alike])
+            chance += laws.exceeds(forecast.risk, predicted.positive)
+        chance = np.minimum(1.0, chance)
+        missed = unpredicted & self._flipped(computed)
         bands = risks.bands(predicted.risk, predicted.positive)
         factors = risks.factors(missed, chance[rows, columns] * unpredicted, bands[rows, columns])
         chance = np.minimum(1.0, chance * factors[bands])

@@ -41,7 +41,13 @@ from weanalysis.results.statistics.resampling import (
     mean_of_runs,
     stratified_bootstrap,
 )
-from weanalysis.results.statistics.screening import screen_bounds
+from weanalysis.results.statistics.screening import (
+    Hidden,
+    hidden_flips,
+    mcnemar_of_screened,
+    most_by_lot,
+    screen_bounds,
+)
 from weanalysis.results.statistics.selection import selected_confidence, selected_intervals
 from weanalysis.results.statistics.sequential import sequential_interval, sequential_p_value
 from weanalysis.results.statistics.stopping import Replay, StoppingRule, stopped_table
@@ -51,6 +57,7 @@ __all__ = [
     "Comparison",
     "Confirmation",
     "Estimate",
+    "Hidden",
     "ImagePlan",
     "Overlap",
     "Replay",
@@ -68,13 +75,16 @@ __all__ = [
     "confirm_improvements",
     "detectable_difference",
     "drop_table",
+    "hidden_flips",
     "images_needed",
     "iou_counts",
     "is_at_chance",
     "mcnemar_exact",
+    "mcnemar_of_screened",
     "mcnemar_power",
     "mean_iou",
     "mean_of_runs",
+    "most_by_lot",
     "paired_difference",
     "plan_images",
     "rank_agreement",

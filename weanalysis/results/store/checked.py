@@ -15,6 +15,9 @@ from weanalysis.cache import one_line, storable
 from weanalysis.errors import StoreError
 from weanalysis.results.store.schema import METRICS, SCREENED
 
+# So many of the numbers in SCREENED were kept at first.
+_FIRST_SCREENED = 5
+
 MEND = "the same command as before writes it anew, and keeps what was measured"
 
 
@@ -84,9 +87,17 @@ class Block:
 
 
 def screen_numbers(raw: object, block: Block) -> np.ndarray:
-    """Return how a block was screened, (len(SCREENED), ablations); raise StoreError for other sizes, or none."""
-    length = len(SCREENED) * len(block.ablation_ids)
-    return numbers(raw, np.float32, f"the screening of block {block.id}", length).reshape(len(SCREENED), -1)
+    """Return how a block was screened, (len(SCREENED), ablations); raise StoreError for other sizes, or none.
+
+    What an older version did not keep is 0.
+    """
+    what, width = f"the screening of block {block.id}", len(block.ablation_ids)
+    found = numbers(raw, np.float32, what)
+    if len(found) not in (_FIRST_SCREENED * width, len(SCREENED) * width):
+        raise StoreError(f"{what} is damaged: its bytes are not the numbers that were written")
+    whole = np.zeros((len(SCREENED), width), np.float32)
+    whole[: len(found) // width] = found.reshape(-1, width)
+    return whole
 
 
 def _is_count(value: object) -> bool:

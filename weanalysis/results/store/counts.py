@@ -5,11 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weanalysis.results.store.checked import Block, Intact, screen_numbers
+from weanalysis.results.store.checked import Block, Intact, json_object, screen_numbers
 from weanalysis.results.store.schema import METRICS, SCREENED
 from weanalysis.results.store.studies import Studies
 
@@ -40,16 +40,29 @@ class Counts(Studies):
                 sum_ += counted[name][place] * (True if limits is None else number < limits)
         return sums
 
-    def screen_counts(self, study_id: int) -> dict[str, np.ndarray]:
-        """Sum, for each ablation of a screened study, what is kept of its screening: see `ablation.evaluate.Screen`."""
+    def screens(self, study_id: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]]:
+        """For each block of a screened study: where its ablations stand in the plan, what is kept of each, about it.
+
+        See `ablation.evaluate.Screen`; what an older version did not keep is 0.
+        """
         ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
-        sums = np.zeros((len(SCREENED), len(ids)))
         context_id, shards = self._shards(study_id)
         for shard in shards.values():
             for block, index in self._first_blocks(context_id, shard, ids):
-                row = self._row("SELECT numbers FROM screens WHERE block_id = ?", block.id)
-                sums[:, index[index >= 0]] += screen_numbers(row and row[0], block)[:, index >= 0]
-        return dict(zip(SCREENED, sums[:, place], strict=True))
+                row = self._row("SELECT numbers, about FROM screens WHERE block_id = ?", block.id)
+                numbers = np.zeros((len(SCREENED), len(ids)))
+                numbers[:, index[index >= 0]] = screen_numbers(row and row[0], block)[:, index >= 0]
+                here = np.isin(place, index[index >= 0])
+                about = json_object(row, "about")
+                yield np.nonzero(here)[0], dict(zip(SCREENED, numbers[:, place[here]], strict=True)), about
+
+    def screen_counts(self, study_id: int) -> dict[str, np.ndarray]:
+        """Sum, for each ablation of a screened study, what is kept of its screening: see `ablation.evaluate.Screen`."""
+        sums = {name: np.zeros(len(self.ablation_ids(study_id))) for name in SCREENED}
+        for places, numbers, _ in self.screens(study_id):
+            for name, sum_ in sums.items():
+                sum_[places] += numbers[name]
+        return sums
 
     def shard_counts(self, study_id: int, shard: tuple[int, int], metric: str) -> dict[str, np.ndarray]:
         """The same as `counts`, of one shard (start, stop) alone and whatever a stopping rule leaves out."""

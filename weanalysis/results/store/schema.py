@@ -9,8 +9,11 @@ from typing import Any
 # Marks the file as ours, and which tables it has; another program's database is never written to.
 APPLICATION_ID, SCHEMA_VERSION = 0x57654131, 3
 
-# What is kept of a screened block, (5, A): see `ablation.evaluate.Screen`.
-SCREENED = ("num_evaluated", "may_lose", "may_gain", "num_missed", "num_expected")
+# What is kept of a screened block, (10, A): see `ablation.evaluate.Screen`. Until engine version 3 the first five.
+SCREENED = (
+    "num_evaluated", "may_lose", "may_gain", "num_missed", "num_expected",
+    "num_left", "lot_drawn", "lot_lost", "lot_gained", "lot_expected",
+)  # fmt: skip
 
 # Part of every context: results of another engine version are never reused.
 ENGINE_VERSION = 4

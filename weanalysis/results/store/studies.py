@@ -189,7 +189,7 @@ class Studies(ResultsFile):
                 )
                 screen = db.execute("SELECT numbers FROM screens WHERE block_id = ?", (row[0],)).fetchone()
                 if screen is not None:
-                    numbers = np.frombuffer(screen[0], np.float32).reshape(len(SCREENED), -1)[:, keep]
+                    numbers = np.frombuffer(screen[0], np.float32).reshape(-1, len(ids))[:, keep]
                     db.execute("UPDATE screens SET numbers = ? WHERE block_id = ?", (numbers.tobytes(), row[0]))
         return num_dropped
 

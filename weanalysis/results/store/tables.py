@@ -72,16 +72,49 @@ class Store(Counts):
         return metric
 
     def _add_screen(self, table: pd.DataFrame, study_id: int, confidence: float) -> None:
-        """Put how many images were computed, and the bounds of D on all of them, into a screened study's table."""
-        from weanalysis.results.statistics import screen_bounds
+        """Put how many images were computed, and what the others may hide, into a screened study's table.
+
+        That gives the bounds of D on all of them, and makes the p-values what they are if as much is hidden.
+        """
+        from weanalysis.results.statistics import adjust_bh, hidden_flips, mcnemar_of_screened, screen_bounds
 
         counted = self.screen_counts(study_id)
-        low, high = screen_bounds(
-            table["lost"], table["gained"], table["num_images"], counted["may_lose"], counted["may_gain"],
-            counted["num_missed"], counted["num_expected"], confidence,
-        )  # fmt: skip
+        hidden = hidden_flips(counted, table["layer"])
+        lost, gained = table["lost"], table["gained"]
+        low, high = screen_bounds(lost, gained, table["num_images"], hidden, confidence)
         table["num_evaluated"] = counted["num_evaluated"].astype(np.int64)
         table["screen_low"], table["screen_high"] = 100 * low, 100 * high
+        table["p_value"] = np.where(table["num_images"] > 0, mcnemar_of_screened(lost, gained, hidden), np.nan)
+        table["q_value"] = adjust_bh(table["p_value"])
+
+    def screening(self, study_id: int, confidence: float = 0.95) -> pd.DataFrame:
+        """What pairs drawn by lot say of a screened study's layers, one row each, and of all: layer is None there.
+
+        Columns num_left (pairs of an image and an ablation that were not computed and can change), lot_drawn and
+        lot_flipped (drawn from these by lot and computed; how many of them flipped), most_hidden (no more of those left
+        flip, by that count alone, whatever the network, each row for itself), distrusted (shards in which the layer
+        was computed on all images, since the lot contradicted the predictions).
+        """
+        from weanalysis.results.statistics import most_by_lot
+
+        plan = self._db.execute("SELECT layer FROM plans WHERE study_id = ? ORDER BY position", (study_id,))
+        of_row = np.array([row[0] or "" for row in plan])
+        layers, place = np.unique(of_row, return_inverse=True)
+        left, drawn, flipped, weight, distrusted = np.zeros((5, len(layers)))
+        for places, numbers, about in self.screens(study_id):
+            here = [np.bincount(place[places], values, len(layers)) for values in (
+                numbers["num_left"], numbers["lot_drawn"], numbers["lot_lost"] + numbers["lot_gained"])]  # fmt: skip
+            hides = here[0] > 0
+            left, drawn, flipped = left + here[0], drawn + hides * here[1], flipped + hides * here[2]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                weight = np.where(hides, np.maximum(weight, here[0] / here[1]), weight)
+            distrusted += np.isin(layers, about.get("distrusted", ()))
+        table = pd.DataFrame({"layer": layers, "num_left": left, "lot_drawn": drawn, "lot_flipped": flipped,
+                              "most_hidden": np.minimum(most_by_lot(flipped, weight, confidence), left),
+                              "distrusted": distrusted})  # fmt: skip
+        all_ = table.drop(columns="layer").sum()
+        all_["most_hidden"] = min(float(most_by_lot(flipped.sum(), weight.max(initial=0), confidence)), left.sum())
+        return pd.concat([table[table["layer"] != ""], pd.DataFrame([{"layer": None, **all_}])], ignore_index=True)
 
     def intact(self, study_id: int) -> pd.DataFrame:
         """One row an image measured so far: image_id, target, prediction, top1, top5 of the intact network."""
