@@ -401,7 +401,7 @@ def test_weights_are_back_after_a_failing_run():
     exact = Evaluator(net, "exact")
     with pytest.raises(RuntimeError):
         exact.logits(torch.randn(1, 5, 12, 12), ablation)
-    for part in (exact._net, exact._graph._root):
+    for part in (exact._net, exact._twin.net):
         assert all(torch.equal(p.detach(), before[k]) for k, p in part.named_parameters())
 
 

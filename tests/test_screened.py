@@ -235,7 +235,7 @@ def test_what_cannot_be_predicted_is_computed_exactly():
 
 
 def test_decisions_that_hang_on_rounding_are_made_by_the_naive_way(monkeypatch):
-    """With a fast path that is wrong by up to 1e-3, no flip is told that the naive way does not give."""
+    """With a fast path that is wrong by up to 3e-4, no flip is told that the naive way does not give."""
     net, images, targets = lively("resnet20", 40, 10)
     ablations = studies.location(net, "2x2", layers="layer3*").ablations
     true = flips(Evaluator(net, "naive").measure(images, targets, ablations), len(ablations))
@@ -243,12 +243,12 @@ def test_decisions_that_hang_on_rounding_are_made_by_the_naive_way(monkeypatch):
 
     def noisy(self, *arguments):
         logits = plain(self, *arguments)
-        return logits + 1e-3 * (2 * torch.rand(logits.shape, generator=generator) - 1)
+        return logits + 3e-4 * (2 * torch.rand(logits.shape, generator=generator) - 1)
 
     monkeypatch.setattr(pairs.Pairs, "logits", noisy)
     measured = Evaluator(net, "screened", screen=ScreenSettings("top1", 1e-9)).measure(images, targets, ablations)
     assert np.array_equal(flips(measured, len(ablations)), true)
-    assert measured.num_rechecked > 0 and measured.largest_difference > 1e-4
+    assert measured.num_rechecked > 0 and measured.largest_difference > 3e-5
 
 
 @pytest.mark.parametrize("mode", ["exact", "screened"])
@@ -257,18 +257,22 @@ def test_a_device_that_runs_out_of_memory_gets_smaller_batches(monkeypatch, mode
     ablations = studies.location(net, "1x1", layers="layer3*").ablations
     expected = Evaluator(net, mode, batch_size=6).measure(images, targets, ablations)
     evaluator = Evaluator(net, mode, batch_size=24)
-    plain = evaluator._graph.run
+    plain = evaluator._twin.graph.run
 
     def small_only(images, *others):
         if len(images) > 6:
             raise torch.OutOfMemoryError("out of memory")
         return plain(images, *others)
 
-    monkeypatch.setattr(evaluator._graph, "run", small_only)
+    monkeypatch.setattr(evaluator._twin.graph, "run", small_only)
     measured = evaluator.measure(images, targets, ablations)
     assert evaluator.batch_size == 6
     assert np.array_equal(flips(measured, len(ablations)), flips(expected, len(ablations)))
-    monkeypatch.setattr(evaluator._graph, "run", lambda images, *others: small_only(images.repeat(9, 1, 1, 1), *others))
+
+    def many(images, *others):
+        return small_only(images.repeat(9, 1, 1, 1), *others)
+
+    monkeypatch.setattr(evaluator._twin.graph, "run", many)
     with pytest.raises(DeviceError, match="one image"):
         evaluator.measure(images, targets, ablations)
 
@@ -438,9 +442,9 @@ def test_odd_networks_are_measured_rightly_or_image_by_image_with_a_note(make, m
         targets = net(images).argmax(1)
     targets[:3] = (targets[:3] + 1) % 4
     ablations = tuple(studies.channel(net, "out").ablations) + studies.location(net, "all", "any").ablations
-    evaluator = Evaluator(net, mode, batch_size=12, screen=ScreenSettings("top1", 1e-9))
+    evaluator = Evaluator(net, mode, batch_size=12, screen=ScreenSettings("top1", 1e-9), probes=images[:4])
     evaluator.pooled = True
-    evaluator.probe(images[:4], targets[:4], ablations)
+    evaluator.vet(ablations)
     assert bool(evaluator.note) == (make in (ReadsTheBatch, TwiceAsMany))
     found = flips(evaluator.measure(images, targets, ablations), len(ablations))
     true = flips(Evaluator(net, "naive").measure(images, targets, ablations), len(ablations))
