@@ -22,7 +22,7 @@ from evaluation import SHARD, flips
 
 from weanalysis.ablation import Evaluator, studies
 from weanalysis.ablation.evaluate import ScreenSettings, risk
-from weanalysis.ablation.inputs import folded
+from weanalysis.ablation.preparation import prepare_on
 from weanalysis.loading import load_data, load_model
 from weanalysis.results.statistics import hidden_flips, screen_bounds
 from weanalysis.results.store import SCREENED
@@ -50,8 +50,9 @@ def screened_twice(
 def work(given: argparse.Namespace, starts: list[int]) -> list[dict[str, np.ndarray]]:
     """Screen some shards twice in a process of its own."""
     torch.set_num_threads(1)
-    model = folded(load_model(given.model, given.weights, None, given.data))
+    model = load_model(given.model, given.weights, None, given.data)
     data = load_data(given.data, given.mean, given.std, None, given.images, 0, model)
+    model = prepare_on(model, data).model
     ablations = tuple(studies.location(model.net, given.grid).ablations)
     evaluators = tuple(
         Evaluator(model.net, "screened", screen=ScreenSettings("top1", wanted)) for wanted in (given.max_error, 1e9)

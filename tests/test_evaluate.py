@@ -214,7 +214,7 @@ def test_batch_size_and_shards_change_nothing():
 
 
 def test_decisions_that_hang_on_rounding_are_made_by_the_naive_way(monkeypatch):
-    """With a fast path that is wrong by up to 1e-3, every decision is still the naive one."""
+    """With a fast path that is wrong by up to 3e-4, every decision is still the naive one."""
     net, images, targets = shaken(CallsTwice(), 12, num_images=50)
     ablations = studies.location(net, "all").ablations
     naive = Evaluator(net, "naive").measure(images, targets, ablations)
@@ -223,13 +223,13 @@ def test_decisions_that_hang_on_rounding_are_made_by_the_naive_way(monkeypatch):
 
     def noisy(self, *arguments):
         logits = plain(self, *arguments)
-        return logits + 1e-3 * (2 * torch.rand(logits.shape, generator=generator) - 1)
+        return logits + 3e-4 * (2 * torch.rand(logits.shape, generator=generator) - 1)
 
     monkeypatch.setattr(Graph, "rerun", noisy)
     noisy_result = Evaluator(net, "exact").measure(images, targets, ablations)
     assert_same(noisy_result, naive)
     assert noisy_result.num_rechecked > 0
-    assert noisy_result.largest_difference > 1e-4
+    assert noisy_result.largest_difference > 3e-5
     monkeypatch.setattr(evaluator_module, "TIE_FACTOR", 0.0)
     unguarded = Evaluator(net, "exact").measure(images, targets, ablations)
     assert unguarded.num_rechecked < noisy_result.num_rechecked

@@ -110,7 +110,9 @@ class Evaluator:
         self._vetted: set[str] = set()
         self._at: Ablation | None = None
         # Of the task in hand: what was checked, and by how much a decision must be clear.
-        self._checks, self.tolerance, self._least_tolerance, self._num_differed = _Checks(), 0.0, 0.0, 0
+        self._checks, self.tolerance, self._num_differed = _Checks(), 0.0, 0
+        # What vetting showed of rounding, from which every task begins.
+        self._least_tolerance = self._least_difference = 0.0
         self._twin: Twin | None = None
         if mode != "naive" and not self.conduct.whole_passes:
             try:
@@ -180,7 +182,12 @@ class Evaluator:
         """
         assert self._probes is not None
         with self._one_line(0, len(self._probes)), precision(self.device, self.tf32), torch.no_grad():
-            self._vet(self._probes, ablations)
+            while True:
+                try:
+                    return self._vet(self._probes, ablations)
+                except torch.OutOfMemoryError:
+                    pass
+                self._halve_batch()
 
     def distrust(self, layers: Mapping[str, str]) -> None:
         """Measure layers (each with the reason) the naive way from now on."""
@@ -193,7 +200,6 @@ class Evaluator:
             # Copies to the GPU then go on while it computes.
             images, targets = images.pin_memory(), targets.pin_memory()
         with self._one_line(start, start + len(images)), precision(self.device, self.tf32), torch.no_grad():
-            self._vet(images, ablations)
             measured = self._measure_until_sure(images, targets, ablations, start)
         for name, value in vars(self._checks).items():
             setattr(measured, name, value)
@@ -206,10 +212,12 @@ class Evaluator:
         self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int
     ) -> Measured:
         """Measure, again where memory was short, or where an answer that was checked says that others are not safe."""
-        tolerance, self._num_differed = self._least_tolerance, 0
+        tolerance, self._num_differed, short = 0.0, 0, False
         while True:
-            self._checks, self.tolerance = _Checks(), tolerance
             try:
+                self._vet(images, ablations)
+                tolerance = max(tolerance, self._least_tolerance)
+                self._checks, self.tolerance = _Checks(largest_difference=self._least_difference), tolerance
                 measured = self._measure(images, targets, ablations, start)
                 self._checks.num_differed = self._num_differed
                 return measured
@@ -219,14 +227,21 @@ class Evaluator:
             except Untraceable as reason:
                 self._give_up_tracing(str(reason))
             except torch.OutOfMemoryError:
-                if self.batch_size == 1 or self.conduct.fixed_batches:
-                    few = f"{self.batch_size} images and their" if self.batch_size > 1 else "one image and its"
-                    raise DeviceError(f"{few} activations do not fit into the memory of {self.device}; "
-                                      "use --device cpu, or smaller images with --image-size") from None
-                self.batch_size = max(1, self.batch_size // 2)
+                short = True
             # Outside of the handlers, so that nothing of the failed batch is alive.
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            if short:
+                self._halve_batch()
+                short = False
+
+    def _halve_batch(self) -> None:
+        """Take smaller batches; raise DeviceError where that cannot be."""
+        if self.batch_size == 1 or self.conduct.fixed_batches:
+            few = f"{self.batch_size} images and their" if self.batch_size > 1 else "one image and its"
+            raise DeviceError(f"{few} activations do not fit into the memory of {self.device}; "
+                              "use --device cpu, or smaller images with --image-size")
+        self.batch_size = max(1, self.batch_size // 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @contextmanager
     def _one_line(self, start: int, stop: int) -> Iterator[None]:
@@ -365,8 +380,10 @@ class Evaluator:
                if layer not in self._vetted]  # fmt: skip
         if not new:
             return
-        self._at = None
-        probes = (images if self._probes is None else self._probes)[:NUM_VETTED].to(self.device, self.dtype)
+        self._at, self._checks = None, _Checks(largest_difference=self._least_difference)
+        self.tolerance = self._least_tolerance
+        most = min(NUM_VETTED, self.batch_size)
+        probes = (images if self._probes is None else self._probes)[:most].to(self.device, self.dtype)
         whole = self._whole(probes)
         check_zeroing(self._net, new, probes, self.weights, self._whole)
         if self._twin is not None:
@@ -380,6 +397,7 @@ class Evaluator:
                     self.distrusted |= dict.fromkeys(doubt.layers, doubt.reason)
         self._vetted.update(new)
         self._at, self._least_tolerance = None, self.tolerance
+        self._least_difference = self._checks.largest_difference
 
     @contextmanager
     def _unsure_of_all(self) -> Iterator[None]:
