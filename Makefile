@@ -13,7 +13,7 @@ READY_DEV := $(VENV)/.ready-dev
 # There while a setup is under way, and after one that was interrupted: the next one then starts from nothing.
 PENDING := .ready-pending
 
-.PHONY: help demo test check dashboard clean
+.PHONY: help demo test check fuzz dashboard clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ test: $(READY_DEV)  ## set everything up and run all tests
 check: $(READY_DEV)  ## lint and types
 	$(RUN) ruff check .
 	$(RUN) mypy
+
+fuzz: $(READY_DEV)  ## feed 10,000 damaged files to every reader, for every night
+	$(RUN) benchmarks.fuzz --count 10000
 
 dashboard: $(READY)  ## open the dashboard over what is in the cache
 	$(RUN) weanalysis dashboard
