@@ -129,7 +129,7 @@ def run_folder(cache: Cache, name: str) -> Run:
 
 def find_runs(cache: Cache) -> list[Run]:
     """Return all runs of a cache that can be read, the one begun last first; `unreadable_runs` names the others."""
-    return _sort_out(cache)[0]
+    return [run for run, _ in _sort_out(cache)[0]]
 
 
 def unreadable_runs(cache: Cache) -> list[str]:
@@ -137,19 +137,24 @@ def unreadable_runs(cache: Cache) -> list[str]:
     return _sort_out(cache)[1]
 
 
-def _sort_out(cache: Cache) -> tuple[list[Run], list[str]]:
-    """Tell the runs that can be read, newest first, from those that cannot: a line for each of these."""
-    created: dict[Run, str] = {}
-    problems = []
+def _sort_out(cache: Cache) -> tuple[list[tuple[Run, dict[str, Any]]], list[str]]:
+    """Tell the runs that can be read, newest first, with what they say, from the others: a line for each of these."""
+    found, problems = [], []
     for path in sorted(cache.runs.glob("*/recipe.json")):
         run = Run(path.parent)
         try:
-            created[run] = str(pd.to_datetime(run.description["created"] or None))
+            description = run.description
+            found.append((str(_date(description["created"])), run.name, run, description))
         except TrainingError as error:
             problems.append(storable(str(error)))
         except ValueError as error:
             problems.append(storable(one_line(f"{run.recipe_file} has no date ({error}); {_ANEW}")))
-    return sorted(created, key=lambda run: (created[run], run.name), reverse=True), problems
+    found.sort(key=lambda row: row[:2], reverse=True)
+    return [(run, description) for _, _, run, description in found], problems
+
+
+def _date(text: str) -> pd.Timestamp:
+    return pd.Timestamp(text) if text else pd.NaT
 
 
 def list_runs(cache: Cache) -> pd.DataFrame:
@@ -172,15 +177,15 @@ def list_runs(cache: Cache) -> pd.DataFrame:
         "created",
         "checkpoint",
     ]
-    return pd.DataFrame([_row(run) for run in find_runs(cache)], columns=columns)
+    return pd.DataFrame([_row(*found) for found in _sort_out(cache)[0]], columns=columns)
 
 
-def _row(run: Run) -> dict[str, Any]:
+def _row(run: Run, description: dict[str, Any]) -> dict[str, Any]:
     try:
         metrics = read_metrics(run)
     except TrainingError:
         metrics = pd.DataFrame(columns=list(METRICS), dtype="float64")
-    recipe, last = storable(run.recipe), metrics.iloc[-1] if len(metrics) else None
+    recipe, last = storable(description["recipe"]), metrics.iloc[-1] if len(metrics) else None
     return {
         "run": storable(run.name),
         **{name: recipe.get(name) for name in _LISTED},  # an older run has not heard of a newer option
@@ -190,7 +195,7 @@ def _row(run: Run) -> dict[str, Any]:
         "top1": float("nan") if last is None else float(last["val_top1"]),
         "best_top1": float("nan") if last is None else float(metrics["val_top1"].max()),
         "seconds": float("nan") if last is None else float(last["seconds"]),
-        "created": pd.to_datetime(run.description["created"] or None),
+        "created": _date(description["created"]),
         "checkpoint": storable(str(run.checkpoint)) if run.checkpoint.is_file() else None,
     }
 
@@ -207,9 +212,13 @@ def read_metrics(run: Run | Path | str) -> pd.DataFrame:
         return pd.DataFrame(columns=list(METRICS), dtype="float64")
     try:
         found = pd.read_csv(path)
-        found["epoch"] = found["epoch"].astype("int64")
-        # An older run has not heard of a newer column.
-        return found.reindex(columns=list(METRICS)).astype({name: "float64" for name in METRICS[2:]})
+        if list(found) != list(METRICS):
+            if "epoch" not in found:
+                raise KeyError("it has no column epoch")
+            found = found.reindex(columns=list(METRICS))  # an older run has not heard of a newer column
+        kinds = {"epoch": "int64", **dict.fromkeys(METRICS[2:], "float64")}
+        other = {name: kind for name, kind in kinds.items() if found[name].dtype != kind}
+        return found.astype(other) if other else found
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         line = f"{path} does not hold the metrics of a run ({' '.join(str(error).split())[:200]}); {_ANEW}"
         raise TrainingError(line) from error
