@@ -46,6 +46,7 @@ test: $(READY_DEV)  ## set everything up and run all tests
 
 check: $(READY_DEV)  ## lint and types
 	$(RUN) ruff check .
+	$(RUN) ruff format --check .
 	$(RUN) mypy
 
 fuzz: $(READY_DEV)  ## feed 10,000 damaged files to every reader, for every night

@@ -50,7 +50,8 @@ def find_curves(cache: Cache) -> list[Curves]:
     """Read all that lies in the cache's `runs`, the run begun last first, then what other programs left there."""
     if not cache.runs.is_dir():
         return []
-    own, others = [], []
+    own: list[Curves] = []
+    others: list[Curves] = []
     for path in sorted(cache.runs.iterdir()):
         if path.is_dir() and (path / "recipe.json").is_file():
             own.append(_own_run(Run(path)))
@@ -119,8 +120,10 @@ def _read_cells(file: Any, name: str) -> pd.DataFrame:
         if len(content) > _MOST_BYTES or (
             len(content) > _LONGEST_LINE and any(len(line) > _LONGEST_LINE for line in io.BytesIO(content))
         ):
-            raise TrainingError(f"{name} is too large for the log of a training: {_MOST_BYTES >> 20} MiB at most, and "
-                                f"{_LONGEST_LINE >> 20} MiB a line")  # fmt: skip
+            raise TrainingError(
+                f"{name} is too large for the log of a training: {_MOST_BYTES >> 20} MiB at most, and "
+                f"{_LONGEST_LINE >> 20} MiB a line"
+            )
         options: dict[str, Any] = {"skipinitialspace": True, "dtype": str, "encoding": "utf-8-sig", "index_col": False}
         if (num := len(pd.read_csv(io.BytesIO(content), nrows=0, **options).columns)) > _MOST_COLUMNS:
             raise TrainingError(f"{name} has {num:,} columns; the log of a training has {_MOST_COLUMNS:,} at most")

@@ -82,7 +82,8 @@ def _field(option: click.Option, key: str, first: str | None, words: Mapping[str
             placeholder=unset,
         )
     elif isinstance(option.type, click.types.IntParamType):
-        value = st.number_input(title, value=default, step=1, key=key, help=told, placeholder=unset)  # type: ignore[call-overload]
+        number = default if isinstance(default, int) else None
+        value = st.number_input(title, value=number, step=1, key=key, help=told, placeholder=unset)
     else:
         typed = first if first is not None else "" if default is None else f"{default}"
         value = st.text_input(title, typed, key=key, help=told, placeholder=unset).strip()
@@ -105,7 +106,8 @@ def _given(flag: str, value: str) -> list[str]:
 def _choices(option: click.Option) -> list[str]:
     if isinstance(option.type, click.Choice):
         return [str(choice) for choice in option.type.choices]
-    return option.metavar.split("|") if _CHOICES.fullmatch(option.metavar or "") else []
+    metavar = option.metavar or ""
+    return metavar.split("|") if _CHOICES.fullmatch(metavar) else []
 
 
 def _place(choices: Collection[str], one: object) -> int | None:

@@ -95,8 +95,16 @@ def main() -> None:
     given = parser.parse_args()
     cache = find_cache(given.cache).ready()
     model = load_model(given.model, given.weights, data=given.data, cache=cache)
-    data = load_data(given.data, parse_triple("mean", given.mean), parse_triple("std", given.std), None,
-                     given.images, 0, model, cache=cache)  # fmt: skip
+    data = load_data(
+        given.data,
+        parse_triple("mean", given.mean),
+        parse_triple("std", given.std),
+        None,
+        given.images,
+        0,
+        model,
+        cache=cache,
+    )
     table = ablate(model, data, "location", grid=given.grid, cache=cache, say=print)
     study_id = table.attrs["study_id"]
     measured = saliency_maps(model, data, cache=cache, say=print)
@@ -110,21 +118,35 @@ def main() -> None:
     whole = agreement[agreement["layer"].isna()].sort_values("spearman", ascending=False)
     certain = table["q_value"] <= FALSE_DISCOVERY_RATE
     text = PAGE.format(
-        command=_command(given), network=f"{model.name} ({Path(model.weights).name})", num_images=len(data),
-        data=_named(given.data), grid=given.grid, num_places=len(table), intact=table.attrs["intact"],
-        today=date.today(), machine=platform.machine(), torch=torch.__version__, rate=FALSE_DISCOVERY_RATE, top=TOP,
-        worse=(certain & (table["drop"] > 0)).sum(), better=(certain & (table["drop"] < 0)).sum(),
+        command=_command(given),
+        network=f"{model.name} ({Path(model.weights).name})",
+        num_images=len(data),
+        data=_named(given.data),
+        grid=given.grid,
+        num_places=len(table),
+        intact=table.attrs["intact"],
+        today=date.today(),
+        machine=platform.machine(),
+        torch=torch.__version__,
+        rate=FALSE_DISCOVERY_RATE,
+        top=TOP,
+        worse=(certain & (table["drop"] > 0)).sum(),
+        better=(certain & (table["drop"] < 0)).sum(),
         uncorrected=((table["drop_low"] > 0) | (table["drop_high"] < 0)).sum(),
         silent=(table["num_flipped"] == 0).sum(),
-        top_k=whole["top_k"].max(), chance=whole["top_chance"].max(),
+        top_k=whole["top_k"].max(),
+        chance=whole["top_chance"].max(),
         agreement="\n".join(_row(row, agreement, flips.loc[row["criterion"]]) for row in whole.to_dict("records")),
         halves=f"{halves.value:+.2f} ({halves.low:+.2f} to {halves.high:+.2f})",
-        lacking="".join(f"Not in the table, since the network lacks what it needs: {line}.\n"
-                        for line in measured.lacking.values()),
-        formulas="\n".join(f"| `{name}` | {CRITERIA[name].formula.replace('|', chr(92) + '|')} | "
-                           f"{CRITERIA[name].source} |" for name in criteria),
+        lacking="".join(
+            f"Not in the table, since the network lacks what it needs: {line}.\n" for line in measured.lacking.values()
+        ),
+        formulas="\n".join(
+            f"| `{name}` | {CRITERIA[name].formula.replace('|', chr(92) + '|')} | {CRITERIA[name].source} |"
+            for name in criteria
+        ),
         places="\n".join(_place(row) for row in table.itertuples()),
-    )  # fmt: skip
+    )
     write_atomically(Path(given.output).resolve(), text.encode())
     print(f"{len(table):,} locations and {len(criteria)} criteria are in {given.output}")
 
@@ -141,18 +163,27 @@ def _halves(store: Store, study_id: int, num_places: int) -> object:
 def _row(row: dict, agreement: pd.DataFrame, flips: pd.Series) -> str:
     own = agreement[agreement["criterion"] == row["criterion"]].dropna(subset=["layer", "spearman"])
     above = ((own["q_value"] <= FALSE_DISCOVERY_RATE) & (own["spearman"] > 0)).sum()
-    correlations = [f"{row[name]:+.2f} ({row[name + '_low']:+.2f} to {row[name + '_high']:+.2f})"
-                    for name in ("spearman", "kendall")]  # fmt: skip
-    cells = [f"`{row['criterion']}`", *correlations, f"{row['top_overlap']:.0%}", f"{own['spearman'].median():+.2f}",
-             f"{above} of {len(own)}",
-             f"{flips['spearman']:+.2f} ({flips['spearman_low']:+.2f} to {flips['spearman_high']:+.2f})"]  # fmt: skip
+    correlations = [
+        f"{row[name]:+.2f} ({row[name + '_low']:+.2f} to {row[name + '_high']:+.2f})"
+        for name in ("spearman", "kendall")
+    ]
+    cells = [
+        f"`{row['criterion']}`",
+        *correlations,
+        f"{row['top_overlap']:.0%}",
+        f"{own['spearman'].median():+.2f}",
+        f"{above} of {len(own)}",
+        f"{flips['spearman']:+.2f} ({flips['spearman_low']:+.2f} to {flips['spearman_high']:+.2f})",
+    ]
     return f"| {' | '.join(cells)} |"
 
 
 def _place(row: object) -> str:
     where = f"{row.layer}[{row.out_channel:.0f}, {row.in_channel:.0f}]"  # type: ignore[attr-defined]
-    return (f"| {where} | {row.drop:+.2f} | {row.drop_low:+.2f} to {row.drop_high:+.2f} | "  # type: ignore[attr-defined]
-            f"{row.q_value:.2g} |")  # type: ignore[attr-defined]
+    return (
+        f"| {where} | {row.drop:+.2f} | {row.drop_low:+.2f} to {row.drop_high:+.2f} | "  # type: ignore[attr-defined]
+        f"{row.q_value:.2g} |"
+    )  # type: ignore[attr-defined]
 
 
 def _named(data: str) -> str:

@@ -40,11 +40,14 @@ def screened_twice(
     true = np.where(more != 0, more, found)  # both are exact; what neither computed is taken for no flip
     layers = np.unique([ablation.layer for ablation in ablations], return_inverse=True)[1]
     return {
-        "lost": (found > 0).sum(1), "gained": (found < 0).sum(1),
-        "true_lost": (true > 0).sum(1), "true_gained": (true < 0).sum(1),
+        "lost": (found > 0).sum(1),
+        "gained": (found < 0).sum(1),
+        "true_lost": (true > 0).sum(1),
+        "true_gained": (true < 0).sum(1),
         "hidden": reference.screen.may_lose + reference.screen.may_gain,
-        "layers": layers, **{name: getattr(told.screen, name) for name in SCREENED},
-    }  # fmt: skip
+        "layers": layers,
+        **{name: getattr(told.screen, name) for name in SCREENED},
+    }
 
 
 def work(given: argparse.Namespace, starts: list[int]) -> list[dict[str, np.ndarray]]:
@@ -79,9 +82,11 @@ def tell(shards: list[dict[str, np.ndarray]], shards_each: int) -> None:
         holds = (bounds[0] <= true + 1e-9) & (true <= bounds[1] + 1e-9)
         inexact, inside = inexact + int(wrong.sum()), inside + int((holds & wrong).sum())
         largest, total, count = max(largest, 100 * error.max()), total + 100 * error.sum(), count + len(error)
-    print(f"studies of {num_images:,} images: {inexact:,} of {count:,} ablations inexact, {inside:,} of them within "
-          f"their bounds ({inside / max(1, inexact):.1%}); largest error {largest:.2f}, mean "
-          f"{total / count:.4f} points")  # fmt: skip
+    print(
+        f"studies of {num_images:,} images: {inexact:,} of {count:,} ablations inexact, {inside:,} of them within "
+        f"their bounds ({inside / max(1, inexact):.1%}); largest error {largest:.2f}, mean "
+        f"{total / count:.4f} points"
+    )
 
 
 def main() -> None:
@@ -102,13 +107,17 @@ def main() -> None:
     parts = joblib.Parallel(n_jobs=jobs)(joblib.delayed(work)(given, starts[one::jobs]) for one in range(jobs))
     shards = [parts[place % jobs][place // jobs] for place in range(len(starts))]
     pairs = len(shards) * SHARD * len(shards[0]["lost"])
-    found, true = (sum(shard[one].sum() + shard[two].sum() for shard in shards)
-                   for one, two in (("lost", "gained"), ("true_lost", "true_gained")))  # fmt: skip
-    print(f"{given.model} ({given.weights}), {given.grid}, {len(starts) * SHARD:,} images, {len(shards[0]['lost']):,} "
-          f"kernels, --max-error {given.max_error:g}: {pairs:,} pairs, "
-          f"{sum(shard['num_evaluated'].sum() for shard in shards) / pairs:.2%} computed; {int(true - found):,} of "
-          f"{int(true):,} flips missed; the reference computed {given.reference:.0%} and may miss "
-          f"{sum(shard['hidden'].sum() for shard in shards):.1f} more")  # fmt: skip
+    found, true = (
+        sum(shard[one].sum() + shard[two].sum() for shard in shards)
+        for one, two in (("lost", "gained"), ("true_lost", "true_gained"))
+    )
+    print(
+        f"{given.model} ({given.weights}), {given.grid}, {len(starts) * SHARD:,} images, {len(shards[0]['lost']):,} "
+        f"kernels, --max-error {given.max_error:g}: {pairs:,} pairs, "
+        f"{sum(shard['num_evaluated'].sum() for shard in shards) / pairs:.2%} computed; {int(true - found):,} of "
+        f"{int(true):,} flips missed; the reference computed {given.reference:.0%} and may miss "
+        f"{sum(shard['hidden'].sum() for shard in shards):.1f} more"
+    )
     for shards_each in (8, 1):
         if len(shards) >= shards_each:
             tell(shards, shards_each)

@@ -70,8 +70,13 @@ class Maxout(nn.Module):
         return torch.maximum(x[:, ::2], x[:, 1::2])
 
 
-def cnn(activation: Callable[[], nn.Module] = nn.ReLU, classes: int = 10, width: int = 8, of: int = 1,
-        after: dict[int, nn.Module] | None = None) -> nn.Sequential:  # fmt: skip
+def cnn(
+    activation: Callable[[], nn.Module] = nn.ReLU,
+    classes: int = 10,
+    width: int = 8,
+    of: int = 1,
+    after: dict[int, nn.Module] | None = None,
+) -> nn.Sequential:
     """Four 3x3 convolutions, each followed by `after` and an activation that leaves one channel in `of`."""
     layers: list[nn.Module] = []
     channels = 3
@@ -172,7 +177,7 @@ FAMILIES = (
     Family("activations in steps", of_digits(lambda: cnn(Rounded)), kernels),
     Family("maxout", of_digits(lambda: cnn(Maxout, of=2)), kernels),
     Family("many channels, averaged", of_digits(lambda: cnn(width=32)), channels),
-)  # fmt: skip
+)
 
 
 def flips(results: list[Measured], num_ablations: int, metric: str) -> np.ndarray:
@@ -189,8 +194,10 @@ def flips(results: list[Measured], num_ablations: int, metric: str) -> np.ndarra
 
 def measured(evaluator: Evaluator, images: Tensor, targets: Tensor, ablations: tuple) -> list[Measured]:
     """Measure shard by shard."""
-    return [evaluator.measure(images[low : low + SHARD], targets[low : low + SHARD], ablations, low)
-            for low in range(0, len(images), SHARD)]  # fmt: skip
+    return [
+        evaluator.measure(images[low : low + SHARD], targets[low : low + SHARD], ablations, low)
+        for low in range(0, len(images), SHARD)
+    ]
 
 
 def measure(family: Family, seed: int, num_images: int) -> pd.DataFrame:
@@ -204,11 +211,20 @@ def measure(family: Family, seed: int, num_images: int) -> pd.DataFrame:
     hidden = hidden_flips(screen, [ablation.layer for ablation in ablations])
     low, high = screen_bounds((found > 0).sum(1), (found < 0).sum(1), num_images, hidden)
     distrusted = {layer for one in both[1] for layer in one.screen.about["distrusted"]}  # type: ignore[union-attr]
-    return pd.DataFrame({
-        "seed": seed, "true": true.sum(1, dtype=int) / num_images, "found": found.sum(1, dtype=int) / num_images,
-        "low": low, "high": high, "flips": np.abs(true).sum(1, dtype=int), "missed": (true != found).sum(1),
-        "pairs": num_images, "distrusted": [ablation.layer in distrusted for ablation in ablations], **screen,
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "seed": seed,
+            "true": true.sum(1, dtype=int) / num_images,
+            "found": found.sum(1, dtype=int) / num_images,
+            "low": low,
+            "high": high,
+            "flips": np.abs(true).sum(1, dtype=int),
+            "missed": (true != found).sum(1),
+            "pairs": num_images,
+            "distrusted": [ablation.layer in distrusted for ablation in ablations],
+            **screen,
+        }
+    )
 
 
 def told(name: str, table: pd.DataFrame) -> str:
@@ -218,11 +234,16 @@ def told(name: str, table: pd.DataFrame) -> str:
     inside = (table["low"] <= table["true"] + 1e-9) & (table["true"] <= table["high"] + 1e-9)
     computed = table["num_evaluated"].sum() / table["pairs"].sum()
     cells = (
-        name, f"{table['seed'].nunique()}", f"{len(table):,}", f"{computed:.1%}",
-        f"{table['missed'].sum():,} of {table['flips'].sum():,}", f"{100 * error.max():.2f}, {100 * error.mean():.4f}",
-        f"{100 * (table['high'] - table['low']).median() / 2:.2f}", f"{wrong.sum()}, {(wrong & inside).sum()}",
+        name,
+        f"{table['seed'].nunique()}",
+        f"{len(table):,}",
+        f"{computed:.1%}",
+        f"{table['missed'].sum():,} of {table['flips'].sum():,}",
+        f"{100 * error.max():.2f}, {100 * error.mean():.4f}",
+        f"{100 * (table['high'] - table['low']).median() / 2:.2f}",
+        f"{wrong.sum()}, {(wrong & inside).sum()}",
         f"{table['distrusted'].sum():,}",
-    )  # fmt: skip
+    )
     return f"| {' | '.join(cells)} |"
 
 

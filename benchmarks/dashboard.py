@@ -43,8 +43,15 @@ from weanalysis.results import Store
 NUM_STUDIES, NUM_ROWS = 100, 1_000_000
 SHARD, NUM_IMAGES, CLASSES = 250, 1000, 10
 WEIGHTS = "benchmark"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 PAGE_SECONDS, INTERACTION_SECONDS, MEMORY_GB = 3.0, 1.0, 1.5
 
 # ---- the store
@@ -85,8 +92,9 @@ def magnitude_plan(num_rows: int) -> pd.DataFrame:
 def multiplier_plan(num_rows: int) -> pd.DataFrame:
     """Return the lowest and the highest channel everywhere and by layer, and curves over ranks with random draws."""
     rows: list[tuple[Any, ...]] = [(None, None, end, None, None) for end in ("lowest", "highest")]
-    rows += [(layer, depth, end, None, None)
-             for depth, (layer, _, _) in enumerate(layers()) for end in ("lowest", "highest")]  # fmt: skip
+    rows += [
+        (layer, depth, end, None, None) for depth, (layer, _, _) in enumerate(layers()) for end in ("lowest", "highest")
+    ]
     rows += [
         (None, None, selection, fraction / 100, draw)
         for draw in range(100)
@@ -132,13 +140,21 @@ def made_shard(generator: np.random.Generator, start: int, num_ablations: int) -
     positions = (np.repeat(firsts, counts) + np.arange(ends[-1]) - np.repeat(ends - counts, counts)) % SHARD
     right = predictions[positions] == targets[positions]
     classes = np.where(right, (targets[positions] + 2) % CLASSES, targets[positions])
-    return Shard(start, start + SHARD, targets, predictions, np.ones(SHARD, bool), counts, positions, classes,
-                 np.where(right, 2, 3))  # fmt: skip
+    return Shard(
+        start,
+        start + SHARD,
+        targets,
+        predictions,
+        np.ones(SHARD, bool),
+        counts,
+        positions,
+        classes,
+        np.where(right, 2, 3),
+    )
 
 
 def make_store(cache: Cache) -> None:
-    """Write the studies, their network's weights and its multipliers: of ten, six location, three magnitude, one LWE.
-    """
+    """Write the studies, the network's weights and multipliers: of ten, six location, three magnitude, one LWE."""
     generator = np.random.default_rng(0)
     plans = {}
     for kind, plan in PLANS.items():
@@ -148,10 +164,23 @@ def make_store(cache: Cache) -> None:
     with Store.open(cache.results) as store:
         for number in range(NUM_STUDIES):
             kind = "location" if number % 10 < 6 else "magnitude" if number % 10 < 9 else "multiplier"
-            about = {"model": "resnet110", "weights": "made.safetensors", "data": "digits",
-                     "command": "weanalysis ablate", "layers": [name for name, _, _ in layers()]}  # fmt: skip
-            context = store.context({**about, "weights_hash": WEIGHTS, "evaluate": "exact", "shard_size": SHARD,
-                                     "seed": 0, "number": number})  # fmt: skip
+            about = {
+                "model": "resnet110",
+                "weights": "made.safetensors",
+                "data": "digits",
+                "command": "weanalysis ablate",
+                "layers": [name for name, _, _ in layers()],
+            }
+            context = store.context(
+                {
+                    **about,
+                    "weights_hash": WEIGHTS,
+                    "evaluate": "exact",
+                    "shard_size": SHARD,
+                    "seed": 0,
+                    "number": number,
+                }
+            )
             name = f"made-{kind}-{number}"
             study = store.begin_study(context, name, kind, name, "top1", NUM_IMAGES, plans[kind], about)
             ids = store.ablation_ids(study)
@@ -162,10 +191,14 @@ def make_store(cache: Cache) -> None:
                 store.write(context, ids, images, shard, study, (done + 1) * len(ids), steps * len(ids))
             store.set_state(study, "complete", steps * len(ids), steps * len(ids))
     cache.weights.mkdir(exist_ok=True)
-    save_file({f"{name}.weight": generator.normal(size=(out, into, 3, 3)).astype(np.float32)
-               for name, out, into in layers()}, cache.weights / f"{WEIGHTS}.safetensors")  # fmt: skip
-    save_file({name: generator.beta(3, 5, size=(out, into)).astype(np.float32) for name, out, into in layers()},
-              cache.weights / f"{WEIGHTS}-multipliers.safetensors")  # fmt: skip
+    save_file(
+        {f"{name}.weight": generator.normal(size=(out, into, 3, 3)).astype(np.float32) for name, out, into in layers()},
+        cache.weights / f"{WEIGHTS}.safetensors",
+    )
+    save_file(
+        {name: generator.beta(3, 5, size=(out, into)).astype(np.float32) for name, out, into in layers()},
+        cache.weights / f"{WEIGHTS}-multipliers.safetensors",
+    )
 
 
 # ---- the server and its memory
@@ -308,34 +341,90 @@ def label(kind: str, number: int) -> str:
 
 OTHER_LAYER = "layer2.3.conv1"
 VISITS = (
-    Visit("Overview", "/", lambda turn: {}, "", (
-        Deed("search", write("search", "resnet110 made-magnitude-26"), enter,
-             says("/^1 of [0-9]+ studies/.test(p.textContent)")),
-        Deed("filter", lambda page: (write("search", "")(page), enter(page), point_at("magnitude")(page)), click,
-             says("/^30 of 100 studies/.test(p.textContent)")),
-    )),
-    Visit("Location maps", "/location", lambda turn: {"study": label("location", turn)}, "mosaic", (
-        Deed("colour shows q", point_at("Significance"), click,
-             "() => document.querySelector('.st-key-mosaic .cbtitle')?.textContent.trim() === 'q'"),
-        Deed("click on a cell", point_at_kernel, click, f"() => ({DRAWN})('weights')"),
-    )),
-    Visit("Magnitude", "/magnitude", lambda turn: {"study": label("magnitude", 10 * turn + 6)}, "curve", (
-        Deed("another layer", choose("layer", OTHER_LAYER), enter,
-             says(f"p.textContent.startsWith('Weights of {OTHER_LAYER}')")),
-    )),
-    Visit("Multipliers", "/multipliers", lambda turn: {"source": label("multiplier", 10 * turn + 9)}, "rank-curve", (
-        Deed("another layer", choose("layer", OTHER_LAYER), enter,
-             says(f"p.textContent.startsWith('Map of {OTHER_LAYER}')")),
-    )),
-    Visit("Compare", "/compare",
-          lambda turn: {"first": label("location", 10 * turn + 10), "second": label("location", 10 * turn + 11)},
-          "mosaic-1", (
-        Deed("a kernel's images", choose("kernel-layer", OTHER_LAYER), enter,
-             says("p.textContent.includes('Images whose prediction changed')")),
-        Deed("test every difference", point_at("Test every difference"), click,
-             says("p.textContent.includes('differences have q')")),
-    )),
-)  # fmt: skip
+    Visit(
+        "Overview",
+        "/",
+        lambda turn: {},
+        "",
+        (
+            Deed(
+                "search",
+                write("search", "resnet110 made-magnitude-26"),
+                enter,
+                says("/^1 of [0-9]+ studies/.test(p.textContent)"),
+            ),
+            Deed(
+                "filter",
+                lambda page: (write("search", "")(page), enter(page), point_at("magnitude")(page)),
+                click,
+                says("/^30 of 100 studies/.test(p.textContent)"),
+            ),
+        ),
+    ),
+    Visit(
+        "Location maps",
+        "/location",
+        lambda turn: {"study": label("location", turn)},
+        "mosaic",
+        (
+            Deed(
+                "colour shows q",
+                point_at("Significance"),
+                click,
+                "() => document.querySelector('.st-key-mosaic .cbtitle')?.textContent.trim() === 'q'",
+            ),
+            Deed("click on a cell", point_at_kernel, click, f"() => ({DRAWN})('weights')"),
+        ),
+    ),
+    Visit(
+        "Magnitude",
+        "/magnitude",
+        lambda turn: {"study": label("magnitude", 10 * turn + 6)},
+        "curve",
+        (
+            Deed(
+                "another layer",
+                choose("layer", OTHER_LAYER),
+                enter,
+                says(f"p.textContent.startsWith('Weights of {OTHER_LAYER}')"),
+            ),
+        ),
+    ),
+    Visit(
+        "Multipliers",
+        "/multipliers",
+        lambda turn: {"source": label("multiplier", 10 * turn + 9)},
+        "rank-curve",
+        (
+            Deed(
+                "another layer",
+                choose("layer", OTHER_LAYER),
+                enter,
+                says(f"p.textContent.startsWith('Map of {OTHER_LAYER}')"),
+            ),
+        ),
+    ),
+    Visit(
+        "Compare",
+        "/compare",
+        lambda turn: {"first": label("location", 10 * turn + 10), "second": label("location", 10 * turn + 11)},
+        "mosaic-1",
+        (
+            Deed(
+                "a kernel's images",
+                choose("kernel-layer", OTHER_LAYER),
+                enter,
+                says("p.textContent.includes('Images whose prediction changed')"),
+            ),
+            Deed(
+                "test every difference",
+                point_at("Test every difference"),
+                click,
+                says("p.textContent.includes('differences have q')"),
+            ),
+        ),
+    ),
+)
 
 
 @contextmanager
@@ -385,19 +474,32 @@ def measure(browser: BrowserContext, address: str, server: psutil.Process, round
                 taken[opened[2]].append(seconds_of(from_menu(visit.name, drawn), page))
         for name, seconds_each in taken.items():
             limit = PAGE_SECONDS if name in opened else INTERACTION_SECONDS
-            rows.append({
-                "page": visit.name, "what": name,
-                "median_s": statistics.median(seconds_each), "longest_s": max(seconds_each), "limit_s": limit,
-                "server_gb": memory_gb(server),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "page": visit.name,
+                    "what": name,
+                    "median_s": statistics.median(seconds_each),
+                    "longest_s": max(seconds_each),
+                    "limit_s": limit,
+                    "server_gb": memory_gb(server),
+                }
+            )
     return pd.DataFrame(rows)
 
 
 def bare(browser: BrowserContext, folder: Path, rounds: int) -> list[float]:
     """Return the seconds that Streamlit and Plotly take by themselves to show three points, in each round."""
     (folder / "bare.py").write_text(BARE_PAGE)
-    command = ["streamlit", "run", str(folder / "bare.py"), "--server.headless=true", "--server.address=127.0.0.1",
-               "--browser.gatherUsageStats=false", "--server.fileWatcherType=none", "--server.port"]  # fmt: skip
+    command = [
+        "streamlit",
+        "run",
+        str(folder / "bare.py"),
+        "--server.headless=true",
+        "--server.address=127.0.0.1",
+        "--browser.gatherUsageStats=false",
+        "--server.fileWatcherType=none",
+        "--server.port",
+    ]
     taken = []
     with serving(command, folder / "bare.log") as (address, _):
         for _ in range(rounds + 1):
@@ -421,8 +523,10 @@ def main() -> None:
         if not cache.results.is_file():
             begun = time.perf_counter()
             make_store(cache)
-            print(f"made {NUM_STUDIES} studies, {NUM_ROWS:,} ablations in {time.perf_counter() - begun:.0f} s, "
-                  f"{cache.results.stat().st_size / 1e6:,.0f} MB")  # fmt: skip
+            print(
+                f"made {NUM_STUDIES} studies, {NUM_ROWS:,} ablations in {time.perf_counter() - begun:.0f} s, "
+                f"{cache.results.stat().st_size / 1e6:,.0f} MB"
+            )
         command = ["weanalysis", "dashboard", "--no-open", "--cache", str(cache.root), "--port"]
         with sync_playwright() as driver, tempfile.TemporaryDirectory(prefix="weanalysis-browser-") as profile:
             browser = driver.chromium.launch_persistent_context(
@@ -435,15 +539,21 @@ def main() -> None:
     finally:
         if given.cache is None:
             shutil.rmtree(folder)
-    print(f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; median "
-          f"and longest of {given.rounds}; server, browser (without a GPU) and driver share these cores")  # fmt: skip
+    print(
+        f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; median "
+        f"and longest of {given.rounds}; server, browser (without a GPU) and driver share these cores"
+    )
     print(table.to_string(index=False, float_format=lambda value: f"{value:.2f}"))
-    print(f"A page of Streamlit's with one figure of three points: {statistics.median(alone):.2f} s "
-          f"({min(alone):.2f} to {max(alone):.2f})")  # fmt: skip
+    print(
+        f"A page of Streamlit's with one figure of three points: {statistics.median(alone):.2f} s "
+        f"({min(alone):.2f} to {max(alone):.2f})"
+    )
     late = table[table["median_s"] > table["limit_s"]]
     most = table["server_gb"].max()
-    print(f"{len(late)} of {len(table)} medians above their limit; memory of the server at most {most:.2f} GB "
-          f"(limit {MEMORY_GB})")  # fmt: skip
+    print(
+        f"{len(late)} of {len(table)} medians above their limit; memory of the server at most {most:.2f} GB "
+        f"(limit {MEMORY_GB})"
+    )
     sys.exit(1 if len(late) or most > MEMORY_GB else 0)
 
 

@@ -97,8 +97,15 @@ class Bench:
         self.device, self.dtype = find_devices(given.device)[0], given.dtype
         self.jobs = (given.jobs or joblib.cpu_count(only_physical_cores=True)) if self.device == "cpu" else 1
         self.model = load_model(given.model, given.weights, None, given.data)
-        data = load_data(given.data, parse_triple("mean", given.mean), parse_triple("std", given.std), None,
-                         given.images, 0, self.model)  # fmt: skip
+        data = load_data(
+            given.data,
+            parse_triple("mean", given.mean),
+            parse_triple("std", given.std),
+            None,
+            given.images,
+            0,
+            self.model,
+        )
         self.images, self.targets = data.batch(0, len(data))
         self._folder = tempfile.TemporaryDirectory()
         self._data = OnFile(self.images, self.targets, Path(self._folder.name))
@@ -124,15 +131,27 @@ class Bench:
         """Seconds of a way over all shards, by a study's own processes, warmed up with `warm` or what is usual."""
         batch_size = 50 if self.device == "cpu" else SHARD
         screen = ScreenSettings("top1", way.max_error)
-        work = Work(f"{way.name} {id(way)}", self.model.net, None, None, self._data,
-                    way.mode, self.dtype, batch_size, (self.device,), Path(), screen)  # fmt: skip
+        work = Work(
+            f"{way.name} {id(way)}",
+            self.model.net,
+            None,
+            None,
+            self._data,
+            way.mode,
+            self.dtype,
+            batch_size,
+            (self.device,),
+            Path(),
+            screen,
+        )
         evaluator = None
         if self.device == "cpu":
             # Processes of its own for each way: joblib replaces one whose memory grows much after its first task.
             get_reusable_executor().shutdown()
         else:
-            evaluator = Evaluator(self.model.net, way.mode, self.device, DTYPES[self.dtype], batch_size,
-                                  screen, self.dtype == "tf32")  # fmt: skip
+            evaluator = Evaluator(
+                self.model.net, way.mode, self.device, DTYPES[self.dtype], batch_size, screen, self.dtype == "tf32"
+            )
 
         def measure(spans: Iterable[tuple[int, int]], some: Any) -> list[tuple[Task, Measured]]:
             tasks = [Task(low, high, tuple(range(len(some))), some) for low, high in spans]
@@ -206,15 +225,19 @@ def main() -> None:
         ways.remove(exact)
     true = flips(exact.results, count) if exact.results else None
     lines = [
-        f"## {given.title or bench.model.name}", "",
+        f"## {given.title or bench.model.name}",
+        "",
         f"{bench.model.name} ({Path(bench.model.weights).name}), {given.data.split(':')[0]}, {num_images:,} images, "
         f"{count:,} kernels ({given.grid} grids), {given.rounds} rounds. {date.today()}, {machine()}, "
-        f"torch {torch.__version__}, {bench.jobs} processes{bench.on_gpu}.", "",
+        f"torch {torch.__version__}, {bench.jobs} processes{bench.on_gpu}.",
+        "",
         f"Naive: {spread(naive_seconds)} s, from {bench.naive_images:,} images."
-        + ("" if true is None else f" {np.abs(true).sum():,} of {true.size:,} pairs flip."), "",
+        + ("" if true is None else f" {np.abs(true).sum():,} of {true.size:,} pairs flip."),
+        "",
         "| | seconds | times naive | pairs computed | largest, mean error of D, points | flips missed | "
-        "inexact ablations, within their bounds |", "| --- | --- | --- | --- | --- | --- | --- |",
-    ]  # fmt: skip
+        "inexact ablations, within their bounds |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for way in ways:
         ratios = [slow / fast for slow, fast in zip(naive_seconds, way.seconds, strict=False)]
         row = [way.name, spread(way.seconds), spread(ratios), "100 %", "", "", ""]
@@ -237,13 +260,21 @@ def main() -> None:
     if exact.results and bench.naive_images == SHARD:
         first = exact.results[0]
         differing = same(naive, first)
-        lines += ["", f"Exact and naive differ in {differing} of {SHARD * count:,} answers; {first.num_rechecked:,} "
-                      f"near ties were decided the naive way; the largest difference of logits was "
-                      f"{first.largest_difference:.1e}."]
+        lines += [
+            "",
+            f"Exact and naive differ in {differing} of {SHARD * count:,} answers; {first.num_rechecked:,} "
+            f"near ties were decided the naive way; the largest difference of logits was "
+            f"{first.largest_difference:.1e}.",
+        ]
     print("\n".join(lines), flush=True)
     if given.costs:
-        more = ["", *costs(bench, study), "", f"Start-up: `weanalysis --help` {start_up('--help')} s, "
-                f"`weanalysis list` {start_up('list')} s (median, smallest and largest of five)."]  # fmt: skip
+        more = [
+            "",
+            *costs(bench, study),
+            "",
+            f"Start-up: `weanalysis --help` {start_up('--help')} s, "
+            f"`weanalysis list` {start_up('list')} s (median, smallest and largest of five).",
+        ]
         print("\n".join(more))
         lines += more
     text = "\n".join(lines) + "\n"
@@ -259,14 +290,16 @@ def costs(bench: Bench, study: Any) -> list[str]:
     small = [a for a in study.ablations if a.layer == study.ablations[len(study.ablations) // 2].layer]
     for size in sizes:
         seconds = [bench.run(way, small, size, small[:5]) for way in ways]
-        lines.append(f"| {size:,} images, {len(small)} ablations of {small[0].layer} | {seconds[0]:.2f} | "
-                     f"{seconds[1]:.2f} |")  # fmt: skip
+        lines.append(
+            f"| {size:,} images, {len(small)} ablations of {small[0].layer} | {seconds[0]:.2f} | {seconds[1]:.2f} |"
+        )
     few = min(500, len(bench.images))
     for number in (10, 100, 1000):
         grid = studies.location(bench.model.net, "all", layers=small[0].layer).ablations[:number]
         seconds = [bench.run(way, grid, few, small[:5]) for way in ways]
-        lines.append(f"| {len(grid):,} ablations of {small[0].layer}, {few} images | {seconds[0]:.2f} | "
-                     f"{seconds[1]:.2f} |")  # fmt: skip
+        lines.append(
+            f"| {len(grid):,} ablations of {small[0].layer}, {few} images | {seconds[0]:.2f} | {seconds[1]:.2f} |"
+        )
     names = list(dict.fromkeys(a.layer for a in study.ablations))
     for name in (names[0], names[len(names) // 2], names[-1]):
         some = [a for a in study.ablations if a.layer == name]
@@ -278,8 +311,11 @@ def costs(bench: Bench, study: Any) -> list[str]:
 def machine() -> str:
     """The processor's name and the number of cores."""
     try:
-        names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                 if line.startswith("model name")]  # fmt: skip
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ]
         return f"{names[0]}, {len(names)} cores"
     except (OSError, IndexError):
         return platform.processor() or platform.machine()

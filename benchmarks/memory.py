@@ -62,9 +62,13 @@ def main() -> None:
     quick = given.quick
     most = 1_000 if quick else 10_000
     sizes = [(most // 10, 100), (most, 100), (250, most // 100), (250, most)]
-    lines = [f"Peak memory of a study, `--evaluate {given.evaluate}`, one process. {date.today()}, "
-             f"{platform.processor() or platform.machine()}, Python {platform.python_version()}.", "",
-             "| images | ablations | peak MiB | against |", "| --- | --- | --- | --- |"]  # fmt: skip
+    lines = [
+        f"Peak memory of a study, `--evaluate {given.evaluate}`, one process. {date.today()}, "
+        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}.",
+        "",
+        "| images | ablations | peak MiB | against |",
+        "| --- | --- | --- | --- |",
+    ]
     print("\n".join(lines))
     first = None
     for place, (num_images, num_ablations) in enumerate(sizes):

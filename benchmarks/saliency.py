@@ -55,8 +55,9 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     model = load_network(given.model, given.weights, num_classes=10 if given.weights == "none" else None)
-    data = load_data(given.data, parse_triple("mean", given.mean), parse_triple("std", given.std), None,
-                     given.images, 0, model)  # fmt: skip
+    data = load_data(
+        given.data, parse_triple("mean", given.mean), parse_triple("std", given.std), None, given.images, 0, model
+    )
     images, _ = data.batch(0, len(data))
     in_memory = _InMemory(data)
     seconds: dict[str, list[float]] = {"forward": [], "saliency": []}
@@ -74,11 +75,15 @@ def main() -> None:
     ratios = [slow / fast for slow, fast in zip(seconds["saliency"], seconds["forward"], strict=True)]
     num_kernels = sum(math.prod(layer.shape) for layer in maps.layers)
     print(f"{date.today()}, {platform.processor() or platform.machine()}, torch {torch.__version__}")
-    print(f"{model.name} ({model.weights}), {given.data}, {len(images):,} images, one thread; {len(maps.criteria)} "
-          f"criteria, {num_kernels:,} kernels of {len(maps.layers)} layers")
+    print(
+        f"{model.name} ({model.weights}), {given.data}, {len(images):,} images, one thread; {len(maps.criteria)} "
+        f"criteria, {num_kernels:,} kernels of {len(maps.layers)} layers"
+    )
     for name, values in seconds.items():
-        print(f"{name:>8}: median {statistics.median(values):.2f} s of processor time "
-              f"({', '.join(f'{value:.2f}' for value in values)})")
+        print(
+            f"{name:>8}: median {statistics.median(values):.2f} s of processor time "
+            f"({', '.join(f'{value:.2f}' for value in values)})"
+        )
     print(f"   ratio: median {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}) forward passes")
 
 

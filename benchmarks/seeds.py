@@ -74,8 +74,9 @@ def main() -> None:
         data = load_data("digits", model=model, cache=cache)
         for unit in ("channel", "kernel"):
             name = f"{run.name}-multiplier" + ("-of-kernel" if unit == "kernel" else "")
-            table = ablate(model, data, "multiplier", multiplier_of=unit, fractions=(0.1,), cache=cache, name=name,
-                           say=_say)  # fmt: skip
+            table = ablate(
+                model, data, "multiplier", multiplier_of=unit, fractions=(0.1,), cache=cache, name=name, say=_say
+            )
             _say(f"{run.name}, {unit}s: D_L {table.attrs['d_low']:.2f}, D_H {table.attrs['d_high']:.2f}")
             _add(values, table, unit)
             num_draws = int((table["fraction"].isna() & (table["selection"] == "random")).sum())
@@ -90,10 +91,17 @@ def main() -> None:
     rows += [_row(f"{name} (points)", mean_of_runs(each), each, "{:+.2f}") for name, each in values.items()]
     page = PAGE.format(
         command=shlex.join(["python", "benchmarks/seeds.py", "--model", given.model, "--seeds", given.seeds]),
-        model=given.model, epochs=sides[0][0].recipe["epochs"], num_seeds=len(seeds), num_images=found.num_images,
-        today=date.today(), machine=platform.machine(), torch=torch.__version__, rows="\n".join(rows),
-        num_draws=num_draws, num_layers=num_layers,
-    )  # fmt: skip
+        model=given.model,
+        epochs=sides[0][0].recipe["epochs"],
+        num_seeds=len(seeds),
+        num_images=found.num_images,
+        today=date.today(),
+        machine=platform.machine(),
+        torch=torch.__version__,
+        rows="\n".join(rows),
+        num_draws=num_draws,
+        num_layers=num_layers,
+    )
     write_atomically(given.output, page.encode())
     print(page)
 

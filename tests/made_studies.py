@@ -187,9 +187,7 @@ def write_study(
     return study_id
 
 
-def _made_shard(
-    generator: np.random.Generator, plan: pd.DataFrame, start: int, stop: int, share: float
-) -> MadeShard:  # fmt: skip
+def _made_shard(generator: np.random.Generator, plan: pd.DataFrame, start: int, stop: int, share: float) -> MadeShard:
     count = stop - start
     targets = digit_targets()[start:stop]
     right = generator.random(count) < share
@@ -247,18 +245,28 @@ def write_saliency(root: Path, weights_hash: str = "aaaa") -> SaliencyMaps:
         MappedLayer(name, depth, "plain", 1, (num_out, num_in), (3, 3))
         for depth, (name, num_out, num_in) in enumerate(resnet20_layers())
     )
-    shapes = {"kernel": lambda x: x.shape, "filter": lambda x: x.shape[:1], "input channel": lambda x: x.shape[1:],
-              "layer": lambda x: ()}  # fmt: skip
+    shapes = {
+        "kernel": lambda x: x.shape,
+        "filter": lambda x: x.shape[:1],
+        "input channel": lambda x: x.shape[1:],
+        "layer": lambda x: (),
+    }
     maps = {
         (name, unit): {x.name: generator.lognormal(size=shape(x)).astype(np.float32) for x in layers}
-        for name in criteria for unit, shape in shapes.items()
-    }  # fmt: skip
+        for name in criteria
+        for unit, shape in shapes.items()
+    }
     lacking = {"lwe-multiplier": "no LWE"}
     about = {
-        "model": "resnet20", "data": "digits", "num_images": 700, "weights_hash": weights_hash, "created": 1.0,
-        "lacking": lacking, "formulas": dict.fromkeys(criteria, "a * formula *"),
+        "model": "resnet20",
+        "data": "digits",
+        "num_images": 700,
+        "weights_hash": weights_hash,
+        "created": 1.0,
+        "lacking": lacking,
+        "formulas": dict.fromkeys(criteria, "a * formula *"),
         "sources": dict.fromkeys(criteria, "X"),
-    }  # fmt: skip
+    }
     made = SaliencyMaps(layers, (*criteria, *lacking), about, maps)
     save_maps(made, root / "saliency" / f"{weights_hash}.safetensors")
     return made
@@ -298,8 +306,13 @@ def write_run(
     metrics = made_metrics(epochs, seed, lift)
     metrics.to_csv(folder / "metrics.csv", index=False)
     if finished:
-        best = {"top1": metrics["val_top1"].iloc[-1], "best_top1": metrics["val_top1"].max(), "best_epoch": epochs,
-                "epochs": 8.0, "seconds": 10.0}  # fmt: skip
+        best = {
+            "top1": metrics["val_top1"].iloc[-1],
+            "best_top1": metrics["val_top1"].max(),
+            "best_epoch": epochs,
+            "epochs": 8.0,
+            "seconds": 10.0,
+        }
         (folder / "result.json").write_text(json.dumps(best))
     return folder
 

@@ -262,18 +262,20 @@ odd("a parametrization of one's own", plain=_drop_parametrizations)(
     _both(lambda module: parametrize.register_parametrization(module, "weight", Centered()))
 )
 odd("two parametrizations, one after the other", plain=_drop_parametrizations)(
-    _both(lambda module: (parametrizations.weight_norm(module),
-                          parametrize.register_parametrization(module, "weight", Rounded())))
-)  # fmt: skip
+    _both(
+        lambda module: (
+            parametrizations.weight_norm(module),
+            parametrize.register_parametrization(module, "weight", Rounded()),
+        )
+    )
+)
 odd("a parametrization that makes two weights of one", plain=_drop_parametrizations)(
     _both(lambda module: parametrize.register_parametrization(module, "weight", Mirrored(), unsafe=True))
 )
 odd("a random parametrization", "refused")(
     _both(lambda module: parametrize.register_parametrization(module, "weight", Noisy()))
 )
-odd("a parametrized bias")(
-    _both(lambda module: parametrize.register_parametrization(module, "bias", Rounded()))
-)
+odd("a parametrized bias")(_both(lambda module: parametrize.register_parametrization(module, "bias", Rounded())))
 
 
 @odd("a linear layer with weight norm")
@@ -387,8 +389,12 @@ class Functional(Base):
         return torch.relu(torch.func.functional_call(self.b, {"weight": 2 * self.raw}, (x,)))
 
 
-odd("a functional call with another weight", "either", left_out=("b",),
-    weight_of=lambda net, layer: net.raw if layer == "b" else net.a.weight)(Functional)  # fmt: skip
+odd(
+    "a functional call with another weight",
+    "either",
+    left_out=("b",),
+    weight_of=lambda net, layer: net.raw if layer == "b" else net.a.weight,
+)(Functional)
 
 
 class Standardized(nn.Conv2d):
@@ -424,8 +430,13 @@ class Remembers(nn.Conv2d):
         return F.conv2d(x, self.kept, self.bias, padding=1)
 
 
-@odd("a convolution that computes with a copy of its weight", "either", left_out=("b",), plain=run,
-     weight_of=lambda net, layer: net.b.kept if layer == "b" else net.a.weight)  # fmt: skip
+@odd(
+    "a convolution that computes with a copy of its weight",
+    "either",
+    left_out=("b",),
+    plain=run,
+    weight_of=lambda net, layer: net.b.kept if layer == "b" else net.a.weight,
+)
 class OneRemembers(Base):
     def __init__(self):
         super().__init__()
@@ -1638,8 +1649,10 @@ class OtherNorms(Three):
     def __init__(self):
         super().__init__()
         self.d = conv(4, 4)
-        self.group, self.instance = nn.GroupNorm(2, 4), norm(4, functools.partial(nn.InstanceNorm2d, affine=True,
-                                                                                 track_running_stats=True))  # fmt: skip
+        self.group, self.instance = (
+            nn.GroupNorm(2, 4),
+            norm(4, functools.partial(nn.InstanceNorm2d, affine=True, track_running_stats=True)),
+        )
         self.layer = nn.LayerNorm(4)
 
     def second(self, x):

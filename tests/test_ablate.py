@@ -173,8 +173,13 @@ def test_processes_give_the_same_table(folder, tmp_path, monkeypatch):
 
 def of(folder) -> list[str]:
     return [
-        "--model", str(folder / "net.safetensors"), "--data", f"imagefolder:{folder / 'images'}", "--shard-size", "10"
-    ]  # fmt: skip
+        "--model",
+        str(folder / "net.safetensors"),
+        "--data",
+        f"imagefolder:{folder / 'images'}",
+        "--shard-size",
+        "10",
+    ]
 
 
 def test_a_killed_study_goes_on_where_it_was(folder, tmp_path):
@@ -184,7 +189,8 @@ def test_a_killed_study_goes_on_where_it_was(folder, tmp_path):
     cache = Cache(tmp_path / "killed")
     process = subprocess.Popen(
         [sys.executable, "-m", "weanalysis", *words, str(cache.root)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
     kept = 0
@@ -233,10 +239,24 @@ def test_ctrl_c_finishes_the_task_in_hand_and_says_how_to_go_on(folder, cache, c
 def test_a_stop_reaches_processes_that_are_still_starting(folder, tmp_path, stop):
     """A terminal's Ctrl-C, or a batch system's SIGTERM, goes to every process; those importing torch must not die."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "weanalysis", "ablate", "--jobs", "2", *of(folder), "--grid", "2x2",
-         "--cache", str(tmp_path)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "weanalysis",
+            "ablate",
+            "--jobs",
+            "2",
+            *of(folder),
+            "--grid",
+            "2x2",
+            "--cache",
+            str(tmp_path),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if "0 of " in line:  # the first report is made before the first process is started
@@ -320,8 +340,13 @@ def test_summary_list_and_export(folder, cache, capsys, tmp_path):
     words = ["--cache", str(cache.root)]
     assert run("ablate", *of(folder), "--grid", "1x1", "--name", "mine", *words) == 0
     text = capsys.readouterr().out
-    for phrase in ("mine: intact top-1", "most important: 5 of 19, with intervals adjusted for that choice",
-                   "least important: 5 of 19", "* differs from 0 after correction", "weanalysis export 1"):  # fmt: skip
+    for phrase in (
+        "mine: intact top-1",
+        "most important: 5 of 19, with intervals adjusted for that choice",
+        "least important: 5 of 19",
+        "* differs from 0 after correction",
+        "weanalysis export 1",
+    ):
         assert phrase in text
     with Store.open(cache.results, readonly=True) as store:
         table = store.table(1)

@@ -469,9 +469,16 @@ def test_compare_counts_the_costs_of_both_networks(open_page: Open, cache: Path)
     checkpoint = cache / "its checkpoint.safetensors"
     save_checkpoint(checkpoint, net, excited, {})
     for name, model in (("gone", "/nowhere/best.safetensors"), ("lwe", str(checkpoint))):
-        write_study(cache / "results.sqlite", "location", location_plan(grid=1), name, num_images=250,
-                    architecture=plain, transform={"image_size": 16},
-                    command=f"weanalysis ablate --model '{model}'")  # fmt: skip
+        write_study(
+            cache / "results.sqlite",
+            "location",
+            location_plan(grid=1),
+            name,
+            num_images=250,
+            architecture=plain,
+            transform={"image_size": 16},
+            command=f"weanalysis ablate --model '{model}'",
+        )
     app = open_page("compare", first="lwe · 2", second="gone · 1")
     app.toggle(key="costs").set_value(True).run()
     is_well(app)
@@ -633,9 +640,15 @@ def test_the_choices_of_a_training_option_are_those_that_training_knows() -> Non
     from weanalysis.training.optimization import OPTIMIZERS, SCHEDULES
     from weanalysis.training.recipe import MIXED_PRECISIONS
 
-    known = {"excitation": {"none", *KINDS}, "attention": {"none", *ATTENTIONS}, "norm": {"bn", *NORMS},
-             "optimizer": set(OPTIMIZERS), "schedule": set(SCHEDULES), "augmentation": set(AUGMENTATIONS),
-             "mixed_precision": set(MIXED_PRECISIONS)}  # fmt: skip
+    known = {
+        "excitation": {"none", *KINDS},
+        "attention": {"none", *ATTENTIONS},
+        "norm": {"bn", *NORMS},
+        "optimizer": set(OPTIMIZERS),
+        "schedule": set(SCHEDULES),
+        "augmentation": set(AUGMENTATIONS),
+        "mixed_precision": set(MIXED_PRECISIONS),
+    }
     own = {option.name: option for option in cli.commands["train"].params}
     assert {name: set(str(own[name].metavar).split("|")) for name in known} == known
 
@@ -647,9 +660,7 @@ def test_the_choices_of_a_training_option_are_those_that_training_knows() -> Non
         ("model_options", "'open", "Model option: No closing quotation"),
     ],
 )
-def test_a_mistake_in_the_form_starts_nothing(
-    field: str, value: str, line: str, open_page: Open, cache: Path
-) -> None:
+def test_a_mistake_in_the_form_starts_nothing(field: str, value: str, line: str, open_page: Open, cache: Path) -> None:
     app = open_page("jobs")
     app.text_input(key=f"ablate-{field}").set_value(value).run()
     if not app.error:
@@ -659,10 +670,13 @@ def test_a_mistake_in_the_form_starts_nothing(
     assert Jobs(Cache(cache)).all() == []
 
 
-@pytest.mark.parametrize(("form", "fields"), [
-    ("Study", {"ablate-name": "name", "ablate-weights": "weights", "ablate-model_options": "model_options"}),
-    ("Training", {"train-name": "name", "train-layers": "layers"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("form", "fields"),
+    [
+        ("Study", {"ablate-name": "name", "ablate-weights": "weights", "ablate-model_options": "model_options"}),
+        ("Training", {"train-name": "name", "train-layers": "layers"}),
+    ],
+)
 def test_what_is_typed_into_a_field_is_its_value_and_never_an_option(
     form: str, fields: dict[str, str], open_page: Open, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1057,13 +1071,25 @@ def test_saliency_without_a_study_of_the_same_weights_says_how_to_measure(open_p
 
 def test_saliency_compares_channels_with_a_channel_study_alone(open_page: Open, cache: Path) -> None:
     write_saliency(cache)
-    plan = pd.DataFrame([
-        {"layer": "layer1.0.conv1", "depth": 1, "selection": selection, "out_channel": out, "in_channel": into,
-         "percentile": None, "fraction": None, "draw": None, "num_weights": 144, "loses": 0.01 * (place + 1),
-         "gains": 0.01}
-        for place in range(8)
-        for selection, out, into in (("filter", place, None), ("input channel", None, place))
-    ])  # fmt: skip
+    plan = pd.DataFrame(
+        [
+            {
+                "layer": "layer1.0.conv1",
+                "depth": 1,
+                "selection": selection,
+                "out_channel": out,
+                "in_channel": into,
+                "percentile": None,
+                "fraction": None,
+                "draw": None,
+                "num_weights": 144,
+                "loses": 0.01 * (place + 1),
+                "gains": 0.01,
+            }
+            for place in range(8)
+            for selection, out, into in (("filter", place, None), ("input channel", None, place))
+        ]
+    )
     write_study(cache / "results.sqlite", "channel", plan, "channels", num_images=500, weights_hash="aaaa", layers=[])
     app = open_page("saliency")
     is_well(app)

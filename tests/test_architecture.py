@@ -21,9 +21,7 @@ from weanalysis.cli import cli
 from weanalysis.results import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = sorted(
-    ".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "weanalysis").rglob("__init__.py")
-)
+PACKAGES = sorted(".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "weanalysis").rglob("__init__.py"))
 PUBLIC = [package for package in PACKAGES if package != "weanalysis.cli"]
 COMMANDS = cli.commands
 
@@ -108,9 +106,21 @@ def test_nothing_depends_on_itself_through_others() -> None:
 @pytest.mark.parametrize(
     ("libraries", "homes"),
     [
-        ({"torch", "torchvision", "timm", "accelerate"},
-         {"ablation", "data", "excitation", "loading", "models", "pruning", "saliency", "training", "_torchvision",
-          "devices"}),
+        (
+            {"torch", "torchvision", "timm", "accelerate"},
+            {
+                "ablation",
+                "data",
+                "excitation",
+                "loading",
+                "models",
+                "pruning",
+                "saliency",
+                "training",
+                "_torchvision",
+                "devices",
+            },
+        ),
         ({"torch_pruning"}, {"pruning"}),
         ({"streamlit", "starlette"}, {"app"}),
         ({"plotly"}, {"figures", "app"}),
@@ -121,7 +131,7 @@ def test_nothing_depends_on_itself_through_others() -> None:
         ({"sqlite3"}, {"results", "jobs", "app"}),
     ],
     ids=lambda value: min(value),
-)  # fmt: skip
+)
 def test_libraries_stay_in_their_rooms(libraries: set[str], homes: set[str]) -> None:
     found = [found for found in IMPORTS if found.package in libraries]
     assert found, "the imports were not found"
@@ -162,8 +172,11 @@ def run(program: str, blocked: set[str] = frozenset()) -> str:  # type: ignore[a
     """Run a program in a new Python in which some packages are not installed, and return what it prints."""
     done = subprocess.run(
         [sys.executable, "-c", BLOCKER.format(blocked=set(blocked)) + program],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -268,9 +281,10 @@ def test_every_command_has_an_example_and_is_in_the_readme(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_option_says_what_it_does(name: str) -> None:
     silent = [
-        parameter.name for parameter in COMMANDS[name].params
+        parameter.name
+        for parameter in COMMANDS[name].params
         if isinstance(parameter, click.Option) and not parameter.help and parameter.name != "port"
-    ]  # fmt: skip
+    ]
     assert silent == []
 
 

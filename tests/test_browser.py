@@ -289,9 +289,14 @@ def test_a_running_study_sharpens_and_the_reader_s_zoom_and_kernel_stay(visitor:
     )
     zoomed = visitor.zoom()
     write_study(
-        visitor.cache / "results.sqlite", "location", location_plan(seed=4), "begun location", num_images=1000,
-        num_shards=2, state="running",
-    )  # fmt: skip
+        visitor.cache / "results.sqlite",
+        "location",
+        location_plan(seed=4),
+        "begun location",
+        num_images=1000,
+        num_shards=2,
+        state="running",
+    )
     page.get_by_text("on 500 images").wait_for()
     visitor.chart("mosaic")
     page.wait_for_function(

@@ -36,7 +36,7 @@ class Net(nn.Module):
             values = torch.arange(10.0)
             # The largest of 2·v·x − v² is the v that is nearest to x.
             self.head.weight[:] = (2 * values / 10)[:, None, None, None]
-            self.head.bias[:] = -values**2
+            self.head.bias[:] = -(values**2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(torch.relu(self.conv(x))).mean((2, 3))
@@ -94,21 +94,24 @@ def test_pruning_comparing_and_training_say_it_too(tmp_path: Path) -> None:
     assert _doubt(Finished()) is None
 
 
-@pytest.mark.parametrize("num_correct, num_images, num_classes, guesses, expected", [
-    (70, 719, 10, 1, True),      # classes sorted as text
-    (709, 719, 10, 1, False),
-    (0, 719, 10, 1, True),       # worse than guessing
-    (100, 719, 10, 1, False),    # 13.9 % of ten classes is little, and more than guessing
-    (1, 1000, 1000, 1, True),
-    (50, 1000, 1000, 1, False),
-    (4, 5, 2, 1, False),         # five images cannot tell
-    (0, 3, 10, 1, False),
-    (50, 100, 2, 1, True),
-    (40, 719, 100, 5, True),     # top-5 of a hundred classes
-    (60, 719, 100, 5, False),
-    (0, 100, 5, 5, False),
-    (0, 0, 10, 1, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "num_correct, num_images, num_classes, guesses, expected",
+    [
+        (70, 719, 10, 1, True),  # classes sorted as text
+        (709, 719, 10, 1, False),
+        (0, 719, 10, 1, True),  # worse than guessing
+        (100, 719, 10, 1, False),  # 13.9 % of ten classes is little, and more than guessing
+        (1, 1000, 1000, 1, True),
+        (50, 1000, 1000, 1, False),
+        (4, 5, 2, 1, False),  # five images cannot tell
+        (0, 3, 10, 1, False),
+        (50, 100, 2, 1, True),
+        (40, 719, 100, 5, True),  # top-5 of a hundred classes
+        (60, 719, 100, 5, False),
+        (0, 100, 5, 5, False),
+        (0, 0, 10, 1, False),
+    ],
+)
 def test_what_counts_as_guessing(num_correct, num_images, num_classes, guesses, expected) -> None:
     assert is_at_chance(num_correct, num_images, num_classes, guesses) == expected
 
@@ -134,16 +137,32 @@ def test_the_commands_note_and_json_say_it(tmp_path: Path, capsys: pytest.Captur
     architecture = {"source": "builtin", "name": "resnet20", "num_classes": 10, "options": {"shortcut": "A"}}
     torch.manual_seed(0)
     save_checkpoint(tmp_path / "net.safetensors", build(architecture), architecture, {"name": "resnet20"})
-    words = ["ablate", "-m", str(tmp_path / "net.safetensors"), "-d", f"imagefolder:{tmp_path / 'data'}",
-             "--study", "layer", "--layers", "conv1", "--json", "--image-size", "8",
-             "--cache", str(tmp_path / "cache")]  # fmt: skip
+    words = [
+        "ablate",
+        "-m",
+        str(tmp_path / "net.safetensors"),
+        "-d",
+        f"imagefolder:{tmp_path / 'data'}",
+        "--study",
+        "layer",
+        "--layers",
+        "conv1",
+        "--json",
+        "--image-size",
+        "8",
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
     assert run(*words) == 0
     printed = capsys.readouterr()
     assert "for 1, 2, 3, 4, 5, …, 10 give --class-order numeric" in printed.err
     assert "guessing gives 10.00 %" in printed.err and "guessing" in json.loads(printed.out)["doubt"]
     (tmp_path / "names.txt").write_text("\n".join(str(number + 1) for number in NUMBERS))
-    orders = [json.loads(capsys.readouterr().out)["intact"] for order in ("numeric", str(tmp_path / "names.txt"))
-              if run(*words, "--class-order", order) == 0]  # fmt: skip
+    orders = [
+        json.loads(capsys.readouterr().out)["intact"]
+        for order in ("numeric", str(tmp_path / "names.txt"))
+        if run(*words, "--class-order", order) == 0
+    ]
     assert len(orders) == 2 and orders[0] == orders[1]
     assert run(*words, "--class-order", "nowhere") == 1
     assert "--class-order 'nowhere' is no file" in capsys.readouterr().err

@@ -38,8 +38,24 @@ from weanalysis.training import PRESETS, Recipe, Run, find_runs
 HALVES = {"down": np.s_[4:, :], "left": np.s_[:, :4], "right": np.s_[:, 4:], "up": np.s_[:4, :]}
 
 # Two steps an epoch.
-SMALL = ["--model", "resnet20", "--recipe", "digits", "--image-size", "8", "--epochs", "2", "--warmup-epochs", "0",
-         "--batch-size", "8", "--workers", "0", "--device", "cpu"]  # fmt: skip
+SMALL = [
+    "--model",
+    "resnet20",
+    "--recipe",
+    "digits",
+    "--image-size",
+    "8",
+    "--epochs",
+    "2",
+    "--warmup-epochs",
+    "0",
+    "--batch-size",
+    "8",
+    "--workers",
+    "0",
+    "--device",
+    "cpu",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -210,12 +226,25 @@ def test_a_run_is_shown_while_it_trains_and_when_it_is_done(folder, tmp_path, ca
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(folder, tmp_path, capsys) -> None:
-    words = ["train", *SMALL, "--data", f"imagefolder:{folder}", "--epochs", "24", "--name", "long",
-             "--cache", str(tmp_path)]  # fmt: skip
+    words = [
+        "train",
+        *SMALL,
+        "--data",
+        f"imagefolder:{folder}",
+        "--epochs",
+        "24",
+        "--name",
+        "long",
+        "--cache",
+        str(tmp_path),
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "weanalysis", *words],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     started = Run(tmp_path / "runs" / "long")
     until = time.monotonic() + 100
     while not started.metrics_file.is_file() and process.poll() is None and time.monotonic() < until:
@@ -305,8 +334,15 @@ def test_a_folded_network_loads_elsewhere(tmp_path, capsys, architecture, make) 
     save_checkpoint(excited, net, architecture, about)
     assert run("fold", str(excited), "-o", str(plain), "--json") == 0
     printed = json.loads(capsys.readouterr().out)
-    assert list(printed) == ["checkpoint", "output", "model", "excitation", "layers", "train_params",
-                             "inference_params"]  # fmt: skip
+    assert list(printed) == [
+        "checkpoint",
+        "output",
+        "model",
+        "excitation",
+        "layers",
+        "train_params",
+        "inference_params",
+    ]
     assert printed["excitation"] == "lwe"
 
     stock = make()
@@ -349,8 +385,19 @@ def test_fold_refuses_in_one_line(trained, tmp_path, capsys) -> None:
 
 # costs ---------------------------------------------------------------------------------------------------------------
 
-COSTS = ["model", "excitation", "attention", "train_params", "inference_params", "gflops", "batch_size",
-         "train_memory_gib", "inference_memory_gib", "train_step_s", "inference_step_s"]  # fmt: skip
+COSTS = [
+    "model",
+    "excitation",
+    "attention",
+    "train_params",
+    "inference_params",
+    "gflops",
+    "batch_size",
+    "train_memory_gib",
+    "inference_memory_gib",
+    "train_step_s",
+    "inference_step_s",
+]
 
 
 def test_costs_json_has_the_contract_s_keys(capsys) -> None:
@@ -424,8 +471,16 @@ def test_compare_json_has_the_contract_s_keys(trained, capsys) -> None:
     assert run("compare", names["none", 0], names["lwe", 0], "--json", "--cache", str(trained)) == 0
     captured = capsys.readouterr()
     printed = json.loads(captured.out)
-    assert list(printed) == ["first", "second", "metric", "difference", "difference_low", "difference_high",
-                             "p_value", "num_images"]  # fmt: skip
+    assert list(printed) == [
+        "first",
+        "second",
+        "metric",
+        "difference",
+        "difference_low",
+        "difference_high",
+        "p_value",
+        "num_images",
+    ]
     assert (printed["first"], printed["second"]) == (names["none", 0], names["lwe", 0])
     results = [Run(trained / "runs" / names[kind, 0]).result["top1"] for kind in ("none", "lwe")]
     assert printed["difference"] == pytest.approx(results[1] - results[0])  # second minus first
@@ -456,8 +511,25 @@ def test_compare_shows_two_studies(trained, folder, capsys) -> None:
     names = names_of_runs(trained)
     for kind in ("none", "lwe"):
         checkpoint = trained / "runs" / names[kind, 0] / "last.safetensors"
-        assert run("ablate", "-m", str(checkpoint), "-d", f"imagefolder:{folder}", "--grid", "1x1", "--layers",
-                   "layer1.*", "--name", f"map-{kind}", "--cache", str(trained), "--quiet") == 0  # fmt: skip
+        assert (
+            run(
+                "ablate",
+                "-m",
+                str(checkpoint),
+                "-d",
+                f"imagefolder:{folder}",
+                "--grid",
+                "1x1",
+                "--layers",
+                "layer1.*",
+                "--name",
+                f"map-{kind}",
+                "--cache",
+                str(trained),
+                "--quiet",
+            )
+            == 0
+        )
     capsys.readouterr()
     assert run("compare", "map-none", "map-lwe", "--cache", str(trained), "--quiet") == 0
     out = capsys.readouterr().out

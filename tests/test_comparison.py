@@ -154,14 +154,25 @@ def write_run(
     model = load_network(str(run.checkpoint))
     fingerprint = load_data(recipe.data, model=model).fingerprint
     created = f"2026-01-01T00:00:{len(list(cache.runs.iterdir())):02}+00:00"
-    description = {"created": created, "recipe": recipe.to_json(), "image_size": 8, "train_images": "",
-                   "val_images": fingerprint}  # fmt: skip
+    description = {
+        "created": created,
+        "recipe": recipe.to_json(),
+        "image_size": 8,
+        "train_images": "",
+        "val_images": fingerprint,
+    }
     run.recipe_file.write_text(json.dumps(description))
     rows = [
-        {**dict.fromkeys(METRICS, 0.0), "epoch": epoch, "step": 2 * epoch, "seconds": 3.0 * epoch * (1 + recipe.seed),
-         "val_top1": accuracy, "peak_memory_gib": 1.0 + recipe.seed}
+        {
+            **dict.fromkeys(METRICS, 0.0),
+            "epoch": epoch,
+            "step": 2 * epoch,
+            "seconds": 3.0 * epoch * (1 + recipe.seed),
+            "val_top1": accuracy,
+            "peak_memory_gib": 1.0 + recipe.seed,
+        }
         for epoch, accuracy in enumerate(top1, start=1)
-    ]  # fmt: skip
+    ]
     lines = [",".join(METRICS), *(",".join(str(row[name]) for name in METRICS) for row in rows)]
     run.metrics_file.write_text("\n".join(lines) + "\n")
     if finished:

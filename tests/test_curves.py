@@ -32,19 +32,33 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 CSVS = {
-    "keras": ("epoch,accuracy,loss,val_accuracy,val_loss\n0,0.5,1.5,0.4,1.6\n1,0.75,1.0,0.7,1.1\n",
-              {"epoch": [0, 1], "train_accuracy": [0.5, 0.75], "train_loss": [1.5, 1.0], "val_accuracy": [0.4, 0.7],
-               "val_loss": [1.6, 1.1]}, ""),
+    "keras": (
+        "epoch,accuracy,loss,val_accuracy,val_loss\n0,0.5,1.5,0.4,1.6\n1,0.75,1.0,0.7,1.1\n",
+        {
+            "epoch": [0, 1],
+            "train_accuracy": [0.5, 0.75],
+            "train_loss": [1.5, 1.0],
+            "val_accuracy": [0.4, 0.7],
+            "val_loss": [1.6, 1.1],
+        },
+        "",
+    ),
     "of-all": ("epoch,loss\n1/10,2\n2 / 10,1\n", {"epoch": [1, 2], "loss": [2, 1]}, ""),
     "percent": ("Epoch,top1\n1,55.1%\n2, 60 %\n", {"epoch": [1, 2], "top1": [55.1, 60]}, ""),
     "mixed": ("epoch,top1\n1,55.1%\n2,0.6\n", {"epoch": [1, 2], "top1": [None, 0.6]}, "1 of 2 cells are no numbers"),
-    "case": ("Epoch,epoch,EPOCH,loss,Loss\n9,1,7,2,3\n9,2,7,1,4\n",
-             {"epoch": [1, 2], "Epoch": [9, 9], "EPOCH": [7, 7], "loss": [2, 1], "Loss": [3, 4]}, ""),
-    "words": ("step,loss,note\n1,2,a\n2,oops,b\n3,inf,c\n", {"step": [1, 2, 3], "loss": [2, None, None]},
-              "column “note”: no cell is a number, such as 'a'"),
+    "case": (
+        "Epoch,epoch,EPOCH,loss,Loss\n9,1,7,2,3\n9,2,7,1,4\n",
+        {"epoch": [1, 2], "Epoch": [9, 9], "EPOCH": [7, 7], "loss": [2, 1], "Loss": [3, 4]},
+        "",
+    ),
+    "words": (
+        "step,loss,note\n1,2,a\n2,oops,b\n3,inf,c\n",
+        {"step": [1, 2, 3], "loss": [2, None, None]},
+        "column “note”: no cell is a number, such as 'a'",
+    ),
     "twice": ("epoch,loss,loss\n1,2,3\n", {"epoch": [1], "loss": [2], "loss.1": [3]}, ""),
     "bom": ("\ufeffepoch,loss\n1,2\n", {"epoch": [1], "loss": [2]}, ""),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", CSVS)
@@ -57,10 +71,16 @@ def test_a_csv_as_people_have_it_is_read_as_it_was_meant(kind: str, cache: Path,
 
 
 UNREADABLE = {
-    "longer": "epoch,loss\n1,0.5,0.9\n2,0.4,0.8\n", "nowhere": "epoch,loss\nx,1\n", "other": "a,b\n1,2\n",
-    "empty": "", "blank": "\n\n", "nul": "epoch\x00,loss\n1,2\n", "wide": "epoch" + 3000 * ",x" + "\n1\n",
-    "open": 'epoch,loss\n1,"2\n', "long": "epoch,loss\n1," + 2**20 * "2" + "\n",
-}  # fmt: skip
+    "longer": "epoch,loss\n1,0.5,0.9\n2,0.4,0.8\n",
+    "nowhere": "epoch,loss\nx,1\n",
+    "other": "a,b\n1,2\n",
+    "empty": "",
+    "blank": "\n\n",
+    "nul": "epoch\x00,loss\n1,2\n",
+    "wide": "epoch" + 3000 * ",x" + "\n1\n",
+    "open": 'epoch,loss\n1,"2\n',
+    "long": "epoch,loss\n1," + 2**20 * "2" + "\n",
+}
 
 
 @pytest.mark.parametrize("kind", UNREADABLE)

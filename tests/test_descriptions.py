@@ -52,8 +52,15 @@ def test_a_recipe_of_other_types_is_one_line(values: dict[str, Any], wanted: str
 
 def test_a_recipe_takes_what_it_took() -> None:
     """Values of other types that mean the same, and the addresses of runs that were made before."""
-    recipe = Recipe(model="resnet20", mean=[0.5, 0.5, 0.5], std=(1, 1, 1), milestones=iter([30, 60]), layers="layer1.*",
-                    epochs=12, options={"shortcut": "B"})  # fmt: skip
+    recipe = Recipe(
+        model="resnet20",
+        mean=[0.5, 0.5, 0.5],
+        std=(1, 1, 1),
+        milestones=iter([30, 60]),
+        layers="layer1.*",
+        epochs=12,
+        options={"shortcut": "B"},
+    )
     assert (recipe.mean, recipe.std, recipe.milestones) == ((0.5, 0.5, 0.5), (1.0, 1.0, 1.0), (30.0, 60.0))
     assert recipe.layers == ("layer1.*",) and recipe.epochs == 12.0
     assert Recipe.from_json(recipe.to_json()).address == recipe.address
@@ -101,9 +108,14 @@ def test_a_run_that_cannot_be_read_is_named_and_the_others_are_shown(tmp_path: P
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("metrics.csv", b"epoch,val_top1\n1,2,3,4\n1\n"), ("metrics.csv", b"a,b\n1,2\n"), ("metrics.csv", b"\xff\x00"),
-     ("metrics.csv", b"epoch,seconds,val_top1\n1,2,many\n"), ("metrics.csv", b"")],
-)  # fmt: skip
+    [
+        ("metrics.csv", b"epoch,val_top1\n1,2,3,4\n1\n"),
+        ("metrics.csv", b"a,b\n1,2\n"),
+        ("metrics.csv", b"\xff\x00"),
+        ("metrics.csv", b"epoch,seconds,val_top1\n1,2,many\n"),
+        ("metrics.csv", b""),
+    ],
+)
 def test_metrics_that_are_none_do_not_hide_other_runs(tmp_path: Path, name: str, content: bytes) -> None:
     write_run(tmp_path, "good", epochs=2)
     write_run(tmp_path, "bad", epochs=2)
@@ -172,8 +184,14 @@ def test_the_fuzzing_sees_what_is_no_refusal(tmp_path: Path, monkeypatch: pytest
     from benchmarks.fuzz.bounded import run_bounded
 
     outcomes = run_bounded("faulty", 6, 0)
-    assert outcomes.counts == {"refused": 1, "refused in no line": 1, "KeyError": 1, "ran code": 1,
-                               "died by signal 11": 1, "read": 1}  # fmt: skip
+    assert outcomes.counts == {
+        "refused": 1,
+        "refused in no line": 1,
+        "KeyError": 1,
+        "ran code": 1,
+        "died by signal 11": 1,
+        "read": 1,
+    }
     assert [number for number, _ in outcomes.faults] == [1, 2, 3, 4]
     with pytest.raises(RuntimeError, match="ended by itself"):
         run_bounded("no_such_module_here", 1, 0)

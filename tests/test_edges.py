@@ -96,8 +96,10 @@ def conclude(cache: Cache, first: str, second: str, capsys: pytest.CaptureFixtur
 
 
 def test_where_nothing_flips_every_conclusion_is_that_nothing_was_seen(cache: Cache, capsys) -> None:
-    tables = [ablate(Small(seed, bias=1e4), noise(), "location", grid="all", cache=cache, name=f"silent{seed}")
-              for seed in (0, 1)]  # fmt: skip
+    tables = [
+        ablate(Small(seed, bias=1e4), noise(), "location", grid="all", cache=cache, name=f"silent{seed}")
+        for seed in (0, 1)
+    ]
     for table in tables:
         assert (table["num_flipped"] == 0).all() and (table["drop"] == 0).all() and (table["q_value"] == 1).all()
         z2 = 1.959964**2
@@ -143,8 +145,15 @@ def test_a_study_of_one_shard_draws_every_conclusion_that_one_of_many_does(cache
     found = {}
     for shard_size in (NUM_IMAGES, 5):
         for seed in (0, 1):
-            ablate(Small(seed), noise(), "location", grid="all", cache=cache, name=f"net{seed}-{shard_size}",
-                   shard_size=shard_size)  # fmt: skip
+            ablate(
+                Small(seed),
+                noise(),
+                "location",
+                grid="all",
+                cache=cache,
+                name=f"net{seed}-{shard_size}",
+                shard_size=shard_size,
+            )
         printed = conclude(cache, f"net0-{shard_size}", f"net1-{shard_size}", capsys)
         with Store.open(cache.results, readonly=True) as store:
             number = store.find(f"net0-{shard_size}")
@@ -187,8 +196,11 @@ def test_studies_on_partly_other_images_are_paired_on_those_in_common(cache: Cac
 def test_studies_without_a_common_image_are_refused(cache: Cache, folder: Path) -> None:
     spec = f"imagefolder:{folder}"
     first = load_data(spec, image_size=8, num_images=3, seed=0)
-    seed = next(seed for seed in range(1, 100)
-                if not set(load_data(spec, image_size=8, num_images=3, seed=seed).ids) & set(first.ids))  # fmt: skip
+    seed = next(
+        seed
+        for seed in range(1, 100)
+        if not set(load_data(spec, image_size=8, num_images=3, seed=seed).ids) & set(first.ids)
+    )
     ablate(Small(0), first, "layer", cache=cache, name="here")
     ablate(Small(1), load_data(spec, image_size=8, num_images=3, seed=seed), "layer", cache=cache, name="there")
     with pytest.raises(StudyError, match=r"no image in common \(3 and 3 images\)"):
@@ -204,11 +216,27 @@ def test_one_command_writes_the_page_of_agreement(
     torch.manual_seed(0)
     save_checkpoint(tmp_path / "net.safetensors", build(architecture), architecture, {"name": "resnet20"})
     program = Path(__file__).resolve().parents[1] / "benchmarks" / "agreement.py"
-    monkeypatch.setattr(sys, "argv", [
-        program.name, "--weights", str(tmp_path / "net.safetensors"), "--data", f"imagefolder:{folder}",
-        "--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2", "--grid", "2x2", "--cache", str(cache.root),
-        "-o", str(tmp_path / "page.md"),
-    ])  # fmt: skip
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            program.name,
+            "--weights",
+            str(tmp_path / "net.safetensors"),
+            "--data",
+            f"imagefolder:{folder}",
+            "--mean",
+            "0.5,0.5,0.5",
+            "--std",
+            "0.2,0.2,0.2",
+            "--grid",
+            "2x2",
+            "--cache",
+            str(cache.root),
+            "-o",
+            str(tmp_path / "page.md"),
+        ],
+    )
     runpy.run_path(str(program), run_name="__main__")
     page = (tmp_path / "page.md").read_text(encoding="utf-8")
     with Store.open(cache.results, readonly=True) as store:

@@ -270,8 +270,9 @@ def test_what_cannot_be_traced_is_evaluated_whole_and_says_so(make):
     ablations = some_ablations(net, images)
     evaluator = Evaluator(net, "exact")
     assert "cannot be traced" in evaluator.note
-    assert_same(evaluator.measure(images, targets, ablations),
-                Evaluator(net, "naive").measure(images, targets, ablations))  # fmt: skip
+    assert_same(
+        evaluator.measure(images, targets, ablations), Evaluator(net, "naive").measure(images, targets, ablations)
+    )
 
 
 class WritesInPlace(nn.Module):
@@ -302,8 +303,10 @@ def test_in_place_operations_never_reach_a_kept_activation():
     ablations = some_ablations(net, images)
     evaluator = Evaluator(net, "exact", batch_size=3)
     assert evaluator.note == ""
-    assert_same(evaluator.measure(images, targets, ablations),
-                Evaluator(net, "naive", batch_size=3).measure(images, targets, ablations))  # fmt: skip
+    assert_same(
+        evaluator.measure(images, targets, ablations),
+        Evaluator(net, "naive", batch_size=3).measure(images, targets, ablations),
+    )
 
 
 _kept_by_a_function = torch.randn(1, 8, 12, 12, generator=torch.Generator().manual_seed(3))

@@ -424,11 +424,18 @@ def test_a_criterion_is_drawn_by_rank_each_kernel_in_its_cell() -> None:
 
 
 def test_agreement_is_drawn_with_its_intervals_and_chance_is_faint() -> None:
-    rows = pd.DataFrame({
-        "criterion": ["weak", "strong", "lost"], "layer": ["x", "y", "z"], "num_places": [20, 20, 0],
-        "spearman": [0.1, 0.8, np.nan], "spearman_low": [-0.3, 0.6, np.nan], "spearman_high": [0.5, 0.9, np.nan],
-        "top_overlap": [0.1, 0.5, np.nan], "top_chance": [0.1, 0.1, np.nan],
-    })  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "criterion": ["weak", "strong", "lost"],
+            "layer": ["x", "y", "z"],
+            "num_places": [20, 20, 0],
+            "spearman": [0.1, 0.8, np.nan],
+            "spearman_low": [-0.3, 0.6, np.nan],
+            "spearman_high": [0.5, 0.9, np.nan],
+            "top_overlap": [0.1, 0.5, np.nan],
+            "top_chance": [0.1, 0.1, np.nan],
+        }
+    )
     forest = figures.agreement_of_criteria(rows.drop(columns="layer"))
     assert list(forest.layout.yaxis.ticktext) == ["weak", "strong"]
     strong = forest.data[1]
@@ -452,10 +459,15 @@ def test_scores_are_drawn_against_d_where_both_are_known() -> None:
 
 
 def test_agreement_draws_places_of_the_same_two_drops_as_one_point() -> None:
-    pairs = pd.DataFrame({
-        "layer": ["a", "b", "c"], "out_channel": [0, 1, 2], "in_channel": 0,
-        "first": [1.0, 0.0, 1.0], "second": [0.5, 0.0, 0.5],
-    })  # fmt: skip
+    pairs = pd.DataFrame(
+        {
+            "layer": ["a", "b", "c"],
+            "out_channel": [0, 1, 2],
+            "in_channel": 0,
+            "first": [1.0, 0.0, 1.0],
+            "second": [0.5, 0.0, 0.5],
+        }
+    )
     dots = figures.drop_agreement(pairs, "one", "two").data[1]
     assert list(zip(dots.x, dots.y, strict=True)) == [(1.0, 0.5), (0.0, 0.0)]
     assert "and 1 other place<br>" in dots.text[0]

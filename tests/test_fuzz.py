@@ -27,10 +27,17 @@ def test_a_damaged_cache_gives_results_or_one_line(results: ModuleType) -> None:
         assert outcomes[f"{kind}: read"] and outcomes[f"{kind}: refused"], "the damage is neither nothing nor all"
 
 
-@pytest.mark.parametrize(("body", "outcome"), [
-    ("raise KeyError('x')", "traceback"), ("bytearray(3 * 2**30)", "too large"), ("time.sleep(60)", "too slow"),
-    ("os._exit(3)", "traceback"), ("raise WeanalysisError('one line')", "refused"), ("pass", "read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        ("raise KeyError('x')", "traceback"),
+        ("bytearray(3 * 2**30)", "too large"),
+        ("time.sleep(60)", "too slow"),
+        ("os._exit(3)", "traceback"),
+        ("raise WeanalysisError('one line')", "refused"),
+        ("pass", "read"),
+    ],
+)
 def test_what_must_not_be_is_seen(
     body: str, outcome: str, results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,9 +23,19 @@ GPU = "cuda:0"
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet20", "resnet18", "resnext50_32x4d", "mobilenet_v2", "densenet121", "googlenet", "efficientnet_b0",
-     "convnext_tiny", "timm:seresnet18", "calls one convolution twice"],
-)  # fmt: skip
+    [
+        "resnet20",
+        "resnet18",
+        "resnext50_32x4d",
+        "mobilenet_v2",
+        "densenet121",
+        "googlenet",
+        "efficientnet_b0",
+        "convnext_tiny",
+        "timm:seresnet18",
+        "calls one convolution twice",
+    ],
+)
 def test_exact_is_naive_image_by_image_on_a_gpu(name):
     net, images, targets = lively(name, 12, 3)
     before = copy.deepcopy(net.state_dict())

@@ -28,13 +28,19 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
         folder.mkdir()
-        environment = {**os.environ, "HOME": str(folder), "BROWSER": "true", "OMP_NUM_THREADS": "1",
-                       "PYTHONPATH": str(CHECKOUT)}  # fmt: skip
+        environment = {
+            **os.environ,
+            "HOME": str(folder),
+            "BROWSER": "true",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(CHECKOUT),
+        }
         command = [sys.executable, "-m", "weanalysis", "dashboard", "--port", str(self.port), "--cache", str(folder)]
         self.log = folder / "server.log"
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen([*command, *options], env=environment, stdin=subprocess.PIPE, stdout=log,
-                                            stderr=log)  # fmt: skip
+            self.process = subprocess.Popen(
+                [*command, *options], env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log
+            )
 
     @property
     def host(self) -> str:
@@ -76,8 +82,12 @@ class Server:
     def upgrade(self, **headers: str) -> int:
         """Ask for the WebSocket through which a page's clicks come; 101 opens it."""
         key = base64.b64encode(os.urandom(16)).decode()
-        asked = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec_WebSocket_Key": key,
-                 "Sec_WebSocket_Version": "13"}  # fmt: skip
+        asked = {
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec_WebSocket_Key": key,
+            "Sec_WebSocket_Version": "13",
+        }
         return self.ask(STREAM, **asked, **headers)[0]
 
     def cookie(self) -> str:
@@ -122,11 +132,23 @@ def test_nothing_may_be_shown_in_a_frame(path: str, local: Server, shared: Serve
         assert headers["x-frame-options"] == "DENY"
 
 
-@pytest.mark.parametrize("host", [
-    "evil.example", "evil.example:{port}", "127.0.0.1.evil.example:{port}", "localhost.evil.example:{port}", "",
-    "user@127.0.0.1:{port}", "127.0.0.1:{port}/x", "127.0.0.1:x", "2130706433:{port}", "gpu.example.org:{port}",
-    "10.0.0.1:{port}", "0.0.0.0:{port}",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:{port}",
+        "127.0.0.1.evil.example:{port}",
+        "localhost.evil.example:{port}",
+        "",
+        "user@127.0.0.1:{port}",
+        "127.0.0.1:{port}/x",
+        "127.0.0.1:x",
+        "2130706433:{port}",
+        "gpu.example.org:{port}",
+        "10.0.0.1:{port}",
+        "0.0.0.0:{port}",
+    ],
+)
 def test_a_foreign_host_is_refused_also_where_its_origin_agrees(host: str, local: Server) -> None:
     host, token = host.format(port=local.port), local.cookie()
     assert local.ask("/", host=host)[0] in (400, 403)
@@ -136,10 +158,20 @@ def test_a_foreign_host_is_refused_also_where_its_origin_agrees(host: str, local
     assert local.upgrade(host=host, Origin=f"http://{host}", cookie_=token) in (400, 403)
 
 
-@pytest.mark.parametrize("origin", [
-    "http://evil.example", "https://evil.example:{port}", "http://127.0.0.1", "http://127.0.0.1:1",
-    "http://localhost:{port}", "null", "", "http://127.0.0.1:{port}.evil.example", "file://",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://evil.example",
+        "https://evil.example:{port}",
+        "http://127.0.0.1",
+        "http://127.0.0.1:1",
+        "http://localhost:{port}",
+        "null",
+        "",
+        "http://127.0.0.1:{port}.evil.example",
+        "file://",
+    ],
+)
 def test_a_foreign_origin_is_refused(origin: str, local: Server) -> None:
     origin, token = origin.format(port=local.port), local.cookie()
     assert local.ask("/", Origin=origin, cookie_=token)[0] == 403
@@ -194,8 +226,13 @@ def test_the_token_goes_from_the_address_into_a_cookie(shared: Server) -> None:
 
 def test_by_other_names_it_answers_only_where_they_were_given(shared: Server) -> None:
     token, port = shared.token, shared.port
-    for host in (f"gpu.example.org:{port}", "GPU.example.org", f"192.0.2.7:{port}", f"[2001:db8::1]:{port}",
-                 f"{socket.gethostname()}:{port}"):  # fmt: skip
+    for host in (
+        f"gpu.example.org:{port}",
+        "GPU.example.org",
+        f"192.0.2.7:{port}",
+        f"[2001:db8::1]:{port}",
+        f"{socket.gethostname()}:{port}",
+    ):
         assert shared.ask("/", host=host, cookie_=token)[0] == 200, host
         assert shared.upgrade(host=host, Origin=f"http://{host}", cookie_=token) == 101
         assert shared.ask("/", host=host)[0] == 403

@@ -77,9 +77,26 @@ def test_the_answer_in_words(store, capsys):
 
 
 def test_the_command(tmp_path, capsys, monkeypatch, pictures):  # noqa: F811
-    words = ["weanalysis", "ablate", "--model", "resnet20", "--weights", str(pictures / "net.safetensors"), "--data",
-             f"imagefolder:{pictures / 'images'}", "--layers", "conv1", "--quiet", "--cache", str(tmp_path / "cache"),
-             "--json", "--study", "channel", "--grid", "3"]  # fmt: skip
+    words = [
+        "weanalysis",
+        "ablate",
+        "--model",
+        "resnet20",
+        "--weights",
+        str(pictures / "net.safetensors"),
+        "--data",
+        f"imagefolder:{pictures / 'images'}",
+        "--layers",
+        "conv1",
+        "--quiet",
+        "--cache",
+        str(tmp_path / "cache"),
+        "--json",
+        "--study",
+        "channel",
+        "--grid",
+        "3",
+    ]
     monkeypatch.setattr("sys.argv", [*words, "--find", "detrimental"])
     cli.main()
     found = json.loads(capsys.readouterr().out)["detrimental"]

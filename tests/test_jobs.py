@@ -184,15 +184,30 @@ def test_only_jobs_of_this_program_are_started(jobs: Jobs) -> None:
         jobs.get(7)
 
 
-@pytest.mark.parametrize("change", [
-    "command = '['", "command = '3'", "command = '[1]'", "command = x'5b5d'", "command = CAST(x'ff' AS TEXT)",
-    "state = 'odd'", "pid = -1", "pid = 'x'", "pid = 4294967296", "created = 1e300", "heartbeat = 'now'", "ended = -1",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        "command = '['",
+        "command = '3'",
+        "command = '[1]'",
+        "command = x'5b5d'",
+        "command = CAST(x'ff' AS TEXT)",
+        "state = 'odd'",
+        "pid = -1",
+        "pid = 'x'",
+        "pid = 4294967296",
+        "created = 1e300",
+        "heartbeat = 'now'",
+        "ended = -1",
+    ],
+)
 def test_a_job_that_cannot_be_read_is_named_and_the_rest_is_there(change: str, jobs: Jobs) -> None:
     with jobs._database() as db:
         for command in ("one", "two"):
-            db.execute("INSERT INTO jobs (command, state, created, heartbeat) VALUES (?, 'finished', 1, 1)",
-                       (f'["ablate", "{command}"]',))  # fmt: skip
+            db.execute(
+                "INSERT INTO jobs (command, state, created, heartbeat) VALUES (?, 'finished', 1, 1)",
+                (f'["ablate", "{command}"]',),
+            )
     with sqlite3.connect(jobs.cache.jobs) as db:
         db.execute(f"UPDATE jobs SET {change} WHERE id = 1")
     assert [job.command for job in jobs.all()] == [("ablate", "two")]

@@ -72,8 +72,12 @@ def test_the_workers_of_a_study_that_is_killed_end_by_themselves(photos: Path, t
     words = "ablate --model resnet20 --weights none --num-classes 2 --grid 5x5 --evaluate naive --jobs 2 --shard-size 2"
     command = [*words.split(), "--data", f"imagefolder:{photos}", "--cache", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
-    study = subprocess.Popen([sys.executable, "-m", "weanalysis", *command], env=environment,
-                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    study = subprocess.Popen(
+        [sys.executable, "-m", "weanalysis", *command],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     own = psutil.Process(study.pid)
 
     def measures() -> bool:
@@ -102,8 +106,10 @@ def test_the_workers_of_a_study_that_is_killed_end_by_themselves(photos: Path, t
 
 def test_a_process_ends_with_the_one_that_it_works_for() -> None:
     """Also while it is idle: a worker waits for work in silence."""
-    watches = "import os, sys, time; from weanalysis.orphans import end_with; end_with(os.getppid()); " \
-              "print(os.getpid(), flush=True); time.sleep(60)"  # fmt: skip
+    watches = (
+        "import os, sys, time; from weanalysis.orphans import end_with; end_with(os.getppid()); "
+        "print(os.getpid(), flush=True); time.sleep(60)"
+    )
     starts = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]]).wait()"
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     parent = subprocess.Popen([sys.executable, "-c", starts, watches], stdout=subprocess.PIPE, env=environment)
@@ -240,7 +246,12 @@ def test_a_file_that_finds_no_room_leaves_the_one_that_was_there(
 def test_an_output_that_finds_no_room_is_one_line_and_status_1(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     with open("/dev/full", "wb") as full:
-        done = subprocess.run([sys.executable, "-m", "weanalysis", "list", "data", "--cache", str(tmp_path)],
-                              stdout=full, stderr=subprocess.PIPE, text=True, env=environment)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "weanalysis", "list", "data", "--cache", str(tmp_path)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
     assert done.returncode == 1
     assert done.stderr.startswith("error: the output cannot be written (") and done.stderr.count("\n") == 1

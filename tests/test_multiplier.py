@@ -20,9 +20,15 @@ from weanalysis.results import Store
 def excited_net(kind: str = "lwe") -> nn.Sequential:
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 12, 3, padding=1, groups=2), nn.ReLU(),
-        nn.Conv2d(12, 10, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 6),
-    )  # fmt: skip
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 12, 3, padding=1, groups=2),
+        nn.ReLU(),
+        nn.Conv2d(12, 10, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(10, 6),
+    )
     net = excite(net, kind, reduction=2)
     # As trained: the multipliers of different channels differ.
     for parameter in net.parameters():
@@ -116,7 +122,9 @@ def test_kernels_are_ranked_by_their_own_multiplier():
         assert ablation.num_weights == 9 * sum(int(gone.sum()) for gone in zeroed.values())
     single = [a for a in study.ablations if a.layer == "4"]
     assert [(a.selection, found["4"][a.out_channel, a.in_channel]) for a in single] == [
-        ("lowest", found["4"].min()), ("highest", found["4"].max())]  # fmt: skip
+        ("lowest", found["4"].min()),
+        ("highest", found["4"].max()),
+    ]
     several = studies.multiplier(net, channels=3, multiplier_of="kernel").ablations[0]
     assert several.num_weights == 2 * 3 * 9 and several.out_channel is None
 

@@ -54,8 +54,10 @@ def ablations_of(net: nn.Module, layers: list[str]) -> list[Ablation]:
         count = outs * ins * int(np.prod(conv.kernel_size))
         ranks = Part(layer, ranks=(count - count // 8 + 1, count))
         highest.append(ranks)
-        found += [Ablation((Part(layer, None, (i,)),), "input channel", 1, layer, depth, in_channel=i)
-                  for i in dict.fromkeys((0, ins - 1))]  # fmt: skip
+        found += [
+            Ablation((Part(layer, None, (i,)),), "input channel", 1, layer, depth, in_channel=i)
+            for i in dict.fromkeys((0, ins - 1))
+        ]
         places = dict.fromkeys([(0, 0), (outs - 1, 0), *((o, i) for o in range(outs) for i in range(1, ins))])
         found += [Ablation((Part(layer, (o,), (i,)),), "kernel", 1, layer, depth, o, i) for o, i in list(places)[:4]]
         found += [Ablation((Part(layer, (o,)),), "filter", 1, layer, depth, o) for o in (0, outs - 1)]
@@ -67,8 +69,9 @@ def ablations_of(net: nn.Module, layers: list[str]) -> list[Ablation]:
 def question(net: nn.Module) -> Study:
     """A study of every layer that the program would take."""
     taken = make_study("layer", net)
-    return Study("location", {"odd": True}, tuple(ablations_of(net, list(taken.layers))), taken.skipped, (),
-                 taken.layers)  # fmt: skip
+    return Study(
+        "location", {"odd": True}, tuple(ablations_of(net, list(taken.layers))), taken.skipped, (), taken.layers
+    )
 
 
 def label(ablation: Ablation) -> tuple:
@@ -145,8 +148,17 @@ def is_lively(odd: Odd, ablations: list[Ablation], intact: np.ndarray, classes: 
 
 def answer(net: nn.Module, study: Study, targets: np.ndarray, mode: str, cache: Cache) -> tuple[Any, dict]:
     """The table, and the classes after each ablation (N,), by the ablation's label."""
-    table = ablate(net, Images(targets), study, evaluate=mode, cache=cache, jobs=1, batch_size=NUM_IMAGES,
-                   shard_size=NUM_IMAGES, device="cpu")  # fmt: skip
+    table = ablate(
+        net,
+        Images(targets),
+        study,
+        evaluate=mode,
+        cache=cache,
+        jobs=1,
+        batch_size=NUM_IMAGES,
+        shard_size=NUM_IMAGES,
+        device="cpu",
+    )
     found = {}
     with Store.open(cache.results, readonly=True) as store:
         intact = store.intact(table.attrs["study_id"])["prediction"].to_numpy()
@@ -168,8 +180,11 @@ def wrong(
     every = list(convolutions(net))
     missing = [layer for layer in every if layer not in study.layers and layer not in odd.left_out]
     faults = [f"{layer} is not measured" for layer in missing]
-    faults += [f"{layer} is left out without a word" for layer in set(odd.left_out) & set(every)
-               if layer not in study.layers and layer not in dict(study.skipped)]  # fmt: skip
+    faults += [
+        f"{layer} is left out without a word"
+        for layer in set(odd.left_out) & set(every)
+        if layer not in study.layers and layer not in dict(study.skipped)
+    ]
     gone = {a.layer for a in study.ablations if label(a) not in found} - set(odd.left_out)
     faults += [f"no row for {layer}" for layer in sorted(map(str, gone))]
     if study.layers not in known:
@@ -196,8 +211,10 @@ def wrong(
         largest = max(largest, abs(row["drop"] - true))
     if +num_wrong:
         counts = ", ".join(f"{layer}: {count}" for layer, count in num_wrong.items() if count)
-        faults.append(f"{sum(num_wrong.values())} of {len(ablations)} ablations are wrong ({counts}), D by up to "
-                      f"{largest:.0f} points")
+        faults.append(
+            f"{sum(num_wrong.values())} of {len(ablations)} ablations are wrong ({counts}), D by up to "
+            f"{largest:.0f} points"
+        )
     if outside > 0.05 * len(ablations):
         faults.append(f"{outside} of {len(ablations)} ablations are outside of their bounds")
     return faults

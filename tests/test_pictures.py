@@ -73,8 +73,18 @@ def test_sixteen_bits_of_grey_are_the_pixels_of_their_eight_bit_copy() -> None:
 
 def tiff(values: bytes, bits: int, photometric: int, sample_format: int, more: tuple = ()) -> bytes:
     """Write an uncompressed TIFF of 8 x 6 pixels by hand; `more` are entries (tag, type, count, value)."""
-    tags = ((256, 8), (257, 6), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, 6),
-            (279, len(values)), (339, sample_format))  # fmt: skip
+    tags = (
+        (256, 8),
+        (257, 6),
+        (258, bits),
+        (259, 1),
+        (262, photometric),
+        (273, 8),
+        (277, 1),
+        (278, 6),
+        (279, len(values)),
+        (339, sample_format),
+    )
     entries = [*((tag, 4, 1, value) for tag, value in tags), *more]
     directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return b"II*\0" + struct.pack("<I", 8 + len(values)) + values + directory + bytes(4)
@@ -117,12 +127,15 @@ def test_other_modes_are_what_their_definition_says() -> None:
     np.testing.assert_array_equal(luma, grey(GREY))
 
 
-@pytest.mark.parametrize("image, form, said", [
-    (Image.fromarray(GREY.astype(np.float32)), "TIFF", "32-bit float pixels \\(mode F\\)"),
-    (Image.fromarray(GREY.astype(np.float32) / 255), "PPM", "32-bit float pixels \\(mode F\\)"),
-    (Image.fromarray(GREY.astype(np.int32)), "TIFF", "32-bit or signed pixels \\(mode I\\)"),
-    (Image.new("LAB", (8, 6)), "TIFF", "CIELAB pixels \\(mode LAB\\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "image, form, said",
+    [
+        (Image.fromarray(GREY.astype(np.float32)), "TIFF", "32-bit float pixels \\(mode F\\)"),
+        (Image.fromarray(GREY.astype(np.float32) / 255), "PPM", "32-bit float pixels \\(mode F\\)"),
+        (Image.fromarray(GREY.astype(np.int32)), "TIFF", "32-bit or signed pixels \\(mode I\\)"),
+        (Image.new("LAB", (8, 6)), "TIFF", "CIELAB pixels \\(mode LAB\\)"),
+    ],
+)
 def test_modes_whose_range_is_not_known_are_refused_by_name(tmp_path: Path, image, form, said) -> None:
     fill(tmp_path, ["a", "b"])
     (tmp_path / "a" / "odd.tif").write_bytes(written(image, form))
@@ -136,6 +149,7 @@ def test_modes_whose_range_is_not_known_are_refused_by_name(tmp_path: Path, imag
 
 def test_only_what_is_read_in_another_way_than_before_has_another_fingerprint(tmp_path: Path) -> None:
     """Ordinary pictures keep the fingerprint that earlier versions gave them: what is kept for them is used again."""
+
     def content_of(name: str) -> str:
         return load_data(f"imagefolder:{tmp_path / name}").content
 
@@ -204,8 +218,13 @@ except OSError:
     print("pillow", os.path.exists(started))
 """
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "data"), str(started)], env=environment,
-                          capture_output=True, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "data"), str(started)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     refusal, *told = done.stdout.splitlines()
     assert "a/drawing.png (an EPS or PostScript file; the formats that are read: JPEG" in refusal
     # The trap is set, and only Pillow by itself walks into it.
@@ -274,8 +293,11 @@ def test_hidden_and_system_folders_are_left_out_and_said(tmp_path: Path) -> None
     data = load_data(f"imagefolder:{tmp_path}")
     assert data.classes == ("cat", "dog") and len(data) == 2
     assert data.notes[0].startswith("left out of the folder: 4 hidden or system folders (")
-    for part in ("1 hidden file (cat/._0.png)", "1 picture beside the class folders (loose.png)",
-                 "1 file with another ending than a picture's (dog/notes.txt)"):  # fmt: skip
+    for part in (
+        "1 hidden file (cat/._0.png)",
+        "1 picture beside the class folders (loose.png)",
+        "1 file with another ending than a picture's (dog/notes.txt)",
+    ):
         assert part in data.notes[0]
 
 
@@ -361,16 +383,27 @@ def test_the_order_of_classes_may_be_a_list_of_names(tmp_path: Path) -> None:
     data = load_data(spec, model=network(4), class_order=["owl", "hen", "dog", "cat"])
     assert {data.label(i)[:3]: int(data.targets[i]) for i in range(3)} == {"owl": 0, "dog": 2, "cat": 3}
     assert data.classes == ("owl", "hen", "dog", "cat")
-    for order, said in ((["owl", "cat"], "does not name 'dog'"), (["owl", "owl", "cat", "dog"], "'owl' more than once"),
-                        ("numeric", "not numbered"), ("txet", "did you mean text")):  # fmt: skip
+    for order, said in (
+        (["owl", "cat"], "does not name 'dog'"),
+        (["owl", "owl", "cat", "dog"], "'owl' more than once"),
+        ("numeric", "not numbered"),
+        ("txet", "did you mean text"),
+    ):
         with pytest.raises(DataError, match=said):
             load_data(spec, class_order=order)
 
 
-@pytest.mark.parametrize("names, ordered", [
-    (["class_10", "class_9"], True), (["-1", "0", "10", "9"], True), (["01", "02", "10"], False),
-    (["777-300", "DC-10", "DC-9"], False), (["2", "10a"], False), (["9" * 30, "1"], False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "names, ordered",
+    [
+        (["class_10", "class_9"], True),
+        (["-1", "0", "10", "9"], True),
+        (["01", "02", "10"], False),
+        (["777-300", "DC-10", "DC-9"], False),
+        (["2", "10a"], False),
+        (["9" * 30, "1"], False),
+    ],
+)
 def test_what_counts_as_numbered(names: list[str], ordered: bool) -> None:
     from weanalysis.data.classes import note_on_order
 
@@ -404,31 +437,34 @@ def items(**changed: object) -> list:
 GOOD = torch.zeros(3, 4, 4)
 
 
-@pytest.mark.parametrize("item, said", [
-    ((GOOD, -1), "has the target -1; give a class index"),
-    ((GOOD, 1.0), "has float 1.0 for a target; give a class index"),
-    ((GOOD, torch.tensor(1.5)), "a torch.float32 tensor \\(\\) for a target"),
-    ((GOOD, torch.tensor([0, 1, 0])), "a torch.int64 tensor \\(3\\) for a target"),
-    ((GOOD, np.array([0.0, 1.0])), "a float64 ndarray \\(2\\) for a target"),
-    ((GOOD, "cat"), "has str 'cat' for a target"),
-    ((GOOD, None), "has None for a target"),
-    ((GOOD, True), "has bool True for a target"),
-    ((GOOD, [0, 2]), "has a list for a target"),
-    ((GOOD, 1, "path"), "is of 3 parts \\(a torch.float32 tensor \\(3, 4, 4\\), int 1, str 'path'\\)"),
-    ({"image": GOOD, "label": 1}, "is a dict with image, label"),
-    (GOOD, "is a torch.float32 tensor \\(3, 4, 4\\); give \\(image, class index\\)"),
-    ((torch.zeros(3, 5, 4), 0), "has an image of 3 x 5 x 4, the first one of 3 x 4 x 4; resize or crop"),
-    ((GOOD.half(), 0), "a torch.float16 tensor \\(3, 4, 4\\) for an image; give a dense float32"),
-    ((GOOD.bfloat16(), 0), "a torch.bfloat16 tensor"),
-    ((GOOD.double(), 0), "a torch.float64 tensor"),
-    ((GOOD.to(torch.uint8), 0), "a torch.uint8 tensor"),
-    ((GOOD.to_sparse(), 0), "torch.sparse_coo torch.float32 tensor"),
-    ((torch.zeros(3, 4, 4, device="meta"), 0), "for an image"),
-    ((Image.new("RGB", (4, 4)), 0), "has a Image for an image; give a float32 tensor"),
-    ((GOOD.numpy(), 0), "a float32 ndarray \\(3, 4, 4\\) for an image"),
-    ((GOOD / 0, 0), "pixels that are NaN or infinite"),
-    ((GOOD + 1e39, 0), "pixels that are NaN or infinite"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "item, said",
+    [
+        ((GOOD, -1), "has the target -1; give a class index"),
+        ((GOOD, 1.0), "has float 1.0 for a target; give a class index"),
+        ((GOOD, torch.tensor(1.5)), "a torch.float32 tensor \\(\\) for a target"),
+        ((GOOD, torch.tensor([0, 1, 0])), "a torch.int64 tensor \\(3\\) for a target"),
+        ((GOOD, np.array([0.0, 1.0])), "a float64 ndarray \\(2\\) for a target"),
+        ((GOOD, "cat"), "has str 'cat' for a target"),
+        ((GOOD, None), "has None for a target"),
+        ((GOOD, True), "has bool True for a target"),
+        ((GOOD, [0, 2]), "has a list for a target"),
+        ((GOOD, 1, "path"), "is of 3 parts \\(a torch.float32 tensor \\(3, 4, 4\\), int 1, str 'path'\\)"),
+        ({"image": GOOD, "label": 1}, "is a dict with image, label"),
+        (GOOD, "is a torch.float32 tensor \\(3, 4, 4\\); give \\(image, class index\\)"),
+        ((torch.zeros(3, 5, 4), 0), "has an image of 3 x 5 x 4, the first one of 3 x 4 x 4; resize or crop"),
+        ((GOOD.half(), 0), "a torch.float16 tensor \\(3, 4, 4\\) for an image; give a dense float32"),
+        ((GOOD.bfloat16(), 0), "a torch.bfloat16 tensor"),
+        ((GOOD.double(), 0), "a torch.float64 tensor"),
+        ((GOOD.to(torch.uint8), 0), "a torch.uint8 tensor"),
+        ((GOOD.to_sparse(), 0), "torch.sparse_coo torch.float32 tensor"),
+        ((torch.zeros(3, 4, 4, device="meta"), 0), "for an image"),
+        ((Image.new("RGB", (4, 4)), 0), "has a Image for an image; give a float32 tensor"),
+        ((GOOD.numpy(), 0), "a float32 ndarray \\(3, 4, 4\\) for an image"),
+        ((GOOD / 0, 0), "pixels that are NaN or infinite"),
+        ((GOOD + 1e39, 0), "pixels that are NaN or infinite"),
+    ],
+)
 def test_every_item_of_a_data_set_is_checked_and_the_odd_one_named(item, said) -> None:
     with pytest.raises(DataError, match=f"^item 4 of list .*{said}") as raised:
         GivenImages(items(_4=item))
@@ -454,9 +490,11 @@ def test_a_data_set_whose_item_cannot_be_read_names_it_and_keeps_the_cause() -> 
 
 def test_what_is_a_class_index_by_another_name_is_taken_and_gradients_are_let_go() -> None:
     plain = GivenImages(items())
-    odd = items(_1=(torch.full((3, 4, 4), 1.0, requires_grad=True), torch.tensor([1])),
-                _2=[torch.full((3, 4, 4), 2.0), np.int32(2)],
-                _3=(torch.full((3, 4, 4), 3.0), np.array([0])))  # fmt: skip
+    odd = items(
+        _1=(torch.full((3, 4, 4), 1.0, requires_grad=True), torch.tensor([1])),
+        _2=[torch.full((3, 4, 4), 2.0), np.int32(2)],
+        _3=(torch.full((3, 4, 4), 3.0), np.array([0])),
+    )
     given = GivenImages(odd)
     assert given.fingerprint == plain.fingerprint and given.targets.tolist() == [0, 1, 2, 0, 1, 2]
     images, targets = given.batch(0, 6)

@@ -43,8 +43,16 @@ def stack(data: list) -> torch.Tensor:
 def small() -> nn.Module:
     """Two convolutions, the first with a batch norm that is not the identity."""
     torch.manual_seed(5)
-    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3, bias=False),
-                        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()  # fmt: skip
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3, bias=False),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    ).eval()
     with torch.no_grad():
         for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
             for values in (norm.weight, norm.bias, norm.running_mean):
@@ -141,8 +149,13 @@ def test_a_removed_channel_is_one_whose_filter_norm_and_readers_are_gone(tmp_pat
     keep = [values >= limit for values in norms]
     expected = copy.deepcopy(net)
     with torch.no_grad():
-        for values, kept in ((expected[0].weight, keep[0]), (expected[0].bias, keep[0]), (expected[1].weight, keep[0]),
-                             (expected[1].bias, keep[0]), (expected[3].weight, keep[1])):  # fmt: skip
+        for values, kept in (
+            (expected[0].weight, keep[0]),
+            (expected[0].bias, keep[0]),
+            (expected[1].weight, keep[0]),
+            (expected[1].bias, keep[0]),
+            (expected[3].weight, keep[1]),
+        ):
             values[~kept] = 0
         torch.testing.assert_close(found.model.net(stack(data)), expected(stack(data)), rtol=1e-4, atol=1e-5)
     pruned = found.model.net
@@ -196,9 +209,14 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     assert sizes["3"]["attributes"] == {"in_channels": 4} and set(sizes) == {"0", "1", "3"}
     rebuilt = apply_sizes(small(), sizes, "small")
     rebuilt.load_state_dict(smaller.state_dict(), strict=True)
-    for broken in ({"9": sizes["0"]}, {"0": {"attributes": {"training": 1}, "shapes": {}}}, {"0": {}},
-                   {"0": {"attributes": {}, "shapes": {"weight": [9, 3, 3, 3]}}},
-                   {"0": {"attributes": {}, "shapes": {"weight": [0, 3, 3, 3]}}}, {"0": 3}):  # fmt: skip
+    for broken in (
+        {"9": sizes["0"]},
+        {"0": {"attributes": {"training": 1}, "shapes": {}}},
+        {"0": {}},
+        {"0": {"attributes": {}, "shapes": {"weight": [9, 3, 3, 3]}}},
+        {"0": {"attributes": {}, "shapes": {"weight": [0, 3, 3, 3]}}},
+        {"0": 3},
+    ):
         with pytest.raises(ModelError, match=r"the pruned sizes of '.' do not fit small"):
             apply_sizes(small(), broken, "small")
     with pytest.raises(ModelError, match="other modules"):
@@ -226,9 +244,10 @@ def test_by_the_measured_d_the_units_of_lowest_d_go(tmp_path) -> None:
     assert kernels["drop"].nunique() > 3
     found = prune(net, data, "drop", 0.5, study="location", cache=tmp_path, curve=())
     pruned = {
-        (row.layer, int(row.out_channel), int(row.in_channel)) for row in kernels.itertuples()
+        (row.layer, int(row.out_channel), int(row.in_channel))
+        for row in kernels.itertuples()
         if not found.model.net[int(row.layer)].weight[int(row.out_channel), int(row.in_channel)].any()
-    }  # fmt: skip
+    }
     gone = kernels[[(r.layer, int(r.out_channel), int(r.in_channel)) in pruned for r in kernels.itertuples()]]
     assert len(gone) == 33 and gone["drop"].max() <= kernels.drop(gone.index)["drop"].min()
     channels = prune(net, data, "drop", 0.3, "channel", study="channel", cache=tmp_path, curve=())

@@ -35,8 +35,15 @@ from weanalysis.results.findings import find
 from weanalysis.results.statistics import adjust_holm, mcnemar_exact, selected_intervals
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 NASTY = "<img src=x onerror=alert(1)>\"'&<b>{{ 7*7 }}</script>"
 LAYERS = [name for name, _, _ in resnet20_layers()]
 
@@ -97,8 +104,15 @@ PLANS = {
 
 @pytest.mark.parametrize("kind", PLANS)
 def test_every_kind_of_study_has_its_chapter(kind: str, cache: Cache) -> None:
-    number = write_study(cache.results, kind.split()[0], PLANS[kind](), "mine", num_images=500, weights_hash="abcd1234",
-                         versions={"torch": "9.9"})  # fmt: skip
+    number = write_study(
+        cache.results,
+        kind.split()[0],
+        PLANS[kind](),
+        "mine",
+        num_images=500,
+        weights_hash="abcd1234",
+        versions={"torch": "9.9"},
+    )
     written = report(cache, "mine")
     page, (numbers,) = read(written), written.studies
     with Store.open(cache.results, readonly=True) as store:
@@ -191,8 +205,15 @@ def test_an_all_wrong_network_loses_nothing(cache: Cache) -> None:
 
 
 def test_a_stopping_rule_has_its_own_words_and_no_search_for_improvements(cache: Cache) -> None:
-    write_study(cache.results, "location", location_plan(grid=2), "until", num_images=2000, stopping="until-ci 3",
-                options={"until_ci": 3.0})  # fmt: skip
+    write_study(
+        cache.results,
+        "location",
+        location_plan(grid=2),
+        "until",
+        num_images=2000,
+        stopping="until-ci 3",
+        options={"until_ci": 3.0},
+    )
     written = report(cache, "until")
     page = read(written)
     assert "settled (--until-ci 3)" in page.text and "anytime-valid" in page.text
@@ -200,8 +221,10 @@ def test_a_stopping_rule_has_its_own_words_and_no_search_for_improvements(cache:
     assert "spread, noise off" not in page.text, "its places were not looked at on the same images"
 
 
-@pytest.mark.parametrize(("state", "words"), [("running", "still running"), ("stopped", "stopped before its end"),
-                                              ("failed", "failed before its end")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("running", "still running"), ("stopped", "stopped before its end"), ("failed", "failed before its end")],
+)
 def test_a_study_that_is_not_whole_says_so_first(state: str, words: str, cache: Cache) -> None:
     write_study(cache.results, "location", location_plan(grid=2), "begun", num_images=1000, num_shards=1, state=state)
     page = read(report(cache, "begun"))
@@ -306,8 +329,11 @@ def test_runs_are_told_with_their_seeds(cache: Cache) -> None:
 
 def test_pairs_of_recipes_are_corrected_for_their_number(cache: Cache) -> None:
     """Seven recipes make 21 tests; of recipes that do not differ, some pair seems to now and then."""
-    names = [write_run(cache.root, f"{recipe}-{seed}", seed=seed + 3 * place, reduction=place).name
-             for place, recipe in enumerate("abcdefg") for seed in range(3)]  # fmt: skip
+    names = [
+        write_run(cache.root, f"{recipe}-{seed}", seed=seed + 3 * place, reduction=place).name
+        for place, recipe in enumerate("abcdefg")
+        for seed in range(3)
+    ]
     written = report(cache, *names)
     text, found = read(written).text, written.runs["differences"]
     assert len(found) == 21 and "21 pairs of groups are compared below" in text and "Holm" in text
@@ -358,9 +384,20 @@ def test_a_run_and_a_study_on_one_page(cache: Cache) -> None:
 def nasty_cache(cache: Cache) -> Cache:
     """Fill a cache whose every name is made to break a page."""
     plan = location_plan(layers=[(f"{NASTY}.{place}", 4, 4) for place in range(6)], grid=2)
-    settings = {"model": NASTY, "data": NASTY, "weights": NASTY, "command": NASTY, "layers": [NASTY],
-                "skipped": [["a", NASTY]], "notes": [NASTY], "classes": [NASTY] * 10, "transform": {NASTY: NASTY},
-                "architecture": {"name": NASTY}, "options": {NASTY: NASTY}, "versions": {NASTY: NASTY}}  # fmt: skip
+    settings = {
+        "model": NASTY,
+        "data": NASTY,
+        "weights": NASTY,
+        "command": NASTY,
+        "layers": [NASTY],
+        "skipped": [["a", NASTY]],
+        "notes": [NASTY],
+        "classes": [NASTY] * 10,
+        "transform": {NASTY: NASTY},
+        "architecture": {"name": NASTY},
+        "options": {NASTY: NASTY},
+        "versions": {NASTY: NASTY},
+    }
     for seed in (1, 2):
         settings["weights_hash"] = NASTY * seed
         write_study(cache.results, "location", plan, f"{NASTY} {seed}", seed=seed, **settings)
@@ -415,8 +452,9 @@ def test_a_browser_shows_every_figure_from_a_file_and_asks_nobody(cache: Cache) 
         page.on("dialog", lambda dialog: said.append("a dialog"))
         page.goto(written.path.as_uri())
         num_figures = page.locator("figure").count()
-        page.wait_for_function("document.querySelectorAll('figure .main-svg').length >= "
-                               f"2 * {num_figures}", timeout=30_000)  # fmt: skip
+        page.wait_for_function(
+            f"document.querySelectorAll('figure .main-svg').length >= 2 * {num_figures}", timeout=30_000
+        )
         assert num_figures > 8
         assert page.locator("img[onerror]").count() == 0
         assert page.title() == NASTY
@@ -455,8 +493,16 @@ def test_without_kaleido_or_chromium_one_line_says_what_to_install(
     from weanalysis.figures import files
 
     write_study(cache.results, "layer", layers(), "mine")
-    words = ["report", "1", "-o", str(tmp_path / "out.html"), "--figures", str(tmp_path / "pictures"), "--cache",
-             str(cache.root)]  # fmt: skip
+    words = [
+        "report",
+        "1",
+        "-o",
+        str(tmp_path / "out.html"),
+        "--figures",
+        str(tmp_path / "pictures"),
+        "--cache",
+        str(cache.root),
+    ]
     monkeypatch.setattr(files, "find_spec", lambda name: None)
     assert run(*words) == 1
     line = capsys.readouterr().err

@@ -33,16 +33,16 @@ HARMS = {
     "deep": f"UPDATE studies SET about = '{{\"notes\": {DEEP}}}' WHERE id = ?",
     "long-number": f"UPDATE studies SET about = '{{\"notes\": {100_000 * '9'}}}' WHERE id = ?",
     "options": "UPDATE studies SET about = '{\"options\": 3}' WHERE id = ?",
-    "classes": "UPDATE studies SET about = '{\"classes\": {\"a\": 1}}' WHERE id = ?",
-    "screened": "UPDATE studies SET about = '{\"evaluate\": \"screened\"}' WHERE id = ?",
+    "classes": 'UPDATE studies SET about = \'{"classes": {"a": 1}}\' WHERE id = ?',
+    "screened": 'UPDATE studies SET about = \'{"evaluate": "screened"}\' WHERE id = ?',
     "metric": "UPDATE studies SET metric = 'top7' WHERE id = ?",
     "images": "UPDATE studies SET num_images = 'many' WHERE id = ?",
     "time": "UPDATE studies SET updated = 9e999 WHERE id = ?",
     "settings": "UPDATE contexts SET settings = 'x' WHERE id = (SELECT context_id FROM studies WHERE id = ?)",
     "shards-of-none": "UPDATE contexts SET settings = '{\"shard_size\": 0}' "
-                      "WHERE id = (SELECT context_id FROM studies WHERE id = ?)",
+    "WHERE id = (SELECT context_id FROM studies WHERE id = ?)",
     "context-gone": "DELETE FROM contexts WHERE id = (SELECT context_id FROM studies WHERE id = ?)",
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -92,12 +92,19 @@ def test_every_command_survives_a_row_that_it_cannot_read(cache: Path, capsys: p
     assert "also good" in said.out and said.err.count("note: study 3 (bad)") == 1
     assert run("list", "--json") == 0
     assert [row["id"] for row in json.loads(capsys.readouterr().out)["studies"]] == [2, 1]
-    for words in (["export", "good", "-o", str(cache / "x.csv")], ["compare", "1", "2"],
-                  ["report", "1", "2", "-o", str(cache / "x.html")]):  # fmt: skip
+    for words in (
+        ["export", "good", "-o", str(cache / "x.csv")],
+        ["compare", "1", "2"],
+        ["report", "1", "2", "-o", str(cache / "x.html")],
+    ):
         assert run(*words) == 0, capsys.readouterr().err
     capsys.readouterr()
-    for words in (["export", "3", "-o", str(cache / "y.csv")], ["export", "bad", "-o", str(cache / "y.csv")],
-                  ["compare", "1", "3"], ["report", "3", "-o", str(cache / "y.html")]):  # fmt: skip
+    for words in (
+        ["export", "3", "-o", str(cache / "y.csv")],
+        ["export", "bad", "-o", str(cache / "y.csv")],
+        ["compare", "1", "3"],
+        ["report", "3", "-o", str(cache / "y.html")],
+    ):
         assert run(*words) == 1
         assert capsys.readouterr().err.startswith("error: study 3 (bad)"), words
     app = overview()
@@ -239,10 +246,22 @@ def test_a_cache_with_rows_of_before_is_read(cache: Path) -> None:
 # Runs --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", [
-    "{", "[]", "3", "{}", '{"recipe": 3, "created": "x"}', '{"recipe": {"model": 1, "data": "digits"}, "created": "x"}',
-    '{"recipe": {"model": "m", "data": "d"}, "created": 3}', DEEP, f'{{"a": {100_000 * "9"}}}', "\x00", "",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "{",
+        "[]",
+        "3",
+        "{}",
+        '{"recipe": 3, "created": "x"}',
+        '{"recipe": {"model": 1, "data": "digits"}, "created": "x"}',
+        '{"recipe": {"model": "m", "data": "d"}, "created": 3}',
+        DEEP,
+        f'{{"a": {100_000 * "9"}}}',
+        "\x00",
+        "",
+    ],
+)
 def test_a_run_that_cannot_be_read_is_named_and_the_rest_is_there(recipe: str, cache: Path) -> None:
     write_run(cache, "good")
     (write_run(cache, "bad", seed=1) / "recipe.json").write_text(recipe)
@@ -268,9 +287,17 @@ def test_commands_name_a_run_that_cannot_be_read(cache: Path, capsys: pytest.Cap
     assert "recipe" in app.warning[0].value and app.dataframe[0].value["run"].tolist() == ["good"]
 
 
-@pytest.mark.parametrize("metrics", [
-    "", "a,b\n1,2\n", "epoch,val_top1\nx,y\n", "epoch\n1,2,3,4\n1\n1,2\n", '"', "\x00\x01",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        "",
+        "a,b\n1,2\n",
+        "epoch,val_top1\nx,y\n",
+        "epoch\n1,2,3,4\n1\n1,2\n",
+        '"',
+        "\x00\x01",
+    ],
+)
 def test_damaged_metrics_are_one_line_and_the_run_is_listed(metrics: str, cache: Path) -> None:
     folder = write_run(cache, "torn")
     (folder / "metrics.csv").write_text(metrics)

@@ -95,8 +95,13 @@ def by_units(values: np.ndarray, groups: int) -> dict[str, np.ndarray]:
     for out in range(num_out):
         for into in range(num_in):
             inputs[out // (num_out // groups) * num_in + into] += values[out, into].sum()
-    return {"weight": values, "kernel": values.sum((2, 3)), "filter": values.sum((1, 2, 3)), "input channel": inputs,
-            "layer": values.sum()}  # fmt: skip
+    return {
+        "weight": values,
+        "kernel": values.sum((2, 3)),
+        "filter": values.sum((1, 2, 3)),
+        "input channel": inputs,
+        "layer": values.sum(),
+    }
 
 
 def expected_gradients(net: nn.Module, data: list, layer: str) -> dict[str, dict[str, np.ndarray]]:
@@ -204,8 +209,12 @@ def test_gamma_is_that_of_the_norm_right_behind_and_missing_elsewhere(tmp_path) 
 
 def test_an_excited_network_has_its_multipliers_and_is_scored_on_its_folded_weights(tmp_path) -> None:
     torch.manual_seed(0)
-    net = excite(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3, groups=1), nn.AdaptiveAvgPool2d(1),
-                               nn.Flatten()), "lwe").eval()  # fmt: skip
+    net = excite(
+        nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3, groups=1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        ),
+        "lwe",
+    ).eval()
     m = {name: value.detach().numpy() for name, value in multipliers(net).items()}
     measured = saliency_maps(net, images(3), cache=tmp_path)
     np.testing.assert_array_equal(found(measured, "lwe-multiplier", "kernel", "2"), m["2"])
@@ -312,16 +321,30 @@ def test_a_file_that_holds_no_maps_is_refused_in_one_line_and_not_listed(tmp_pat
 def test_scores_are_looked_up_by_what_a_row_zeroes() -> None:
     layer = MappedLayer("a", 3, "grouped (2)", 2, (2, 3), (1, 1))
     kernel = np.arange(6, dtype=np.float32).reshape(2, 3)
-    maps = SaliencyMaps((layer,), ("l1",), {}, {
-        ("l1", "kernel"): {"a": kernel}, ("l1", "filter"): {"a": np.float32([10, 20])},
-        ("l1", "input channel"): {"a": np.arange(100, 106, dtype=np.float32)},
-    })  # fmt: skip
+    maps = SaliencyMaps(
+        (layer,),
+        ("l1",),
+        {},
+        {
+            ("l1", "kernel"): {"a": kernel},
+            ("l1", "filter"): {"a": np.float32([10, 20])},
+            ("l1", "input channel"): {"a": np.arange(100, 106, dtype=np.float32)},
+        },
+    )
     nan = np.nan
     rows = pd.DataFrame(
-        [("a", "kernel", 1, 2), ("a", "input channel", nan, 4), ("a", "filter", 1, nan), ("a", "layer", nan, nan),
-         ("b", "kernel", 0, 0), (None, "single", nan, nan), ("a", "lowest", nan, 1)],
-        columns=["layer", "selection", "out_channel", "in_channel"], index=[5, 3, 9, 1, 0, 2, 7],
-    )  # fmt: skip
+        [
+            ("a", "kernel", 1, 2),
+            ("a", "input channel", nan, 4),
+            ("a", "filter", 1, nan),
+            ("a", "layer", nan, nan),
+            ("b", "kernel", 0, 0),
+            (None, "single", nan, nan),
+            ("a", "lowest", nan, 1),
+        ],
+        columns=["layer", "selection", "out_channel", "in_channel"],
+        index=[5, 3, 9, 1, 0, 2, 7],
+    )
     np.testing.assert_array_equal(maps.scores("l1", rows), [5, 104, 20, nan, nan, nan, nan])
     table = maps.table()
     assert len(table) == 6 + 2 + 6 + 1
@@ -335,10 +358,14 @@ def test_scores_are_looked_up_by_what_a_row_zeroes() -> None:
 
 def test_agreement_is_scipy_s_and_keeps_kinds_and_layers_apart() -> None:
     random = np.random.default_rng(0)
-    table = pd.DataFrame({
-        "layer": ["a"] * 20 + ["b"] * 20 + ["a"] * 10, "depth": [1.0] * 20 + [0.0] * 20 + [1.0] * 10,
-        "selection": ["kernel"] * 40 + ["filter"] * 10, "drop": random.normal(size=50),
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "layer": ["a"] * 20 + ["b"] * 20 + ["a"] * 10,
+            "depth": [1.0] * 20 + [0.0] * 20 + [1.0] * 10,
+            "selection": ["kernel"] * 40 + ["filter"] * 10,
+            "drop": random.normal(size=50),
+        }
+    )
     table["same"], table["none"] = 2 * table["drop"] + 1, np.nan
     table["noisy"] = table["drop"] + random.normal(size=50)
     table.loc[0, "drop"] = np.nan
@@ -380,11 +407,16 @@ def test_a_network_in_which_nothing_flips_has_no_agreement() -> None:
 
 def test_each_study_is_scored_with_its_own_units(tmp_path) -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3, groups=2), nn.AdaptiveAvgPool2d(1),
-                        nn.Flatten()).eval()  # fmt: skip
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3, groups=2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ).eval()
     data = images(6, 4)
-    for kind, options in (("location", {"grid": "all"}), ("channel", {}), ("layer", {}),
-                          ("magnitude", {"percentiles": "10,50,100", "scope": "layer"})):  # fmt: skip
+    for kind, options in (
+        ("location", {"grid": "all"}),
+        ("channel", {}),
+        ("layer", {}),
+        ("magnitude", {"percentiles": "10,50,100", "scope": "layer"}),
+    ):
         ablate(net, data, kind, cache=tmp_path, name=kind, jobs=1, **options)
     measured = saliency_maps(net, data, cache=tmp_path)
     with Store.open(tmp_path / "results.sqlite", readonly=True) as store:
@@ -411,8 +443,19 @@ def test_each_study_is_scored_with_its_own_units(tmp_path) -> None:
 # The command --------------------------------------------------------------------------------------------------------
 
 
-SMALL = ["saliency", "--model", "resnet20", "--weights", "none", "--num-classes", "10", "--images", "6", "--layers",
-         "layer1.0.*"]  # fmt: skip
+SMALL = [
+    "saliency",
+    "--model",
+    "resnet20",
+    "--weights",
+    "none",
+    "--num-classes",
+    "10",
+    "--images",
+    "6",
+    "--layers",
+    "layer1.0.*",
+]
 
 
 def test_the_command_prints_one_json_object_or_tables_and_writes_the_scores(tmp_path, capsys) -> None:

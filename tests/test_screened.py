@@ -66,8 +66,9 @@ def test_pairs_of_all_layers_computed_together_are_what_the_whole_network_gives(
             which = torch.arange(len(alike)).repeat_interleave(2)
             rows = torch.randint(len(images), (len(which),), generator=generator)
             logits = fast._pairs.logits(look, [(layer, alike, rows, which)])
-            one_by_one = torch.cat([naive.logits(images[r][None], alike[w])
-                                    for r, w in zip(rows.tolist(), which.tolist(), strict=True)])  # fmt: skip
+            one_by_one = torch.cat(
+                [naive.logits(images[r][None], alike[w]) for r, w in zip(rows.tolist(), which.tolist(), strict=True)]
+            )
             torch.testing.assert_close(logits, one_by_one, rtol=1e-3, atol=1e-3)
         rows = torch.randint(len(images), (len(members),), generator=generator)
         chosen.append((layer, members, rows, torch.arange(len(members))))
@@ -81,8 +82,9 @@ def test_pairs_of_all_layers_computed_together_are_what_the_whole_network_gives(
 def test_a_prediction_is_the_slope_of_the_margin_times_the_change_behind_the_nonlinearity():
     """In a network that is linear behind the ReLU the prediction is exact, for every kind of ablation."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1, groups=3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                        nn.Linear(6, 2)).eval()  # fmt: skip
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1, groups=3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)
+    ).eval()
     images, targets = torch.randn(9, 3, 8, 8), torch.randint(2, (9,))
     fast, naive = Evaluator(net, "screened"), Evaluator(net, "naive")
     look, _ = fast.look(images, targets, ["0"])
@@ -315,9 +317,18 @@ class Leak(nn.Module):
 
 def misleading(activation: nn.Module, num_classes: int = 10) -> nn.Module:
     """Three convolutions, the first two with this activation."""
-    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), activation, nn.Conv2d(8, 12, 3, padding=1), activation,
-                         nn.AvgPool2d(2), nn.Conv2d(12, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-                         nn.Flatten(), nn.Linear(16, num_classes)).eval()  # fmt: skip
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        activation,
+        nn.Conv2d(8, 12, 3, padding=1),
+        activation,
+        nn.AvgPool2d(2),
+        nn.Conv2d(12, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, num_classes),
+    ).eval()
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU(), Sigmoid(), Gate(), Leak()], ids=lambda one: type(one).__name__)

@@ -249,8 +249,12 @@ def test_a_layer_is_distrusted_where_its_lot_flips_more_than_chance_has_it():
 
 def test_flips_that_a_lot_shows_widen_the_bounds_of_the_layers_other_ablations():
     layers, some = np.repeat([0, 1], 20), np.full(40, 0.01)
-    told = {"num_left": np.full(40, 1000.0), "lot_drawn": np.full(40, 10), "lot_gained": np.zeros(40),
-            "lot_expected": np.full(40, 1e-3)}  # fmt: skip
+    told = {
+        "num_left": np.full(40, 1000.0),
+        "lot_drawn": np.full(40, 10),
+        "lot_gained": np.zeros(40),
+        "lot_expected": np.full(40, 1e-3),
+    }
     lost = np.zeros(40)
     calm = hidden(some, some, 0 * some, some, layers, **told, lot_lost=lost)
     lost[3] = 4
@@ -270,8 +274,18 @@ def test_bounds_hold_flips_that_no_prediction_tells_of_in_a_simulation():
         left, drawn = np.full(200, 900), np.full(200, 8)
         lot_lost, hides = rng.binomial(drawn, rate), rng.binomial(left, rate)
         zero = np.zeros(200)
-        told = hidden(zero, zero, zero, zero, layers, num_left=left, lot_drawn=drawn, lot_lost=lot_lost,
-                      lot_gained=zero, lot_expected=zero)  # fmt: skip
+        told = hidden(
+            zero,
+            zero,
+            zero,
+            zero,
+            layers,
+            num_left=left,
+            lot_drawn=drawn,
+            lot_lost=lot_lost,
+            lot_gained=zero,
+            lot_expected=zero,
+        )
         low, high = screen_bounds(zero, zero, 1000, told)
         inside += list(((low <= hides / 1000) & (hides / 1000 <= high))[hides > 0])
     assert len(inside) > 2000 and np.mean(inside) >= 0.94

@@ -37,8 +37,18 @@ NONE = {"continuity": statistics.NO_CONTINUITY}
 
 @pytest.mark.parametrize("corrected", [False, True])
 @pytest.mark.parametrize(
-    "counts", [(9, 3, 100), (3, 9, 100), (1, 7, 21), (12, 12, 40), (40, 2, 50), (5, 1, 2000), (300, 260, 10_000),
-               (6, 0, 300), (0, 25, 719)]
+    "counts",
+    [
+        (9, 3, 100),
+        (3, 9, 100),
+        (1, 7, 21),
+        (12, 12, 40),
+        (40, 2, 50),
+        (5, 1, 2000),
+        (300, 260, 10_000),
+        (6, 0, 300),
+        (0, 25, 719),
+    ],
 )
 def test_bounds_are_where_the_likelihood_score_is_rejected(counts, corrected):
     _, low, high = (float(x) for x in statistics.paired_difference(*counts, **({} if corrected else NONE)))

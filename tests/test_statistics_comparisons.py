@@ -250,8 +250,10 @@ def test_rank_intervals_hold_for_ten_pairs_that_nearly_agree():
     """The formulas alone: Kendall 73 %, Spearman 91 %."""
     rng, correlation = np.random.default_rng(20), 0.98
     draws = rng.multivariate_normal([0, 0], [[1, correlation], [correlation, 1]], size=(500, 10))
-    for method, truth in (("spearman", 6 / np.pi * np.arcsin(correlation / 2)),
-                          ("kendall", 2 / np.pi * np.arcsin(correlation))):  # fmt: skip
+    for method, truth in (
+        ("spearman", 6 / np.pi * np.arcsin(correlation / 2)),
+        ("kendall", 2 / np.pi * np.arcsin(correlation)),
+    ):
         estimates = [statistics.rank_agreement(*draw.T, method) for draw in draws]
         assert np.mean([x.low <= truth <= x.high for x in estimates]) > 0.9, method
 
@@ -275,8 +277,10 @@ def test_scores_unrelated_within_layers_are_found_in_five_of_a_hundred_networks(
         covered.append(estimate.low <= 0 <= estimate.high)
     assert np.mean(plain) > 0.2, "as independent places"
     assert np.mean(within) < 0.1 and np.mean(covered) > 0.9
-    related = [statistics.rank_agreement(*layered(rng, within=0.4)[:2], method, blocks=np.repeat(np.arange(19), 25))
-               for _ in range(20)]  # fmt: skip
+    related = [
+        statistics.rank_agreement(*layered(rng, within=0.4)[:2], method, blocks=np.repeat(np.arange(19), 25))
+        for _ in range(20)
+    ]
     assert all(one.p_value < 0.01 for one in related)
 
 
@@ -380,8 +384,9 @@ def test_layers_that_vary_alike_are_not_said_to_vary_more_early():
         trends = [statistics.trend_of_spread(layers_of_a_study(rng, lambda depth, same=same: same)) for _ in range(80)]
         for sign in (-1, 1):
             assert sum(one.p_value <= 0.05 and sign * one.value > 0 for one in trends) <= 6, "2.5 % of 80 are 2"
-    falling = [statistics.trend_of_spread(layers_of_a_study(rng, lambda depth: 0.02 * np.exp(-depth / 5)))
-               for _ in range(20)]  # fmt: skip
+    falling = [
+        statistics.trend_of_spread(layers_of_a_study(rng, lambda depth: 0.02 * np.exp(-depth / 5))) for _ in range(20)
+    ]
     assert sum(one.p_value <= 0.05 and one.value < 0 for one in falling) >= 18
 
 
@@ -448,8 +453,13 @@ def test_images_needed_have_the_power_of_the_exact_test():
 
 
 def test_the_detectable_difference_has_the_power_of_the_exact_test():
-    for discordance, num_images, significance in [(0.03, 2353, 0.05), (0.1, 500, 0.05), (0.4, 10_000, 0.05),
-                                                  (0.0, 1000, 0.05), (0.03, 2353, 0.05 / 465)]:  # fmt: skip
+    for discordance, num_images, significance in [
+        (0.03, 2353, 0.05),
+        (0.1, 500, 0.05),
+        (0.4, 10_000, 0.05),
+        (0.0, 1000, 0.05),
+        (0.03, 2353, 0.05 / 465),
+    ]:
         found = statistics.detectable_difference(discordance, num_images, significance=significance)
 
         def power(difference: float, case=(discordance, num_images, significance)) -> float:

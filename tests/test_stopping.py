@@ -81,8 +81,9 @@ def test_what_finished_later_does_not_count(tmp_path, monkeypatch):
     wide = Cache(tmp_path / "three")
     pd.testing.assert_frame_equal(stopping_study(wide), expected)
     with Store.open(wide.results, readonly=True) as store:
-        measured = sum(store.shard_counts(1, (start, start + SHARD), "top1")["num_images"].sum()
-                       for start in range(0, 24, SHARD))  # fmt: skip
+        measured = sum(
+            store.shard_counts(1, (start, start + SHARD), "top1")["num_images"].sum() for start in range(0, 24, SHARD)
+        )
     assert measured > expected["num_images"].sum(), "the round measured more than counts"
     full = Cache(tmp_path / "full")
     whole = ablate(Small(), Images(), "location", cache=full, shard_size=SHARD, grid="all")
@@ -168,8 +169,13 @@ def test_nothing_is_decided_on_a_shard_that_some_lack():
 
 
 def test_the_plan_for_more_images_is_that_of_the_undecided_rows():
-    table = pd.DataFrame({"q_value": [0.01, 0.5, 0.9, 1.0, np.nan], "num_flipped": [50, 20, 10, 0, 0],
-                          "num_images": [1000, 1000, 1000, 1000, 0]})  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "q_value": [0.01, 0.5, 0.9, 1.0, np.nan],
+            "num_flipped": [50, 20, 10, 0, 0],
+            "num_images": [1000, 1000, 1000, 1000, 0],
+        }
+    )
     plan = plan_images(table, 0.5)
     needed = images_needed(0.005, [0.02, 0.01, 0.0])
     assert plan.num_undecided == 3 and plan.median == np.median(needed) and plan.largest == needed[0] > needed[2]
@@ -177,9 +183,27 @@ def test_the_plan_for_more_images_is_that_of_the_undecided_rows():
 
 
 def test_the_command_says_which_intervals_these_are(tmp_path, capsys, monkeypatch, pictures):  # noqa: F811
-    words = ["weanalysis", "ablate", "--model", "resnet20", "--weights", str(pictures / "net.safetensors"), "--data",
-             f"imagefolder:{pictures / 'images'}", "--layers", "conv1", "--grid", "2x2", "--shard-size", "10",
-             "--quiet", "--cache", str(tmp_path / "cache"), "--until-ci", "120"]  # fmt: skip
+    words = [
+        "weanalysis",
+        "ablate",
+        "--model",
+        "resnet20",
+        "--weights",
+        str(pictures / "net.safetensors"),
+        "--data",
+        f"imagefolder:{pictures / 'images'}",
+        "--layers",
+        "conv1",
+        "--grid",
+        "2x2",
+        "--shard-size",
+        "10",
+        "--quiet",
+        "--cache",
+        str(tmp_path / "cache"),
+        "--until-ci",
+        "120",
+    ]
 
     def run(*more, expected=None):
         monkeypatch.setattr("sys.argv", [*words, *more])

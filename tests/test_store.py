@@ -13,10 +13,25 @@ from weanalysis.results.statistics import paired_difference
 from weanalysis.results.store import content_key, shards_of
 
 NUM_CLASSES = 12
-SETTINGS = {"architecture": {"name": "net"}, "weights_hash": "w", "fingerprint": "f", "seed": 0, "shard_size": 4,
-            "dtype": "float32", "evaluate": "exact"}  # fmt: skip
-ABOUT = {"model": "net", "weights": "none", "data": "digits", "options": {}, "layers": ["conv"], "skipped": [],
-         "notes": [], "command": "weanalysis ablate"}  # fmt: skip
+SETTINGS = {
+    "architecture": {"name": "net"},
+    "weights_hash": "w",
+    "fingerprint": "f",
+    "seed": 0,
+    "shard_size": 4,
+    "dtype": "float32",
+    "evaluate": "exact",
+}
+ABOUT = {
+    "model": "net",
+    "weights": "none",
+    "data": "digits",
+    "options": {},
+    "layers": ["conv"],
+    "skipped": [],
+    "notes": [],
+    "command": "weanalysis ablate",
+}
 
 
 class World:
@@ -50,11 +65,23 @@ class World:
             right = (after == self.targets[span])[places]
             correct += (right.astype(int) + 2 * top5[places].astype(int)).tolist()
         return types.SimpleNamespace(
-            start=start, stop=stop, targets=self.targets[span], predictions=self.intact[span],
-            top5=self.intact_top5[span], counts=np.array(counts), positions=np.array(positions, int),
-            classes=np.array(classes, int), correct=np.array(correct, int), largest_difference=1e-6,
-            num_rechecked=1, num_checked=4, num_differed=0, seconds=0.5, distrusted={}, screen=None,
-        )  # fmt: skip
+            start=start,
+            stop=stop,
+            targets=self.targets[span],
+            predictions=self.intact[span],
+            top5=self.intact_top5[span],
+            counts=np.array(counts),
+            positions=np.array(positions, int),
+            classes=np.array(classes, int),
+            correct=np.array(correct, int),
+            largest_difference=1e-6,
+            num_rechecked=1,
+            num_checked=4,
+            num_differed=0,
+            seconds=0.5,
+            distrusted={},
+            screen=None,
+        )
 
 
 @pytest.fixture

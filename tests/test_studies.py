@@ -14,9 +14,15 @@ from weanalysis.models import build
 
 def small_net() -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, groups=8),
-        nn.Conv2d(8, 6, 3, groups=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4),
-    )  # fmt: skip
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 1),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.Conv2d(8, 6, 3, groups=2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 4),
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,9 +39,7 @@ def test_location_finds_the_papers_16_layers_of_resnet50():
     assert len(study.layers) == 16
     assert len(study.ablations) == 16 * 25
     assert all(name.endswith("conv2") for name in study.layers)
-    assert {reason for _, reason in study.skipped} == {
-        "its kernels are 1x1, not 3x3", "its kernels are 7x7, not 3x3"
-    }
+    assert {reason for _, reason in study.skipped} == {"its kernels are 1x1, not 3x3", "its kernels are 7x7, not 3x3"}
 
 
 def test_location_of_resnet20_clips_the_stem_and_says_so():

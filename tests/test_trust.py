@@ -68,8 +68,16 @@ class Images(torch.utils.data.Dataset):
 
 def measured(net, data, tmp_path, **options):
     said: list[str] = []
-    table = ablate(net, data, options.pop("study", "channel"), cache=Cache(tmp_path / "cache"), say=said.append,
-                   shard_size=16, jobs=1, **options)  # fmt: skip
+    table = ablate(
+        net,
+        data,
+        options.pop("study", "channel"),
+        cache=Cache(tmp_path / "cache"),
+        say=said.append,
+        shard_size=16,
+        jobs=1,
+        **options,
+    )
     return table, said
 
 
@@ -414,8 +422,10 @@ def test_what_an_older_version_measured_is_named_and_measured_again(tmp_path, ca
     data = Images(net)
     first, _ = measured(net, data, tmp_path, study="layer")
     with Store.open(tmp_path / "cache" / "results.sqlite") as store, store._writing() as db:
-        db.execute("UPDATE contexts SET settings = replace(settings, '\"engine_version\": ', '\"engine_version\": -'), "
-                   "key = 'older'")
+        db.execute(
+            "UPDATE contexts SET settings = replace(settings, '\"engine_version\": ', '\"engine_version\": -'), "
+            "key = 'older'"
+        )
     again, said = measured(net, data, tmp_path, study="layer")
     assert again.attrs["reused"] == 0 and again.attrs["study_id"] != first.attrs["study_id"]
     assert any(f"(number {first.attrs['study_id']}) was measured by an older version" in line for line in said)
@@ -530,5 +540,6 @@ def test_a_model_is_taken_as_a_copy():
     net = Net().train()
     model = as_model(net)
     assert model.net is not net and net.training and not model.net.training
-    assert all(one.data_ptr() != other.data_ptr() for one, other in
-               zip(net.parameters(), model.net.parameters(), strict=True))  # fmt: skip
+    assert all(
+        one.data_ptr() != other.data_ptr() for one, other in zip(net.parameters(), model.net.parameters(), strict=True)
+    )

@@ -112,10 +112,13 @@ def test_averages_of_torch_are_read_and_said(tmp_path: Path) -> None:
         lambda state: {f"_forward_module._fsdp_wrapped_module.{name}": value for name, value in state.items()},
         lambda state: {name.replace("block.", "block._orig_mod."): value for name, value in state.items()},
         lambda state: {"model": OrderedDict(state), "epoch": torch.tensor(3), "args": {"lr": 0.1}},
-        lambda state: {"state_dict": {f"model.{name}": value for name, value in state.items()},
-                       "callbacks": {"EMA": {"decay": 0.9}}, "pytorch-lightning_version": "2.4"},
+        lambda state: {
+            "state_dict": {f"model.{name}": value for name, value in state.items()},
+            "callbacks": {"EMA": {"decay": 0.9}},
+            "pytorch-lightning_version": "2.4",
+        },
     ],
-)  # fmt: skip
+)
 def test_wrappers_around_the_network(tmp_path: Path, wrap: Callable[[dict], dict]) -> None:
     net = made()
     same(loaded(tmp_path, wrap(net.state_dict())), net)
@@ -164,9 +167,14 @@ def two_encoders(raw: dict, averaged: dict) -> dict:
 
 @pytest.mark.parametrize(
     ("holds", "name"),
-    [(under_keys, "state_dict_ema"), (under_other_keys, "model_ema"), (behind_prefixes, "ema_net.module"),
-     (student_and_teacher, "teacher"), (two_encoders, "module.encoder_k")],
-)  # fmt: skip
+    [
+        (under_keys, "state_dict_ema"),
+        (under_other_keys, "model_ema"),
+        (behind_prefixes, "ema_net.module"),
+        (student_and_teacher, "teacher"),
+        (two_encoders, "module.encoder_k"),
+    ],
+)
 def test_raw_and_averaged_weights_can_be_chosen_and_it_is_said_which_were(
     tmp_path: Path, holds: Callable, name: str
 ) -> None:
@@ -198,9 +206,12 @@ def test_where_nothing_tells_sets_apart_it_is_asked(tmp_path: Path) -> None:
     one, other = made(0).state_dict(), made(1).state_dict()
     for content in (
         {"first": one, "second": other},
-        {f"{prefix}.{name}": value for prefix, state in (("first", one), ("second", other))
-         for name, value in state.items()},
-    ):  # fmt: skip
+        {
+            f"{prefix}.{name}": value
+            for prefix, state in (("first", one), ("second", other))
+            for name, value in state.items()
+        },
+    ):
         with pytest.raises(ModelError, match=r"several sets of weights that fit: first .*, second .*--weights-of NAME"):
             loaded(tmp_path, content)
         same(loaded(tmp_path, content, weights_of="second"), made(1))
@@ -221,8 +232,25 @@ def test_there_is_no_choice_where_there_is_no_file(tmp_path: Path) -> None:
 def test_the_command_line_says_what_was_taken_and_lets_choose(tmp_path: Path) -> None:
     raw, averaged = made(0), made(1)
     torch.save(under_keys(raw.state_dict(), averaged.state_dict()), tmp_path / "both.pth")
-    command = ["ablate", "--model", "tiny", "--weights", str(tmp_path / "both.pth"), "--data", "digits", "--jobs", "1",
-               "--images", "20", "--layers", "stem", "--grid", "1x1", "--cache", str(tmp_path / "cache")]  # fmt: skip
+    command = [
+        "ablate",
+        "--model",
+        "tiny",
+        "--weights",
+        str(tmp_path / "both.pth"),
+        "--data",
+        "digits",
+        "--jobs",
+        "1",
+        "--images",
+        "20",
+        "--layers",
+        "stem",
+        "--grid",
+        "1x1",
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
     done = CliRunner().invoke(cli, command)
     assert done.exit_code == 0, done.output
     assert "the raw ones (state_dict) were taken" in " ".join(done.stderr.split())
@@ -265,9 +293,14 @@ def spectral_parametrized(net: nn.Module) -> None:
 @pytest.mark.parametrize("prefix", ["", "model."])
 @pytest.mark.parametrize(
     ("change", "what"),
-    [(pruned, "masks"), (weight_normed, "weight norm"), (parametrized, "weight norm"), (spectral, "spectral norm"),
-     (spectral_parametrized, "spectral norm")],
-)  # fmt: skip
+    [
+        (pruned, "masks"),
+        (weight_normed, "weight norm"),
+        (parametrized, "weight norm"),
+        (spectral, "spectral norm"),
+        (spectral_parametrized, "spectral norm"),
+    ],
+)
 def test_parametrizations_of_torch_are_folded(tmp_path: Path, change: Callable, what: str, prefix: str) -> None:
     net = made()
     with warnings.catch_warnings():
@@ -381,8 +414,10 @@ def test_quantized_weights_are_refused_by_name(tmp_path: Path) -> None:
 def test_numbers_of_lower_precision_are_read(tmp_path: Path) -> None:
     for kind in (torch.float64, torch.float16, torch.bfloat16, torch.float8_e5m2):
         net = made()
-        model = loaded(tmp_path, {name: value.to(kind) if value.is_floating_point() else value
-                                  for name, value in net.state_dict().items()})  # fmt: skip
+        model = loaded(
+            tmp_path,
+            {name: value.to(kind) if value.is_floating_point() else value for name, value in net.state_dict().items()},
+        )
         torch.testing.assert_close(model.net.stem.weight, net.stem.weight.to(kind).float(), rtol=0, atol=0)
 
 
@@ -476,10 +511,20 @@ def test_a_network_with_state_that_is_no_tensor_is_measured(tmp_path: Path, quan
 
 @pytest.mark.parametrize(
     ("name", "wanted"),
-    [("net.onnx", "ONNX"), ("net.npz", "NumPy"), ("net.pt2", r"torch\.export"), ("net.h5", "HDF5"), ("NET.H5", "HDF5"),
-     ("net.tflite", "TensorFlow Lite"), ("net.keras", "Keras"), ("model.ckpt.index", "TensorFlow"),
-     ("net.msgpack", "Flax"), ("net.gguf", "GGUF"), ("net.json", "JSON")],
-)  # fmt: skip
+    [
+        ("net.onnx", "ONNX"),
+        ("net.npz", "NumPy"),
+        ("net.pt2", r"torch\.export"),
+        ("net.h5", "HDF5"),
+        ("NET.H5", "HDF5"),
+        ("net.tflite", "TensorFlow Lite"),
+        ("net.keras", "Keras"),
+        ("model.ckpt.index", "TensorFlow"),
+        ("net.msgpack", "Flax"),
+        ("net.gguf", "GGUF"),
+        ("net.json", "JSON"),
+    ],
+)
 def test_formats_that_are_not_read_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, wanted: str
 ) -> None:
@@ -500,12 +545,17 @@ def npz() -> bytes:
 
 @pytest.mark.parametrize(
     ("content", "wanted"),
-    [(b"\x89HDF\r\n\x1a\n" + bytes(99), "an HDF5 file"), (npz(), "an archive of NumPy arrays"),
-     (b"\x93NUMPY" + bytes(99), "a NumPy array"), (b"\x00\x00\x00\x00TFL3" + bytes(99), "TensorFlow Lite"),
-     (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\n", "git lfs pull"),
-     (b"<!DOCTYPE html><html>", "a web page"), (b"\x1f\x8b\x08" + bytes(99), "compressed; unpack|unpack it first"),
-     (b"GGUF" + bytes(99), "a GGUF file")],
-)  # fmt: skip
+    [
+        (b"\x89HDF\r\n\x1a\n" + bytes(99), "an HDF5 file"),
+        (npz(), "an archive of NumPy arrays"),
+        (b"\x93NUMPY" + bytes(99), "a NumPy array"),
+        (b"\x00\x00\x00\x00TFL3" + bytes(99), "TensorFlow Lite"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"\x1f\x8b\x08" + bytes(99), "compressed; unpack|unpack it first"),
+        (b"GGUF" + bytes(99), "a GGUF file"),
+    ],
+)
 def test_formats_under_the_name_of_a_checkpoint_are_named(tmp_path: Path, content: bytes, wanted: str) -> None:
     (tmp_path / "net.pth").write_bytes(content)
     with pytest.raises(ModelError, match=wanted):
@@ -590,10 +640,17 @@ def test_what_is_said_beside_the_network_has_types_too(tmp_path: Path, extra: di
 
 @pytest.mark.parametrize(
     "text",
-    ['{"architecture": ' + "[" * 1000 + "]" * 1000 + "}", '{"x": ' + '{"y": ' * 100 + "1" + "}" * 101,
-     '{"architecture": {"num_classes": ' + "9" * 100_000 + "}}", '{"architecture": ', "[]", "\ud800", "nan"],
+    [
+        '{"architecture": ' + "[" * 1000 + "]" * 1000 + "}",
+        '{"x": ' + '{"y": ' * 100 + "1" + "}" * 101,
+        '{"architecture": {"num_classes": ' + "9" * 100_000 + "}}",
+        '{"architecture": ',
+        "[]",
+        "\ud800",
+        "nan",
+    ],
     ids=["thousand deep", "hundred deep", "100,000 digits", "cut", "list", "surrogate", "word"],
-)  # fmt: skip
+)
 def test_metadata_that_is_no_description(tmp_path: Path, text: str) -> None:
     try:
         name = own(tmp_path, text)
@@ -684,12 +741,25 @@ def test_old_checkpoints_load_as_before(tmp_path: Path) -> None:
     """As the first version wrote them, with every field that it knew."""
     net = excite(made(), "lwe", reduction=2)
     old = {
-        "architecture": described(excitation=excitation_of(net)), "classes": [str(index) for index in range(10)],
-        "synsets": None, "weights": "mine", "notes": ["a line"], "data": "digits", "run": "one", "epoch": 3.0,
-        "top1": 98.5, "recipe": {"model": "tiny", "epochs": 10.0},
-        "transform": {"image_size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], "resize_size": None,
-                      "interpolation": "bilinear", "squash": False},
-    }  # fmt: skip
+        "architecture": described(excitation=excitation_of(net)),
+        "classes": [str(index) for index in range(10)],
+        "synsets": None,
+        "weights": "mine",
+        "notes": ["a line"],
+        "data": "digits",
+        "run": "one",
+        "epoch": 3.0,
+        "top1": 98.5,
+        "recipe": {"model": "tiny", "epochs": 10.0},
+        "transform": {
+            "image_size": 32,
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.2, 0.2, 0.2],
+            "resize_size": None,
+            "interpolation": "bilinear",
+            "squash": False,
+        },
+    }
     model = load_network(own(tmp_path, old, net))
     same(model, net)
     assert (model.weights, model.notes, model.classes) == ("mine", ["a line"], tuple(map(str, range(10))))
@@ -701,14 +771,19 @@ def test_every_refusal_is_ours(tmp_path: Path) -> None:
     values = [None, True, 0, -1, 2.5, "", "x", [], {}, [1, "a", None], {"a": {}}, 10**30, float("nan"), ["x"] * 70]
     whole = {
         "architecture": described(excitation={"kind": "lwe", "layers": None}, pruned={}, norm=None, attention=None),
-        "classes": None, "transform": {"image_size": 8, "mean": [0, 0, 0], "std": [1, 1, 1]}, "weights": "w",
+        "classes": None,
+        "transform": {"image_size": 8, "mean": [0, 0, 0], "std": [1, 1, 1]},
+        "weights": "w",
         "notes": [],
-    }  # fmt: skip
+    }
     outcomes = []
-    for path in (["architecture"], *(["architecture", key] for key in whole["architecture"]),
-                 *(["architecture", "excitation", key] for key in ("kind", "layers", "eps", "reduction")),
-                 *([key] for key in whole if key != "architecture"),
-                 *(["transform", key] for key in ("image_size", "mean", "squash", "interpolation"))):  # fmt: skip
+    for path in (
+        ["architecture"],
+        *(["architecture", key] for key in whole["architecture"]),
+        *(["architecture", "excitation", key] for key in ("kind", "layers", "eps", "reduction")),
+        *([key] for key in whole if key != "architecture"),
+        *(["transform", key] for key in ("image_size", "mean", "squash", "interpolation")),
+    ):
         for value in values:
             changed = copy.deepcopy(whole)
             place: Any = changed

@@ -104,11 +104,14 @@ def _settings(address: str, port: int, is_local: bool, open_browser: bool, hosts
         )
     names = ["localhost", address, *hosts]
     return {
-        "token": token, "is_local": is_local, "port": port, "welcome": welcome,
+        "token": token,
+        "is_local": is_local,
+        "port": port,
+        "welcome": welcome,
         "hosts": names if is_local else [*names, socket.gethostname()],
         # A browser's command line is for all to see, and would show the token.
         "open": place if open_browser and is_local else None,
-    }  # fmt: skip
+    }
 
 
 def _check_port(address: str, port: int) -> bool:

@@ -25,14 +25,17 @@ def find_devices(device: str) -> tuple[str, ...]:
         try:
             kind = torch.device(name)
         except RuntimeError:
-            raise DeviceError(f"device {name!r} is unknown: choose auto, cpu, cuda:0, or several GPUs as "
-                              "cuda:0,cuda:1") from None
+            raise DeviceError(
+                f"device {name!r} is unknown: choose auto, cpu, cuda:0, or several GPUs as cuda:0,cuda:1"
+            ) from None
         if kind.type == "cuda":
             count = torch.cuda.device_count() if torch.cuda.is_available() else 0
             if (kind.index or 0) >= count:
                 there = f"{count} CUDA device(s)" if count else "no CUDA device"
-                raise DeviceError(f"device {name!r} does not exist: this machine has {there}; use --device cpu"
-                                  + (f" or cuda:0 to cuda:{count - 1}" if count else ""))
+                raise DeviceError(
+                    f"device {name!r} does not exist: this machine has {there}; use --device cpu"
+                    + (f" or cuda:0 to cuda:{count - 1}" if count else "")
+                )
             name = f"cuda:{kind.index or 0}"
         elif kind.type == "mps" and not torch.backends.mps.is_available():
             raise DeviceError("device 'mps' does not exist on this machine; use --device cpu")

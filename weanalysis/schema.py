@@ -52,8 +52,12 @@ def read_json(text: str | bytes, as_written: bool = False) -> Any:
         raise Misfit(f"not the JSON that was written ({str(error).splitlines()[0][:100]})") from None
     level = [value]
     for _ in range(MOST_DEPTH):
-        level = [inner for outer in level if isinstance(outer, dict | list)
-                 for inner in (outer.values() if isinstance(outer, dict) else outer)]  # fmt: skip
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
         if not level:
             raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
             return storable(value) if not as_written and _HALF_CHARACTER.search(raw) else value
@@ -147,8 +151,10 @@ class ListOf:
     least: int = 0
 
     def __call__(self, value: Any, place: str) -> None:
-        if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not (
-            self.least <= len(value) <= self.most
+        if (
+            not isinstance(value, Sequence)
+            or isinstance(value, str | bytes)
+            or not (self.least <= len(value) <= self.most)
         ):
             raise _misfit(value, place, f"a list of {self.least} to {self.most:,} values")
         try:
@@ -249,53 +255,96 @@ _LAYER = Text(1000)
 _PLAIN: tuple[Check, ...] = (Optional(flag), Number(_MOST_OPTION), _NAME)
 _VALUE: Check = AnyOf("a plain value", _PLAIN)
 for _ in range(2):
-    _VALUE = AnyOf(f"plain values, numbers up to {_MOST_OPTION:,}, short lists of them",
-                   (*_PLAIN, ListOf(_VALUE, 64), MapOf(_VALUE, 64)))  # fmt: skip
+    _VALUE = AnyOf(
+        f"plain values, numbers up to {_MOST_OPTION:,}, short lists of them",
+        (*_PLAIN, ListOf(_VALUE, 64), MapOf(_VALUE, 64)),
+    )
 _SIDE = Whole(0, 2**31)
 
 EXCITATION = Record(
-    {"kind": _NAME, "normalize": flag, "reduction": Whole(1, 1_000_000), "eps": Number(1e6),
-     "layers": AnyOf("names of layers", (Optional(_LAYER), ListOf(_LAYER, 100_000)))}, needed=("kind",),
-)  # fmt: skip
+    {
+        "kind": _NAME,
+        "normalize": flag,
+        "reduction": Whole(1, 1_000_000),
+        "eps": Number(1e6),
+        "layers": AnyOf("names of layers", (Optional(_LAYER), ListOf(_LAYER, 100_000))),
+    },
+    needed=("kind",),
+)
 
 PRUNED = MapOf(
-    Record({"attributes": MapOf(AnyOf("a size", (_SIDE, ListOf(_SIDE, 8))), 32), "shapes": MapOf(ListOf(_SIDE, 8), 32)},
-           needed=("attributes", "shapes")), 100_000,
-)  # fmt: skip
+    Record(
+        {"attributes": MapOf(AnyOf("a size", (_SIDE, ListOf(_SIDE, 8))), 32), "shapes": MapOf(ListOf(_SIDE, 8), 32)},
+        needed=("attributes", "shapes"),
+    ),
+    100_000,
+)
 
 #: How a network is built; see `models.Model`.
 ARCHITECTURE = Record(
-    {"source": _NAME, "name": _NAME, "num_classes": Whole(1, MOST_CLASSES), "options": MapOf(_VALUE, 64),
-     "attention": Optional(_NAME), "norm": Optional(_NAME), "excitation": Optional(EXCITATION),
-     "pruned": Optional(PRUNED)},
+    {
+        "source": _NAME,
+        "name": _NAME,
+        "num_classes": Whole(1, MOST_CLASSES),
+        "options": MapOf(_VALUE, 64),
+        "attention": Optional(_NAME),
+        "norm": Optional(_NAME),
+        "excitation": Optional(EXCITATION),
+        "pruned": Optional(PRUNED),
+    },
     needed=("source", "name", "num_classes", "options"),
-)  # fmt: skip
+)
 
 TRANSFORM = Record(
-    {"image_size": Whole(1, MOST_PIXELS), "resize_size": Optional(Whole(1, MOST_PIXELS)),
-     "mean": ListOf(Number(1e6), 3, 3), "std": ListOf(Number(1e6), 3, 3), "interpolation": _NAME, "squash": flag},
+    {
+        "image_size": Whole(1, MOST_PIXELS),
+        "resize_size": Optional(Whole(1, MOST_PIXELS)),
+        "mean": ListOf(Number(1e6), 3, 3),
+        "std": ListOf(Number(1e6), 3, 3),
+        "interpolation": _NAME,
+        "squash": flag,
+    },
     needed=("image_size", "mean", "std"),
-)  # fmt: skip
+)
 
 #: What `save_checkpoint` writes beside the weights and the architecture; programs may add fields of their own.
 CHECKPOINT = Record(
-    {"classes": Optional(ListOf(Text(1000), MOST_CLASSES)),
-     "synsets": Optional(ListOf(Text(100), MOST_CLASSES)), "transform": Optional(TRANSFORM),
-     "weights": Optional(Text(10_000)), "notes": Optional(ListOf(Text(10_000), 10_000)),
-     "data": Optional(Text(10_000))},
+    {
+        "classes": Optional(ListOf(Text(1000), MOST_CLASSES)),
+        "synsets": Optional(ListOf(Text(100), MOST_CLASSES)),
+        "transform": Optional(TRANSFORM),
+        "weights": Optional(Text(10_000)),
+        "notes": Optional(ListOf(Text(10_000), 10_000)),
+        "data": Optional(Text(10_000)),
+    },
     others=True,
-)  # fmt: skip
+)
 
 #: A run's recipe.json; what its recipe says is held to `training.Recipe` itself.
 RUN = Record(
-    {"created": Text(100), "recipe": MapOf(anything, 1000), "image_size": Whole(1, MOST_PIXELS),
-     "train_images": Text(), "val_images": Text(), "versions": MapOf(Optional(Text()), 1000)},
-    needed=("recipe",), others=True,
-)  # fmt: skip
+    {
+        "created": Text(100),
+        "recipe": MapOf(anything, 1000),
+        "image_size": Whole(1, MOST_PIXELS),
+        "train_images": Text(),
+        "val_images": Text(),
+        "versions": MapOf(Optional(Text()), 1000),
+    },
+    needed=("recipe",),
+    others=True,
+)
 
 #: A run's result.json.
 RESULT = Record(
-    {"top1": Number(finite=False), "top5": Optional(Number(finite=False)), "best_top1": Number(finite=False),
-     "best_epoch": Number(), "epochs": Number(), "seconds": Number(), "finished": Text(100)},
-    needed=("top1", "best_top1", "best_epoch", "epochs", "seconds"), others=True,
-)  # fmt: skip
+    {
+        "top1": Number(finite=False),
+        "top5": Optional(Number(finite=False)),
+        "best_top1": Number(finite=False),
+        "best_epoch": Number(),
+        "epochs": Number(),
+        "seconds": Number(),
+        "finished": Text(100),
+    },
+    needed=("top1", "best_top1", "best_epoch", "epochs", "seconds"),
+    others=True,
+)

@@ -162,7 +162,8 @@ def learned(found: dict[str, np.ndarray]) -> None:
             key="ranks",
             data=pd.DataFrame(found[layer]) if by_kernel else means[means["layer"] == layer],
             name=f"ranks-{source}-{layer}",
-            alt=f"Multiplier of each kernel of {layer}" if by_kernel
+            alt=f"Multiplier of each kernel of {layer}"
+            if by_kernel
             else f"Mean multiplier of each input channel of {layer}",
         )
 

@@ -13,12 +13,12 @@ import streamlit as st
 
 from weanalysis import figures
 from weanalysis.results.saliency import MappedLayer, SaliencyMaps
-from weanalysis.results.statistics import agreement_table
+from weanalysis.results.statistics import MeasuredColumn, agreement_table
 
 KERNELS_A_PAGE = 30_000
 CHANNELS_A_SIDE = 64  # of a layer's map; larger layers are drawn by equidistant channels
 TOP = 0.1
-AGAINST = {"D": "drop", "Flipped images": "num_flipped"}
+AGAINST: dict[str, MeasuredColumn] = {"D": "drop", "Flipped images": "num_flipped"}
 WITHIN = {"Network": "network", "Layer": "layer"}
 
 st.title("Saliency")
@@ -40,9 +40,7 @@ def words(about: Any, name: str) -> str:
 
 
 by_words = {words(about, path.stem): (path, about) for path, about in kept}
-path, about = by_words[
-    st.selectbox("Saliency maps", list(by_words), key="maps", bind="query-params", width=640)
-]
+path, about = by_words[st.selectbox("Saliency maps", list(by_words), key="maps", bind="query-params", width=640)]
 found = reading.maps(path)
 measured = reading.studies("location", "channel")
 measured = measured[measured["weights_hash"] == about["weights_hash"]] if len(measured) else measured
@@ -85,21 +83,25 @@ st.caption(
 def drawn(layer: MappedLayer, maps: SaliencyMaps) -> pd.DataFrame:
     """Return the scores of a layer's kernels, of equidistant channels where it has more than a map can show."""
     scores = maps.of(criterion, "kernel", layer.name)
-    outs, ins = (np.unique(np.linspace(0, side - 1, min(side, CHANNELS_A_SIDE)).round().astype(int))
-                 for side in scores.shape)  # fmt: skip
+    outs, ins = (
+        np.unique(np.linspace(0, side - 1, min(side, CHANNELS_A_SIDE)).round().astype(int)) for side in scores.shape
+    )
     down, across = np.meshgrid(outs, ins, indexing="ij")
-    return pd.DataFrame({
-        "layer": layer.name, "depth": layer.depth, "out_channel": down.ravel(), "in_channel": across.ravel(),
-        criterion: scores[np.ix_(outs, ins)].ravel(),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "layer": layer.name,
+            "depth": layer.depth,
+            "out_channel": down.ravel(),
+            "in_channel": across.ravel(),
+            criterion: scores[np.ix_(outs, ins)].ravel(),
+        }
+    )
 
 
 def show_map() -> None:
     st.markdown(f"**{shared.plain(criterion)} of every kernel**", help="Rows are output, columns input channels.")
     shared.show(
-        figures.saliency_mosaic(
-            shown, criterion, WITHIN[within], num_columns=columns, theme=shared.theme()
-        ),
+        figures.saliency_mosaic(shown, criterion, WITHIN[within], num_columns=columns, theme=shared.theme()),
         key="criterion-map",
         data=shown,
         name=f"saliency-{about['model']}-{criterion}",
@@ -179,10 +181,16 @@ def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
 def table_of(whole: pd.DataFrame) -> None:
     ordered = whole.sort_values("spearman", ascending=False)
     st.dataframe(
-        pd.DataFrame({
-            "criterion": ordered["criterion"], "spearman": ordered["spearman"], "kendall": ordered["kendall"],
-            "shared": 100 * ordered["top_overlap"], "chance": 100 * ordered["top_chance"], "p": ordered["top_p_value"],
-        }),
+        pd.DataFrame(
+            {
+                "criterion": ordered["criterion"],
+                "spearman": ordered["spearman"],
+                "kendall": ordered["kendall"],
+                "shared": 100 * ordered["top_overlap"],
+                "chance": 100 * ordered["top_chance"],
+                "p": ordered["top_p_value"],
+            }
+        ),
         hide_index=True,
         column_config={
             "criterion": st.column_config.TextColumn("Criterion"),
@@ -194,7 +202,7 @@ def table_of(whole: pd.DataFrame) -> None:
                 "p", format="%.2g", help="Of at least that overlap by chance, the places permuted within each layer."
             ),
         },
-    )  # fmt: skip
+    )
 
 
 chosen = None if label is None else by_label[label]
@@ -207,8 +215,10 @@ shown = shown[shown["layer"].isin(kernels.page_of_layers(shown, KERNELS_A_PAGE))
 columns = min(5, shown["layer"].nunique())
 if chosen is None:
     show_map()
-    st.info("No study has measured D of these weights yet, so nothing says how well the score predicts it.",
-            icon=":material/rocket_launch:")  # fmt: skip
+    st.info(
+        "No study has measured D of these weights yet, so nothing says how well the score predicts it.",
+        icon=":material/rocket_launch:",
+    )
     st.code(f"weanalysis ablate --model {about['model']} --data {about['data']}", language="bash")
     st.stop()
 

@@ -11,8 +11,11 @@ import time
 
 from benchmarks.fuzz import checkpoints, pictures, results
 
-READERS = {"pictures and folders": pictures.run, "files of weights, recipes, runs": checkpoints.run,
-           "curves, results and jobs": results.run}  # fmt: skip
+READERS = {
+    "pictures and folders": pictures.run,
+    "files of weights, recipes, runs": checkpoints.run,
+    "curves, results and jobs": results.run,
+}
 
 
 def main() -> None:

@@ -26,8 +26,23 @@ SECONDS = 20.0
 MEMORY = 2 * 2**30
 ROOT = Path(__file__).resolve().parents[2]
 # What Python reports to audit hooks and no reader here does while it reads.
-_ACTS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.Popen", "pty.spawn", "os.mkdir",
-         "os.remove", "os.rename", "os.chmod", "shutil.", "ctypes.", "webbrowser.", "socket.connect")  # fmt: skip
+_ACTS = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "subprocess.Popen",
+    "pty.spawn",
+    "os.mkdir",
+    "os.remove",
+    "os.rename",
+    "os.chmod",
+    "shutil.",
+    "ctypes.",
+    "webbrowser.",
+    "socket.connect",
+)
 
 
 @dataclass
@@ -40,8 +55,12 @@ class Outcomes:
     largest_mib: float = 0.0
 
     def describe(self) -> dict[str, Any]:
-        return {**self.counts, "faults": self.faults[:20], "slowest_s": round(self.slowest_s, 2),
-                "largest_mib": round(self.largest_mib)}  # fmt: skip
+        return {
+            **self.counts,
+            "faults": self.faults[:20],
+            "slowest_s": round(self.slowest_s, 2),
+            "largest_mib": round(self.largest_mib),
+        }
 
 
 def run_bounded(module: str, count: int, seed: int) -> Outcomes:
@@ -56,8 +75,11 @@ def run_bounded(module: str, count: int, seed: int) -> Outcomes:
 def _run_process(module: str, start: int, count: int, seed: int, outcomes: Outcomes) -> int:
     """Examine inputs from `start` on until one kills the process; return the first that is not examined."""
     command = [sys.executable, "-m", module, "--serve", str(start), str(count), str(seed)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(
-        [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}  # fmt: skip
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, bufsize=1)
     assert process.stdout is not None
     done = start

@@ -28,10 +28,40 @@ from typing import Any
 from benchmarks.fuzz.bounded import Outcomes, run_bounded, serve
 
 _ODD_VALUES: tuple[Any, ...] = (
-    None, True, 0, -1, 1, 2**31, 2**63, -(2**63), 10**40, 0.5, 1e308, float("nan"), float("inf"), "", "x", "none", "..",
-    "\x00", "\udcff", "é" * 300, "a\nb", [], {}, [[]], [None], ["x"] * 100, [10**6] * 4, {"a": {"b": {}}}, "lwe",
-    "resnet50", "timm", "gn", "se",
-)  # fmt: skip
+    None,
+    True,
+    0,
+    -1,
+    1,
+    2**31,
+    2**63,
+    -(2**63),
+    10**40,
+    0.5,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "none",
+    "..",
+    "\x00",
+    "\udcff",
+    "é" * 300,
+    "a\nb",
+    [],
+    {},
+    [[]],
+    [None],
+    ["x"] * 100,
+    [10**6] * 4,
+    {"a": {"b": {}}},
+    "lwe",
+    "resnet50",
+    "timm",
+    "gn",
+    "se",
+)
 
 
 def run(count: int, seed: int) -> Outcomes:
@@ -51,8 +81,15 @@ def _network() -> Any:
     from weanalysis.models.cifar import BUILTIN
 
     def fuzzed(num_classes: int = 10, width: int = 4) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 8, 3),
-                             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))  # fmt: skip
+        return nn.Sequential(
+            nn.Conv2d(3, width, 3),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, 8, 3),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, num_classes),
+        )
 
     torch.manual_seed(0)
     BUILTIN["fuzzed"] = fuzzed
@@ -97,10 +134,12 @@ def _checkpoints() -> list[tuple[str, bytes]]:
         {f"{side}.{name}": value for side in ("student", "teacher") for name, value in state.items()},
         {"model": {name: value.half() if value.is_floating_point() else value for name, value in state.items()}},
         {"module": masked.state_dict(), "optimizer": {"state": {0: {"step": torch.ones(())}}}},
-        normed.state_dict(), excited.state_dict(), sparse,
+        normed.state_dict(),
+        excited.state_dict(),
+        sparse,
         {"state_dict": state, "extra": _Attack()},
         {**state, "6.weight": state["6.weight"][:1].expand(10, 8)},
-    ]  # fmt: skip
+    ]
     files = [(".pth", _saved(content, zipped)) for content in contents for zipped in (True, False)]
     return files
 
@@ -116,12 +155,29 @@ def _descriptions() -> list[tuple[dict[str, Any], bytes]]:
     excited = excite(copy.deepcopy(net), "lwe", reduction=2)
     plain = {"source": "builtin", "name": "fuzzed", "num_classes": 10, "options": {"width": 4}}
     with_lwe = {**plain, "excitation": excitation_of(excited)}
-    pruned = {**plain, "norm": None, "attention": None, "pruned": {
-        "3": {"attributes": {"out_channels": 8}, "shapes": {"weight": [8, 4, 3, 3]}}}}  # fmt: skip
-    transform = {"image_size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], "resize_size": None,
-                 "interpolation": "bilinear", "squash": False}  # fmt: skip
-    beside = {"classes": [str(index) for index in range(10)], "synsets": None, "transform": transform, "weights": "w",
-              "notes": ["a note"], "data": "digits", "epoch": 3.0}  # fmt: skip
+    pruned = {
+        **plain,
+        "norm": None,
+        "attention": None,
+        "pruned": {"3": {"attributes": {"out_channels": 8}, "shapes": {"weight": [8, 4, 3, 3]}}},
+    }
+    transform = {
+        "image_size": 32,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.2, 0.2, 0.2],
+        "resize_size": None,
+        "interpolation": "bilinear",
+        "squash": False,
+    }
+    beside = {
+        "classes": [str(index) for index in range(10)],
+        "synsets": None,
+        "transform": transform,
+        "weights": "w",
+        "notes": ["a note"],
+        "data": "digits",
+        "epoch": 3.0,
+    }
     return [
         ({"architecture": plain, **beside}, save(dict(net.state_dict()))),
         ({"architecture": with_lwe, **beside}, save(dict(excited.state_dict()))),
@@ -134,14 +190,33 @@ def _run_files() -> dict[str, bytes]:
     from weanalysis.training import METRICS, Recipe
 
     recipe = Recipe.from_preset("digits", model="resnet20", excitation="lwe", layers=("layer1.*",))
-    description = {"created": "2026-01-01T12:00:00+00:00", "recipe": recipe.to_json(), "image_size": 32,
-                   "train_images": "aa", "val_images": "bb", "versions": {"torch": "2.8"}}  # fmt: skip
-    result = {"top1": 98.0, "top5": None, "best_top1": 98.5, "best_epoch": 2, "epochs": 2.0, "seconds": 10.5,
-              "finished": "2026-01-01T13:00:00+00:00"}  # fmt: skip
-    rows = [",".join(METRICS), "1,33,5.1,0.02,1.5,60.1,90,1.1,80.5,99,1.0",
-            "2,66,10.5,0.01,1.0,80.1,95,0.6,98.0,100,1.0"]  # fmt: skip
-    return {"recipe.json": json.dumps(description, indent=1).encode(), "result.json": json.dumps(result).encode(),
-            "metrics.csv": ("\n".join(rows) + "\n").encode()}  # fmt: skip
+    description = {
+        "created": "2026-01-01T12:00:00+00:00",
+        "recipe": recipe.to_json(),
+        "image_size": 32,
+        "train_images": "aa",
+        "val_images": "bb",
+        "versions": {"torch": "2.8"},
+    }
+    result = {
+        "top1": 98.0,
+        "top5": None,
+        "best_top1": 98.5,
+        "best_epoch": 2,
+        "epochs": 2.0,
+        "seconds": 10.5,
+        "finished": "2026-01-01T13:00:00+00:00",
+    }
+    rows = [
+        ",".join(METRICS),
+        "1,33,5.1,0.02,1.5,60.1,90,1.1,80.5,99,1.0",
+        "2,66,10.5,0.01,1.0,80.1,95,0.6,98.0,100,1.0",
+    ]
+    return {
+        "recipe.json": json.dumps(description, indent=1).encode(),
+        "result.json": json.dumps(result).encode(),
+        "metrics.csv": ("\n".join(rows) + "\n").encode(),
+    }
 
 
 # Mutations ------------------------------------------------------------------------------------------------------------

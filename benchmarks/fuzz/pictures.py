@@ -37,8 +37,16 @@ from weanalysis.errors import WeanalysisError
 SECONDS, BYTES = 20.0, 2 * 2**30
 FOLDERS_EVERY = 10
 
-_STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "socket.connect",
-           "pickle.find_class")  # fmt: skip
+_STARTS = (
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "socket.connect",
+    "pickle.find_class",
+)
 _EXTREMES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 
@@ -107,9 +115,13 @@ def read_picture(root: Path, content: bytes) -> str:
 def read_folder(root: Path, random: np.random.Generator) -> str:
     """Load a folder with options drawn at random, and read some of its images."""
     data = load_data(
-        f"imagefolder:{root}", image_size=8, num_images=5, split=("test", "train")[random.integers(2)],
-        skip_bad_images=bool(random.integers(2)), class_order=(None, "text", "numeric")[random.integers(3)],
-    )  # fmt: skip
+        f"imagefolder:{root}",
+        image_size=8,
+        num_images=5,
+        split=("test", "train")[random.integers(2)],
+        skip_bad_images=bool(random.integers(2)),
+        class_order=(None, "text", "numeric")[random.integers(3)],
+    )
     data.batch(0, 5)
     for note in data.notes:
         assert "\n" not in note and note.isprintable(), note
@@ -152,10 +164,19 @@ def pictures() -> dict[str, bytes]:
 
 
 _FORMS: tuple[tuple[str, dict], ...] = (
-    ("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("BMP", {}), ("GIF", {}), ("PPM", {}), ("WEBP", {}),
-    ("WEBP", {"lossless": True}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}),
-    ("TIFF", {"compression": "tiff_adobe_deflate"}), ("TIFF", {"compression": "packbits"}),
-)  # fmt: skip
+    ("PNG", {}),
+    ("JPEG", {}),
+    ("JPEG", {"progressive": True}),
+    ("BMP", {}),
+    ("GIF", {}),
+    ("PPM", {}),
+    ("WEBP", {}),
+    ("WEBP", {"lossless": True}),
+    ("TIFF", {}),
+    ("TIFF", {"compression": "tiff_lzw"}),
+    ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    ("TIFF", {"compression": "packbits"}),
+)
 
 
 def strangers() -> dict[str, bytes]:
@@ -178,8 +199,12 @@ def strangers() -> dict[str, bytes]:
 
 def png(width: int, height: int, pixels: bytes, extra: tuple[bytes, bytes] | None = None) -> bytes:
     """Write an 8-bit RGB PNG of these sizes, whatever its (compressed) pixels are."""
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), *([extra] if extra else []),
-              (b"IDAT", pixels), (b"IEND", b"")]  # fmt: skip
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        *([extra] if extra else []),
+        (b"IDAT", pixels),
+        (b"IEND", b""),
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, body) for name, body in chunks)
 
 
@@ -247,9 +272,28 @@ def _with_right_checksums(content: bytes) -> bytes:
 
 
 _NAMES = (
-    "1", "2", "10", "cat", "Dog", "Train", "test", "VAL", "train", "__MACOSX", ".ipynb_checkpoints", "a b", "ü", "-1",
-    os.fsdecode(b"\xff\xfe"), "x" * 200, "class_1", "class_10", "0.png", "a'b\"c<d>", "line\nbreak",
-)  # fmt: skip
+    "1",
+    "2",
+    "10",
+    "cat",
+    "Dog",
+    "Train",
+    "test",
+    "VAL",
+    "train",
+    "__MACOSX",
+    ".ipynb_checkpoints",
+    "a b",
+    "ü",
+    "-1",
+    os.fsdecode(b"\xff\xfe"),
+    "x" * 200,
+    "class_1",
+    "class_10",
+    "0.png",
+    "a'b\"c<d>",
+    "line\nbreak",
+)
 _FILES = ("0.png", "1.JPG", "._0.png", "notes.txt", "Thumbs.db", os.fsdecode(b"\xff.png"), "b.tiff", "c.webp", "d.gif")
 
 

@@ -46,19 +46,80 @@ READ, REFUSED, FAILED = "read", "refused", ("traceback", "too slow", "too large"
 
 # What parsers stumble over, put in here and there.
 _TOKENS = [
-    b",", b"\n", b"\r", b'"', b"'", b"%", b"/", b"-", b"nan", b"inf", b"1e999", b"\xff", b"\x00", b"\xef\xbb\xbf",
-    b"null", b"9" * 60, b"9" * 5000, b"[" * 2000, b"{\"a\":", b"true", b"epoch", b"step", b"val_", b"\\ud800",
+    b",",
+    b"\n",
+    b"\r",
+    b'"',
+    b"'",
+    b"%",
+    b"/",
+    b"-",
+    b"nan",
+    b"inf",
+    b"1e999",
+    b"\xff",
+    b"\x00",
+    b"\xef\xbb\xbf",
+    b"null",
+    b"9" * 60,
+    b"9" * 5000,
+    b"[" * 2000,
+    b'{"a":',
+    b"true",
+    b"epoch",
+    b"step",
+    b"val_",
+    b"\\ud800",
     b"\xed\xb3\xbf",
-    b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff", b"\x00\x00\x00\x80", b"," * 3000, b"\n" * 1000, b"-1", b"0x10",
+    b"\x7f\xff\xff\xff",
+    b"\xff\xff\xff\xff",
+    b"\x00\x00\x00\x80",
+    b"," * 3000,
+    b"\n" * 1000,
+    b"-1",
+    b"0x10",
     b"1_000",
-]  # fmt: skip
+]
 _VALUES: list[Any] = [
-    None, 0, 1, -1, 7, 2**31, 2**53, 2**63 - 1, -(2**63), 0.5, -1.5, 1e300, float("inf"), "", "x", "-1", "top1",
-    "running", "exact", "screened", "\x00", "é\ud7ff", "a" * 10_000, b"", b"\x00", b"\xff" * 7, b"\x00" * 4096, "[]",
-    "{}", "[1]",
-    '{"a": 1}', "[" * 20_000, '{"shard_size": 1}', '{"shard_size": -3}', '{"options": {"until_ci": "x"}}', "9" * 6000,
-    '{"stopping": "until-ci 1", "options": {"until_ci": 1}}', '{"evaluate": "screened", "screen": {"metric": "top1"}}',
-]  # fmt: skip
+    None,
+    0,
+    1,
+    -1,
+    7,
+    2**31,
+    2**53,
+    2**63 - 1,
+    -(2**63),
+    0.5,
+    -1.5,
+    1e300,
+    float("inf"),
+    "",
+    "x",
+    "-1",
+    "top1",
+    "running",
+    "exact",
+    "screened",
+    "\x00",
+    "é\ud7ff",
+    "a" * 10_000,
+    b"",
+    b"\x00",
+    b"\xff" * 7,
+    b"\x00" * 4096,
+    "[]",
+    "{}",
+    "[1]",
+    '{"a": 1}',
+    "[" * 20_000,
+    '{"shard_size": 1}',
+    '{"shard_size": -3}',
+    '{"options": {"until_ci": "x"}}',
+    "9" * 6000,
+    '{"stopping": "until-ci 1", "options": {"until_ci": 1}}',
+    '{"evaluate": "screened", "screen": {"metric": "top1"}}',
+]
 
 
 # The files that are mutated -------------------------------------------------------------------------------------------
@@ -87,16 +148,25 @@ def originals() -> dict[str, bytes]:
         screened = {"evaluate": "screened", "screen": {"metric": "top1", "max_error": 0.1}}
         write_study(store, "location", location_plan([("conv1", 3, 3)]), "screened", 300, **screened)
         with contextlib.closing(sqlite3.connect(store)) as db, db:
-            db.execute("INSERT INTO screens SELECT b.id, zeroblob(5 * length(ablation_ids)), '{}' FROM blocks b "
-                       "JOIN studies s ON s.context_id = b.context_id WHERE s.name = 'screened'")
+            db.execute(
+                "INSERT INTO screens SELECT b.id, zeroblob(5 * length(ablation_ids)), '{}' FROM blocks b "
+                "JOIN studies s ON s.context_id = b.context_id WHERE s.name = 'screened'"
+            )
         jobs = Jobs(Cache(folder))
         with jobs._database() as db:
             for state in ("finished", "failed", "running"):
-                db.execute("INSERT INTO jobs (command, state, created, heartbeat, pid, process_started) "
-                           "VALUES (?, ?, 1.7e9, 1.7e9, 1, 1.0)", (json.dumps(["ablate", "--name", state]), state))
+                db.execute(
+                    "INSERT INTO jobs (command, state, created, heartbeat, pid, process_started) "
+                    "VALUES (?, ?, 1.7e9, 1.7e9, 1, 1.0)",
+                    (json.dumps(["ablate", "--name", state]), state),
+                )
         _settle(store), _settle(jobs.cache.jobs)
-        return {"metrics": metrics, "events": events.read_bytes(), "store": store.read_bytes(),
-                "jobs": jobs.cache.jobs.read_bytes()}  # fmt: skip
+        return {
+            "metrics": metrics,
+            "events": events.read_bytes(),
+            "store": store.read_bytes(),
+            "jobs": jobs.cache.jobs.read_bytes(),
+        }
 
 
 def _settle(path: Path) -> None:

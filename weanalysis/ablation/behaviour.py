@@ -103,9 +103,12 @@ class State:
 def _same(one: Any, other: Any) -> bool:
     """Whether two values are alike, for all that can be told."""
     if isinstance(one, Tensor) or isinstance(other, Tensor):
-        return isinstance(one, Tensor) and isinstance(other, Tensor) and one.shape == other.shape and bool(
-            torch.equal(one.detach(), other.detach()) or (one.isnan() & other.isnan() | (one == other)).all()
-        )  # fmt: skip
+        return (
+            isinstance(one, Tensor)
+            and isinstance(other, Tensor)
+            and one.shape == other.shape
+            and bool(torch.equal(one.detach(), other.detach()) or (one.isnan() & other.isnan() | (one == other)).all())
+        )
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(map(_same, one, other))
     if isinstance(one, dict) and isinstance(other, dict):
@@ -162,12 +165,16 @@ def observe(
     # Numbers that are drawn may change an answer now and then: not in these passes, and in others.
     if draws or any(_differ(first, one, limit) for one in again):
         where = _first_to_differ(trial, lambda: ask(images), lambda: ask(images), len(images))
-        raise StudyError(f"the network answers the same images otherwise when it is asked again: {where} draws random "
-                         "numbers (dropout that is always on?), so that no difference is an ablation's alone; give "
-                         "--forward-seed 0 to draw alike in every pass, or a network without")
+        raise StudyError(
+            f"the network answers the same images otherwise when it is asked again: {where} draws random "
+            "numbers (dropout that is always on?), so that no difference is an ablation's alone; give "
+            "--forward-seed 0 to draw alike in every pass, or a network without"
+        )
     if seed is not None:
-        notes.append(f"random numbers in the forward pass are drawn alike in every pass (seed {seed}): D is that of "
-                     "the network with these numbers, and every ablation runs it whole")
+        notes.append(
+            f"random numbers in the forward pass are drawn alike in every pass (seed {seed}): D is that of "
+            "the network with these numbers, and every ablation runs it whole"
+        )
     if changed:
         names = ", ".join(dict.fromkeys(changed))
         notes.append(f"its forward pass changes the network itself ({names}): that is put back before each pass")
@@ -186,11 +193,15 @@ def observe(
     if mixes:
         where = _first_to_differ(trial, lambda: ask(images), lambda: ask(images[:half]), half)
         if batch_size is None:
-            raise StudyError(f"the answer to an image hangs on the other images of its batch: {where} mixes them "
-                             "(batch norm without running statistics?), so that D is one of batches, not of images; "
-                             "give --batch-size N to take batches of N in their order, or a network without")
-        notes.append(f"{where} mixes the images of a batch: D is that of batches of {batch_size} in this order, and "
-                     "every ablation runs the whole network")
+            raise StudyError(
+                f"the answer to an image hangs on the other images of its batch: {where} mixes them "
+                "(batch norm without running statistics?), so that D is one of batches, not of images; "
+                "give --batch-size N to take batches of N in their order, or a network without"
+            )
+        notes.append(
+            f"{where} mixes the images of a batch: D is that of batches of {batch_size} in this order, and "
+            "every ablation runs the whole network"
+        )
     return Conduct(seed, mixes or seed is not None, bool(changed), keeps_images), notes
 
 
@@ -240,8 +251,9 @@ def _first_to_differ(net: nn.Module, one: Callable[[], Any], other: Callable[[],
     def alike(these: list[Tensor], those: list[Tensor]) -> bool:
         return len(these) == len(those) and all(
             not _differ(one.float(), other.float(), _ROUNDING * max(1e-6, one.float().nan_to_num().abs().max().item()))
-            for one, other in zip(these, those, strict=True) if one.numel() and not one.is_complex()
-        )  # fmt: skip
+            for one, other in zip(these, those, strict=True)
+            if one.numel() and not one.is_complex()
+        )
 
     handles = [module.register_forward_hook(record(name)) for name, module in net.named_modules()]
     try:
@@ -332,5 +344,6 @@ def answers_to_probes(net: nn.Module, images: Tensor, forward: Forward) -> str:
         num_digits = 6
     except Exception:  # parts of it are of another type, by their own words
         logits, num_digits = forward(copied(net).cpu(), probes), 3
-    return hashlib.sha256(repr([[f"{one:.{num_digits - 1}e}" for one in row] for row in logits.tolist()]).encode()
-                          ).hexdigest()  # fmt: skip
+    return hashlib.sha256(
+        repr([[f"{one:.{num_digits - 1}e}" for one in row] for row in logits.tolist()]).encode()
+    ).hexdigest()

@@ -37,11 +37,15 @@ def copied(net: nn.Module) -> nn.Module:
         except (TypeError, RuntimeError, NotImplementedError):
             made = copy.deepcopy(net, {**memo, **_uncopyable(net, memo)})
     except Exception as error:  # whatever the network's own __deepcopy__ raises
-        raise ModelError(f"the network {type(net).__name__} cannot be copied, and only copies are measured "
-                         f"({type(error).__name__}: {first_line(error)}); give one that copy.deepcopy takes") from error
+        raise ModelError(
+            f"the network {type(net).__name__} cannot be copied, and only copies are measured "
+            f"({type(error).__name__}: {first_line(error)}); give one that copy.deepcopy takes"
+        ) from error
     if not storages_of(made).isdisjoint(storages_of(net)):
-        raise ModelError(f"a copy of the network {type(net).__name__} shares its weights with it (by a __deepcopy__ of "
-                         "its own), and only copies are measured; give one that copy.deepcopy really copies")
+        raise ModelError(
+            f"a copy of the network {type(net).__name__} shares its weights with it (by a __deepcopy__ of "
+            "its own), and only copies are measured; give one that copy.deepcopy really copies"
+        )
     return made.eval()
 
 

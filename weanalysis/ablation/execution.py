@@ -146,9 +146,11 @@ class Execution:
         if self.work.mode == "screened":
             num_exact = sum(not self.evaluator.can_screen(ablation) for ablation in self.study.ablations)
             if num_exact:
-                self.say(f"{num_exact:,} of {len(self.study.ablations):,} ablations are computed on all images: what "
-                         "they do cannot be predicted, since they zero a whole layer, several layers at once, or one "
-                         "that is called more than once")
+                self.say(
+                    f"{num_exact:,} of {len(self.study.ablations):,} ablations are computed on all images: what "
+                    "they do cannot be predicted, since they zero a whole layer, several layers at once, or one "
+                    "that is called more than once"
+                )
 
     def _distrust(self, layers: Mapping[str, str]) -> None:
         """Measure layers the naive way from now on."""
@@ -161,10 +163,12 @@ class Execution:
 
     def _cut(self, todo: list[Need]) -> list[schedule.Task]:
         return [
-            task for shard, places in todo
-            for task in schedule.cut(places.tolist(), self._costs, *shard, self.seconds_per_image,
-                                     self.study.ablations, self.work.mode)
-        ]  # fmt: skip
+            task
+            for shard, places in todo
+            for task in schedule.cut(
+                places.tolist(), self._costs, *shard, self.seconds_per_image, self.study.ablations, self.work.mode
+            )
+        ]
 
     def _cost_of(self, tasks: list[schedule.Task]) -> float:
         return sum(self._costs[place] * (task.stop - task.start) for task in tasks for place in task.places)
@@ -199,9 +203,14 @@ class Execution:
         places = list(task.places)
         self._done += len(places)
         self.store.write(
-            self.context_id, self._ids[places], self.work.data.ids[task.start : task.stop], measured,
-            self.study_id, self._done, self._total,
-        )  # fmt: skip
+            self.context_id,
+            self._ids[places],
+            self.work.data.ids[task.start : task.stop],
+            measured,
+            self.study_id,
+            self._done,
+            self._total,
+        )
         self._tally.add(task, measured)
         self._doubt_guesses()
         cost = self._cost_of([task])
@@ -220,6 +229,7 @@ class Execution:
 
     def _drop(self, layers: Any) -> None:
         """Forget what is kept of some layers' ablations, which the fast way may have measured wrongly."""
+
         def is_of(ablation: Ablation) -> bool:
             return not layers.isdisjoint(ablation.layers)
 
@@ -235,5 +245,18 @@ class Execution:
             return
         seconds = time.perf_counter() - self._began
         left = seconds / self._cost_done * self._cost_left if self._cost_done else float("nan")
-        self.report(Status(self.study, self.study_id, self.name, self.metric, self._done, self._total, self.reused,
-                           seconds, left, self.jobs, self._tally.counts))  # fmt: skip
+        self.report(
+            Status(
+                self.study,
+                self.study_id,
+                self.name,
+                self.metric,
+                self._done,
+                self._total,
+                self.reused,
+                seconds,
+                left,
+                self.jobs,
+                self._tally.counts,
+            )
+        )

@@ -29,8 +29,11 @@ def fold_weights(net: nn.Module, images: Tensor, forward: Forward, layers: Conta
     does whose weight depends on the images.
     """
     found = {name: how for name, conv in _convolutions(net).items() if (how := _computed_by(conv))}
-    hooked = [name for name, conv in _convolutions(net).items()
-              if name in layers and (conv._forward_pre_hooks or not _is_parameter(conv))]  # fmt: skip
+    hooked = [
+        name
+        for name, conv in _convolutions(net).items()
+        if name in layers and (conv._forward_pre_hooks or not _is_parameter(conv))
+    ]
     if not found and not hooked:
         return []
     before = forward(copied(net), images)
@@ -42,12 +45,20 @@ def fold_weights(net: nn.Module, images: Tensor, forward: Forward, layers: Conta
             _own_parameter(name, conv)
     difference = (forward(copied(net), images) - before).abs().max().item()
     if not difference <= _ROUNDING * max(1e-6, before.abs().max().item()):
-        raise StudyError(f"the weight of {few(found)} is another for every image, or for every call, so that there is "
-                         f"no weight to zero (with that of the first images the logits differ by {difference:.2g}); "
-                         "leave it out with --layers")
+        raise StudyError(
+            f"the weight of {few(found)} is another for every image, or for every call, so that there is "
+            f"no weight to zero (with that of the first images the logits differ by {difference:.2g}); "
+            "leave it out with --layers"
+        )
     others = {name: how for name, how in found.items() if how not in _OURS}
-    return [f"{few(others)}: the weight is computed ({', '.join(dict.fromkeys(others.values()))}); what is zeroed is "
-            "the weight that comes out"] if others else []  # fmt: skip
+    return (
+        [
+            f"{few(others)}: the weight is computed ({', '.join(dict.fromkeys(others.values()))}); what is zeroed is "
+            "the weight that comes out"
+        ]
+        if others
+        else []
+    )
 
 
 def few(names: Sequence[str] | dict[str, Any]) -> str:
@@ -100,8 +111,10 @@ def _fold_hooks(net: nn.Module, names: Sequence[str], images: Tensor, forward: F
         plain = isinstance(conv._parameters.get("weight"), nn.Parameter)
         if name not in used:
             if not plain and not parametrize.is_parametrized(conv, "weight"):
-                raise StudyError(f"the weight of {name} is computed before each call, and the first {len(images)} "
-                                 "images do not reach it; leave it out with --layers")
+                raise StudyError(
+                    f"the weight of {name} is computed before each call, and the first {len(images)} "
+                    "images do not reach it; leave it out with --layers"
+                )
             continue
         weight, inputs, more = used[name]
         setters = [key for key in conv._forward_pre_hooks if _sets_weight(name, tried, key, weight, inputs, more)]
@@ -109,8 +122,9 @@ def _fold_hooks(net: nn.Module, names: Sequence[str], images: Tensor, forward: F
             continue
         if parametrize.is_parametrized(conv, "weight"):
             if setters:
-                raise StudyError(f"the weight of {name} is parametrized, and a hook sets it too; leave it out with "
-                                 "--layers")
+                raise StudyError(
+                    f"the weight of {name} is parametrized, and a hook sets it too; leave it out with --layers"
+                )
             continue
         found[name] = ", ".join(_word(conv._forward_pre_hooks[key]) for key in setters) or "an attribute"
         for key in setters:
@@ -139,6 +153,8 @@ def _sets_weight(
     try:
         hook(conv, inputs, more) if key in conv._forward_pre_hooks_with_kwargs else hook(conv, inputs)
     except Exception as error:
-        raise StudyError(f"{name}: a hook that runs before it fails when it is called alone "
-                         f"({type(error).__name__}: {first_line(error)}); remove it") from error
+        raise StudyError(
+            f"{name}: a hook that runs before it fails when it is called alone "
+            f"({type(error).__name__}: {first_line(error)}); remove it"
+        ) from error
     return not torch.equal(torch.as_tensor(conv.weight).detach(), other)

@@ -25,9 +25,14 @@ def as_model(model: Model | nn.Module) -> Model:
         net = copied(model)
         name = type(net).__name__
         return Model(
-            name=name, net=net, weights="as given", num_classes=0, classes=None, transform=None,
+            name=name,
+            net=net,
+            weights="as given",
+            num_classes=0,
+            classes=None,
+            transform=None,
             architecture={"source": UNNAMED_SOURCE, "name": name, "structure": describe_behaviour(net)},
-        )  # fmt: skip
+        )
     if not isinstance(model, Model):
         raise ModelError(f"{type(model).__name__} is no network: give a torch.nn.Module or what load_model returns")
     return replace(model, net=copied(model.net))
@@ -39,5 +44,3 @@ def multipliers_of(model: Model) -> dict[str, Tensor]:
         return {name: m.detach().contiguous() for name, m in multipliers(model.net).items()}
     except ExcitationError:
         return {}
-
-

@@ -57,7 +57,8 @@ def convolutions_left_out(
     covered = {module.weight.untyped_storage().data_ptr() for module in layers.values()}
     others = {
         names.get(place, "a computed weight"): weight.numel() / total
-        for weight, place in used.weights if place not in covered
-    }  # fmt: skip
+        for weight, place in used.weights
+        if place not in covered
+    }
     unreached = {name: module.weight.numel() / total for name, module in layers.items() if name not in used.called}
     return others, unreached, used.reads_foreign

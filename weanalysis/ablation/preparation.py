@@ -65,8 +65,12 @@ def prepare(
     net = copied(model.net)
     if layers is None:
         layers = [name for name, module in net.named_modules() if isinstance(module, CONVOLUTIONS)]
-    lazy = [name for name, module in net.named_modules() if isinstance(module, CONVOLUTIONS)
-            and isinstance(module._parameters.get("weight"), nn.parameter.UninitializedParameter)]  # fmt: skip
+    lazy = [
+        name
+        for name, module in net.named_modules()
+        if isinstance(module, CONVOLUTIONS)
+        and isinstance(module._parameters.get("weight"), nn.parameter.UninitializedParameter)
+    ]
     if lazy:
         raise StudyError(f"{few(lazy)} has no weight yet: run one batch through the network first")
     net = as_float32(net)
@@ -90,8 +94,10 @@ def prepare(
     named = architecture.get("source") != UNNAMED_SOURCE
     is_rebuilt = named and _rebuilds(plain, images, forward)
     if named and not is_rebuilt:
-        notes.append(f"the network is not the {model.name} that its name stands for: it was changed after it was "
-                     "loaded; so it is known by what it does, and measured in one process")
+        notes.append(
+            f"the network is not the {model.name} that its name stands for: it was changed after it was "
+            "loaded; so it is known by what it does, and measured in one process"
+        )
     if not is_rebuilt:
         structure = {"structure": describe_behaviour(net), "answers": answers_to_probes(net, images, forward)}
         plain = replace(plain, architecture={"source": UNNAMED_SOURCE, "name": model.name, **structure})
@@ -122,9 +128,11 @@ def run_forward(net: nn.Module, images: Tensor) -> Any:
     except WeanalysisError:
         raise
     except Exception as error:  # whatever somebody else's forward pass raises
-        raise StudyError(f"the network {type(net).__name__} fails on images of shape {tuple(images.shape[1:])} in "
-                         f"batches of {len(images)} ({type(error).__name__}: {first_line(error)}); give images that it "
-                         "takes, such as with --image-size") from error
+        raise StudyError(
+            f"the network {type(net).__name__} fails on images of shape {tuple(images.shape[1:])} in "
+            f"batches of {len(images)} ({type(error).__name__}: {first_line(error)}); give images that it "
+            "takes, such as with --image-size"
+        ) from error
 
 
 def _rebuilds(model: Model, images: Tensor, forward: Any) -> bool:
@@ -147,13 +155,19 @@ def _left_out(net: nn.Module, images: Tensor, of_given: set[int]) -> list[str]:
     """
     others, unreached, reads_given = convolutions_left_out(copied(net), images.clone(), of_given)
     if reads_given:
-        raise StudyError("a copy of the network still computes with weights of the given one, and only copies are "
-                         "measured: a hook, a replaced forward or a weak reference holds on to it; remove that")
+        raise StudyError(
+            "a copy of the network still computes with weights of the given one, and only copies are "
+            "measured: a hook, a replaced forward or a weak reference holds on to it; remove that"
+        )
     notes = []
     if others:
-        notes.append(f"left out, since no study covers transposed convolutions and those called as functions: "
-                     f"{few(others)} ({sum(others.values()):.1%} of the network's weights)")
+        notes.append(
+            f"left out, since no study covers transposed convolutions and those called as functions: "
+            f"{few(others)} ({sum(others.values()):.1%} of the network's weights)"
+        )
     if unreached:
-        notes.append(f"the first {len(images)} images do not reach {few(unreached)} ({sum(unreached.values()):.1%} of "
-                     "the network's weights): D there is 0 unless others do")
+        notes.append(
+            f"the first {len(images)} images do not reach {few(unreached)} ({sum(unreached.values()):.1%} of "
+            "the network's weights): D there is 0 unless others do"
+        )
     return notes

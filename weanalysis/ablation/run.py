@@ -101,8 +101,19 @@ def ablate(
     as results come, `say` with lines for a person. Raises WeanalysisError for unusable input, Interrupted after Ctrl-C.
     """
     say = say or (lambda line: None)
-    settings = check_settings(evaluate, metric, device, dtype, jobs, batch_size, shard_size, until_ci,
-                              until_significant, max_error, forward_seed)  # fmt: skip
+    settings = check_settings(
+        evaluate,
+        metric,
+        device,
+        dtype,
+        jobs,
+        batch_size,
+        shard_size,
+        until_ci,
+        until_significant,
+        max_error,
+        forward_seed,
+    )
     if isinstance(study, str) and study not in STUDIES:
         raise StudyError(unknown_name("study", study, STUDIES))
     cache = (cache if isinstance(cache, Cache) else find_cache(cache)).ready()
@@ -127,16 +138,30 @@ def ablate(
 
 
 def _measure(
-    settings: Settings, prepared: Prepared, images: Any, study: Study, name: str | None, cache: Cache,
-    learned: dict[str, torch.Tensor], began: float, probes: tuple[torch.Tensor, torch.Tensor],
-    report: Callable[[Status], None] | None, say: Callable[[str], None],
-) -> pd.DataFrame:  # fmt: skip
+    settings: Settings,
+    prepared: Prepared,
+    images: Any,
+    study: Study,
+    name: str | None,
+    cache: Cache,
+    learned: dict[str, torch.Tensor],
+    began: float,
+    probes: tuple[torch.Tensor, torch.Tensor],
+    report: Callable[[Status], None] | None,
+    say: Callable[[str], None],
+) -> pd.DataFrame:
     """Measure a study of a prepared network, and return its table."""
     model, conduct, screen = prepared.model, prepared.conduct, settings.screen
     evaluator = Evaluator(
-        model.net, settings.evaluate, settings.devices[0], DTYPES[settings.dtype], screen=screen,
-        tf32=settings.dtype == "tf32", conduct=conduct, probes=probes[0],
-    )  # fmt: skip
+        model.net,
+        settings.evaluate,
+        settings.devices[0],
+        DTYPES[settings.dtype],
+        screen=screen,
+        tf32=settings.dtype == "tf32",
+        conduct=conduct,
+        probes=probes[0],
+    )
     num_classes = evaluator.logits(probes[0]).shape[1]
     if settings.metric == "top5" and num_classes <= 5:
         raise StudyError(f"metric top5 says nothing of a network with {num_classes} classes; use top1")
@@ -148,36 +173,67 @@ def _measure(
     weights_file = _keep_weights(cache, model, learned)
     with _only_writer(cache, content_key([context, study.key]), name), Store.open(cache.results) as store:
         if old := store.outdated(name):
-            say(f"the study {name} (number {', '.join(str(number) for number, _ in old)}) was measured by an older "
-                "version, whose answers could be wrong for some networks: it is measured again, under a new number")
+            say(
+                f"the study {name} (number {', '.join(str(number) for number, _ in old)}) was measured by an older "
+                "version, whose answers could be wrong for some networks: it is measured again, under a new number"
+            )
         context_id = store.context(context)
         plan = [(ablation.key, _labels(ablation)) for ablation in study.ablations]
         about = _about(settings, prepared, images, study, evaluator.note)
         study_id = store.begin_study(context_id, study.key, study.kind, name, settings.metric, len(images), plan, about)
         work = Work(
             content_key([context, weights_file.name, evaluator.batch_size]),
-            None if prepared.is_rebuilt else model.net, model.architecture, weights_file, images, settings.evaluate,
-            settings.dtype, evaluator.batch_size, settings.devices, cache.locks, screen, conduct,
-        )  # fmt: skip
+            None if prepared.is_rebuilt else model.net,
+            model.architecture,
+            weights_file,
+            images,
+            settings.evaluate,
+            settings.dtype,
+            evaluator.batch_size,
+            settings.devices,
+            cache.locks,
+            screen,
+            conduct,
+        )
 
         def choose_jobs(tasks: list[schedule.Task], costs: list[float]) -> int:
-            return _choose_jobs(settings.jobs, settings.devices, tasks, costs, seconds_per_image,
-                                prepared.is_rebuilt, say)  # fmt: skip
+            return _choose_jobs(
+                settings.jobs, settings.devices, tasks, costs, seconds_per_image, prepared.is_rebuilt, say
+            )
 
         execution = Execution(
-            store, study, study_id, context_id, name, settings.metric, work, evaluator, settings.rule,
-            settings.shard_size, seconds_per_image, num_classes, choose_jobs, report, say,
-        )  # fmt: skip
+            store,
+            study,
+            study_id,
+            context_id,
+            name,
+            settings.metric,
+            work,
+            evaluator,
+            settings.rule,
+            settings.shard_size,
+            seconds_per_image,
+            num_classes,
+            choose_jobs,
+            report,
+            say,
+        )
         num_settled = execution.run()
         table = store.table(study_id, settings.metric)
         most_seen = table.loc[table["num_images"].idxmax()]
         table.attrs = {
-            "study_id": study_id, "name": name, "intact": float(most_seen["intact"]),
-            "num_images": int(most_seen["num_images"]), "stopping": about["stopping"], "num_settled": num_settled,
-            "seconds": time.perf_counter() - began, "reused": execution.reused, "doubt": execution.doubt,
+            "study_id": study_id,
+            "name": name,
+            "intact": float(most_seen["intact"]),
+            "num_images": int(most_seen["num_images"]),
+            "stopping": about["stopping"],
+            "num_settled": num_settled,
+            "seconds": time.perf_counter() - began,
+            "reused": execution.reused,
+            "doubt": execution.doubt,
             **store.agreement(study_id),
             **(_lowest_and_highest(store, study_id, table) if study.kind == "multiplier" else {}),
-        }  # fmt: skip
+        }
         return table
 
 
@@ -190,13 +246,18 @@ def _context(settings: Settings, prepared: Prepared, images: Any, batch_size: in
     """
     conduct, model = prepared.conduct, prepared.model
     return {
-        "architecture": model.architecture, "weights_hash": model.weights_hash, "fingerprint": images.fingerprint,
-        "seed": images.seed, "shard_size": settings.shard_size, "dtype": settings.dtype, "evaluate": settings.evaluate,
+        "architecture": model.architecture,
+        "weights_hash": model.weights_hash,
+        "fingerprint": images.fingerprint,
+        "seed": images.seed,
+        "shard_size": settings.shard_size,
+        "dtype": settings.dtype,
+        "evaluate": settings.evaluate,
         "device": torch.device(settings.devices[0]).type,
         **({"screen": asdict(settings.screen)} if settings.screen else {}),
         **({"output": list(conduct.output)} if conduct.output else {}),
         **({"forward_seed": conduct.seed, "batch_size": batch_size} if conduct.fixed_batches else {}),
-    }  # fmt: skip
+    }
 
 
 def _name_of(settings: Settings, model: Model, images: Any, study: Study) -> str:
@@ -208,14 +269,20 @@ def _about(settings: Settings, prepared: Prepared, images: Any, study: Study, ev
     """What is said of a study, beside what its answers depend on."""
     model = prepared.model
     return {
-        "model": model.name, "weights": model.weights, "data": images.spec, "options": study.options,
-        "layers": list(study.layers), "skipped": [list(pair) for pair in study.skipped],
+        "model": model.name,
+        "weights": model.weights,
+        "data": images.spec,
+        "options": study.options,
+        "layers": list(study.layers),
+        "skipped": [list(pair) for pair in study.skipped],
         "notes": [*study.notes, *prepared.notes],
         "classes": list(model.classes or getattr(images, "classes", None) or ()),
         "transform": images.transform.describe() if images.transform else None,
-        "command": shlex.join(["weanalysis", *sys.argv[1:]]), "evaluation_note": evaluation_note,
-        "stopping": str(settings.rule) if settings.rule else None, "versions": versions(),
-    }  # fmt: skip
+        "command": shlex.join(["weanalysis", *sys.argv[1:]]),
+        "evaluation_note": evaluation_note,
+        "stopping": str(settings.rule) if settings.rule else None,
+        "versions": versions(),
+    }
 
 
 def _keep_weights(cache: Cache, model: Model, learned: dict[str, torch.Tensor]) -> Path:
@@ -229,9 +296,18 @@ def _keep_weights(cache: Cache, model: Model, learned: dict[str, torch.Tensor]) 
 
 
 def check_settings(
-    evaluate: Mode, metric: str, device: str, dtype: str, jobs: int | None, batch_size: int | None, shard_size: int,
-    until_ci: float | None, until_significant: bool, max_error: float, forward_seed: int | None = None,
-) -> Settings:  # fmt: skip
+    evaluate: Mode,
+    metric: str,
+    device: str,
+    dtype: str,
+    jobs: int | None,
+    batch_size: int | None,
+    shard_size: int,
+    until_ci: float | None,
+    until_significant: bool,
+    max_error: float,
+    forward_seed: int | None = None,
+) -> Settings:
     """Check what a study is asked to be; raise StudyError or DeviceError for what is wrong.
 
     It needs no network, so that nothing is trained or loaded for settings that cannot be.
@@ -274,8 +350,10 @@ def check_ablations(ablations: Sequence[Ablation], net: nn.Module) -> None:
             if wrong := [one for one in channels or () if not 0 <= one < count]:
                 raise StudyError(f"{part.layer} has no {word} channel {wrong[0]}: its weight's are 0 to {count - 1}")
         if part.ranks is not None and not 1 <= part.ranks[0] <= part.ranks[1] <= num_weights:
-            raise StudyError(f"{part.layer} has no weights of ranks {part.ranks[0]} to {part.ranks[1]}: it has "
-                             f"{num_weights:,}, counted from 1")
+            raise StudyError(
+                f"{part.layer} has no weights of ranks {part.ranks[0]} to {part.ranks[1]}: it has "
+                f"{num_weights:,}, counted from 1"
+            )
 
 
 def _lowest_and_highest(store: Store, study_id: int, table: pd.DataFrame) -> dict[str, Any]:
@@ -314,9 +392,14 @@ def _fitting_batch(evaluator: Evaluator, images: torch.Tensor, ablations: tuple[
 
 
 def _choose_jobs(
-    asked: int | None, devices: tuple[str, ...], tasks: list[schedule.Task], costs: list[float],
-    seconds_per_image: float, rebuildable: bool, say: Callable[[str], None],
-) -> int:  # fmt: skip
+    asked: int | None,
+    devices: tuple[str, ...],
+    tasks: list[schedule.Task],
+    costs: list[float],
+    seconds_per_image: float,
+    rebuildable: bool,
+    say: Callable[[str], None],
+) -> int:
     """How many processes: one a GPU; on the CPU one a core where the study is long enough to repay their start."""
     if devices != ("cpu",):
         if asked is not None and asked > len(devices):
@@ -331,17 +414,25 @@ def _choose_jobs(
     jobs = 1 if seconds < WORTH_PROCESSES_SECONDS else max(1, min(cores, len(tasks)))
     if tasks:
         shared = f"{jobs} processes of one thread" if jobs > 1 else "one process"
-        say(f"a forward pass takes {1000 * seconds_per_image:.1f} ms an image here: about {seconds / jobs:,.0f} s in "
-            f"{shared}")
+        say(
+            f"a forward pass takes {1000 * seconds_per_image:.1f} ms an image here: about {seconds / jobs:,.0f} s in "
+            f"{shared}"
+        )
     return jobs
 
 
 def _labels(ablation: Ablation) -> Mapping[str, Any]:
     return {
-        "layer": ablation.layer, "depth": ablation.depth, "selection": ablation.selection,
-        "out_channel": ablation.out_channel, "in_channel": ablation.in_channel, "percentile": ablation.percentile,
-        "fraction": ablation.fraction, "draw": ablation.draw, "num_weights": ablation.num_weights,
-    }  # fmt: skip
+        "layer": ablation.layer,
+        "depth": ablation.depth,
+        "selection": ablation.selection,
+        "out_channel": ablation.out_channel,
+        "in_channel": ablation.in_channel,
+        "percentile": ablation.percentile,
+        "fraction": ablation.fraction,
+        "draw": ablation.draw,
+        "num_weights": ablation.num_weights,
+    }
 
 
 def _only_writer(cache: Cache, key: str, name: str) -> filelock.BaseFileLock:
@@ -351,9 +442,13 @@ def _only_writer(cache: Cache, key: str, name: str) -> filelock.BaseFileLock:
         cache.locks.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise StoreError(f"another process is working on the study {name!r} in {cache.root}; watch it with "
-                         "`weanalysis list studies`, or wait until it is done and run the command again") from None
+        raise StoreError(
+            f"another process is working on the study {name!r} in {cache.root}; watch it with "
+            "`weanalysis list studies`, or wait until it is done and run the command again"
+        ) from None
     except OSError as error:
-        raise StoreError(f"{cache.locks} cannot be written ({error.strerror or error}); make room, or choose another "
-                         "cache with --cache DIR") from error
+        raise StoreError(
+            f"{cache.locks} cannot be written ({error.strerror or error}); make room, or choose another "
+            "cache with --cache DIR"
+        ) from error
     return lock

@@ -87,8 +87,15 @@ class Task:
     distrusted: dict[str, str] = field(default_factory=dict)
 
 
-def cut(places: Sequence[int], costs: Sequence[float], start: int, stop: int, seconds_per_image: float,
-        ablations: Sequence[Ablation], mode: Mode) -> list[Task]:  # fmt: skip
+def cut(
+    places: Sequence[int],
+    costs: Sequence[float],
+    start: int,
+    stop: int,
+    seconds_per_image: float,
+    ablations: Sequence[Ablation],
+    mode: Mode,
+) -> list[Task]:
     """Cut a shard's ablations into tasks of about TASK_SECONDS, from the measured cost of one forward pass.
 
     Screened ones are cut by number alone, so that a study that goes on after a stop is cut as before.
@@ -149,8 +156,15 @@ class _Worker:
     def __init__(self, work: Work, device: str, evaluator: Evaluator | None = None):
         self.work = work
         self.evaluator = evaluator or Evaluator(
-            work.load(), work.mode, device, DTYPES[work.dtype], work.batch_size, work.screen,
-            work.dtype == "tf32", work.conduct, work.data.batch(0, NUM_PROBES)[0],
+            work.load(),
+            work.mode,
+            device,
+            DTYPES[work.dtype],
+            work.batch_size,
+            work.screen,
+            work.dtype == "tf32",
+            work.conduct,
+            work.data.batch(0, NUM_PROBES)[0],
         )
         self._shard: tuple[tuple[int, int], tuple[Tensor, Tensor]] | None = None
 
@@ -216,9 +230,13 @@ def _deaf_to_stops(start: Callable[[], Any]) -> Any:
 
 
 def run(
-    work: Work, tasks: Sequence[Task], jobs: int, stop: StopRequest, distrusted: Mapping[str, str] | None = None,
+    work: Work,
+    tasks: Sequence[Task],
+    jobs: int,
+    stop: StopRequest,
+    distrusted: Mapping[str, str] | None = None,
     evaluator: Evaluator | None = None,
-) -> Iterator[tuple[Task, Measured]]:  # fmt: skip
+) -> Iterator[tuple[Task, Measured]]:
     """Measure the tasks with `jobs` processes (1: in this one) and yield each as it is done.
 
     Layers that are `distrusted` by the time a task begins are measured the naive way in it.
@@ -240,17 +258,28 @@ def run(
                 return
             yield joblib.delayed(_run_in_worker)(work, replace(task, distrusted=dict(distrusted or {})), threads)
 
-    parallel = joblib.Parallel(n_jobs=jobs, backend="loky", return_as="generator_unordered", batch_size=1,
-                               pre_dispatch=jobs, max_nbytes=None, initializer=end_with,
-                               initargs=(os.getpid(),))  # fmt: skip
+    parallel = joblib.Parallel(
+        n_jobs=jobs,
+        backend="loky",
+        return_as="generator_unordered",
+        batch_size=1,
+        pre_dispatch=jobs,
+        max_nbytes=None,
+        initializer=end_with,
+        initargs=(os.getpid(),),
+    )
     try:
         for task, outcome in _deaf_to_stops(lambda: parallel(waiting())):
             if isinstance(outcome, WeanalysisError):
                 raise outcome
             if isinstance(outcome, Exception):
-                raise DeviceError(f"a worker process failed on images {task.start} to {task.stop - 1}: "
-                                  f"{type(outcome).__name__}: {outcome}; finished shards are kept") from outcome
+                raise DeviceError(
+                    f"a worker process failed on images {task.start} to {task.stop - 1}: "
+                    f"{type(outcome).__name__}: {outcome}; finished shards are kept"
+                ) from outcome
             yield task, outcome
     except TerminatedWorkerError as error:
-        raise DeviceError("a worker process died, most likely for lack of memory; finished shards are kept: "
-                          f"run the same command again with --jobs {max(1, jobs // 2)}") from error
+        raise DeviceError(
+            "a worker process died, most likely for lack of memory; finished shards are kept: "
+            f"run the same command again with --jobs {max(1, jobs // 2)}"
+        ) from error

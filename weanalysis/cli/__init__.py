@@ -21,9 +21,19 @@ Begin with one of these; neither needs a download:
 """
 
 COMMANDS = (
-    demo.demo, ablate.ablate, train.train, compare.compare, saliency.saliency, prune.prune, train.fold, costs.costs,
-    report.report, show.list_, show.export, show.dashboard,
-)  # fmt: skip
+    demo.demo,
+    ablate.ablate,
+    train.train,
+    compare.compare,
+    saliency.saliency,
+    prune.prune,
+    train.fold,
+    costs.costs,
+    report.report,
+    show.list_,
+    show.export,
+    show.dashboard,
+)
 
 
 @click.group(help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -66,8 +76,11 @@ def main() -> None:
         if not is_full(error):
             raise
         where = error.filename or "the output"
-        print(f"error: {where} cannot be written ({error.strerror}); what was kept before is intact: make room, and "
-              "run the same command again", file=sys.stderr)  # fmt: skip
+        print(
+            f"error: {where} cannot be written ({error.strerror}); what was kept before is intact: make room, and "
+            "run the same command again",
+            file=sys.stderr,
+        )
         if not error.filename:
             sys.stdout = None  # nothing is tried again at the end
         sys.exit(1)

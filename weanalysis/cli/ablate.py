@@ -40,63 +40,139 @@ percentiles only add what is missing.
 # Which options belong to which study: (the option, the study's own name for it).
 STUDY_OPTIONS = {
     "location": {"grid": "grid", "kernel_size": "kernel_size", "layers": "layers"},
-    "magnitude": {"percentiles": "percentiles", "scope": "scope", "percentile_width": "percentile_width",
-                  "repeats": "repeats", "layers": "layers"},
-    "multiplier": {"multiplier_of": "multiplier_of", "channels": "channels", "fractions": "fractions", "draws": "draws",
-                   "layers": "layers"},
+    "magnitude": {
+        "percentiles": "percentiles",
+        "scope": "scope",
+        "percentile_width": "percentile_width",
+        "repeats": "repeats",
+        "layers": "layers",
+    },
+    "multiplier": {
+        "multiplier_of": "multiplier_of",
+        "channels": "channels",
+        "fractions": "fractions",
+        "draws": "draws",
+        "layers": "layers",
+    },
     "channel": {"side": "side", "grid": "grid", "layers": "layers"},
     "layer": {"layers": "layers"},
-}  # fmt: skip
+}
 
 
 @click.command(help=EXAMPLES)
 @model_options
 @data_options
-@click.option("--study", default="location", show_default=True, metavar="|".join(STUDY_OPTIONS),
-              help="What to zero (multiplier: of a network trained with LWE).")
-@click.option("--grid", metavar="N1xN2|all", help="location: output x input channels (default 5x5), or all kernels. "
-              "channel: how many channels a layer, or all (default).")
+@click.option(
+    "--study",
+    default="location",
+    show_default=True,
+    metavar="|".join(STUDY_OPTIONS),
+    help="What to zero (multiplier: of a network trained with LWE).",
+)
+@click.option(
+    "--grid",
+    metavar="N1xN2|all",
+    help="location: output x input channels (default 5x5), or all kernels. "
+    "channel: how many channels a layer, or all (default).",
+)
 @click.option("--kernel-size", metavar="K|any", help="location: layers with KxK kernels (default 3), or any.")
 @click.option("--percentiles", metavar="LIST", help="magnitude: such as 1-100 (default) or 50,75,90-100.")
 @click.option("--scope", metavar="network|layer", help="magnitude: every layer at once (default), or one at a time.")
 @click.option("--percentile-width", type=float, metavar="K", help="magnitude: zero the whole bin (b-K, b].")
 @click.option("--repeats", type=int, metavar="R", help="magnitude: the R weights nearest to each percentile.")
-@click.option("--multiplier-of", metavar="channel|kernel", help="multiplier: rank input channels by m averaged over "
-              "the outputs (default channel), or single kernels by their own m.")
+@click.option(
+    "--multiplier-of",
+    metavar="channel|kernel",
+    help="multiplier: rank input channels by m averaged over "
+    "the outputs (default channel), or single kernels by their own m.",
+)
 @click.option("--channels", type=int, metavar="K", help="multiplier: K of them in each layer (default 1).")
 @click.option("--fractions", metavar="LIST", help="multiplier: of the rank curve (default 0.1,0.2,0.3,0.4,0.5).")
 @click.option("--draws", type=int, metavar="R", help="multiplier: random draws beside each rank (default 5).")
 @click.option("--side", metavar="out|in|both", help="channel: filters, input channels, or both (default).")
 @click.option("--layers", metavar="GLOB", help="Only layers whose name matches, such as 'layer1.*' (commas allowed).")
 @click.option("--metric", default="top1", show_default=True, metavar="top1|top5", help="What D is the decrease of.")
-@click.option("--evaluate", default="exact", show_default=True, metavar="exact|screened|naive",
-              help="exact recomputes only what a zeroed weight changes; screened does so for those images alone that "
-              "could change, tens of times faster; naive runs the whole network.")
-@click.option("--max-error", type=float, metavar="POINTS", help="screened: the largest error of D on these images that "
-              "is wanted (default 0.1 points); smaller is slower. The table has bounds for each D.")
-@click.option("--until-ci", type=float, metavar="W", help="Leave an ablation alone once its interval is at most W "
-              "points wide; intervals stay valid under such stopping, and are wider for it.")
-@click.option("--until-significant", is_flag=True, help="Leave an ablation alone once D is told from 0 (5 % false "
-              "discovery rate over all of them). With --until-ci: whichever comes first.")
-@click.option("--find", metavar="detrimental", help="location, channel, layer: search weights whose removal improves "
-              "the network, chosen on one half of the images and confirmed on the other.")
-@click.option("--detect", type=float, default=0.5, show_default=True, metavar="POINTS",
-              help="Say how many images it takes to tell a D of this size from 0.")
+@click.option(
+    "--evaluate",
+    default="exact",
+    show_default=True,
+    metavar="exact|screened|naive",
+    help="exact recomputes only what a zeroed weight changes; screened does so for those images alone that "
+    "could change, tens of times faster; naive runs the whole network.",
+)
+@click.option(
+    "--max-error",
+    type=float,
+    metavar="POINTS",
+    help="screened: the largest error of D on these images that "
+    "is wanted (default 0.1 points); smaller is slower. The table has bounds for each D.",
+)
+@click.option(
+    "--until-ci",
+    type=float,
+    metavar="W",
+    help="Leave an ablation alone once its interval is at most W "
+    "points wide; intervals stay valid under such stopping, and are wider for it.",
+)
+@click.option(
+    "--until-significant",
+    is_flag=True,
+    help="Leave an ablation alone once D is told from 0 (5 % false "
+    "discovery rate over all of them). With --until-ci: whichever comes first.",
+)
+@click.option(
+    "--find",
+    metavar="detrimental",
+    help="location, channel, layer: search weights whose removal improves "
+    "the network, chosen on one half of the images and confirmed on the other.",
+)
+@click.option(
+    "--detect",
+    type=float,
+    default=0.5,
+    show_default=True,
+    metavar="POINTS",
+    help="Say how many images it takes to tell a D of this size from 0.",
+)
 @click.option("--images", type=int, metavar="N", help="Only N images, drawn by the seed (default: all).")
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws the order of the images.")
 @click.option("--jobs", "-j", type=int, metavar="N", help="Processes on the CPU (default: chosen by a measurement).")
-@click.option("--device", default="auto", show_default=True, metavar="DEVICE",
-              help="auto, cpu, or GPUs such as cuda:0,cuda:1 (one process each).")
-@click.option("--dtype", default="float32", show_default=True, metavar="float32|tf32|bfloat16",
-              help="Arithmetic; tf32 on GPUs only.")
-@click.option("--batch-size", type=int, metavar="N", help="Images at a time (default: what fits 512 MiB). Given "
-              "for a network that mixes the images of a batch, D is that of these batches.")
-@click.option("--forward-seed", type=int, metavar="N", help="For a network that draws random numbers in its forward "
-              "pass: draw them alike in every pass, from this seed (without it, such a network is refused).")
-@click.option("--output", metavar="NAME|INDEX", help="Which of several outputs of the network are the logits (default: "
-              "the only one that can be).")
-@click.option("--shard-size", type=int, default=250, show_default=True, metavar="N",
-              help="Images measured and kept as a unit.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="DEVICE",
+    help="auto, cpu, or GPUs such as cuda:0,cuda:1 (one process each).",
+)
+@click.option(
+    "--dtype",
+    default="float32",
+    show_default=True,
+    metavar="float32|tf32|bfloat16",
+    help="Arithmetic; tf32 on GPUs only.",
+)
+@click.option(
+    "--batch-size",
+    type=int,
+    metavar="N",
+    help="Images at a time (default: what fits 512 MiB). Given "
+    "for a network that mixes the images of a batch, D is that of these batches.",
+)
+@click.option(
+    "--forward-seed",
+    type=int,
+    metavar="N",
+    help="For a network that draws random numbers in its forward "
+    "pass: draw them alike in every pass, from this seed (without it, such a network is refused).",
+)
+@click.option(
+    "--output",
+    metavar="NAME|INDEX",
+    help="Which of several outputs of the network are the logits (default: the only one that can be).",
+)
+@click.option(
+    "--shard-size", type=int, default=250, show_default=True, metavar="N", help="Images measured and kept as a unit."
+)
 @click.option("--name", metavar="NAME", help="A name for the study (default: model, data and kind).")
 @json_option
 @quiet_option
@@ -132,33 +208,69 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
 
     mean, std = parse_triple("mean", given["mean"]), parse_triple("std", given["std"])
     if given["max_error"] is not None and given["evaluate"] != "screened":
-        raise StudyError(f"--max-error belongs to --evaluate screened, not {given['evaluate']}, which has no such "
-                         "error; leave it out, or choose screened")
-    settings = {name: given[name] for name in ("evaluate", "metric", "device", "dtype", "jobs", "batch_size",
-                                               "shard_size", "until_ci", "until_significant",
-                                               "forward_seed")}  # fmt: skip
+        raise StudyError(
+            f"--max-error belongs to --evaluate screened, not {given['evaluate']}, which has no such "
+            "error; leave it out, or choose screened"
+        )
+    settings = {
+        name: given[name]
+        for name in (
+            "evaluate",
+            "metric",
+            "device",
+            "dtype",
+            "jobs",
+            "batch_size",
+            "shard_size",
+            "until_ci",
+            "until_significant",
+            "forward_seed",
+        )
+    }
     settings["max_error"] = 0.1 if given["max_error"] is None else given["max_error"]
     check_settings(**settings)
     cache = find_cache(given["cache"]).ready()
     with Watcher(given["quiet"]) as watcher:
         model = load_model(
-            given["model"], given["weights"], given["num_classes"], given["data"],
-            options=parse_model_options(given["model_options"]), image_size=given["image_size"],
-            weights_of=given["weights_of"], cache=cache,
-            progress=watcher.training, check=check,
-        )  # fmt: skip
+            given["model"],
+            given["weights"],
+            given["num_classes"],
+            given["data"],
+            options=parse_model_options(given["model_options"]),
+            image_size=given["image_size"],
+            weights_of=given["weights_of"],
+            cache=cache,
+            progress=watcher.training,
+            check=check,
+        )
         watcher.rest()
         data = load_data(
-            given["data"], mean, std, given["image_size"], given["images"], given["seed"], model, cache=cache,
-            skip_bad_images=given["skip_bad_images"], class_order=parse_class_order(given["class_order"]),
-        )  # fmt: skip
+            given["data"],
+            mean,
+            std,
+            given["image_size"],
+            given["images"],
+            given["seed"],
+            model,
+            cache=cache,
+            skip_bad_images=given["skip_bad_images"],
+            class_order=parse_class_order(given["class_order"]),
+        )
         for note in (*model.notes, *data.notes):
             watcher.say(note)
         try:
             table = run(
-                model, data, kind, cache=cache, name=given["name"], output=given["output"], report=watcher.study,
-                say=watcher.say, **settings, **options,
-            )  # fmt: skip
+                model,
+                data,
+                kind,
+                cache=cache,
+                name=given["name"],
+                output=given["output"],
+                report=watcher.study,
+                say=watcher.say,
+                **settings,
+                **options,
+            )
         except Interrupted as stop:
             watcher.rest()
             where = f" --cache {shlex.quote(str(given['cache']))}" if given["cache"] else ""
@@ -190,8 +302,10 @@ def _study_options(ctx: click.Context, kind: str, given: dict[str, Any]) -> dict
             continue
         if option not in STUDY_OPTIONS[kind]:
             homes = ", ".join(name for name, options in STUDY_OPTIONS.items() if option in options)
-            raise StudyError(f"--{option.replace('_', '-')} does not belong to --study {kind} (it is for {homes}); "
-                             "leave it out, or choose that study")
+            raise StudyError(
+                f"--{option.replace('_', '-')} does not belong to --study {kind} (it is for {homes}); "
+                "leave it out, or choose that study"
+            )
         chosen[STUDY_OPTIONS[kind][option]] = _numbers(given[option]) if option == "fractions" else given[option]
     return chosen
 
@@ -211,12 +325,26 @@ def _print_json(table: Any, kind: str, given: dict[str, Any], more: dict[str, An
 
     about = table.attrs
     contrast = {key: value for key, value in about.items() if key.startswith(("d_low", "d_high", "multiplier_of"))}
-    click.echo(json.dumps({
-        "study": kind, "model": given["model"], "data": given["data"], "metric": given["metric"],
-        "intact": about["intact"], "num_images": about["num_images"], "evaluate": given["evaluate"],
-        "seconds": about["seconds"], "stopping": about["stopping"], "num_settled": about["num_settled"],
-        "checks": {name: about[name] for name in ("num_answers", "num_checked", "num_differed", "distrusted")},
-        "doubt": about["doubt"],
-        "images_needed": to_json_value(plan_images(table, given["detect"])._asdict()), **contrast,
-        **more, "rows": to_json_rows(table),
-    }, allow_nan=False))  # fmt: skip
+    click.echo(
+        json.dumps(
+            {
+                "study": kind,
+                "model": given["model"],
+                "data": given["data"],
+                "metric": given["metric"],
+                "intact": about["intact"],
+                "num_images": about["num_images"],
+                "evaluate": given["evaluate"],
+                "seconds": about["seconds"],
+                "stopping": about["stopping"],
+                "num_settled": about["num_settled"],
+                "checks": {name: about[name] for name in ("num_answers", "num_checked", "num_differed", "distrusted")},
+                "doubt": about["doubt"],
+                "images_needed": to_json_value(plan_images(table, given["detect"])._asdict()),
+                **contrast,
+                **more,
+                "rows": to_json_rows(table),
+            },
+            allow_nan=False,
+        )
+    )

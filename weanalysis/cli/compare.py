@@ -41,11 +41,16 @@ MOST_EPOCHS = 12
 @click.command(help=COMPARE_HELP, short_help="Compare two networks, two groups of runs, or two studies.")
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@click.option("--data", "-d", metavar="DATA", help="Images to compare networks on (default: those that both were "
-              "validated on).")
+@click.option(
+    "--data", "-d", metavar="DATA", help="Images to compare networks on (default: those that both were validated on)."
+)
 @click.option("--metric", metavar="top1|top5", help="What is compared (default: top1, or the studies' own).")
-@click.option("--reach", metavar="LIST", help="Accuracies in percent, such as 90,95, for which to tell the epochs it "
-              "took (default: the highest that all runs reached).")
+@click.option(
+    "--reach",
+    metavar="LIST",
+    help="Accuracies in percent, such as 90,95, for which to tell the epochs it "
+    "took (default: the highest that all runs reached).",
+)
 @click.option("--every-seed", is_flag=True, help="With a run, take all finished runs that differ in the seed alone.")
 @click.option("--images", type=int, metavar="N", help="Only N images (default: all).")
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu or cuda:N.")
@@ -78,10 +83,18 @@ def compare(**given: Any) -> None:
             progress.update(tasks[name], completed=done)
 
         found = run(
-            given["first"], given["second"], given["data"], metric=given["metric"], reach=_levels(given["reach"]),
-            every_seed=given["every_seed"], num_images=given["images"], device=given["device"],
-            batch_size=given["batch_size"], cache=find_cache(given["cache"]), report=report,
-        )  # fmt: skip
+            given["first"],
+            given["second"],
+            given["data"],
+            metric=given["metric"],
+            reach=_levels(given["reach"]),
+            every_seed=given["every_seed"],
+            num_images=given["images"],
+            device=given["device"],
+            batch_size=given["batch_size"],
+            cache=find_cache(given["cache"]),
+            report=report,
+        )
         for note in found.notes:
             watcher.say(note)
     if given["as_json"]:
@@ -140,16 +153,20 @@ def _print_networks(console: Console, found: NetworkComparison) -> None:
     metric = {"top1": "top-1", "top5": "top-5"}[found.metric]
     console.print(f"\nA: {found.first}\nB: {found.second}\n", markup=False, soft_wrap=True)
     means = [sum(side.accuracy) / len(side.accuracy) for side in found.sides]
-    console.print(f"{metric} on {found.num_images:,} images of {found.data}: A {means[0]:.2f} %, B {means[1]:.2f} %",
-                  markup=False, soft_wrap=True)  # fmt: skip
+    console.print(
+        f"{metric} on {found.num_images:,} images of {found.data}: A {means[0]:.2f} %, B {means[1]:.2f} %",
+        markup=False,
+        soft_wrap=True,
+    )
     difference = f"[bold]B minus A: {_points(found.difference, found.difference_low, found.difference_high)}[/bold]"
     if found.is_of_two_networks:
         console.print(f"{difference} (Tango, paired by image); McNemar's exact p = {found.p_value:.2g}", soft_wrap=True)
         console.print(f"Images that one alone has right: A {found.alone[0]:.0f}, B {found.alone[1]:.0f}.")
         console.print(
             "This speaks of these two networks only. What a way of training does takes several runs a side: train "
-            "with --seeds 0-4, then compare with --every-seed.", soft_wrap=True,
-        )  # fmt: skip
+            "with --seeds 0-4, then compare with --every-seed.",
+            soft_wrap=True,
+        )
     else:
         runs = " and ".join(str(len(side.members)) for side in found.sides)
         test = "" if math.isnan(found.p_value) else f" (Welch, over {runs} runs); p = {found.p_value:.2g}"
@@ -179,14 +196,19 @@ def _print_facts(console: Console, found: NetworkComparison) -> None:
         console.print()
         console.print(table)
     for row in _rows(found.reached):
-        missing = [f"{name}: {got} of {len(side.runs)} runs"
-                   for name, got, side in zip("AB", (row.first_runs, row.second_runs), found.sides, strict=True)
-                   if got < len(side.runs)]  # fmt: skip
+        missing = [
+            f"{name}: {got} of {len(side.runs)} runs"
+            for name, got, side in zip("AB", (row.first_runs, row.second_runs), found.sides, strict=True)
+            if got < len(side.runs)
+        ]
         if missing:
             console.print(f"{row.accuracy:g} % was not reached by all ({'; '.join(missing)} did).")
     if not all(map(math.isnan, found.step_s)):
-        console.print("Step time and memory are what the runs recorded (on the CPU, memory of the whole process): "
-                      "compare those of one machine.", soft_wrap=True)  # fmt: skip
+        console.print(
+            "Step time and memory are what the runs recorded (on the CPU, memory of the whole process): "
+            "compare those of one machine.",
+            soft_wrap=True,
+        )
     if found.recipes:
         listed = "; ".join(f"{name}: {one!r} in A, {two!r} in B" for name, (one, two) in found.recipes.items())
         console.print(f"Their recipes differ in {listed}.", markup=False, soft_wrap=True)
@@ -199,8 +221,12 @@ def _print_curves(console: Console, found: NetworkComparison) -> None:
     step = math.ceil(len(curves) / MOST_EPOCHS)
     table = _table("epoch", "A (%)", "B (%)", "B - A")
     for row in _rows(curves[(len(curves) - 1) % step :: step]):
-        table.add_row(f"{row.epoch:.0f}", _shown(row.first, ".2f"), _shown(row.second, ".2f"),
-                      _shown(row.second - row.first, "+.2f"))  # fmt: skip
+        table.add_row(
+            f"{row.epoch:.0f}",
+            _shown(row.first, ".2f"),
+            _shown(row.second, ".2f"),
+            _shown(row.second - row.first, "+.2f"),
+        )
     console.print("\nValidation accuracy by epoch" + (" (means over runs)" if not found.is_of_two_networks else ""))
     console.print(table)
 
@@ -212,31 +238,45 @@ def _print_studies(console: Console, found: StudyComparison, shown: int = 5) -> 
     console.print(f"\nA: {found.first}\nB: {found.second}\n", markup=False, soft_wrap=True)
     places = found.places
     mean = _points(found.difference, found.difference_low, found.difference_high)
-    console.print(f"Mean D of {len(places):,} places on {found.num_images:,} images: A {places['first'].mean():.3f}, B "
-                  f"{places['second'].mean():.3f}")
-    console.print(f"[bold]B minus A: {mean}[/bold] (over images), p = {found.p_value:.2g}; positive: B needs these "
-                  "weights more", soft_wrap=True)  # fmt: skip
+    console.print(
+        f"Mean D of {len(places):,} places on {found.num_images:,} images: A {places['first'].mean():.3f}, B "
+        f"{places['second'].mean():.3f}"
+    )
+    console.print(
+        f"[bold]B minus A: {mean}[/bold] (over images), p = {found.p_value:.2g}; positive: B needs these weights more",
+        soft_wrap=True,
+    )
     accuracy = found.accuracy
     difference = _points(accuracy.difference, accuracy.difference_low, accuracy.difference_high)
-    console.print(f"Intact {found.metric}: A {found.intact[0]:.2f} %, B {found.intact[1]:.2f} %; B minus A "
-                  f"{difference} (Tango), McNemar's exact p = {accuracy.p_value:.2g}", soft_wrap=True)  # fmt: skip
+    console.print(
+        f"Intact {found.metric}: A {found.intact[0]:.2f} %, B {found.intact[1]:.2f} %; B minus A "
+        f"{difference} (Tango), McNemar's exact p = {accuracy.p_value:.2g}",
+        soft_wrap=True,
+    )
     agreement = found.agreement
     if not math.isnan(agreement.value):
-        console.print(f"Rank correlation of D: {_correlation(agreement)} ({sample_words(places['layer'].nunique())})",
-                      soft_wrap=True)  # fmt: skip
+        console.print(
+            f"Rank correlation of D: {_correlation(agreement)} ({sample_words(places['layer'].nunique())})",
+            soft_wrap=True,
+        )
     certain = places["q_value"] <= FALSE_DISCOVERY_RATE
     console.print(
         f"{(certain & (places['difference'] > 0)).sum():,} places matter more in B and "
         f"{(certain & (places['difference'] < 0)).sum():,} more in A, beyond chance ({FALSE_DISCOVERY_RATE:.0%} false "
-        "discovery rate).", soft_wrap=True,
-    )  # fmt: skip
+        "discovery rate).",
+        soft_wrap=True,
+    )
     table = _table("zeroed", "D in A", "D in B", "B - A [interval]", "q")
     largest = found.largest(shown)
     for row in _rows(largest):
         star = "*" if row.q_value <= FALSE_DISCOVERY_RATE else " "
-        table.add_row(named(row), f"{row.first:+.2f}", f"{row.second:+.2f}",
-                      f"{row.difference:+.2f} [{row.selected_low:+.2f}, {row.selected_high:+.2f}]",
-                      f"{row.q_value:.2g}{star}")  # fmt: skip
+        table.add_row(
+            named(row),
+            f"{row.first:+.2f}",
+            f"{row.second:+.2f}",
+            f"{row.difference:+.2f} [{row.selected_low:+.2f}, {row.selected_high:+.2f}]",
+            f"{row.q_value:.2g}{star}",
+        )
     chosen = interval_words(len(largest), len(places))
     console.print(f"\nLargest differences: {chosen}; * beyond chance", soft_wrap=True)
     console.print(table)
@@ -249,8 +289,11 @@ def _print_images(console: Console, found: StudyComparison, shown: int) -> None:
 
     images = found.images
     in_a, in_b = images["first"] > 0, images["second"] > 0
-    console.print(f"\nImages that are lost where some place is zeroed: {(in_a & in_b).sum():,} in both networks, "
-                  f"{(in_a & ~in_b).sum():,} in A alone, {(in_b & ~in_a).sum():,} in B alone.", soft_wrap=True)
+    console.print(
+        f"\nImages that are lost where some place is zeroed: {(in_a & in_b).sum():,} in both networks, "
+        f"{(in_a & ~in_b).sum():,} in A alone, {(in_b & ~in_a).sum():,} in B alone.",
+        soft_wrap=True,
+    )
     table = _table("image", "class", "places in A", "places in B")
     apart = (images["second"] - images["first"]).abs().sort_values(ascending=False, kind="stable").index[:shown]
     for row in _rows(images.loc[apart]):

@@ -27,19 +27,44 @@ Examples:
 
 
 @click.command(help=COSTS_HELP, short_help="Count parameters and operations, measure memory and time.")
-@click.option("--model", "-m", default="resnet50", show_default=True, metavar="NAME",
-              help="A torchvision network, timm:NAME, a built-in one, or a checkpoint file of this program.")
-@click.option("--model-option", "model_options", multiple=True, metavar="KEY=VALUE",
-              help="An option of the network's constructor, such as shortcut=B.")
+@click.option(
+    "--model",
+    "-m",
+    default="resnet50",
+    show_default=True,
+    metavar="NAME",
+    help="A torchvision network, timm:NAME, a built-in one, or a checkpoint file of this program.",
+)
+@click.option(
+    "--model-option",
+    "model_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of the network's constructor, such as shortcut=B.",
+)
 @click.option("--num-classes", type=int, metavar="N", help="Outputs of the network (default: its own).")
-@click.option("--excitation", "-e", default="none", show_default=True, metavar="KINDS",
-              help="none, lwe, mwe, lwe+mwe, we, ws, wn or sn; several with commas.")
+@click.option(
+    "--excitation",
+    "-e",
+    default="none",
+    show_default=True,
+    metavar="KINDS",
+    help="none, lwe, mwe, lwe+mwe, we, ws, wn or sn; several with commas.",
+)
 @click.option("--attention", default="none", show_default=True, metavar="KIND", help="none, se, cbam or bam.")
 @click.option("--norm", default="bn", show_default=True, metavar="KIND", help="bn or gn.")
-@click.option("--batch-size", "-b", type=int, default=32, show_default=True, metavar="N",
-              help="Images of a step (the paper's table has 128).")
-@click.option("--image-size", type=int, metavar="PIXELS",
-              help="Side of the square images (default: the network's own).")
+@click.option(
+    "--batch-size",
+    "-b",
+    type=int,
+    default=32,
+    show_default=True,
+    metavar="N",
+    help="Images of a step (the paper's table has 128).",
+)
+@click.option(
+    "--image-size", type=int, metavar="PIXELS", help="Side of the square images (default: the network's own)."
+)
 @click.option("--reduction", type=int, default=16, show_default=True, metavar="R", help="LWE's reduction.")
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")
 @click.option("--repeats", type=int, default=3, show_default=True, metavar="N", help="Timed steps; the median counts.")
@@ -70,14 +95,27 @@ def costs(**given: Any) -> None:
     size = given["image_size"] or _own_image_size(model)
     rows = []
     with Watcher(given["quiet"]) as watcher:
-        watcher.console.print(f"measuring {model.name} on {device}: batches of {given['batch_size']} random images of "
-                              f"{size} x {size} pixels", markup=False, soft_wrap=True)
+        watcher.console.print(
+            f"measuring {model.name} on {device}: batches of {given['batch_size']} random images of "
+            f"{size} x {size} pixels",
+            markup=False,
+            soft_wrap=True,
+        )
         for kind in kinds:
             architecture = dict(model.architecture)
             if kind != "none":
                 architecture["excitation"] = {"kind": kind, "reduction": given["reduction"]}
-            rows.append(measure(build(architecture), size, given["batch_size"], name=model.name,
-                                attention=architecture.get("attention"), device=device, repeats=given["repeats"]))
+            rows.append(
+                measure(
+                    build(architecture),
+                    size,
+                    given["batch_size"],
+                    name=model.name,
+                    attention=architecture.get("attention"),
+                    device=device,
+                    repeats=given["repeats"],
+                )
+            )
     if given["as_json"]:
         print_objects(rows)
     else:

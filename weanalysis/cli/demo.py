@@ -60,8 +60,9 @@ def demo(open_dashboard: bool, port: int, quiet: bool, cache: str | None) -> Non
             ("lwe", "multiplier", {}),
         ):
             name = f"{MODEL}-{'baseline' if excitation == 'none' else excitation}-digits-{kind}"
-            table = ablate(models[excitation], data, kind, name=name, cache=found, report=watcher.study,
-                           say=watcher.say, **options)  # fmt: skip
+            table = ablate(
+                models[excitation], data, kind, name=name, cache=found, report=watcher.study, say=watcher.say, **options
+            )
             watcher.rest()
             print_study(console, table, found, shown=3)
         console.print()

@@ -107,16 +107,20 @@ class Watcher:
         share = progress.step / max(1, progress.num_steps)
         accuracy = f", validation top-1 {progress.val_top1:.1f} %" if math.isfinite(progress.val_top1) else ""
         loss = f", loss {progress.loss:.3f}" if math.isfinite(progress.loss) else ""
-        words = (f"training {progress.run}: epoch {progress.epoch} of {progress.num_epochs:g}{loss}{accuracy}, "
-                 f"{duration(progress.eta_seconds)} left")
+        words = (
+            f"training {progress.run}: epoch {progress.epoch} of {progress.num_epochs:g}{loss}{accuracy}, "
+            f"{duration(progress.eta_seconds)} left"
+        )
         self._show(share, _bar(share, words), f"{share:4.0%}  {words}", progress.step >= progress.num_steps)
 
     def study(self, status: Status) -> None:
         """Show how far a study has come, and what it has found so far."""
         share = status.done / max(1, status.total)
         reused = f" ({status.reused:,} from the cache)" if status.reused else ""
-        words = (f"{status.name}: {status.done:,} of {status.total:,} measurements{reused}, "
-                 f"{duration(status.seconds_left)} left, {status.jobs} process{'es' if status.jobs > 1 else ''}")
+        words = (
+            f"{status.name}: {status.done:,} of {status.total:,} measurements{reused}, "
+            f"{duration(status.seconds_left)} left, {status.jobs} process{'es' if status.jobs > 1 else ''}"
+        )
         due = time.monotonic() - self._last >= SECONDS_BETWEEN_TABLES
         number = 5 if self.console.is_terminal else 2
         found = most_important(status, number) if due or not self.console.is_terminal else None
@@ -129,9 +133,11 @@ class Watcher:
                 self._found: RenderableType = Group(title, rows_table(found)) if len(found) else Text("")
             self._show(share, Group(_bar(share, words), self._found), "", last)
         else:
-            top = "; so far most: " + ", ".join(
-                f"{named(row)} {points(row)}" for row in found.itertuples()
-            ) if found is not None and len(found) and not last else ""
+            top = (
+                "; so far most: " + ", ".join(f"{named(row)} {points(row)}" for row in found.itertuples())
+                if found is not None and len(found) and not last
+                else ""
+            )
             self._show(share, "", f"{share:4.0%}  {words}{top}", last)
 
 

@@ -16,9 +16,11 @@ MAX_NAMES_BYTES = 2**22
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 cache_option = click.option(
-    "--cache", "cache", metavar="DIR", help="Where results are kept (default: $WEANALYSIS_CACHE, a checkout's cache/, "
-    "or the user's cache folder)."
-)  # fmt: skip
+    "--cache",
+    "cache",
+    metavar="DIR",
+    help="Where results are kept (default: $WEANALYSIS_CACHE, a checkout's cache/, or the user's cache folder).",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and no notes, only the result.")
 
@@ -35,28 +37,60 @@ def stacked(*decorators: Decorator) -> Decorator:
 
 
 model_options = stacked(
-    click.option("--model", "-m", default="resnet50", show_default=True, metavar="NAME",
-                 help="A torchvision network, timm:NAME, a built-in one (resnet20/32/44/56/110, vgg19_cifar, "
-                 "resnext29_16x64d), or a checkpoint file of this program."),
-    click.option("--model-option", "model_options", multiple=True, metavar="KEY=VALUE",
-                 help="An option of the network's constructor, such as shortcut=B for the CIFAR ResNets."),
+    click.option(
+        "--model",
+        "-m",
+        default="resnet50",
+        show_default=True,
+        metavar="NAME",
+        help="A torchvision network, timm:NAME, a built-in one (resnet20/32/44/56/110, vgg19_cifar, "
+        "resnext29_16x64d), or a checkpoint file of this program.",
+    ),
+    click.option(
+        "--model-option",
+        "model_options",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="An option of the network's constructor, such as shortcut=B for the CIFAR ResNets.",
+    ),
     click.option("--num-classes", type=int, metavar="N", help="Outputs of the network (default: the weights' own)."),
-    click.option("--weights", "-w", default="auto", show_default=True, metavar="W",
-                 help="auto, none, a torchvision weights name, or a file (.safetensors, .pt, .pth, .th)."),
-    click.option("--weights-of", default="auto", show_default=True, metavar="auto|raw|averaged|NAME",
-                 help="Which weights of a file with several sets, such as averaged ones (EMA); auto takes the raw."),
-)  # fmt: skip
+    click.option(
+        "--weights",
+        "-w",
+        default="auto",
+        show_default=True,
+        metavar="W",
+        help="auto, none, a torchvision weights name, or a file (.safetensors, .pt, .pth, .th).",
+    ),
+    click.option(
+        "--weights-of",
+        default="auto",
+        show_default=True,
+        metavar="auto|raw|averaged|NAME",
+        help="Which weights of a file with several sets, such as averaged ones (EMA); auto takes the raw.",
+    ),
+)
 
 data_options = stacked(
-    click.option("--data", "-d", default="digits", show_default=True, metavar="DATA",
-                 help="digits, imagefolder:DIR, imagenet:DIR, cifar10[:DIR], cifar100[:DIR] or hf:NAME."),
+    click.option(
+        "--data",
+        "-d",
+        default="digits",
+        show_default=True,
+        metavar="DATA",
+        help="digits, imagefolder:DIR, imagenet:DIR, cifar10[:DIR], cifar100[:DIR] or hf:NAME.",
+    ),
     click.option("--image-size", type=int, metavar="PIXELS", help="Side of the network's square input."),
     click.option("--mean", metavar="R,G,B", help="Mean of the normalization, such as 0.485,0.456,0.406."),
     click.option("--std", metavar="R,G,B", help="Standard deviation of the normalization."),
     click.option("--skip-bad-images", is_flag=True, help="Leave out files that are no images instead of refusing."),
-    click.option("--class-order", metavar="text|numeric|FILE", help="Order of the classes where the network knows no "
-                 "names: of text (the default), of their numbers, or that of a file's lines."),
-)  # fmt: skip
+    click.option(
+        "--class-order",
+        metavar="text|numeric|FILE",
+        help="Order of the classes where the network knows no "
+        "names: of text (the default), of their numbers, or that of a file's lines.",
+    ),
+)
 
 
 def parse_triple(name: str, text: str | None) -> tuple[float, float, float] | None:

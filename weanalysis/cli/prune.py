@@ -44,14 +44,30 @@ Examples:
 @click.argument("checkpoint", required=False, metavar="[CHECKPOINT]")
 @model_options
 @data_options
-@click.option("--by", default="taylor", show_default=True, metavar="RANKING",
-              help="drop (the measured D), or a criterion: magnitude, l1, l2, taylor, taylor-mean, fisher, obd, "
-              "activation, bn-gamma, lwe-multiplier.")
-@click.option("--sparsity", type=float, default=0.5, show_default=True, metavar="SHARE",
-              help="The share of units to prune, between 0 and 1.")
+@click.option(
+    "--by",
+    default="taylor",
+    show_default=True,
+    metavar="RANKING",
+    help="drop (the measured D), or a criterion: magnitude, l1, l2, taylor, taylor-mean, fisher, obd, "
+    "activation, bn-gamma, lwe-multiplier.",
+)
+@click.option(
+    "--sparsity",
+    type=float,
+    default=0.5,
+    show_default=True,
+    metavar="SHARE",
+    help="The share of units to prune, between 0 and 1.",
+)
 @click.option("--unit", default="kernel", show_default=True, metavar="kernel|channel", help="What is pruned.")
-@click.option("--scope", default="network", show_default=True, metavar="network|layer",
-              help="Rank all units together, or prune the same share of each layer.")
+@click.option(
+    "--scope",
+    default="network",
+    show_default=True,
+    metavar="network|layer",
+    help="Rank all units together, or prune the same share of each layer.",
+)
 @click.option("--study", metavar="STUDY", help="For --by drop: the study, by number or name.")
 @click.option("--layers", metavar="GLOB", help="Prune only layers whose name matches, such as 'layer1.*'.")
 @click.option("--curve", metavar="LIST", help="Sparsities to measure beside, such as 0.2,0.4 (default: 0.1 to 0.9).")
@@ -89,39 +105,75 @@ def prune(ctx: click.Context, /, **given: Any) -> None:
     output = _checked_output(given["output"], source or Path(name), Path(given["weights"]))
     with Watcher(given["quiet"]) as watcher:
         model = load_model(
-            name, given["weights"], given["num_classes"], given["data"],
-            options=parse_model_options(given["model_options"]), image_size=given["image_size"],
-            weights_of=given["weights_of"], cache=cache,
+            name,
+            given["weights"],
+            given["num_classes"],
+            given["data"],
+            options=parse_model_options(given["model_options"]),
+            image_size=given["image_size"],
+            weights_of=given["weights_of"],
+            cache=cache,
             progress=watcher.training,
-        )  # fmt: skip
+        )
         watcher.rest()
         data = load_data(
-            given["data"], parse_triple("mean", given["mean"]), parse_triple("std", given["std"]),
-            given["image_size"], given["images"], given["seed"], model, cache=cache,
-            skip_bad_images=given["skip_bad_images"], class_order=parse_class_order(given["class_order"]),
-        )  # fmt: skip
+            given["data"],
+            parse_triple("mean", given["mean"]),
+            parse_triple("std", given["std"]),
+            given["image_size"],
+            given["images"],
+            given["seed"],
+            model,
+            cache=cache,
+            skip_bad_images=given["skip_bad_images"],
+            class_order=parse_class_order(given["class_order"]),
+        )
         for note in (*model.notes, *data.notes):
             watcher.say(note)
         with Progress(console=watcher.console, transient=True, disable=not watcher.console.is_terminal) as progress:
             task = progress.add_task("accuracy of the pruned networks", total=len(data))
             found = run(
-                model, data, given["by"], given["sparsity"], given["unit"], given["scope"], layers=given["layers"],
-                study=given["study"], cache=cache, device=given["device"], batch_size=given["batch_size"],
-                say=watcher.say, report=lambda done, total, left: progress.update(task, completed=done),
+                model,
+                data,
+                given["by"],
+                given["sparsity"],
+                given["unit"],
+                given["scope"],
+                layers=given["layers"],
+                study=given["study"],
+                cache=cache,
+                device=given["device"],
+                batch_size=given["batch_size"],
+                say=watcher.say,
+                report=lambda done, total, left: progress.update(task, completed=done),
                 **({} if given["curve"] is None else {"curve": _shares(given["curve"])}),
-            )  # fmt: skip
+            )
     if output is not None:
         pruned = found.model
         transform = data.transform.describe()
-        extra = {"weights": pruned.weights, "classes": pruned.classes or data.classes, "synsets": pruned.synsets,
-                 "transform": transform, "notes": pruned.notes, "pruning": to_json_value(found.about)}  # fmt: skip
+        extra = {
+            "weights": pruned.weights,
+            "classes": pruned.classes or data.classes,
+            "synsets": pruned.synsets,
+            "transform": transform,
+            "notes": pruned.notes,
+            "pruning": to_json_value(found.about),
+        }
         save_checkpoint(output, pruned.net, pruned.architecture, extra)
     if given["as_json"]:
         about = {key: found.about[key] for key in ("by", "unit", "scope", "sparsity", "layers", "num_images")}
-        click.echo(json.dumps({
-            "model": model.name, "data": given["data"], **about, "output": str(output) if output else None,
-            "rows": to_json_rows(found.table),
-        }, allow_nan=False))  # fmt: skip
+        click.echo(
+            json.dumps(
+                {
+                    "model": model.name,
+                    "data": given["data"],
+                    **about,
+                    "output": str(output) if output else None,
+                    "rows": to_json_rows(found.table),
+                },
+                allow_nan=False,
+            )
+        )
         return
     _print(Console(highlight=False), found, output)
 
@@ -150,7 +202,6 @@ def _shares(text: str) -> tuple[float, ...]:
 def _print(console: Console, found: Pruned, output: Path | None) -> None:
     from rich.table import Table
 
-
     about, table = found.about, found.table
     intact = about["intact_params"]
     console.print(
@@ -158,20 +209,31 @@ def _print(console: Console, found: Pruned, output: Path | None) -> None:
         f"{len(about['layers'])} layers ranked by {about['source']}, "
         f"{'over the network' if about['scope'] == 'network' else 'layer by layer'}; intact top-1 "
         f"{table['intact'].iloc[0]:.2f} % on {about['num_images']:,} images, {intact['num_params']:,} parameters, "
-        f"{intact['gflops']:.3f} GFLOPs", soft_wrap=True,
-    )  # fmt: skip
+        f"{intact['gflops']:.3f} GFLOPs",
+        soft_wrap=True,
+    )
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("sparsity", "pruned", "left", "GFLOPs", "top-1", "D, points [95 %]"):
         shown.add_column(title, justify="right", no_wrap=True)
     for row in table.itertuples():
         style = "bold" if row.sparsity == about["sparsity"] else None
         left = f"{100 * row.num_nonzero / intact['num_params']:.1f} %"
-        shown.add_row(f"{row.sparsity:g}", f"{row.num_pruned:,}", left, f"{row.gflops:.3f}", f"{row.ablated:.2f} %",
-                      f"{row.drop:+.2f} [{row.drop_low:+.2f}, {row.drop_high:+.2f}]", style=style)
+        shown.add_row(
+            f"{row.sparsity:g}",
+            f"{row.num_pruned:,}",
+            left,
+            f"{row.gflops:.3f}",
+            f"{row.ablated:.2f} %",
+            f"{row.drop:+.2f} [{row.drop_low:+.2f}, {row.drop_high:+.2f}]",
+            style=style,
+        )
     console.print(shown)
-    console.print("left: parameters that are not 0. D is the loss of accuracy, paired on the same images (Tango), for "
-                  "the population that they were drawn from; where the ranking has seen these images too, it flatters. "
-                  "Nothing was trained after pruning.", soft_wrap=True)
+    console.print(
+        "left: parameters that are not 0. D is the loss of accuracy, paired on the same images (Tango), for "
+        "the population that they were drawn from; where the ranking has seen these images too, it flatters. "
+        "Nothing was trained after pruning.",
+        soft_wrap=True,
+    )
     if output is not None:
         console.print(f"\nThe network at sparsity {about['sparsity']:g} is in {output}. Next:", soft_wrap=True)
         console.print(f"  weanalysis ablate --model {output} --data {about['data']}", soft_wrap=True, markup=False)

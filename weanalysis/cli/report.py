@@ -28,8 +28,12 @@ Examples:
 @click.option("--output", "-o", required=True, metavar="FILE", help="The page to write, a .html file.")
 @click.option("--title", metavar="TEXT", help="Its title (default: what it is about).")
 @click.option("--metric", metavar="top1|top5", help="Another metric than the studies were run for.")
-@click.option("--figures", "pictures", metavar="DIR", help="Also write every figure into this folder; needs kaleido "
-              "(pip install 'weanalysis[images]') and Chromium.")
+@click.option(
+    "--figures",
+    "pictures",
+    metavar="DIR",
+    help="Also write every figure into this folder; needs kaleido (pip install 'weanalysis[images]') and Chromium.",
+)
 @click.option("--formats", default="png,svg,pdf", show_default=True, metavar="LIST", help="Formats of --figures.")
 @json_option
 @quiet_option
@@ -43,10 +47,14 @@ def report(**given: Any) -> None:
 
     with Watcher(given["quiet"]) as watcher:
         written = write_report(
-            given["named"], given["output"], cache=find_cache(given["cache"]), title=given["title"],
-            metric=given["metric"], pictures=given["pictures"],
+            given["named"],
+            given["output"],
+            cache=find_cache(given["cache"]),
+            title=given["title"],
+            metric=given["metric"],
+            pictures=given["pictures"],
             formats=[part.strip().lower() for part in given["formats"].split(",") if part.strip()],
-        )  # fmt: skip
+        )
         for note in written.notes:
             watcher.say(note)
     if given["as_json"]:

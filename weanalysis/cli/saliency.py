@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from weanalysis.results.statistics import MeasuredColumn
     from weanalysis.saliency import Measured
 
 SALIENCY_HELP = """Score every weight, kernel, channel and layer by cheap criteria, and compare with the measured D.
@@ -42,7 +43,10 @@ Examples:
 """
 
 # What --against takes: the study's column, and its name.
-AGAINST = {"drop": ("drop", "measured D"), "flipped": ("num_flipped", "number of images flipped")}
+AGAINST: dict[str, tuple[MeasuredColumn, str]] = {
+    "drop": ("drop", "measured D"),
+    "flipped": ("num_flipped", "number of images flipped"),
+}
 
 SUFFIXES = (".parquet", ".csv", ".json", ".safetensors")
 
@@ -54,16 +58,36 @@ SUFFIXES = (".parquet", ".csv", ".json", ".safetensors")
 @click.option("--layers", metavar="GLOB", help="Only layers whose name matches, such as 'layer1.*' (commas allowed).")
 @click.option("--images", type=int, metavar="N", help="Only N images, drawn by the seed (default: all).")
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws the order of the images.")
-@click.option("--study", metavar="STUDY", help="Compare with this study, by number or name (default: every location, "
-              "channel, layer and magnitude study of these weights in the cache).")
-@click.option("--against", default="drop", show_default=True, metavar="drop|flipped",
-              help="What the scores are compared with: D, which has a sign, or how many images turned right or wrong.")
-@click.option("--top", type=float, default=10.0, show_default=True, metavar="PERCENT",
-              help="The share of most important places whose overlap is told.")
+@click.option(
+    "--study",
+    metavar="STUDY",
+    help="Compare with this study, by number or name (default: every location, "
+    "channel, layer and magnitude study of these weights in the cache).",
+)
+@click.option(
+    "--against",
+    default="drop",
+    show_default=True,
+    metavar="drop|flipped",
+    help="What the scores are compared with: D, which has a sign, or how many images turned right or wrong.",
+)
+@click.option(
+    "--top",
+    type=float,
+    default=10.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="The share of most important places whose overlap is told.",
+)
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu or cuda:N.")
 @click.option("--batch-size", type=int, metavar="N", help="Images at a time (default: what fits 512 MiB).")
-@click.option("--output", "-o", metavar="FILE", help="Write the scores of every kernel, channel and layer to a "
-              ".parquet, .csv or .json file, or all maps, with those of single weights, to a .safetensors file.")
+@click.option(
+    "--output",
+    "-o",
+    metavar="FILE",
+    help="Write the scores of every kernel, channel and layer to a "
+    ".parquet, .csv or .json file, or all maps, with those of single weights, to a .safetensors file.",
+)
 @json_option
 @quiet_option
 @cache_option
@@ -91,38 +115,62 @@ def saliency(**given: Any) -> None:
     cache = find_cache(given["cache"]).ready()
     with Watcher(given["quiet"]) as watcher:
         model = load_model(
-            given["model"], given["weights"], given["num_classes"], given["data"],
-            options=parse_model_options(given["model_options"]), image_size=given["image_size"],
-            weights_of=given["weights_of"], cache=cache,
+            given["model"],
+            given["weights"],
+            given["num_classes"],
+            given["data"],
+            options=parse_model_options(given["model_options"]),
+            image_size=given["image_size"],
+            weights_of=given["weights_of"],
+            cache=cache,
             progress=watcher.training,
-        )  # fmt: skip
+        )
         watcher.rest()
         data = load_data(
-            given["data"], parse_triple("mean", given["mean"]), parse_triple("std", given["std"]),
-            given["image_size"], given["images"], given["seed"], model, cache=cache,
-            skip_bad_images=given["skip_bad_images"], class_order=parse_class_order(given["class_order"]),
-        )  # fmt: skip
+            given["data"],
+            parse_triple("mean", given["mean"]),
+            parse_triple("std", given["std"]),
+            given["image_size"],
+            given["images"],
+            given["seed"],
+            model,
+            cache=cache,
+            skip_bad_images=given["skip_bad_images"],
+            class_order=parse_class_order(given["class_order"]),
+        )
         for note in (*model.notes, *data.notes):
             watcher.say(note)
         plain = prepare_on(model, data).model
         weights_hash = plain.weights_hash
         numbers = _studies(cache, weights_hash, given["study"])
-        with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn(), console=watcher.console,
-                      transient=True, disable=not watcher.console.is_terminal) as progress:  # fmt: skip
+        with Progress(
+            *Progress.get_default_columns()[:-1],
+            TimeRemainingColumn(),
+            console=watcher.console,
+            transient=True,
+            disable=not watcher.console.is_terminal,
+        ) as progress:
             task = progress.add_task("one pass over the images", total=len(data))
             measured = saliency_maps(
-                model, data, criteria, given["layers"], cache=cache, device=given["device"],
-                batch_size=given["batch_size"], say=watcher.say,
+                model,
+                data,
+                criteria,
+                given["layers"],
+                cache=cache,
+                device=given["device"],
+                batch_size=given["batch_size"],
+                say=watcher.say,
                 report=lambda done, total, left: progress.update(task, completed=done),
-            )  # fmt: skip
+            )
         agreements = []
         if numbers:
             with Store.open(cache.results, readonly=True) as store:
                 for number in numbers:
                     about = store.describe(number)
                     scored = scored_study(measured, plain.net, store, number)
-                    found = agreement_table(scored, measured.maps.criteria, given["top"] / 100,
-                                            measured=AGAINST[given["against"]][0])  # type: ignore[arg-type]
+                    found = agreement_table(
+                        scored, measured.maps.criteria, given["top"] / 100, measured=AGAINST[given["against"]][0]
+                    )
                     found.insert(0, "study", number)
                     agreements.append((about, found))
     if output is not None:
@@ -131,12 +179,21 @@ def saliency(**given: Any) -> None:
         joined = pd.concat([found for _, found in agreements]) if agreements else pd.DataFrame()
         maps = measured.maps
         about = {name: maps.about[name] for name in ("model", "weights", "data", "num_images", "seed", "seconds")}
-        click.echo(json.dumps({
-            **about, "criteria": list(maps.criteria), "lacking": measured.lacking, "maps": str(measured.path),
-            "layers": [layer.name for layer in maps.layers],
-            "most_important": {unit: _tops(measured, unit) for unit in ("kernel", "filter", "input channel")},
-            "against": given["against"], "agreement": to_json_rows(joined),
-        }, allow_nan=False))  # fmt: skip
+        click.echo(
+            json.dumps(
+                {
+                    **about,
+                    "criteria": list(maps.criteria),
+                    "lacking": measured.lacking,
+                    "maps": str(measured.path),
+                    "layers": [layer.name for layer in maps.layers],
+                    "most_important": {unit: _tops(measured, unit) for unit in ("kernel", "filter", "input channel")},
+                    "against": given["against"],
+                    "agreement": to_json_rows(joined),
+                },
+                allow_nan=False,
+            )
+        )
         return
     _print(Console(highlight=False), measured, agreements, given, cache)
     if output is not None:
@@ -149,8 +206,9 @@ def _checked_output(output: str | None) -> Path | None:
         return None
     path = Path(output).expanduser()
     if path.suffix.lower() not in SUFFIXES:
-        raise StoreError(f"scores are written as {', '.join(SUFFIXES)}, not {path.suffix or path.name!r}; name the "
-                         "file so")
+        raise StoreError(
+            f"scores are written as {', '.join(SUFFIXES)}, not {path.suffix or path.name!r}; name the file so"
+        )
     if not path.resolve().parent.is_dir():
         raise StoreError(f"the folder of {path} does not exist; make it, or choose another place")
     return path
@@ -185,11 +243,12 @@ def _tops(measured: Measured, unit: str, number: int = 5) -> dict[str, list[dict
     table = measured.maps.table((unit,))
     return {
         criterion: to_json_rows(
-            table.nlargest(number, criterion)[["layer", "depth", "selection", "out_channel", "in_channel", criterion]]
-            .rename(columns={criterion: "score"})
+            table.nlargest(number, criterion)[
+                ["layer", "depth", "selection", "out_channel", "in_channel", criterion]
+            ].rename(columns={criterion: "score"})
         )
         for criterion in measured.maps.criteria
-    }  # fmt: skip
+    }
 
 
 def _print(console: Console, measured: Measured, agreements: list[Any], given: dict[str, Any], cache: Any) -> None:
@@ -198,14 +257,18 @@ def _print(console: Console, measured: Measured, agreements: list[Any], given: d
     maps = measured.maps
     kernels, filters = (maps.table((unit,)) for unit in ("kernel", "filter"))
     origin = "from the cache" if measured.reused else f"in {duration(maps.about['seconds'])}"
-    console.print(f"\n[bold]{maps.about['model']}[/bold] on {maps.about['data']}: {len(kernels):,} kernels of "
-                  f"{len(maps.layers):,} layers, one pass over {maps.about['num_images']:,} images, {origin}",
-                  soft_wrap=True)  # fmt: skip
+    console.print(
+        f"\n[bold]{maps.about['model']}[/bold] on {maps.about['data']}: {len(kernels):,} kernels of "
+        f"{len(maps.layers):,} layers, one pass over {maps.about['num_images']:,} images, {origin}",
+        soft_wrap=True,
+    )
     for criterion in maps.criteria:
         if criterion in measured.lacking:
             continue
-        console.print(f"\n[bold]{criterion}[/bold]: {maps.about['formulas'][criterion]} "
-                      f"({maps.about['sources'][criterion]})", soft_wrap=True)
+        console.print(
+            f"\n[bold]{criterion}[/bold]: {maps.about['formulas'][criterion]} ({maps.about['sources'][criterion]})",
+            soft_wrap=True,
+        )
         table = _table("highest kernels", "score", "highest filters", "score")
         for line in zip(_highest(kernels, criterion), _highest(filters, criterion), strict=True):
             table.add_row(*(cell for pair in line for cell in pair))
@@ -213,16 +276,29 @@ def _print(console: Console, measured: Measured, agreements: list[Any], given: d
     for about, found in agreements:
         _print_agreement(console, about, found, given["top"], AGAINST[given["against"]][1])
     if agreements and given["against"] == "drop":
-        console.print("Scores have no sign, but D has: --against flipped compares them with how many images turned "
-                      "right or wrong.", soft_wrap=True)
+        console.print(
+            "Scores have no sign, but D has: --against flipped compares them with how many images turned "
+            "right or wrong.",
+            soft_wrap=True,
+        )
     if not agreements:
-        console.print("\nNo study in the cache has measured D of these weights, so nothing says how well these scores "
-                      "predict it. Measure with:", soft_wrap=True)
-        console.print(f"  weanalysis ablate --model {given['model']} --weights {given['weights']} --data "
-                      f"{given['data']} --cache {cache.root}", soft_wrap=True, markup=False)
+        console.print(
+            "\nNo study in the cache has measured D of these weights, so nothing says how well these scores "
+            "predict it. Measure with:",
+            soft_wrap=True,
+        )
+        console.print(
+            f"  weanalysis ablate --model {given['model']} --weights {given['weights']} --data "
+            f"{given['data']} --cache {cache.root}",
+            soft_wrap=True,
+            markup=False,
+        )
     console.print(f"\nKept as {measured.path}. Next:", soft_wrap=True, markup=False)
-    console.print(f"  weanalysis dashboard --cache {cache.root}      look at the maps beside the measured D",
-                  soft_wrap=True, markup=False)  # fmt: skip
+    console.print(
+        f"  weanalysis dashboard --cache {cache.root}      look at the maps beside the measured D",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def _table(*titles: str) -> Table:
@@ -251,8 +327,9 @@ def _print_agreement(console: Console, about: dict[str, Any], found: pd.DataFram
             f"\n[bold]Agreement with the {what}[/bold]: study {about['id']} ({about['name']}), "
             f"{whole['num_places'].max():,.0f} places ({selection}), {about['num_images']:,} images. By chance: "
             f"correlations of 0, {_shown(100 * whole['top_chance'].max(), '.0f')} % of the top {top:g} % "
-            f"({_shown(whole['top_k'].max(), '.0f')} places) shared.", soft_wrap=True,
-        )  # fmt: skip
+            f"({_shown(whole['top_k'].max(), '.0f')} places) shared.",
+            soft_wrap=True,
+        )
         table = _table("criterion", "Spearman [95 %]", "Kendall [95 %]", "top shared", *["by layer"] * layers_found)
         for row in whole.sort_values("spearman", ascending=False, kind="stable").to_dict("records"):
             if row["spearman"] != row["spearman"]:
@@ -262,16 +339,22 @@ def _print_agreement(console: Console, about: dict[str, Any], found: pd.DataFram
             known = own.dropna(subset="spearman")
             beyond = ((known["q_value"] < 0.05) & (known["spearman"] > 0)).sum()
             by_layer = [f"{_shown(known['spearman'].median(), '+.2f')}, {beyond} of {len(known)}"] * layers_found
-            table.add_row(row["criterion"], _interval(row, "spearman"), _interval(row, "kendall"),
-                          f"{_shown(100 * row['top_overlap'], '.0f')} %", *by_layer)
+            table.add_row(
+                row["criterion"],
+                _interval(row, "spearman"),
+                _interval(row, "kendall"),
+                f"{_shown(100 * row['top_overlap'], '.0f')} %",
+                *by_layer,
+            )
         console.print(table)
     console.print(
         "Over the network the layers are the sample: the intervals leave out one layer at a time (none for fewer than "
         "three). The images' noise keeps all correlations below 1. By layer: the median of "
         "Spearman's, and the layers where it is above 0 beyond chance (5 % false discovery rate). --json has all "
         "layers, and p-values, which over the network test that scores tell places of one layer apart (permuted within "
-        "layers).", soft_wrap=True,
-    )  # fmt: skip
+        "layers).",
+        soft_wrap=True,
+    )
 
 
 def _interval(row: dict[str, Any], name: str) -> str:

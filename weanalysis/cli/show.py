@@ -51,8 +51,20 @@ def _studies(cache: Any) -> Listing:
     if not cache.results.is_file():
         return [], []
     with Store.open(cache.results, readonly=True) as store:
-        columns = ["id", "name", "kind", "model", "weights", "data", "metric", "state", "num_images", "done", "total",
-                   "stopping"]  # fmt: skip
+        columns = [
+            "id",
+            "name",
+            "kind",
+            "model",
+            "weights",
+            "data",
+            "metric",
+            "state",
+            "num_images",
+            "done",
+            "total",
+            "stopping",
+        ]
         studies = store.studies()
         studies["state"] += np.where(studies["outdated"].astype(bool), " (by an older version: measure it again)", "")
         return to_json_rows(studies[columns]), list(store.unreadable().values())
@@ -143,10 +155,19 @@ def export(study: str, output: str, metric: str | None, cache: str | None) -> No
 
 @click.command(help=DASHBOARD_HELP)
 @click.option("--port", type=int, default=8501, show_default=True)
-@click.option("--address", default="127.0.0.1", show_default=True,
-              help="Where to listen; 0.0.0.0 lets other machines in, with the token that is printed.")
-@click.option("--host", "hosts", multiple=True, metavar="NAME",
-              help="Also answer to this name, as behind a proxy or in a container; can be repeated.")
+@click.option(
+    "--address",
+    default="127.0.0.1",
+    show_default=True,
+    help="Where to listen; 0.0.0.0 lets other machines in, with the token that is printed.",
+)
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Also answer to this name, as behind a proxy or in a container; can be repeated.",
+)
 @click.option("--open/--no-open", "open_browser", default=True, show_default=True, help="Open a browser.")
 @cache_option
 @click.pass_context

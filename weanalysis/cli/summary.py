@@ -34,10 +34,12 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
     metric = {"top1": "top-1", "top5": "top-5"}[table["metric"].iloc[0]]
     measured = table.dropna(subset="drop")
     ordered = measured.sort_values("drop", ascending=False, kind="stable")
-    console.print(f"\n[bold]{escape(about['name'])}[/bold]: intact {metric} {about['intact']:.2f} % on "
-                  f"{about['num_images']:,} images; {len(table):,} ablations in {duration(about['seconds'])}"
-                  + (f" ({about['reused']:,} measurements were in the cache)" if about["reused"] else ""),
-                  soft_wrap=True)
+    console.print(
+        f"\n[bold]{escape(about['name'])}[/bold]: intact {metric} {about['intact']:.2f} % on "
+        f"{about['num_images']:,} images; {len(table):,} ablations in {duration(about['seconds'])}"
+        + (f" ({about['reused']:,} measurements were in the cache)" if about["reused"] else ""),
+        soft_wrap=True,
+    )
     for title, rows in (("most important", ordered[:shown]), ("least important", ordered[::-1][:shown])):
         chosen = selected_intervals(rows, len(ordered), bool(about["stopping"]))
         console.print(f"[bold]{title}[/bold]: {interval_words(len(rows), len(ordered))}", soft_wrap=True)
@@ -49,24 +51,33 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
     console.print(
         f"Of {found.num_measured:,} ablations, {found.num_worse:,} make the network worse and {found.num_better:,} "
         f"better beyond chance ({'anytime-valid' if about['stopping'] else 'exact McNemar'} test, "
-        f"{FALSE_DISCOVERY_RATE:.0%} false discovery rate); {found.num_silent:,} flip no image.", soft_wrap=True,
-    )  # fmt: skip
+        f"{FALSE_DISCOVERY_RATE:.0%} false discovery rate); {found.num_silent:,} flip no image.",
+        soft_wrap=True,
+    )
     _print_plan(console, table, detect)
-    console.print("D is the decrease of accuracy in percentage points; its interval is for the population that the "
-                  "images were drawn from.", soft_wrap=True)  # fmt: skip
+    console.print(
+        "D is the decrease of accuracy in percentage points; its interval is for the population that the "
+        "images were drawn from.",
+        soft_wrap=True,
+    )
     if measured["evaluate"].iloc[0] == "screened":
         share = measured["num_evaluated"].sum() / measured["num_images"].sum()
         width = (measured["screen_high"] - measured["screen_low"]).to_numpy() / 2
-        console.print(f"Screened: {share:.1%} of all images and ablations were computed, those that could change. D on "
-                      f"these very images is known to within {np.median(width):.2f} points for half of the ablations "
-                      f"and {width.max():.2f} for all (95 %; columns screen_low and screen_high).", soft_wrap=True)
+        console.print(
+            f"Screened: {share:.1%} of all images and ablations were computed, those that could change. D on "
+            f"these very images is known to within {np.median(width):.2f} points for half of the ablations "
+            f"and {width.max():.2f} for all (95 %; columns screen_low and screen_high).",
+            soft_wrap=True,
+        )
         _print_lot(console, about, cache)
     _print_checks(console, about)
     if about["stopping"]:
-        console.print(f"--{about['stopping'].replace(' or ', ' or --')}: {about['num_settled']:,} of {len(table):,} "
-                      f"were settled, on {table['num_images'].min():,.0f} images at least; the others were looked at "
-                      "on all images. Each interval holds 95 % of the time however often it was looked at.",
-                      soft_wrap=True)  # fmt: skip
+        console.print(
+            f"--{about['stopping'].replace(' or ', ' or --')}: {about['num_settled']:,} of {len(table):,} "
+            f"were settled, on {table['num_images'].min():,.0f} images at least; the others were looked at "
+            "on all images. Each interval holds 95 % of the time however often it was looked at.",
+            soft_wrap=True,
+        )
     study, where = about["study_id"], f" --cache {shlex.quote(str(cache.root))}"
     for line in (
         f"\nKept as study {study} in {cache.root}. Next:",
@@ -81,8 +92,11 @@ def _print_checks(console: Console, about: dict[str, Any]) -> None:
     """Print how many answers were computed the naive way too, and what came of it."""
     if about["num_checked"]:
         num = about["num_differed"]
-        console.print(f"Checked {about['num_checked']:,} of {about['num_answers']:,} answers the naive way: "
-                      f"{num:,} {'differed and were measured again' if num else 'differ'}.", soft_wrap=True)
+        console.print(
+            f"Checked {about['num_checked']:,} of {about['num_answers']:,} answers the naive way: "
+            f"{num:,} {'differed and were measured again' if num else 'differ'}.",
+            soft_wrap=True,
+        )
     for layer, reason in about["distrusted"].items():
         console.print(f"{layer} was measured the naive way alone: {reason}.", markup=False, soft_wrap=True)
 
@@ -93,13 +107,19 @@ def _print_lot(console: Console, about: Mapping[str, Any], cache: Cache) -> None
         screening = store.screening(about["study_id"])
     all_, layers = screening.iloc[-1], screening.iloc[:-1]
     if all_["lot_drawn"]:
-        console.print(f"Of {all_['num_left'] + all_['lot_drawn']:,.0f} pairs of an image and an ablation that were "
-                      f"left, {all_['lot_drawn']:,.0f} were drawn by lot and computed: {all_['lot_flipped']:,.0f} "
-                      f"flipped, so that at most {all_['most_hidden']:,.0f} of the others do (95 %, by counting, "
-                      "whatever the network).", soft_wrap=True)  # fmt: skip
+        console.print(
+            f"Of {all_['num_left'] + all_['lot_drawn']:,.0f} pairs of an image and an ablation that were "
+            f"left, {all_['lot_drawn']:,.0f} were drawn by lot and computed: {all_['lot_flipped']:,.0f} "
+            f"flipped, so that at most {all_['most_hidden']:,.0f} of the others do (95 %, by counting, "
+            "whatever the network).",
+            soft_wrap=True,
+        )
     if len(names := layers.loc[layers["distrusted"] > 0, "layer"]):
-        console.print(f"Computed on all images, where the lot contradicted the predictions: {', '.join(names)}.",
-                      soft_wrap=True, markup=False)  # fmt: skip
+        console.print(
+            f"Computed on all images, where the lot contradicted the predictions: {', '.join(names)}.",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def print_improvements(console: Console, found: Improvements, shown: int = 10) -> None:
@@ -108,8 +128,9 @@ def print_improvements(console: Console, found: Improvements, shown: int = 10) -
         f"\nDetrimental weights: of {found.num_tested:,} ablations, {len(found.table):,} improve the network on one "
         f"half of the images ({found.num_images[0]:,}) and [bold]{found.num_confirmed or 'none'} again on the other "
         f"half[/bold] ({found.num_images[1]:,}; exact McNemar tests, one-sided, {FALSE_DISCOVERY_RATE:.0%} false "
-        "discovery rate).", soft_wrap=True,
-    )  # fmt: skip
+        "discovery rate).",
+        soft_wrap=True,
+    )
     if found.num_confirmed:
         from weanalysis.results.statistics import selected_intervals
 
@@ -131,10 +152,13 @@ def _print_plan(console: Console, table: pd.DataFrame, detect: float) -> None:
 
     plan = plan_images(table, detect, FALSE_DISCOVERY_RATE)
     if plan.num_undecided:
-        console.print(f"To tell D = {detect:g} points from 0 for one of the {plan.num_undecided:,} that cannot be told "
-                      f"from 0 here takes about {plan.median:,.0f} images for half of them and {plan.largest:,.0f} for "
-                      f"all (power {plan.power:.0%} of McNemar's exact test, one at 5 %; judged by the images that "
-                      "flipped).", soft_wrap=True)  # fmt: skip
+        console.print(
+            f"To tell D = {detect:g} points from 0 for one of the {plan.num_undecided:,} that cannot be told "
+            f"from 0 here takes about {plan.median:,.0f} images for half of them and {plan.largest:,.0f} for "
+            f"all (power {plan.power:.0%} of McNemar's exact test, one at 5 %; judged by the images that "
+            "flipped).",
+            soft_wrap=True,
+        )
 
 
 def _print_contrast(console: Console, about: dict[str, Any]) -> None:
@@ -146,5 +170,6 @@ def _print_contrast(console: Console, about: dict[str, Any]) -> None:
         f"In every layer at once, without the {about['multiplier_of']} of the lowest multiplier: "
         f"D_L = {with_interval('d_low')}; of the highest: D_H = {with_interval('d_high')}; "
         f"D_H - D_L = {with_interval('d_high_minus_d_low')} points, exact McNemar p = "
-        f"{about['d_high_minus_d_low_p_value']:.2g}.", soft_wrap=True,
-    )  # fmt: skip
+        f"{about['d_high_minus_d_low_p_value']:.2g}.",
+        soft_wrap=True,
+    )

@@ -37,18 +37,25 @@ class Flag(NamedTuple):
 
 
 FLAGS = {
-    "model": Flag("A torchvision network, timm:NAME, or a built-in one (resnet20/32/44/56/110, vgg19_cifar, "
-                  "resnext29_16x64d).", "NAME", ("-m",)),
+    "model": Flag(
+        "A torchvision network, timm:NAME, or a built-in one (resnet20/32/44/56/110, vgg19_cifar, resnext29_16x64d).",
+        "NAME",
+        ("-m",),
+    ),
     "options": Flag("An option of the network's constructor, such as shortcut=B.", "KEY=VALUE", ("--model-option",)),
     "data": Flag("digits, imagefolder:DIR, imagenet:DIR, cifar10[:DIR], cifar100[:DIR] or hf:NAME.", "DATA", ("-d",)),
-    "image_size": Flag("Side of the network's square input (default: the images', or what the network needs).",
-                       "PIXELS"),
+    "image_size": Flag(
+        "Side of the network's square input (default: the images', or what the network needs).", "PIXELS"
+    ),
     "mean": Flag("Mean of the normalization, such as 0.485,0.456,0.406.", "R,G,B"),
     "std": Flag("Standard deviation of the normalization.", "R,G,B"),
     "attention": Flag("Attention blocks.", "none|se|cbam|bam"),
     "norm": Flag("Normalization layers; gn has groups of 32 channels.", "bn|gn"),
-    "excitation": Flag("What is done to the weights in training: we is LWE, and MWE on depthwise convolutions; ws, wn "
-                       "and sn are what the paper compares with.", "none|lwe|mwe|lwe+mwe|we|ws|wn|sn"),
+    "excitation": Flag(
+        "What is done to the weights in training: we is LWE, and MWE on depthwise convolutions; ws, wn "
+        "and sn are what the paper compares with.",
+        "none|lwe|mwe|lwe+mwe|we|ws|wn|sn",
+    ),
     "normalize": Flag("Standardize weights before LWE and MWE."),
     "reduction": Flag("LWE's ratio of inputs to hidden units.", "R"),
     "eps": Flag("MWE's epsilon, above 0: the smaller, the stronger.", "E"),
@@ -72,7 +79,7 @@ FLAGS = {
     "accumulation_steps": Flag("Parts that a step's images are worked through in, to save memory.", "N"),
     "channels_last": Flag("Keep activations channel by channel last, which is faster."),
     "seed": Flag("Draws the weights, the order of the images and their augmentation.", "N"),
-}  # fmt: skip
+}
 
 TRAIN_HELP = """Train a network, with Weight Excitation or without, and keep it as a run in the cache.
 
@@ -98,8 +105,10 @@ def _preset_line(name: str) -> str:
     schedule = f"x{recipe.gamma:g} at {steps}" if recipe.milestones else recipe.schedule
     if recipe.cycle_epochs:
         schedule += f" restarting after {recipe.cycle_epochs:g} epochs, then x{recipe.cycle_factor:g}"
-    return (f"  {name:<13} {recipe.epochs:g} epochs of batch {recipe.batch_size}, {recipe.optimizer} "
-            f"{recipe.learning_rate:g}, {schedule}, decay {recipe.weight_decay:g}")  # fmt: skip
+    return (
+        f"  {name:<13} {recipe.epochs:g} epochs of batch {recipe.batch_size}, {recipe.optimizer} "
+        f"{recipe.learning_rate:g}, {schedule}, decay {recipe.weight_decay:g}"
+    )
 
 
 def _recipe_options() -> Decorator:
@@ -175,15 +184,25 @@ def _is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-@click.command(help=TRAIN_HELP.format(presets="\n".join(map(_preset_line, PRESETS))),
-               short_help="Train a network, with Weight Excitation or without.")  # fmt: skip
-@click.option("--recipe", "preset", metavar="|".join(PRESETS), help="Where the values not given come from (default: "
-              "digits, cifar or imagenet, whichever suits the data).")
+@click.command(
+    help=TRAIN_HELP.format(presets="\n".join(map(_preset_line, PRESETS))),
+    short_help="Train a network, with Weight Excitation or without.",
+)
+@click.option(
+    "--recipe",
+    "preset",
+    metavar="|".join(PRESETS),
+    help="Where the values not given come from (default: digits, cifar or imagenet, whichever suits the data).",
+)
 @_recipe_options()
 @click.option("--seeds", metavar="LIST", help="Train one run for each seed, such as 0-4, one after the other.")
 @click.option("--name", metavar="NAME", help="A name for the run (default: made of what is trained).")
-@click.option("--resume/--no-resume", default=True, show_default=True,
-              help="Go on with a run that was begun; --no-resume begins anew and replaces it.")
+@click.option(
+    "--resume/--no-resume",
+    default=True,
+    show_default=True,
+    help="Go on with a run that was begun; --no-resume begins anew and replaces it.",
+)
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")
 @click.option("--workers", type=int, metavar="N", help="Processes that decode images (default: chosen).")
 @click.option("--skip-bad-images", is_flag=True, help="Leave out files that are no images instead of refusing.")
@@ -221,9 +240,15 @@ def train(**given: Any) -> None:
                 watcher.training(progress)
 
             run = run_training(
-                recipe, cache, name=name, resume=given["resume"], device=given["device"],
-                num_workers=given["workers"], skip_bad_images=given["skip_bad_images"], progress=report,
-            )  # fmt: skip
+                recipe,
+                cache,
+                name=name,
+                resume=given["resume"],
+                device=given["device"],
+                num_workers=given["workers"],
+                skip_bad_images=given["skip_bad_images"],
+                progress=report,
+            )
             watcher.rest()
             if not reports and first_process:
                 watcher.say(f"the run {run.name} was finished before; --no-resume trains it anew")
@@ -252,9 +277,12 @@ def _summary(run: Run) -> dict[str, Any]:
     assert result is not None
     epochs = result["epochs"]
     return {
-        "run": run.name, "checkpoint": str(run.checkpoint), "top1": result["top1"],
-        "epochs": int(epochs) if epochs == int(epochs) else epochs, "seconds": result["seconds"],
-    }  # fmt: skip
+        "run": run.name,
+        "checkpoint": str(run.checkpoint),
+        "top1": result["top1"],
+        "epochs": int(epochs) if epochs == int(epochs) else epochs,
+        "seconds": result["seconds"],
+    }
 
 
 def print_objects(objects: list[dict[str, Any]]) -> None:
@@ -276,13 +304,16 @@ def _print_runs(console: Console, runs: list[Run], preset: str) -> None:
         console.print(
             f"[bold]{run.name}[/bold]: top-1 {result['top1']:.2f} % after {result['epochs']:g} epochs of the recipe "
             f"{preset} (best {result['best_top1']:.2f} % after {result['best_epoch']}), "
-            f"{duration(result['seconds'])}", soft_wrap=True,
-        )  # fmt: skip
+            f"{duration(result['seconds'])}",
+            soft_wrap=True,
+        )
         console.print(f"  {run.checkpoint}", markup=False, soft_wrap=True)
     if len(runs) > 1:
         mean = mean_of_runs([run.result["top1"] for run in runs if run.result])
-        console.print(f"Mean over {len(runs)} seeds: {mean.value:.2f} %, 95 % interval {mean.low:.2f} to "
-                      f"{mean.high:.2f} (Student's t).")
+        console.print(
+            f"Mean over {len(runs)} seeds: {mean.value:.2f} %, 95 % interval {mean.low:.2f} to "
+            f"{mean.high:.2f} (Student's t)."
+        )
     last, where = runs[-1], f" --cache {shlex.quote(str(runs[-1].folder.parent.parent))}"
     checkpoint, data = shlex.quote(str(last.checkpoint)), shlex.quote(last.recipe.get("data", "digits"))
     for line in (
@@ -334,17 +365,23 @@ def fold(checkpoint: str, output: str, as_json: bool, cache: str | None) -> None
     save_checkpoint(target, plain, architecture, {key: about[key] for key in about if key != "architecture"})
     assert excitation is not None
     result = {
-        "checkpoint": str(source), "output": str(target), "model": model.name, "excitation": excitation["kind"],
-        "layers": layers, "train_params": _num_parameters(model.net), "inference_params": _num_parameters(plain),
-    }  # fmt: skip
+        "checkpoint": str(source),
+        "output": str(target),
+        "model": model.name,
+        "excitation": excitation["kind"],
+        "layers": layers,
+        "train_params": _num_parameters(model.net),
+        "inference_params": _num_parameters(plain),
+    }
     if as_json:
         print_objects([result])
         return
     console = Console(highlight=False)
     console.print(
         f"Folded {excitation['kind']} into the weights of {len(layers)} layers of {model.name}: "
-        f"{result['train_params']:,} parameters became {result['inference_params']:,}.", soft_wrap=True,
-    )  # fmt: skip
+        f"{result['train_params']:,} parameters became {result['inference_params']:,}.",
+        soft_wrap=True,
+    )
     console.print(f"  {target}", markup=False, soft_wrap=True)
     console.print(_how_to_load(architecture, target), markup=False, soft_wrap=True)
 
@@ -361,5 +398,7 @@ def _how_to_load(architecture: dict[str, Any], path: Path) -> str:
         return f"Use it with --model {path}: no other program has this network{why}."
     options = "".join(f", {key}={value!r}" for key, value in architecture["options"].items())
     make = {"torchvision": "torchvision.models.get_model", "timm": "timm.create_model"}[architecture["source"]]
-    return (f"Load it anywhere: {make}({architecture['name']!r}, num_classes={architecture['num_classes']}{options})"
-            ".load_state_dict(safetensors.torch.load_file(FILE), strict=True)")
+    return (
+        f"Load it anywhere: {make}({architecture['name']!r}, num_classes={architecture['num_classes']}{options})"
+        ".load_state_dict(safetensors.torch.load_file(FILE), strict=True)"
+    )

@@ -39,8 +39,10 @@ def find_named(text: str, cache: Cache) -> Run | StudyOf:
         if len(found) == 1:
             return found[0]
         if found:
-            offer = ", ".join(f"study:{item.number} ({item.name})" if isinstance(item, StudyOf) else f"run:{item.name}"
-                              for item in found[:8])  # fmt: skip
+            offer = ", ".join(
+                f"study:{item.number} ({item.name})" if isinstance(item, StudyOf) else f"run:{item.name}"
+                for item in found[:8]
+            )
             raise StoreError(f"{len(found)} runs and studies match {wanted!r}: {offer}; name one of them")
     if kind != "study" and safe_name(wanted) == wanted and Run(cache.runs / wanted).recipe_file.is_file():
         _ = Run(cache.runs / wanted).description  # it is there, and this says why it cannot be read

@@ -90,8 +90,9 @@ def data_of(members: Sequence[Member]) -> str:
         raise DataError(f"{members[0].name} does not say which images it was trained for; name some with --data")
     if len(specs) > 1:
         listed = ", ".join(f"{name} on {spec}" for spec, name in list(specs.items())[:4])
-        raise DataError(f"the networks were trained on different images ({listed}); name those to compare them on "
-                        "with --data")
+        raise DataError(
+            f"the networks were trained on different images ({listed}); name those to compare them on with --data"
+        )
     return next(iter(specs))
 
 

@@ -65,8 +65,9 @@ class StudyComparison(Difference):
         first, second = (matrix[:, rows.index.to_numpy()] for matrix in self.changes)
         level = selected_confidence(len(rows), len(self.places))
         found = compare_maps(second, first, self.same_network, level)
-        return rows.assign(selected_low=found["difference_low"].to_numpy(),
-                           selected_high=found["difference_high"].to_numpy())  # fmt: skip
+        return rows.assign(
+            selected_low=found["difference_low"].to_numpy(), selected_high=found["difference_high"].to_numpy()
+        )
 
     def summary(self) -> dict[str, Any]:
         """Return what every comparison does; the metric is "drop of" the studies' own."""
@@ -94,8 +95,10 @@ def compare_studies(first: int, second: int, cache: Cache, metric: str | None = 
         whole = [_whole_rows(table, len(frame)) for table, frame in zip(tables, intact, strict=True)]
         pairs = whole[0].merge(whole[1], on=PLACE, suffixes=("_1", "_2"))
         if pairs.empty:
-            raise StudyError("the two studies have no place in common that both have measured: their layers, grids or "
-                             "percentiles differ")
+            raise StudyError(
+                "the two studies have no place in common that both have measured: their layers, grids or "
+                "percentiles differ"
+            )
         unpaired = sum(len(table) for table in tables) - 2 * len(pairs)
         if unpaired:
             notes.append(f"{unpaired:,} places of one study alone, or not measured on all images yet, are left out")
@@ -115,9 +118,11 @@ def compare_studies(first: int, second: int, cache: Cache, metric: str | None = 
     places["screen_low"], places["screen_high"] = places["difference"] - hidden[0], places["difference"] + hidden[1]
     width = (hidden[0] + hidden[1]) / 2
     if width.any():
-        notes.append("of screened studies not every image was computed: on these very images the difference is known "
-                     f"to within {np.median(width):.2f} points for half of the places and {width.max():.2f} for all "
-                     "(screen_low and screen_high), which the intervals do not count")
+        notes.append(
+            "of screened studies not every image was computed: on these very images the difference is known "
+            f"to within {np.median(width):.2f} points for half of the places and {width.max():.2f} for all "
+            "(screen_low and screen_high), which the intervals do not count"
+        )
     mean = compare_layers(matrices[1], matrices[0])
     right = [frame[metric].to_numpy(bool) for frame in seen]
     lost = [np.asarray((matrix > 0).sum(axis=1)).ravel() for matrix in matrices]
@@ -148,28 +153,38 @@ def _check_pairable(about: Sequence[dict[str, Any]]) -> list[str]:
     """Raise StudyError unless both studies zero the same kind of thing on the same images; return what to note."""
     one, two = about
     if one["kind"] != two["kind"]:
-        raise StudyError(f"{one['name']} is a {one['kind']} study and {two['name']} a {two['kind']} study; compare two "
-                         "of one kind")
+        raise StudyError(
+            f"{one['name']} is a {one['kind']} study and {two['name']} a {two['kind']} study; compare two of one kind"
+        )
     for study in about:
         if study.get("stopping"):
-            raise StudyError(f"{study['name']} stopped each place at another number of images (--{study['stopping']}), "
-                             "so that no image stands for all of them; run it again without that option (what is "
-                             "measured counts) and compare that study")
+            raise StudyError(
+                f"{study['name']} stopped each place at another number of images (--{study['stopping']}), "
+                "so that no image stands for all of them; run it again without that option (what is "
+                "measured counts) and compare that study"
+            )
     for option in ("multiplier_of", "channels"):
         values = [(study.get("options") or {}).get(option) for study in about]
         if values[0] != values[1]:
-            raise StudyError(f"{one['name']} and {two['name']} zero other things by multiplier "
-                             f"(--{option.replace('_', '-')}); compare two that zero the same")
+            raise StudyError(
+                f"{one['name']} and {two['name']} zero other things by multiplier "
+                f"(--{option.replace('_', '-')}); compare two that zero the same"
+            )
     if one["data"] != two["data"]:
-        raise StudyError(f"{one['name']} was measured on {one['data']}, {two['name']} on {two['data']}; measure both "
-                         "on the same images to compare them")
+        raise StudyError(
+            f"{one['name']} was measured on {one['data']}, {two['name']} on {two['data']}; measure both "
+            "on the same images to compare them"
+        )
     if one["fingerprint"] == two["fingerprint"]:
         return []
     if one.get("transform") == two.get("transform"):
-        raise StudyError(f"the images of {one['data']} changed between {one['name']} and {two['name']}; measure one "
-                         "of them again")
-    return ["the networks see the images differently (another size or normalization); they are paired by their place "
-            "in the data set"]
+        raise StudyError(
+            f"the images of {one['data']} changed between {one['name']} and {two['name']}; measure one of them again"
+        )
+    return [
+        "the networks see the images differently (another size or normalization); they are paired by their place "
+        "in the data set"
+    ]
 
 
 def _hidden(tables: Sequence[pd.DataFrame], pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -178,8 +193,10 @@ def _hidden(tables: Sequence[pd.DataFrame], pairs: pd.DataFrame) -> tuple[np.nda
         *((table["drop"] - table["screen_low"], table["screen_high"] - table["drop"]) for table in tables), strict=True
     )
     first, second = pairs["position_1"], pairs["position_2"]
-    return (below[1].to_numpy()[second] + above[0].to_numpy()[first],
-            above[1].to_numpy()[second] + below[0].to_numpy()[first])  # fmt: skip
+    return (
+        below[1].to_numpy()[second] + above[0].to_numpy()[first],
+        above[1].to_numpy()[second] + below[0].to_numpy()[first],
+    )
 
 
 def _whole_rows(table: pd.DataFrame, num_images: int) -> pd.DataFrame:

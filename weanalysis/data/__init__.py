@@ -6,6 +6,13 @@ from weanalysis.data.sources import SOURCES, list_sources
 from weanalysis.data.transform import Transform
 
 __all__ = [
-    "SOURCES", "GivenImages", "ImageData", "Transform", "as_images", "check_targets", "fit_classes", "list_sources",
+    "SOURCES",
+    "GivenImages",
+    "ImageData",
+    "Transform",
+    "as_images",
+    "check_targets",
+    "fit_classes",
+    "list_sources",
     "load_data",
-]  # fmt: skip
+]

@@ -45,8 +45,10 @@ def order_classes(names: Sequence[str], order: str | Sequence[str] | None) -> tu
     if order == "numeric":
         numbers = _numbers(names)
         if numbers is None:
-            raise DataError(f"the classes ({_some(names)}) are not numbered, so that they have no numeric order; "
-                            "use text, or give their names in the order of the network's outputs")  # fmt: skip
+            raise DataError(
+                f"the classes ({_some(names)}) are not numbered, so that they have no numeric order; "
+                "use text, or give their names in the order of the network's outputs"
+            )
         return _sorted_by(names, lambda name: (numbers[name], name))
     if isinstance(order, str):
         raise DataError(unknown_name("class order", order, ORDERS, "Or give the names in order."))
@@ -73,8 +75,10 @@ def note_on_order(names: Sequence[str], asked: bool) -> str | None:
     if sorted(names) == by_number:
         return None
     if list(names) == sorted(names):
-        return (f"the classes are numbered, and are taken in the order of text ({listed(names)}); for "
-                f"{listed(by_number)} give --class-order numeric")  # fmt: skip
+        return (
+            f"the classes are numbered, and are taken in the order of text ({listed(names)}); for "
+            f"{listed(by_number)} give --class-order numeric"
+        )
     return f"the classes are taken in the order {listed(names)}" if asked else None
 
 

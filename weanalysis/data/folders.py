@@ -22,8 +22,14 @@ _ANY_SPLIT = tuple(name for names in _SPLITS.values() for name in names)
 
 # What systems and programs leave in folders; names that begin with a dot are hidden anyway.
 _SYSTEM_FOLDERS = {
-    "__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found",
-}  # fmt: skip
+    "__macosx",
+    "__pycache__",
+    "@eadir",
+    "#recycle",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+}
 
 _KINDS = {
     "hidden folder": "hidden or system folder{s}",
@@ -113,8 +119,9 @@ def by_small_letters(folder: Path, left_out: LeftOut) -> dict[str, str]:
         small = name.casefold()
         if small in names and small in _ANY_SPLIT:
             both = f"{printable(names[small])}/ and {printable(name)}/"
-            raise DataError(f"{printable(folder)} has both {both}; name the one that is meant: "
-                            f"{printable(folder / names[small])}")  # fmt: skip
+            raise DataError(
+                f"{printable(folder)} has both {both}; name the one that is meant: {printable(folder / names[small])}"
+            )
         names[name if small in names else small] = name
     return names
 

@@ -98,8 +98,10 @@ class GivenImages:
     def _image(self, index: int, image: Any) -> np.ndarray:
         if not isinstance(image, Tensor):
             named = self._named(index)
-            raise DataError(f"{named} has {_what(image)} for an image; give a float32 tensor (3, H, W), such as "
-                            "torchvision's transforms make")  # fmt: skip
+            raise DataError(
+                f"{named} has {_what(image)} for an image; give a float32 tensor (3, H, W), such as "
+                "torchvision's transforms make"
+            )
         if image.dtype is not torch.float32 or image.layout is not torch.strided or image.is_meta or image.is_nested:
             wanted = "give a dense float32 tensor (3, H, W)"
             raise DataError(f"{self._named(index)} has {_what(image)} for an image; {wanted}")
@@ -131,8 +133,10 @@ def check_targets(images: ImageData | GivenImages, num_outputs: int) -> None:
     if len(beyond):
         first = int(beyond[0])
         more = f" (and {len(beyond) - 1:,} more such)" if len(beyond) > 1 else ""
-        raise DataError(f"image {first} of {images.spec} has the class index {images.targets[first]}{more}, and the "
-                        f"network has {num_outputs} outputs: give indices from 0 to {num_outputs - 1}")  # fmt: skip
+        raise DataError(
+            f"image {first} of {images.spec} has the class index {images.targets[first]}{more}, and the "
+            f"network has {num_outputs} outputs: give indices from 0 to {num_outputs - 1}"
+        )
 
 
 def _plain(item: Any, shape: torch.Size) -> tuple[np.ndarray, int] | None:

@@ -102,8 +102,10 @@ def _labels(datasets: Any, name: str, table: Any) -> tuple[np.ndarray, tuple[str
         index_of = {value: index for index, value in enumerate(classes)}
         values = [index_of[value] for value in values]
     elif max(values, default=0) >= _MOST_CLASSES:
-        raise DataError(f"hf:{name} has the number {max(values):,} in column {chosen!r}, which is no class index; "
-                        f"choose data whose labels are below {_MOST_CLASSES:,}")  # fmt: skip
+        raise DataError(
+            f"hf:{name} has the number {max(values):,} in column {chosen!r}, which is no class index; "
+            f"choose data whose labels are below {_MOST_CLASSES:,}"
+        )
     else:
         classes = tuple(str(index) for index in range(max(values, default=-1) + 1))
     return np.asarray(values, dtype=np.int64), classes

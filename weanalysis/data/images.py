@@ -125,8 +125,10 @@ def load_data(
     examined = examine(found.pictures, found.labels, cache, decode=skip_bad_images)
     usable = np.setdiff1d(np.arange(len(found.labels)), list(examined.problems))
     notes = [
-        *found.notes, *_judge_problems(spec, found, examined.problems, skip_bad_images), *_remarks(found, examined),
-    ]  # fmt: skip
+        *found.notes,
+        *_judge_problems(spec, found, examined.problems, skip_bad_images),
+        *_remarks(found, examined),
+    ]
 
     transform = getattr(model, "transform", None)
     if transform is None:

@@ -33,6 +33,7 @@ IMAGENET_TRANSFORM = Transform(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Mean and standard deviation measured on the 8x8 pictures of the training split: one grey value, three times.
 DIGITS_TRANSFORM = Transform(32, (0.3048, 0.3048, 0.3048), (0.3754, 0.3754, 0.3754))
 
+
 @dataclass(frozen=True)
 class Labelled:
     """What a source found: pictures, their classes, and the transform for networks that come without one.

@@ -102,9 +102,14 @@ class Locate(Function):
             if ctx.normalize:
                 sizes = _group_norm_sizes(weight)
                 _, d_multiplier, grad_sums = torch.ops.aten.native_group_norm_backward(
-                    grad.view(*sizes[:3]), weight.view(*sizes[:3]), mean, scale, multiplier.view(-1), *sizes,
+                    grad.view(*sizes[:3]),
+                    weight.view(*sizes[:3]),
+                    mean,
+                    scale,
+                    multiplier.view(-1),
+                    *sizes,
                     (False, True, True),
-                )  # fmt: skip
+                )
                 d_multiplier, grad_sums = d_multiplier.view_as(multiplier), grad_sums.view_as(multiplier)
             else:
                 d_multiplier = _sum_positions(grad * weight)

@@ -27,8 +27,10 @@ _WIDTH = 1000
 _NOWHERE = "http://127.0.0.1:9"
 
 
-_NO_CHROMIUM = ("figures as files need Chromium or Chrome, and none was found: install one (apt-get install chromium), "
-                "name it in the environment variable BROWSER_PATH, or leave the pictures out")
+_NO_CHROMIUM = (
+    "figures as files need Chromium or Chrome, and none was found: install one (apt-get install chromium), "
+    "name it in the environment variable BROWSER_PATH, or leave the pictures out"
+)
 
 
 def plotly_script() -> str:
@@ -39,8 +41,15 @@ def plotly_script() -> str:
 def embedded(figure: go.Figure, key: str) -> str:
     """Return `figure` as HTML for a page that has `plotly_script`; `key`, a safe name, is the id of its element."""
     height = figure.layout.height or 400
-    return figure.to_html(full_html=False, include_plotlyjs=False, include_mathjax=False, div_id=key, config=_CONFIG,
-                          default_width="100%", default_height=f"{height:.0f}px")  # fmt: skip
+    return figure.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        include_mathjax=False,
+        div_id=key,
+        config=_CONFIG,
+        default_width="100%",
+        default_height=f"{height:.0f}px",
+    )
 
 
 def check_pictures(formats: tuple[str, ...]) -> None:
@@ -49,8 +58,10 @@ def check_pictures(formats: tuple[str, ...]) -> None:
         if format_ not in FORMATS:
             raise StoreError(unknown_name("picture format", format_, FORMATS))
     if not find_spec("kaleido"):
-        raise StoreError("figures as files need kaleido, which is not installed: pip install 'weanalysis[images]', or "
-                         "leave the pictures out (the page itself can save each figure as PNG)")
+        raise StoreError(
+            "figures as files need kaleido, which is not installed: pip install 'weanalysis[images]', or "
+            "leave the pictures out (the page itself can save each figure as PNG)"
+        )
     from choreographer.browsers.chromium import Chromium
 
     if not Chromium.find_browser(skip_local=False):
@@ -69,18 +80,29 @@ def save_pictures(figures: Mapping[str, go.Figure], folder: Path, formats: tuple
     with tempfile.TemporaryDirectory() as made:
         names = [f"{name}.{format_}" for name in figures for format_ in formats]
         jobs = [
-            {"fig": figure, "path": Path(made) / f"{name}.{format_}",
-             "opts": {"format": format_, "width": _WIDTH, "height": figure.layout.height or 400,
-                      "scale": 2 if format_ == "png" else 1}}
-            for name, figure in figures.items() for format_ in formats
-        ]  # fmt: skip
+            {
+                "fig": figure,
+                "path": Path(made) / f"{name}.{format_}",
+                "opts": {
+                    "format": format_,
+                    "width": _WIDTH,
+                    "height": figure.layout.height or 400,
+                    "scale": 2 if format_ == "png" else 1,
+                },
+            }
+            for name, figure in figures.items()
+            for format_ in formats
+        ]
         try:
             # Without MathJax, which kaleido would fetch from the network, and a browser that reaches none.
-            kaleido.write_fig_from_object_sync(jobs, cancel_on_error=True,
-                                               kopts={"mathjax": False, "proxy_server": _NOWHERE})  # fmt: skip
+            kaleido.write_fig_from_object_sync(
+                jobs, cancel_on_error=True, kopts={"mathjax": False, "proxy_server": _NOWHERE}
+            )
         except Exception as error:  # whatever a browser may fail with: it ends as one line
-            raise StoreError(f"Chromium could not draw the figures ({_first_line(error)}); leave the pictures out, or "
-                             "name another browser in the environment variable BROWSER_PATH") from error
+            raise StoreError(
+                f"Chromium could not draw the figures ({_first_line(error)}); leave the pictures out, or "
+                "name another browser in the environment variable BROWSER_PATH"
+            ) from error
         contents = {name: (Path(made) / name).read_bytes() for name in names}
     try:
         for name, content in contents.items():

@@ -57,8 +57,14 @@ def drop_by_layer(table: pd.DataFrame, *, theme: str = "light", seed: int = 0) -
         if own.empty:
             continue
         shown = thinned(own, generator)
-        error = {"type": "data", "symmetric": False, "array": shown["drop_high"] - shown["drop"],
-                 "arrayminus": shown["drop"] - shown["drop_low"], "thickness": 1.2, "width": 2}  # fmt: skip
+        error = {
+            "type": "data",
+            "symmetric": False,
+            "array": shown["drop_high"] - shown["drop"],
+            "arrayminus": shown["drop"] - shown["drop_low"],
+            "thickness": 1.2,
+            "width": 2,
+        }
         figure.add_trace(
             go.Scatter(
                 x=shown["place"],

@@ -78,8 +78,9 @@ def saliency_mosaic(
             y=np.concatenate([y for y, _ in centres]),
             mode="text",  # nothing to see, and so nothing to draw
             # Numbers, not a text a kernel: thirty thousand texts would be most of the page.
-            customdata=np.column_stack([*(named[name] for name in ("out_channel", "in_channel", criterion)),
-                                        ranks[named.index]]),
+            customdata=np.column_stack(
+                [*(named[name] for name in ("out_channel", "in_channel", criterion)), ranks[named.index]]
+            ),
             hovertext=np.array([html.escape(str(layer)) for layer in named["layer"]], dtype=object),
             hovertemplate="<b>%{hovertext}</b><br>output %{customdata[0]}, input %{customdata[1]}"
             f"<br>{html.escape(criterion)} = %{{customdata[2]:.3g}}<br>higher than %{{customdata[3]:.1f}} % of the "
@@ -144,9 +145,7 @@ def score_against_drop(
     return figure
 
 
-def agreement_of_criteria(
-    agreement: pd.DataFrame, *, selected: str | None = None, theme: str = "light"
-) -> go.Figure:
+def agreement_of_criteria(agreement: pd.DataFrame, *, selected: str | None = None, theme: str = "light") -> go.Figure:
     """Draw Spearman's correlation with D of every criterion over the whole network, with 95 % intervals, best first.
 
     `agreement` has the columns criterion, num_places, spearman, spearman_low, spearman_high, top_overlap and
@@ -173,9 +172,11 @@ def agreement_by_layer(agreement: pd.DataFrame, *, theme: str = "light") -> go.F
         return message_figure("In no layer can this criterion be ranked: nothing differs there.", theme)
     figure = _correlations(rows, theme, 360, horizontal=False)
     figure.update_xaxes(
-        **layer_ticks(rows["layer"].tolist(), most=14), tickangle=-45, showgrid=False,
+        **layer_ticks(rows["layer"].tolist(), most=14),
+        tickangle=-45,
+        showgrid=False,
         range=[-0.7, len(rows) - 0.3],
-    )  # fmt: skip
+    )
     figure.update_yaxes(title_text="Spearman's correlation", range=[-1.05, 1.05])
     return figure
 
@@ -186,11 +187,13 @@ def _correlations(
     """Draw correlations with their intervals along a list; those whose interval holds 0 are faint."""
     along, across = ("x", "y") if horizontal else ("y", "x")
     colours = [
-        CATEGORICAL[1] if name == selected
-        else THEMES[theme].line if low > 0 or high < 0
+        CATEGORICAL[1]
+        if name == selected
+        else THEMES[theme].line
+        if low > 0 or high < 0
         else translucent(CATEGORICAL[8], 0.8)
         for name, low, high in each(rows, "criterion", "spearman_low", "spearman_high")
-    ]  # fmt: skip
+    ]
     figure = new_figure(theme, height, margin={"l": 8, "r": 12, "t": 8, "b": 8}, hovermode="closest", showlegend=False)
     named = rows["layer"].where(rows["layer"].notna(), rows["criterion"]) if "layer" in rows else rows["criterion"]
     wanted = ("named", "num_places", "spearman", "spearman_low", "spearman_high", "top_overlap", "top_chance")

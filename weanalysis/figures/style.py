@@ -162,9 +162,15 @@ def message_figure(message: str, theme: str, height: int = 240) -> go.Figure:
 
 
 def histogram(
-    values: np.ndarray, bins: int, symbol: str, quantity: str, theme: str, digits: str, top: int,
+    values: np.ndarray,
+    bins: int,
+    symbol: str,
+    quantity: str,
+    theme: str,
+    digits: str,
+    top: int,
     ends: tuple[float, float] | None = None,
-) -> go.Figure:  # fmt: skip
+) -> go.Figure:
     """Draw how many values (`symbol`, numbers of a `quantity`) lie in each of some equal bins."""
     counts, edges = np.histogram(values, bins=bins, range=ends)
     figure = new_figure(

@@ -39,8 +39,10 @@ def bounded(origin: str, num_tensors: int, num_elements: int, pruned: bool) -> I
         tensors_left -= 1
         elements_left -= tensor.numel()
         if tensors_left < 0 or elements_left < 0:
-            raise ModelError(f"{origin} describes a network that is far larger than what it holds "
-                             f"({num_tensors:,} tensors, {num_elements:,} numbers); it was not built")  # fmt: skip
+            raise ModelError(
+                f"{origin} describes a network that is far larger than what it holds "
+                f"({num_tensors:,} tensors, {num_elements:,} numbers); it was not built"
+            )
 
     handle = hooks.register_module_parameter_registration_hook(count)
     try:

@@ -148,8 +148,10 @@ def _check_expansion(path: Path, state: Mapping[str, Tensor], size: int) -> None
     taken = {name: tensor.numel() * tensor.element_size() for name, tensor in state.items() if not tensor.is_meta}
     if sum(taken.values()) > _MOST_EXPANSION * size + _ALWAYS_ALLOWED:
         name = max(taken, key=lambda name: taken[name])
-        raise ModelError(f"{path} has {size:,} bytes, and its tensors would take {sum(taken.values()):,}, most of them "
-                         f"{some_names([name])} ({_shape(state[name])}); it was not loaded")  # fmt: skip
+        raise ModelError(
+            f"{path} has {size:,} bytes, and its tensors would take {sum(taken.values()):,}, most of them "
+            f"{some_names([name])} ({_shape(state[name])}); it was not loaded"
+        )
 
 
 def load_into(net: nn.Module, state: Mapping[str, Tensor], origin: str, name: str) -> list[str]:
@@ -180,9 +182,7 @@ def load_into(net: nn.Module, state: Mapping[str, Tensor], origin: str, name: st
     used = {key: state[key] for key in expected if key in state}
     _check_values(used, expected, origin)
     try:
-        net.load_state_dict(
-            {key: tensor.reshape(expected[key].shape) for key, tensor in used.items()}, strict=False
-        )
+        net.load_state_dict({key: tensor.reshape(expected[key].shape) for key, tensor in used.items()}, strict=False)
     except (RuntimeError, TypeError, NotImplementedError) as error:
         raise ModelError(f"the weights in {origin} cannot be put into {name}: {_first_line(error)}") from error
     return notes
@@ -194,8 +194,10 @@ def _check_values(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], o
     for key, tensor in wanted.items():
         if not tensor.is_floating_point():
             kind = str(tensor.dtype).removeprefix("torch.")
-            raise ModelError(f"{key} in {origin} holds {kind} where floating-point weights are needed; save the "
-                             "network as it was before it was quantized")  # fmt: skip
+            raise ModelError(
+                f"{key} in {origin} holds {kind} where floating-point weights are needed; save the "
+                "network as it was before it was quantized"
+            )
     # The sum of finite numbers is finite, unless it overflows: then each is looked at.
     sums = [(tensor if tensor.element_size() > 1 else tensor.float()).sum() for tensor in wanted.values()]
     if len({total.dtype for total in sums}) == 1 and torch.stack(sums).isfinite().all():
@@ -203,8 +205,10 @@ def _check_values(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], o
     for key, tensor in wanted.items():
         wide = tensor if tensor.element_size() > 1 else tensor.float()
         if bad := int((~wide.isfinite()).sum()):
-            raise ModelError(f"{key} in {origin} has {bad:,} values of {tensor.numel():,} that are NaN or infinite, as "
-                             "training that diverged leaves them; take an earlier checkpoint")  # fmt: skip
+            raise ModelError(
+                f"{key} in {origin} has {bad:,} values of {tensor.numel():,} that are NaN or infinite, as "
+                "training that diverged leaves them; take an earlier checkpoint"
+            )
 
 
 def save_checkpoint(

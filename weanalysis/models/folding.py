@@ -26,9 +26,7 @@ def unparametrized(name: str) -> str:
     return f"{match[1]}{match[2] or match[3]}" if match else name
 
 
-def folded(
-    state: dict[str, Tensor], expected: Collection[str], origin: str, notes: list[str]
-) -> dict[str, Tensor]:
+def folded(state: dict[str, Tensor], expected: Collection[str], origin: str, notes: list[str]) -> dict[str, Tensor]:
     """Replace the tensors of torch's parametrizations by the weight that they compute, unless they are expected."""
     state = dict(state)
     counts: Counter[str] = Counter()
@@ -55,8 +53,10 @@ def _fold_one(state: dict[str, Tensor], name: str) -> list[str]:
         if name == beginning and v in state:
             state[plain] = _weight_norm(state.pop(g), state.pop(v))
             return ["weight normalization"]
-    for beginning, u, v in ((f"{plain}_orig", f"{plain}_u", f"{plain}_v"),
-                            (f"{path}.original", f"{path}.0._u", f"{path}.0._v")):  # fmt: skip
+    for beginning, u, v in (
+        (f"{plain}_orig", f"{plain}_u", f"{plain}_v"),
+        (f"{path}.original", f"{path}.0._u", f"{path}.0._v"),
+    ):
         if name == beginning and u in state:
             state[plain] = _spectral(state.pop(name), state.pop(u), state.pop(v, None))
             return ["spectral normalization"]
@@ -105,8 +105,10 @@ def says_quantized(name: str) -> bool:
 def refuse_quantized(names: Collection[str], origin: str) -> None:
     """Raise ModelError where there are entries of quantized layers."""
     if names:
-        raise ModelError(f"{origin} holds quantized weights ({some_names(names)}), which are not read; save the "
-                         "network as it was before it was quantized")  # fmt: skip
+        raise ModelError(
+            f"{origin} holds quantized weights ({some_names(names)}), which are not read; save the "
+            "network as it was before it was quantized"
+        )
 
 
 def excitation_of_state(state: Mapping[str, Tensor], origin: str) -> dict[str, Any] | None:
@@ -124,7 +126,7 @@ def excitation_of_state(state: Mapping[str, Tensor], origin: str) -> dict[str, A
         raise ModelError(
             f"{origin} holds parametrized weights ({some_names(unknown)}), and does not say what computes them; if "
             "they were excited here, name it: --model-option excitation=mwe (ws, we, ...), or with its settings as "
-            "JSON, excitation='{\"kind\": \"mwe\", \"eps\": 0.1}'; else save plain weights (remove_parametrizations)"
+            'JSON, excitation=\'{"kind": "mwe", "eps": 0.1}\'; else save plain weights (remove_parametrizations)'
         )
     shapes = [(int(tensor.shape[0]), int(tensor.shape[1])) for tensor in first.values() if tensor is not None]
     widest = max(inputs for _, inputs in shapes)

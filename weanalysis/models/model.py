@@ -83,8 +83,10 @@ class Model:
                 digest.update(json.dumps([name, type(value).__name__]).encode() + pickled.getvalue())
             except Exception as error:  # whatever a class of the caller's raises
                 reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-                raise ModelError(f"the state {name!r} of the network cannot be kept, nor told from another ({reason}); "
-                                 "let get_extra_state return tensors, numbers or text") from error  # fmt: skip
+                raise ModelError(
+                    f"the state {name!r} of the network cannot be kept, nor told from another ({reason}); "
+                    "let get_extra_state return tensors, numbers or text"
+                ) from error
         return digest.hexdigest()
 
 
@@ -116,8 +118,9 @@ def load_network(
     if is_weights_file(weights):
         return _from_file(Path(weights), architecture, num_classes, options, weights_of)
     if weights_of != AUTO:
-        raise ModelError(f"--weights-of {weights_of} chooses among the weights in a file, and no file is given; "
-                         "leave it out")  # fmt: skip
+        raise ModelError(
+            f"--weights-of {weights_of} chooses among the weights in a file, and no file is given; leave it out"
+        )
     if weights == "none":
         return _untrained(architecture, build(architecture))
     return _from_published(SOURCES[source].pretrained(plain, weights), architecture, num_classes, cache)
@@ -231,7 +234,7 @@ def _fitted(file: WeightsFile, architecture: dict[str, Any], weights_of: str) ->
         architecture["excitation"] = excitation
         fitted.notes.append(
             f"{len(excitation['layers'])} layers of {origin} have LWE, and it does not say with which settings: taken "
-            "as lwe on standardized weights; otherwise give --model-option excitation='{\"kind\": ..., \"normalize\": "
+            'as lwe on standardized weights; otherwise give --model-option excitation=\'{"kind": ..., "normalize": '
             "false}'"
         )
     return fitted, architecture

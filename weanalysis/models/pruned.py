@@ -12,9 +12,17 @@ from weanalysis.errors import ModelError
 
 # The attributes that say how many channels a module has; its tensors follow them.
 _ATTRIBUTES = (
-    "in_channels", "out_channels", "groups", "num_features", "in_features", "out_features", "num_channels",
-    "num_groups", "normalized_shape", "num_parameters",
-)  # fmt: skip
+    "in_channels",
+    "out_channels",
+    "groups",
+    "num_features",
+    "in_features",
+    "out_features",
+    "num_channels",
+    "num_groups",
+    "normalized_shape",
+    "num_parameters",
+)
 
 
 def sizes_of(net: nn.Module, original: nn.Module) -> dict[str, dict[str, Any]]:
@@ -29,9 +37,10 @@ def sizes_of(net: nn.Module, original: nn.Module) -> dict[str, dict[str, Any]]:
     sizes: dict[str, dict[str, Any]] = {}
     for name, module in modules.items():
         attributes = {
-            key: _plain(getattr(module, key)) for key in _ATTRIBUTES
+            key: _plain(getattr(module, key))
+            for key in _ATTRIBUTES
             if _plain(getattr(module, key, None)) != _plain(getattr(before[name], key, None))
-        }  # fmt: skip
+        }
         own, others = (dict(_tensors(one)) for one in (module, before[name]))
         shapes = {key: list(own[key].shape) for key in own if own[key].shape != others[key].shape}
         if attributes or shapes:

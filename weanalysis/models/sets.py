@@ -23,10 +23,28 @@ AUTO, RAW, AVERAGED = "auto", "raw", "averaged"
 
 # Where training scripts put a state dict in what they save, in the order of preference.
 WRAPPERS = (
-    "state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "params", "weights",
-    "student", "state_dict_ema", "model_state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema",
-    "params_ema", "model_averaged", "swa_state_dict", "swa_model", "teacher",
-)  # fmt: skip
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "module",
+    "params",
+    "weights",
+    "student",
+    "state_dict_ema",
+    "model_state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "ema_model",
+    "ema",
+    "params_ema",
+    "model_averaged",
+    "swa_state_dict",
+    "swa_model",
+    "teacher",
+)
 # Words by which a key or a prefix says that its weights are means over training, or follow the others slowly.
 _AVERAGED = re.compile(r"(?:^|[._])(?:ema|averaged?|avg|swa|polyak|shadow|teacher|target|momentum|k)(?:[._]|$)")
 _MOST_DEPTH = 4
@@ -103,9 +121,10 @@ def _as_set(key: str, content: Any) -> WeightSet | None:
     if not isinstance(content, Mapping):
         return None
     state = {
-        name: value for name, value in content.items()
+        name: value
+        for name, value in content.items()
         if isinstance(name, str) and len(name) <= _LONGEST_NAME and isinstance(value, Tensor)
-    }  # fmt: skip
+    }
     if len(state) <= len(content) / 2:
         return None
     return WeightSet(key, state, tuple(str(name)[:_LONGEST_NAME] for name in content if name not in state))
@@ -162,24 +181,33 @@ def _what_was_taken(
     if rest:
         rivals = ", ".join(f"{one.kind} ones ({one.label})" for one in rest[:4])
         option = AVERAGED if [one.averaged for one in rest] == [True] and not chosen.averaged else rest[0].label
-        notes.append(f"of the weights in {origin} the {chosen.kind} ones ({chosen.label}) were taken; it also holds "
-                     f"{rivals}: --weights-of {option} takes those")  # fmt: skip
+        notes.append(
+            f"of the weights in {origin} the {chosen.kind} ones ({chosen.label}) were taken; it also holds "
+            f"{rivals}: --weights-of {option} takes those"
+        )
     elif chosen.averaged and which == AUTO:
         notes.append(f"the weights in {origin} are averaged ones ({chosen.label})")
     if others := chosen.source.others:
         refuse_quantized([name for name in others if says_quantized(name)], origin)
-        notes.append(f"{counted(len(others), 'entry', 'entries')} of {origin} that are no tensors were left out: "
-                     f"{some_names(others)}")  # fmt: skip
+        notes.append(
+            f"{counted(len(others), 'entry', 'entries')} of {origin} that are no tensors were left out: "
+            f"{some_names(others)}"
+        )
     names = [_INFIXES.sub("", name) for name in chosen.source.state if name not in expected]
     kinds = {name: _helper(name) for name in names if name.removeprefix(chosen.prefix) not in expected}
     for what in dict.fromkeys(filter(None, kinds.values())):
         found = [name for name, kind in kinds.items() if kind == what]
         notes.append(f"{len(found)} {what} in {origin} left out: {some_names(found)}")
-    beside = [name for name, kind in kinds.items()
-              if kind is None and not any(name.startswith(one.prefix) for one in [chosen, *rest])]  # fmt: skip
+    beside = [
+        name
+        for name, kind in kinds.items()
+        if kind is None and not any(name.startswith(one.prefix) for one in [chosen, *rest])
+    ]
     if beside:
-        notes.append(f"{counted(len(beside), 'tensor')} of {origin} beside {chosen.prefix.rstrip('.')}, no part of "
-                     f"the network, left out: {some_names(beside)}")  # fmt: skip
+        notes.append(
+            f"{counted(len(beside), 'tensor')} of {origin} beside {chosen.prefix.rstrip('.')}, no part of "
+            f"the network, left out: {some_names(beside)}"
+        )
     return notes
 
 
@@ -232,8 +260,12 @@ def _distinct(candidates: list[_Candidate]) -> list[_Candidate]:
     """Leave out candidates whose tensors are those of an earlier one, as where a file holds one network twice."""
     kept: list[_Candidate] = []
     for candidate in sorted(candidates, key=lambda one: len(one.prefix)):
-        same = (one for one in kept if one.state.keys() == candidate.state.keys()
-                and all(_equal(one.state[name], candidate.state[name]) for name in one.state))  # fmt: skip
+        same = (
+            one
+            for one in kept
+            if one.state.keys() == candidate.state.keys()
+            and all(_equal(one.state[name], candidate.state[name]) for name in one.state)
+        )
         if next(same, None) is None:
             kept.append(candidate)
     return [candidate for candidate in candidates if candidate in kept] if len(kept) > 1 else kept

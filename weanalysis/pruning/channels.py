@@ -50,8 +50,9 @@ def find_groups(net: nn.Module, images: Tensor) -> tuple[list[ChannelGroup], lis
         tested = [(group, _is_exact(net, images, [group])) for group in groups]
         skipped += [
             (group.root, "its channels pass through a step with fixed channels, such as a shortcut padded with zeros")
-            for group, exact in tested if not exact
-        ]  # fmt: skip
+            for group, exact in tested
+            if not exact
+        ]
         groups = [group for group, exact in tested if exact]
     if not groups:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3])
@@ -65,8 +66,9 @@ def group_scores(
     """Add up the filters' scores of each group, by its root; groups with a layer that has no scores are left out."""
     return {
         group.root: np.sum([scores[name][list(filters)] for name, filters in group.filters.items()], axis=0)
-        for group in groups if set(group.filters) <= scores.keys()
-    }  # fmt: skip
+        for group in groups
+        if set(group.filters) <= scores.keys()
+    }
 
 
 def remove_channels(net: nn.Module, images: Tensor, chosen: Mapping[str, Sequence[int]]) -> nn.Module:
@@ -92,8 +94,10 @@ def _dependencies(net: nn.Module, images: Tensor) -> torch_pruning.DependencyGra
             return torch_pruning.DependencyGraph().build_dependency(net, example_inputs=images[:1], verbose=False)
     except Exception as error:  # whatever the network's forward or the tracing of its gradients raises
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise StudyError(f"which channels belong together cannot be traced in this network ({line[:120]}); prune "
-                         "kernels instead (--unit kernel)") from error
+        raise StudyError(
+            f"which channels belong together cannot be traced in this network ({line[:120]}); prune "
+            "kernels instead (--unit kernel)"
+        ) from error
 
 
 def _candidates(net: nn.Module, images: Tensor) -> list[ChannelGroup]:

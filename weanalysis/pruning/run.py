@@ -124,18 +124,29 @@ def prune(
 
     wanted = nets[asked.index(sparsity)]
     about = {
-        "by": by, "source": source, "unit": unit, "scope": scope, "sparsity": sparsity, "layers": list(scores),
-        "data": images.spec, "num_images": len(images), "intact_params": _sizes(plain.net, first[:1]),
-        "of": plain.weights, "of_weights_hash": plain.weights_hash,
+        "by": by,
+        "source": source,
+        "unit": unit,
+        "scope": scope,
+        "sparsity": sparsity,
+        "layers": list(scores),
+        "data": images.spec,
+        "num_images": len(images),
+        "intact_params": _sizes(plain.net, first[:1]),
+        "of": plain.weights,
+        "of_weights_hash": plain.weights_hash,
         "command": shlex.join(["weanalysis", *sys.argv[1:]]),
-    }  # fmt: skip
+    }
     row = table[table["sparsity"] == sparsity].iloc[0]
     share = f"{row['num_pruned']:,.0f} of {row['num_units']:,.0f}"
     words = f"{share} {unit}s pruned by {source}: top-1 {row['ablated']:.2f} % instead of {row['intact']:.2f} %"
     pruned = replace(
-        plain, net=wanted, architecture=_architecture(plain, wanted, unit), weights=f"{plain.weights}, pruned",
+        plain,
+        net=wanted,
+        architecture=_architecture(plain, wanted, unit),
+        weights=f"{plain.weights}, pruned",
         notes=[*plain.notes, f"{words} on {len(images):,} images of {images.spec}"],
-    )  # fmt: skip
+    )
     return Pruned(pruned, table, about)
 
 
@@ -145,8 +156,10 @@ def _check(
     if by != DROP and by not in CRITERIA:
         raise StudyError(unknown_name("ranking", by, [DROP, *CRITERIA]))
     if by == DROP and study is None:
-        raise StudyError("to prune by the measured D say which study measured it: --study NAME, a number or a name "
-                         "that `weanalysis list` shows")
+        raise StudyError(
+            "to prune by the measured D say which study measured it: --study NAME, a number or a name "
+            "that `weanalysis list` shows"
+        )
     if by != DROP and study is not None:
         raise StudyError(f"a study is for --by {DROP}; leave it out, or prune by {DROP} instead of {by}")
     if unit not in get_args(Unit):
@@ -179,9 +192,14 @@ def _smaller(images: Tensor) -> Callable[[nn.Module, Mapping[str, NDArray[np.boo
 
 
 def _curve(
-    nets: Sequence[nn.Module], path: tuple[str | int, ...] | None, images: Any, device: str, batch_size: int,
-    report: Callable[[int, int, float], None] | None, say: Callable[[str], None],
-) -> pd.DataFrame:  # fmt: skip
+    nets: Sequence[nn.Module],
+    path: tuple[str | int, ...] | None,
+    images: Any,
+    device: str,
+    batch_size: int,
+    report: Callable[[int, int, float], None] | None,
+    say: Callable[[str], None],
+) -> pd.DataFrame:
     """Count, over all images, those that the first network has right, and those that each other loses and gains."""
     intact = copy.deepcopy(nets[0]).to(device).eval()
     lost, gained = np.zeros(len(nets) - 1, int), np.zeros(len(nets) - 1, int)
@@ -205,8 +223,9 @@ def _curve(
     table["num_flipped"] = table["lost"] + table["gained"]
     if note := chance_note(correct, done, num_classes):
         say(note)
-    return table[["intact", "ablated", "drop", "drop_low", "drop_high", "p_value", "q_value", "num_images",
-                  "num_flipped"]]  # fmt: skip
+    return table[
+        ["intact", "ablated", "drop", "drop_low", "drop_high", "p_value", "q_value", "num_images", "num_flipped"]
+    ]
 
 
 def _sizes(net: nn.Module, image: Tensor) -> dict[str, float]:

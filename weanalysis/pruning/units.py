@@ -19,8 +19,10 @@ Scores = dict[str, NDArray[np.float64]]
 
 # What a unit is called in a study's column `selection`, and the study that measures it.
 SELECTIONS = {"kernel": "kernel", "channel": "filter"}
-_STUDIES = {"kernel": ("location", "--study location --grid all --kernel-size any"),
-            "channel": ("channel", "--study channel --side out")}  # fmt: skip
+_STUDIES = {
+    "kernel": ("location", "--study location --grid all --kernel-size any"),
+    "channel": ("channel", "--study channel --side out"),
+}
 
 
 def scores_of_criterion(maps: SaliencyMaps, criterion: str, unit: Unit) -> Scores:
@@ -38,11 +40,15 @@ def scores_of_study(store: Store, study_id: int, layers: list[Layer], weights_ha
     about = store.describe(study_id)
     kind, command = _STUDIES[unit]
     if about["kind"] != kind:
-        raise StudyError(f"{about['name']} is a {about['kind']} study; to prune a {unit} by its measured D give a "
-                         f"{kind} study (weanalysis ablate {command})")
+        raise StudyError(
+            f"{about['name']} is a {about['kind']} study; to prune a {unit} by its measured D give a "
+            f"{kind} study (weanalysis ablate {command})"
+        )
     if about["weights_hash"] != weights_hash:
-        raise StudyError(f"{about['name']} measured other weights ({about['model']}, {about['weights']}) than these; "
-                         "give the network that the study was run with")
+        raise StudyError(
+            f"{about['name']} measured other weights ({about['model']}, {about['weights']}) than these; "
+            "give the network that the study was run with"
+        )
     table = store.table(study_id)
     rows = table[(table["selection"] == SELECTIONS[unit]) & (table["num_images"] == about["num_images"])]
     found: Scores = {}
@@ -54,9 +60,11 @@ def scores_of_study(store: Store, study_id: int, layers: list[Layer], weights_ha
         columns = ["out_channel", "in_channel"] if unit == "kernel" else ["out_channel"]
         scores[tuple(own[column].to_numpy(dtype=np.int64) for column in columns)] = own["drop"]
         if missing := int(np.isnan(scores).sum()):
-            raise StudyError(f"{about['name']} measured {scores.size - missing:,} of the {scores.size:,} "
-                             f"{SELECTIONS[unit]}s of {layer.name} on all its images, and what was not measured cannot "
-                             f"be ranked; measure them all (weanalysis ablate {command}), or prune by a criterion")
+            raise StudyError(
+                f"{about['name']} measured {scores.size - missing:,} of the {scores.size:,} "
+                f"{SELECTIONS[unit]}s of {layer.name} on all its images, and what was not measured cannot "
+                f"be ranked; measure them all (weanalysis ablate {command}), or prune by a criterion"
+            )
         found[layer.name] = scores
     if not found:
         raise StudyError(f"{about['name']} measured no {SELECTIONS[unit]} of the selected layers")

@@ -25,7 +25,7 @@ _SIGNIFICANCE = 0.05
 
 def chapters_of_comparisons(
     store: Store, pairs: Sequence[tuple[int, int]], cache: Cache, metric: str | None = None
-) -> tuple[list[Chapter], dict[str, list[str]]]:  # fmt: skip
+) -> tuple[list[Chapter], dict[str, list[str]]]:
     """Write a chapter for every pair of studies, first and second; what cannot be paired is told by reason."""
     compared: list[tuple[int, int, StudyComparison]] = []
     refused: dict[str, list[str]] = {}
@@ -35,8 +35,10 @@ def chapters_of_comparisons(
         except StudyError as error:
             refused.setdefault(str(error), []).append(f"{one} and {two}")
     adjusted = adjust_holm([found.p_value for _, _, found in compared])
-    return [_chapter(store, one, two, found, float(corrected), len(compared))
-            for (one, two, found), corrected in zip(compared, adjusted, strict=True)], refused  # fmt: skip
+    return [
+        _chapter(store, one, two, found, float(corrected), len(compared))
+        for (one, two, found), corrected in zip(compared, adjusted, strict=True)
+    ], refused
 
 
 def _chapter(
@@ -48,25 +50,39 @@ def _chapter(
     state = f"Not measured to the end when the report was made: {', '.join(open_ones)}." if open_ones else ""
     # Two studies may have one name.
     one, two = (f"{name} ({number})" for name, number in ((found.first, first), (found.second, second)))
-    numbers = {**found.summary(), "p_value_holm": corrected, "studies": [first, second],
-               "num_places": len(found.places),
-               **dict(zip(("num_more_in_second", "num_more_in_first"), _certain(found), strict=True)),
-               "rank_correlation": found.agreement.value,
-               "rank_correlation_interval": [found.agreement.low, found.agreement.high]}  # fmt: skip
+    numbers = {
+        **found.summary(),
+        "p_value_holm": corrected,
+        "studies": [first, second],
+        "num_places": len(found.places),
+        **dict(zip(("num_more_in_second", "num_more_in_first"), _certain(found), strict=True)),
+        "rank_correlation": found.agreement.value,
+        "rank_correlation_interval": [found.agreement.low, found.agreement.high],
+    }
     return Chapter(
-        f"compared-{first}-{second}", f"Compared: {one} and {two}",
+        f"compared-{first}-{second}",
+        f"Compared: {one} and {two}",
         "Do the two networks need the same weights, and the same images for it? Differences are second minus first.",
         _findings(found, one, two, corrected, num_compared),
         [*_pictures(store, found, kind, first, second, one, two), *_tables(found)],
-        [("First", one), ("Second", two), ("Metric", METRICS.get(found.metric, found.metric)),
-         ("Images", f"{found.num_images:,}, measured by both"), ("Places", f"{len(found.places):,}, measured by both"),
-         *((("Notes", " ".join(f"{note[0].upper()}{note[1:]}." for note in found.notes)),) if found.notes else ())],
-        ["This speaks of these two networks only, not of how they were trained: that takes several runs a side.",
-         "An image counts for both networks: the interval of a difference combines both D with their correlation over "
-         "the images, and q is from an exact sign-flip test over the images (of one network's two studies: McNemar's).",
-         "The images' own noise makes the rank correlation smaller than that of the true D."],
-        to_json_value(numbers), state,
-    )  # fmt: skip
+        [
+            ("First", one),
+            ("Second", two),
+            ("Metric", METRICS.get(found.metric, found.metric)),
+            ("Images", f"{found.num_images:,}, measured by both"),
+            ("Places", f"{len(found.places):,}, measured by both"),
+            *((("Notes", " ".join(f"{note[0].upper()}{note[1:]}." for note in found.notes)),) if found.notes else ()),
+        ],
+        [
+            "This speaks of these two networks only, not of how they were trained: that takes several runs a side.",
+            "An image counts for both networks: the interval of a difference combines both D with their correlation "
+            "over the images, and q is from an exact sign-flip test over the images (of one network's two studies: "
+            "McNemar's).",
+            "The images' own noise makes the rank correlation smaller than that of the true D.",
+        ],
+        to_json_value(numbers),
+        state,
+    )
 
 
 def _certain(found: StudyComparison) -> tuple[int, int]:
@@ -79,8 +95,11 @@ def _certain(found: StudyComparison) -> tuple[int, int]:
 def _findings(found: StudyComparison, one: str, two: str, corrected: float, num_compared: int) -> list[str]:
     accuracy, places = found.accuracy, found.places
     which = "second" if found.difference > 0 else "first"
-    tells = (f"the {which} network needs these weights more" if corrected <= _SIGNIFICANCE
-             else "which network needs them more cannot be told")  # fmt: skip
+    tells = (
+        f"the {which} network needs these weights more"
+        if corrected <= _SIGNIFICANCE
+        else "which network needs them more cannot be told"
+    )
     holm = f", {corrected:.2g} after Holm's correction for the {num_compared} comparisons of this page"
     more, less = _certain(found)
     sentences = [
@@ -97,59 +116,98 @@ def _findings(found: StudyComparison, one: str, two: str, corrected: float, num_
         + ("Of the others it cannot be said." if more + less < len(places) else ""),
     ]
     if not math.isnan(found.agreement.value):
-        sentences.append(f"Spearman's rank correlation of D over the places is {correlation(*found.agreement[:3])} "
-                         f"({sample_words(places['layer'].nunique())}).")
+        sentences.append(
+            f"Spearman's rank correlation of D over the places is {correlation(*found.agreement[:3])} "
+            f"({sample_words(places['layer'].nunique())})."
+        )
     in_one, in_two = found.images["first"] > 0, found.images["second"] > 0
-    sentences.append(f"Images that are lost where some place is zeroed: {(in_one & in_two).sum():,} in both networks, "
-                     f"{(in_one & ~in_two).sum():,} in the first alone, {(in_two & ~in_one).sum():,} in the second "
-                     "alone.")  # fmt: skip
+    sentences.append(
+        f"Images that are lost where some place is zeroed: {(in_one & in_two).sum():,} in both networks, "
+        f"{(in_one & ~in_two).sum():,} in the first alone, {(in_two & ~in_one).sum():,} in the second "
+        "alone."
+    )
     return [sentence.strip() for sentence in sentences]
 
 
 def _pictures(
     store: Store, found: StudyComparison, kind: str, first: int, second: int, one: str, two: str
-) -> list[Picture]:  # fmt: skip
+) -> list[Picture]:
     tables = {one: store.table(first, found.metric), two: store.table(second, found.metric)}
     pictures = []
     if kind == "location":
         depth = tables[one].drop_duplicates("layer").set_index("layer")["depth"]
         rows = found.places.rename(columns={"difference_low": "drop_low", "difference_high": "drop_high"})
-        rows = rows.assign(drop=rows["difference"], depth=rows["layer"].map(depth), metric=found.metric,
-                           num_flipped=math.nan, num_images=0)  # fmt: skip
-        pictures.append(Picture("map", figures.location_mosaic(rows, quantity="difference of D"), "Difference of the "
-                                "maps. Red: the second network needs this kernel more; blue: the first."))
+        rows = rows.assign(
+            drop=rows["difference"],
+            depth=rows["layer"].map(depth),
+            metric=found.metric,
+            num_flipped=math.nan,
+            num_images=0,
+        )
+        pictures.append(
+            Picture(
+                "map",
+                figures.location_mosaic(rows, quantity="difference of D"),
+                "Difference of the maps. Red: the second network needs this kernel more; blue: the first.",
+            )
+        )
     if kind == "magnitude" and tables[one]["layer"].isna().all() and tables[two]["layer"].isna().all():
-        pictures.append(Picture("curves", figures.magnitude_curves(tables), "D against the percentile b of |w|, with "
-                                "95 % intervals over images, of each network by itself."))  # fmt: skip
+        pictures.append(
+            Picture(
+                "curves",
+                figures.magnitude_curves(tables),
+                "D against the percentile b of |w|, with 95 % intervals over images, of each network by itself.",
+            )
+        )
     pictures += [
         Picture("agreement", figures.drop_agreement(found.places, one, two), "D of every place in either network."),
-        Picture("distributions", figures.drop_distributions(tables), "Which share of the ablations costs at least a "
-                "given D, in either study."),
-    ]  # fmt: skip
+        Picture(
+            "distributions",
+            figures.drop_distributions(tables),
+            "Which share of the ablations costs at least a given D, in either study.",
+        ),
+    ]
     return pictures
 
 
 def _tables(found: StudyComparison) -> list[Table]:
     largest = found.largest(_SHOWN)
-    places = [[named(row), points(row.first), points(row.second),
-               with_interval(row.difference, row.selected_low, row.selected_high),
-               plain_number(row.q_value) + ("*" if row.q_value <= FALSE_DISCOVERY_RATE else "")]
-              for row in largest.itertuples()]  # fmt: skip
-    tables = [Table(f"The largest differences: {interval_words(len(largest), len(found.places))}; * differs from 0 "
-                    "after correction. The largest of many noisy ones are likely to be too large.",
-                    ["zeroed", "D in the first", "D in the second", "difference [interval]", "q"], places)]  # fmt: skip
+    places = [
+        [
+            named(row),
+            points(row.first),
+            points(row.second),
+            with_interval(row.difference, row.selected_low, row.selected_high),
+            plain_number(row.q_value) + ("*" if row.q_value <= FALSE_DISCOVERY_RATE else ""),
+        ]
+        for row in largest.itertuples()
+    ]
+    tables = [
+        Table(
+            f"The largest differences: {interval_words(len(largest), len(found.places))}; * differs from 0 "
+            "after correction. The largest of many noisy ones are likely to be too large.",
+            ["zeroed", "D in the first", "D in the second", "difference [interval]", "q"],
+            places,
+        )
+    ]
     images = found.images
     apart = (images["second"] - images["first"]).abs().sort_values(ascending=False, kind="stable").index[:_SHOWN]
-    rows = [[f"{row.image_id}", _class_of(row, found.classes), f"{row.first:,}", f"{row.second:,}"]
-            for row in images.loc[apart].itertuples()]  # fmt: skip
+    rows = [
+        [f"{row.image_id}", _class_of(row, found.classes), f"{row.first:,}", f"{row.second:,}"]
+        for row in images.loc[apart].itertuples()
+    ]
     if rows:
-        tables.append(Table("Images that hang on the most different numbers of places.",
-                            ["image", "class", "places in the first", "places in the second"], rows, 2))  # fmt: skip
+        tables.append(
+            Table(
+                "Images that hang on the most different numbers of places.",
+                ["image", "class", "places in the first", "places in the second"],
+                rows,
+                2,
+            )
+        )
     return tables
 
 
 def _class_of(row: object, classes: tuple[str, ...]) -> str:
     target = int(row.target)  # type: ignore[attr-defined]
     return classes[target] if 0 <= target < len(classes) else str(target)
-
-

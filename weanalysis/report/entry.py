@@ -45,8 +45,14 @@ class Written:
 
     def summary(self) -> dict[str, Any]:
         """Return it as `--json` prints it."""
-        return {"report": str(self.path), "studies": self.studies, "comparisons": self.comparisons, "runs": self.runs,
-                "figures": [str(path) for path in self.figures], "notes": self.notes}  # fmt: skip
+        return {
+            "report": str(self.path),
+            "studies": self.studies,
+            "comparisons": self.comparisons,
+            "runs": self.runs,
+            "figures": [str(path) for path in self.figures],
+            "notes": self.notes,
+        }
 
 
 def write_report(
@@ -103,8 +109,14 @@ def write_report(
         write_atomically(path, storable(page).encode())
     except OSError as error:
         raise StoreError(f"{path} cannot be written ({error.strerror or error}); choose another path") from error
-    return Written(path, [one.numbers for one in studies], [one.numbers for one in compared],
-                   trained[0].numbers if trained else None, drawn, notes)  # fmt: skip
+    return Written(
+        path,
+        [one.numbers for one in studies],
+        [one.numbers for one in compared],
+        trained[0].numbers if trained else None,
+        drawn,
+        notes,
+    )
 
 
 def _find(item: str | int | Run, cache: Cache) -> Run | StudyOf:
@@ -115,15 +127,17 @@ def _find(item: str | int | Run, cache: Cache) -> Run | StudyOf:
 
 def _compared(
     store: Store, numbers: Sequence[int], cache: Cache, metric: str | None, notes: list[str]
-) -> list[Chapter]:  # fmt: skip
+) -> list[Chapter]:
     """Compare every two studies of one kind; note which cannot be compared, and why."""
     kinds = {number: store.describe(number)["kind"] for number in numbers}
     pairs = [(one, two) for one, two in combinations(numbers, 2) if kinds[one] == kinds[two]]
     chapters, refused = chapters_of_comparisons(store, pairs[:_MOST_COMPARISONS], cache, metric)
     notes += [f"studies {', '.join(which)} are not compared: {why}" for why, which in refused.items()]
     if len(pairs) > _MOST_COMPARISONS:
-        notes.append(f"{len(pairs) - _MOST_COMPARISONS:,} of {len(pairs):,} pairs of studies are not compared; name "
-                     "fewer studies, or use weanalysis compare")
+        notes.append(
+            f"{len(pairs) - _MOST_COMPARISONS:,} of {len(pairs):,} pairs of studies are not compared; name "
+            "fewer studies, or use weanalysis compare"
+        )
     return chapters
 
 

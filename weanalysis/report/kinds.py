@@ -94,8 +94,12 @@ def kind_of(study: Study) -> Kind:
 
 def _distribution(study: Study) -> Picture:
     figure = figures.drop_distributions({study.about["name"]: study.table})
-    return Picture("distribution", figure, "Which share of the ablations costs at least a given D. The further right "
-                   "the curve stays high, the more of the network is needed.")
+    return Picture(
+        "distribution",
+        figure,
+        "Which share of the ablations costs at least a given D. The further right "
+        "the curve stays high, the more of the network is needed.",
+    )
 
 
 # Kernels by location ------------------------------------------------------------------------------------------------
@@ -107,19 +111,32 @@ def _read_location(study: Study) -> Reading:
     trend, numbers = _trend_of_spread(changes)
     whole = figures.location_mosaic(study.table)
     pictures = [
-        Picture("map", whole, "D of every kernel, a map a layer in network order: rows are output channels, columns "
-                "input channels. Red: the network is worse without that kernel; blue: better; grey: not measured."),
-    ]  # fmt: skip
+        Picture(
+            "map",
+            whole,
+            "D of every kernel, a map a layer in network order: rows are output channels, columns "
+            "input channels. Red: the network is worse without that kernel; blue: better; grey: not measured.",
+        ),
+    ]
     if study.found.num_found:
         certain = figures.location_mosaic(study.table, hide_insignificant=True, limit=whole.data[0].zmax)
-        pictures.append(Picture("found", certain, "The same, with only those kernels coloured that differ from 0 after "
-                                f"correction (q ≤ {FALSE_DISCOVERY_RATE:g})."))  # fmt: skip
+        pictures.append(
+            Picture(
+                "found",
+                certain,
+                "The same, with only those kernels coloured that differ from 0 after "
+                f"correction (q ≤ {FALSE_DISCOVERY_RATE:g}).",
+            )
+        )
     noise = "The noise of finitely many images is part of it" + ("; the table has it taken off." if spreads else ".")
     pictures += [
-        Picture("spread", figures.layer_spread(study.table), "D of single kernels, and its standard deviation among "
-                f"the kernels of a layer, by depth. {noise}"),
+        Picture(
+            "spread",
+            figures.layer_spread(study.table),
+            f"D of single kernels, and its standard deviation among the kernels of a layer, by depth. {noise}",
+        ),
         _distribution(study),
-    ]  # fmt: skip
+    ]
     grid = (study.about.get("options") or {}).get("grid")
     limits = [] if grid == "all" else ["Kernels beside the grid were not measured, and may be needed more or less."]
     return Reading(trend, pictures, [_by_layer(study, spreads)], limits, numbers)
@@ -155,13 +172,17 @@ def _trend_of_spread(changes: dict[str, Any]) -> tuple[list[str], dict[str, Any]
     numbers = {"spread_by_depth": found.value, "spread_by_depth_p_value": found.p_value}
     sure = found.p_value <= _SIGNIFICANCE
     tells = (
-        "Early layers vary more than late ones" if sure and found.value < 0
-        else "Late layers vary more than early ones" if sure and found.value > 0
+        "Early layers vary more than late ones"
+        if sure and found.value < 0
+        else "Late layers vary more than early ones"
+        if sure and found.value > 0
         else "Whether early or late layers vary more cannot be told"
-    )  # fmt: skip
-    return [f"{tells}: the rank correlation of depth with the variance of D in a layer, noise taken off, is "
-            f"{points(found.value)} over {len(changes):,} layers; p = {found.p_value:.2g} for layers that all vary "
-            "alike, by variances in units of what noise and one common variance give."], numbers  # fmt: skip
+    )
+    return [
+        f"{tells}: the rank correlation of depth with the variance of D in a layer, noise taken off, is "
+        f"{points(found.value)} over {len(changes):,} layers; p = {found.p_value:.2g} for layers that all vary "
+        "alike, by variances in units of what noise and one common variance give."
+    ], numbers
 
 
 def _by_layer(study: Study, spreads: dict[str, Any]) -> Table:
@@ -174,19 +195,28 @@ def _by_layer(study: Study, spreads: dict[str, Any]) -> Table:
         certain = own["q_value"] <= FALSE_DISCOVERY_RATE
         spread = spreads.get(str(layer))
         reach = "" if spread is None or math.isnan(spread.low) else f" [{spread.low:.2f}, {spread.high:.2f}]"
-        words.append([
-            str(layer), f"{len(own):,}", f"{(certain & (own['drop'] > 0)).sum():,}",
-            f"{(certain & (own['drop'] < 0)).sum():,}", points(own["drop"].mean()),
-            with_interval(top["drop"], top["selected_low"], top["selected_high"]),
-            *([] if not spreads else ["–" if spread is None or math.isnan(spread.value)
-                                      else f"{spread.value:.2f}{reach}"]),
-        ])  # fmt: skip
+        words.append(
+            [
+                str(layer),
+                f"{len(own):,}",
+                f"{(certain & (own['drop'] > 0)).sum():,}",
+                f"{(certain & (own['drop'] < 0)).sum():,}",
+                points(own["drop"].mean()),
+                with_interval(top["drop"], top["selected_low"], top["selected_high"]),
+                *(
+                    []
+                    if not spreads
+                    else ["–" if spread is None or math.isnan(spread.value) else f"{spread.value:.2f}{reach}"]
+                ),
+            ]
+        )
     spread_column = ["spread, noise off [95 %]"] if spreads else []
     return Table(
         "By layer. Worse and better count ablations that differ from 0 after correction over the whole study. The "
         f"largest D of each: {interval_words(len(tops), len(rows))}.",
-        ["layer", "ablations", "worse", "better", "mean D", "largest D [interval]", *spread_column], words,
-    )  # fmt: skip
+        ["layer", "ablations", "worse", "better", "mean D", "largest D [interval]", *spread_column],
+        words,
+    )
 
 
 # Weights by magnitude -----------------------------------------------------------------------------------------------
@@ -204,16 +234,26 @@ def _read_magnitude(study: Study) -> Reading:
     }
     options = study.about.get("options") or {}
     width = options.get("percentile_width")
-    limits = [] if width else [
-        "The weight at one percentile is a single draw among many. Its neighbours in rank can have another D; "
-        "--repeats measures them, --percentile-width zeroes them all."
-    ]  # fmt: skip
+    limits = (
+        []
+        if width
+        else [
+            "The weight at one percentile is a single draw among many. Its neighbours in rank can have another D; "
+            "--repeats measures them, --percentile-width zeroes them all."
+        ]
+    )
     if not by_layer:
         (trend,) = trends.values()
-        picture = Picture("curve", figures.magnitude_curve(study.table), "D against the percentile b of |w|, from the "
-                          "smallest weight to the largest, with 95 % intervals over images.")  # fmt: skip
-        numbers = {"rank_correlation_with_percentile": trend.value,
-                   "rank_correlation_with_percentile_interval": [trend.low, trend.high]}  # fmt: skip
+        picture = Picture(
+            "curve",
+            figures.magnitude_curve(study.table),
+            "D against the percentile b of |w|, from the "
+            "smallest weight to the largest, with 95 % intervals over images.",
+        )
+        numbers = {
+            "rank_correlation_with_percentile": trend.value,
+            "rank_correlation_with_percentile_interval": [trend.low, trend.high],
+        }
         return Reading(_sentence_of_trend(trend, rows["percentile"].nunique()), [picture], [], limits, numbers)
     q_values = adjust_bh([trend.p_value for trend in trends.values()])
     certain = [q <= FALSE_DISCOVERY_RATE for q in q_values]
@@ -222,14 +262,26 @@ def _read_magnitude(study: Study) -> Reading:
     table = Table(
         "How D goes with the percentile b in each layer: Spearman's rank correlation over the percentiles.",
         ["layer", "percentiles", "rank correlation [95 %]", "q"],
-        [[layer, f"{rows[rows['layer'] == layer]['percentile'].nunique():,}", correlation(*trend[:3]), plain_number(q)]
-         for (layer, trend), q in zip(trends.items(), q_values, strict=True)],
-    )  # fmt: skip
-    finding = (f"D rises with the percentile b in {rising:,} of {counted(len(trends), 'layer')} and falls in "
-               f"{falling:,} (rank correlation, false discovery rate {RATE} over the layers)."
-               + (" In the others neither can be told." if rising + falling < len(trends) else ""))
-    picture = Picture("map", figures.magnitude_map(study.table), "D by layer, in network order, and percentile b of "
-                      "|w|; of several draws, the mean.")
+        [
+            [
+                layer,
+                f"{rows[rows['layer'] == layer]['percentile'].nunique():,}",
+                correlation(*trend[:3]),
+                plain_number(q),
+            ]
+            for (layer, trend), q in zip(trends.items(), q_values, strict=True)
+        ],
+    )
+    finding = (
+        f"D rises with the percentile b in {rising:,} of {counted(len(trends), 'layer')} and falls in "
+        f"{falling:,} (rank correlation, false discovery rate {RATE} over the layers)."
+        + (" In the others neither can be told." if rising + falling < len(trends) else "")
+    )
+    picture = Picture(
+        "map",
+        figures.magnitude_map(study.table),
+        "D by layer, in network order, and percentile b of |w|; of several draws, the mean.",
+    )
     return Reading([finding], [picture], [table], limits, {"num_layers_rising": rising, "num_layers_falling": falling})
 
 
@@ -237,12 +289,16 @@ def _sentence_of_trend(trend: Any, num_percentiles: int) -> list[str]:
     if math.isnan(trend.value):
         return ["Whether D goes with the percentile b cannot be told: percentiles are too few, or all D are equal."]
     tells = (
-        "D rises with the percentile b" if trend.low > 0
-        else "D falls with the percentile b" if trend.high < 0
+        "D rises with the percentile b"
+        if trend.low > 0
+        else "D falls with the percentile b"
+        if trend.high < 0
         else "Whether D rises or falls with the percentile b cannot be told"
-    )  # fmt: skip
-    return [f"{tells}: Spearman's rank correlation is {correlation(*trend[:3])} over {num_percentiles:,} percentiles. "
-            "The percentiles are the sample there, not the images."]  # fmt: skip
+    )
+    return [
+        f"{tells}: Spearman's rank correlation is {correlation(*trend[:3])} over {num_percentiles:,} percentiles. "
+        "The percentiles are the sample there, not the images."
+    ]
 
 
 # Channels by multiplier ---------------------------------------------------------------------------------------------
@@ -254,23 +310,42 @@ def _read_multiplier(study: Study) -> Reading:
     findings, numbers = _lowest_and_highest(study)
     pictures = []
     if (rows["layer"].isna() & rows["fraction"].notna()).any():
-        pictures.append(Picture("curve", figures.multiplier_curve(study.table, unit), f"More and more {unit}s zeroed "
-                                "in every layer at once: those of the lowest multiplier first, of the highest first, "
-                                "and in random orders."))
+        pictures.append(
+            Picture(
+                "curve",
+                figures.multiplier_curve(study.table, unit),
+                f"More and more {unit}s zeroed "
+                "in every layer at once: those of the lowest multiplier first, of the highest first, "
+                "and in random orders.",
+            )
+        )
     if rows["layer"].notna().any():
-        pictures.append(Picture("layers", figures.multiplier_drops(study.table), f"Layer by layer: the {unit} of "
-                                "the lowest and of the highest multiplier, with 95 % intervals."))
+        pictures.append(
+            Picture(
+                "layers",
+                figures.multiplier_drops(study.table),
+                f"Layer by layer: the {unit} of the lowest and of the highest multiplier, with 95 % intervals.",
+            )
+        )
     if learned := load_multipliers(study.cache, str(study.about.get("weights_hash"))):
-        pictures.append(Picture("multipliers", figures.multiplier_spread(learned), "The multipliers m that LWE "
-                                "learned, by layer: all, 90 % and 50 % of them, and their median."))
+        pictures.append(
+            Picture(
+                "multipliers",
+                figures.multiplier_spread(learned),
+                "The multipliers m that LWE learned, by layer: all, 90 % and 50 % of them, and their median.",
+            )
+        )
     limits = [
         f"D_L and D_H are of one {unit} a layer (--channels: of several); the random draws beside them show what any "
         f"{unit} costs.",
         "The paper speaks of channels with a lowest multiplier, where LWE has one for every kernel. Here "
-        + ("a channel's is the mean over the outputs that read it; --multiplier-of kernel zeroes single kernels."
-           if unit == "input channel" else "single kernels are ranked; --multiplier-of channel ranks input channels.")
+        + (
+            "a channel's is the mean over the outputs that read it; --multiplier-of kernel zeroes single kernels."
+            if unit == "input channel"
+            else "single kernels are ranked; --multiplier-of channel ranks input channels."
+        )
         + " That the first convolution is left out is a choice of this program.",
-    ]  # fmt: skip
+    ]
     return Reading(findings, pictures, [], limits, numbers)
 
 
@@ -290,17 +365,21 @@ def _lowest_and_highest(study: Study) -> tuple[list[str], dict[str, Any]]:
     contrast = study.store.compare(study.number, int(low.name), int(high.name), study.metric)
     numbers = {
         "multiplier_of": unit.split()[-1],
-        "d_low": low["drop"], "d_low_interval": [low["drop_low"], low["drop_high"]],
-        "d_high": high["drop"], "d_high_interval": [high["drop_low"], high["drop_high"]],
+        "d_low": low["drop"],
+        "d_low_interval": [low["drop_low"], low["drop_high"]],
+        "d_high": high["drop"],
+        "d_high_interval": [high["drop_low"], high["drop_high"]],
         "d_high_minus_d_low": contrast.difference,
         "d_high_minus_d_low_interval": [contrast.difference_low, contrast.difference_high],
         "d_high_minus_d_low_p_value": contrast.p_value,
-    }  # fmt: skip
+    }
     tells = (
-        f"the {unit}s of high multiplier are needed more" if contrast.difference_low > 0
-        else f"the {unit}s of low multiplier are needed more" if contrast.difference_high < 0
+        f"the {unit}s of high multiplier are needed more"
+        if contrast.difference_low > 0
+        else f"the {unit}s of low multiplier are needed more"
+        if contrast.difference_high < 0
         else "which are needed more cannot be told"
-    )  # fmt: skip
+    )
     sentences = [
         f"In every layer at once, zeroing the {unit} of the lowest multiplier costs D_L = "
         f"{sentence_of(low['drop'], low['drop_low'], low['drop_high'])}, that of the highest D_H = "
@@ -310,8 +389,10 @@ def _lowest_and_highest(study: Study) -> tuple[list[str], dict[str, Any]]:
     ]
     random = everywhere[everywhere["selection"] == "random"]
     if len(random):
-        sentences.append(f"One {unit} drawn at random in every layer costs {points(random['drop'].min())} to "
-                         f"{points(random['drop'].max())} points ({counted(len(random), 'draw')}).")  # fmt: skip
+        sentences.append(
+            f"One {unit} drawn at random in every layer costs {points(random['drop'].min())} to "
+            f"{points(random['drop'].max())} points ({counted(len(random), 'draw')})."
+        )
     return sentences, numbers
 
 
@@ -332,24 +413,39 @@ def _read_any(study: Study) -> Reading:
 
 def _magnitude_question(study: Study) -> str:
     scope = "of one layer" if study.table["layer"].notna().any() else "of every layer at once"
-    return (f"Does the network need its large weights more than its small ones? Each ablation zeroes weights {scope} "
-            "at one percentile b of the sorted |w| (Quader et al., ECCV 2020, section 3.1).")
+    return (
+        f"Does the network need its large weights more than its small ones? Each ablation zeroes weights {scope} "
+        "at one percentile b of the sorted |w| (Quader et al., ECCV 2020, section 3.1)."
+    )
 
 
 # To add a kind of study: its question, and what is read from it. Without, it is shown by its counts and distribution.
 KINDS = {
     "location": Kind(
-        lambda study: "Which kernels does the network need, and where are they? Each ablation sets one kernel to zero "
-        "(Quader et al., ECCV 2020, section 3.1).", _read_location),
+        lambda study: (
+            "Which kernels does the network need, and where are they? Each ablation sets one kernel to zero "
+            "(Quader et al., ECCV 2020, section 3.1)."
+        ),
+        _read_location,
+    ),
     "magnitude": Kind(_magnitude_question, _read_magnitude),
     "multiplier": Kind(
-        lambda study: "Does the multiplier that Weight Excitation learned tell what the network needs? "
-        "(Quader et al., ECCV 2020, section 4.2)", _read_multiplier),
+        lambda study: (
+            "Does the multiplier that Weight Excitation learned tell what the network needs? "
+            "(Quader et al., ECCV 2020, section 4.2)"
+        ),
+        _read_multiplier,
+    ),
     "channel": Kind(
-        lambda study: "Which channels does the network need? Each ablation sets a whole filter, or all kernels of an "
-        "input channel, to zero.", _read_units),
+        lambda study: (
+            "Which channels does the network need? Each ablation sets a whole filter, or all kernels of an "
+            "input channel, to zero."
+        ),
+        _read_units,
+    ),
     "layer": Kind(
         lambda study: "Which layers does the network need? Each ablation sets all weights of one layer to zero.",
-        _read_units),
-}  # fmt: skip
+        _read_units,
+    ),
+}
 _OTHER = Kind(lambda study: "What does the network lose when some of its weights are set to zero?", _read_any)

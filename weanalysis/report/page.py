@@ -64,19 +64,24 @@ def render(title: str, chapters: Sequence[Chapter], made: Sequence[tuple[str, st
     `made` says by what and when, as pairs of a name and words; `notes` are lines about the report as a whole.
     """
     # Figures come from plotly, as HTML whose own words `weanalysis.figures` has escaped.
-    drawn = {key: Markup(figures.embedded(figure, key))
-             for chapter in chapters for key, figure in chapter.figures().items()}  # fmt: skip
+    drawn = {
+        key: Markup(figures.embedded(figure, key)) for chapter in chapters for key, figure in chapter.figures().items()
+    }
     script = Markup(figures.plotly_script()) if drawn else ""
-    return _page().render(title=title, chapters=chapters, made=made, notes=notes, drawn=drawn, script=script,
-                          safe_name=safe_name)  # fmt: skip
+    return _page().render(
+        title=title, chapters=chapters, made=made, notes=notes, drawn=drawn, script=script, safe_name=safe_name
+    )
 
 
 @cache
 def _page() -> Any:
     environment = Environment(
-        loader=PackageLoader("weanalysis.report", "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=PackageLoader("weanalysis.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     # A number stays on one line with its unit.
     environment.filters["bound"] = lambda words: words.replace(" %", "\u00a0%").replace(" points", "\u00a0points")
     return environment.get_template("page.html")

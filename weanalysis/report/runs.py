@@ -39,27 +39,58 @@ def chapter_of_runs(runs: Sequence[Run]) -> Chapter:
         words = "Lines are means over the runs of a group, bands their range" if grouped else "A star is the best epoch"
         for metric, what in (("top1", "Top-1 accuracy"), ("loss", "Loss")):
             curves = figures.training_curves(metrics, metric, groups=grouped)
-            pictures.append(Picture(metric, curves, f"{what} by epoch: validation solid, training (on augmented "
-                                    f"images) dotted. {words}."))  # fmt: skip
+            pictures.append(
+                Picture(
+                    metric,
+                    curves,
+                    f"{what} by epoch: validation solid, training (on augmented images) dotted. {words}.",
+                )
+            )
     tables = [_summary(runs, metrics)]
     if len(runs) > 1:
         rows = [[field, *(value_word(recipes[run.name].get(field)) for run in runs)] for field in differing]
-        tables.append(Table("What differs in their recipes; all other values are the same." if rows else
-                            "Their recipes do not differ.", ["value", *(run.name for run in runs)], rows, 99))
+        tables.append(
+            Table(
+                "What differs in their recipes; all other values are the same."
+                if rows
+                else "Their recipes do not differ.",
+                ["value", *(run.name for run in runs)],
+                rows,
+                99,
+            )
+        )
     limits = [
         "Accuracies are those of validation, as the runs recorded them. Where the best epoch was chosen by these very "
         "images, its accuracy is too high by what chance gave it.",
         "The difference of two single runs says nothing of how they were trained: another seed may turn it round. "
         "weanalysis compare A B pairs two networks image by image; several seeds a side (--every-seed) speak of the "
         "training.",
-    ]  # fmt: skip
+    ]
     return Chapter(
-        "runs", counted(len(runs), "training run"), "How did training go, and what differs between the runs?", findings,
-        [*pictures, *tables], _setting(recipes, differing), limits,
-        to_json_value({"runs": [{"run": run.name, "finished": run.finished, "epochs": len(metrics[run.name]),
-                                 "top1": last[run.name]} for run in runs], **numbers}),
-        state, [(run.name, _provenance(run)) for run in runs],
-    )  # fmt: skip
+        "runs",
+        counted(len(runs), "training run"),
+        "How did training go, and what differs between the runs?",
+        findings,
+        [*pictures, *tables],
+        _setting(recipes, differing),
+        limits,
+        to_json_value(
+            {
+                "runs": [
+                    {
+                        "run": run.name,
+                        "finished": run.finished,
+                        "epochs": len(metrics[run.name]),
+                        "top1": last[run.name],
+                    }
+                    for run in runs
+                ],
+                **numbers,
+            }
+        ),
+        state,
+        [(run.name, _provenance(run)) for run in runs],
+    )
 
 
 def _last(frame: pd.DataFrame) -> float:
@@ -86,10 +117,12 @@ def _groups(recipes: dict[str, dict[str, Any]], differing: list[str]) -> dict[st
 
 def _of_groups(
     groups: dict[str, list[str]], last: dict[str, float], unfinished: set[str]
-) -> tuple[list[str], dict[str, Any]]:  # fmt: skip
+) -> tuple[list[str], dict[str, Any]]:
     """Say what the finished runs of each group reached, and how sure their differences are."""
-    values = {title: [last[name] for name in names if name not in unfinished and not math.isnan(last[name])]
-              for title, names in groups.items()}  # fmt: skip
+    values = {
+        title: [last[name] for name in names if name not in unfinished and not math.isnan(last[name])]
+        for title, names in groups.items()
+    }
     sentences: list[str] = []
     numbers: dict[str, Any] = {"groups": [], "differences": []}
     for title, reached in values.items():
@@ -99,26 +132,38 @@ def _of_groups(
         sure = "" if math.isnan(mean.low) else f", 95 % interval over runs {mean.low:.2f} to {mean.high:.2f} %"
         over = f" on average over {len(reached)} seeds" if len(reached) > 1 else " in the one run"
         sentences.append(f"{title}: top-1 {mean.value:.2f} %{over} after the last epoch{sure}.")
-        numbers["groups"].append({"group": title, "num_runs": len(reached), "top1": mean.value, "top1_low": mean.low,
-                                  "top1_high": mean.high})  # fmt: skip
-    pairs = [(one, two, compare_runs(second, first))
-             for (one, first), (two, second) in combinations(values.items(), 2)]  # fmt: skip
+        numbers["groups"].append(
+            {"group": title, "num_runs": len(reached), "top1": mean.value, "top1_low": mean.low, "top1_high": mean.high}
+        )
+    pairs = [(one, two, compare_runs(second, first)) for (one, first), (two, second) in combinations(values.items(), 2)]
     pairs = [pair for pair in pairs if not math.isnan(pair[2].low)]
     adjusted = adjust_holm([difference.p_value for _, _, difference in pairs])
     many = len(pairs) > 1
     if many:
-        sentences.append(f"{len(pairs)} pairs of groups are compared below: each interval is for its pair alone, and "
-                         "“is better” is said where p is at most 0.05 after Holm's correction for all of them, so that "
-                         "the chance of any such sentence being wrong is 5 % at most.")
+        sentences.append(
+            f"{len(pairs)} pairs of groups are compared below: each interval is for its pair alone, and "
+            "“is better” is said where p is at most 0.05 after Holm's correction for all of them, so that "
+            "the chance of any such sentence being wrong is 5 % at most."
+        )
     for (one, two, difference), corrected in zip(pairs, adjusted, strict=True):
         better = two if difference.value > 0 else one
         tells = f"“{better}” is better" if corrected <= _SIGNIFICANCE else "which is better cannot be told"
         holm = f", {corrected:.2g} after correction" if many else ""
-        sentences.append(f"“{two}” minus “{one}”: {sentence_of(*difference[:3])} over runs, Welch's t, p = "
-                         f"{difference.p_value:.2g}{holm}: {tells}.")
-        numbers["differences"].append({"first": one, "second": two, "difference": difference.value,
-                                       "difference_low": difference.low, "difference_high": difference.high,
-                                       "p_value": difference.p_value, "p_value_holm": float(corrected)})  # fmt: skip
+        sentences.append(
+            f"“{two}” minus “{one}”: {sentence_of(*difference[:3])} over runs, Welch's t, p = "
+            f"{difference.p_value:.2g}{holm}: {tells}."
+        )
+        numbers["differences"].append(
+            {
+                "first": one,
+                "second": two,
+                "difference": difference.value,
+                "difference_low": difference.low,
+                "difference_high": difference.high,
+                "p_value": difference.p_value,
+                "p_value_holm": float(corrected),
+            }
+        )
     if len(values) > 1 and not numbers["differences"]:
         sentences.append("How sure a difference is takes two finished runs or more of either recipe, with other seeds.")
     return sentences, numbers
@@ -130,16 +175,24 @@ def _summary(runs: Sequence[Run], metrics: dict[str, pd.DataFrame]) -> Table:
         frame = metrics[run.name]
         top1 = frame["val_top1"].dropna()
         best = best_epoch(top1, "top1") if len(top1) else None
-        rows.append([
-            run.name, "finished" if run.finished else "unfinished",
-            f"{len(frame):,} of {run.recipe.get('epochs', math.nan):g}",
-            "–" if best is None else f"{top1.iloc[-1]:.2f}", "–" if best is None else f"{top1.iloc[best]:.2f}",
-            "–" if best is None else f"{frame.loc[top1.index[best], 'epoch']:g}",
-            "–" if not len(frame) else f"{frame['seconds'].iloc[-1] / 60:,.1f}",
-            "–" if not len(frame) else plain_number(float(frame["peak_memory_gib"].max()), ".2f"),
-        ])  # fmt: skip
-    return Table("The runs. Accuracies are validation's, in percent.", ["run", "state", "epochs", "last top-1",
-                 "best top-1", "at epoch", "minutes", "peak memory, GiB"], rows, 2)  # fmt: skip
+        rows.append(
+            [
+                run.name,
+                "finished" if run.finished else "unfinished",
+                f"{len(frame):,} of {run.recipe.get('epochs', math.nan):g}",
+                "–" if best is None else f"{top1.iloc[-1]:.2f}",
+                "–" if best is None else f"{top1.iloc[best]:.2f}",
+                "–" if best is None else f"{frame.loc[top1.index[best], 'epoch']:g}",
+                "–" if not len(frame) else f"{frame['seconds'].iloc[-1] / 60:,.1f}",
+                "–" if not len(frame) else plain_number(float(frame["peak_memory_gib"].max()), ".2f"),
+            ]
+        )
+    return Table(
+        "The runs. Accuracies are validation's, in percent.",
+        ["run", "state", "epochs", "last top-1", "best top-1", "at epoch", "minutes", "peak memory, GiB"],
+        rows,
+        2,
+    )
 
 
 def _setting(recipes: dict[str, dict[str, Any]], differing: list[str]) -> list[tuple[str, str]]:
@@ -149,7 +202,10 @@ def _setting(recipes: dict[str, dict[str, Any]], differing: list[str]) -> list[t
 
 def _provenance(run: Run) -> str:
     about = storable(run.description)
-    kept = {"begun": about.get("created"), "training images": about.get("train_images"),
-            "validation images": about.get("val_images"),
-            "with": settings(about.get("versions") or {})}  # fmt: skip
+    kept = {
+        "begun": about.get("created"),
+        "training images": about.get("train_images"),
+        "validation images": about.get("val_images"),
+        "with": settings(about.get("versions") or {}),
+    }
     return "; ".join(f"{name} {value_word(value)}" for name, value in kept.items() if value)

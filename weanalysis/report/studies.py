@@ -58,41 +58,72 @@ def chapter_of_study(store: Store, study_id: int, cache: Cache, metric: str | No
     key = f"study-{study_id}"
     title = f"{about['name']}: {about['kind']} study of {about['model']} on {about['data']}"
     numbers = {
-        "study": study_id, "name": about["name"], "kind": about["kind"], "model": about["model"], "data": about["data"],
-        "metric": metric, "state": about["state"], "stopping": about.get("stopping"), "intact": study.intact,
+        "study": study_id,
+        "name": about["name"],
+        "kind": about["kind"],
+        "model": about["model"],
+        "data": about["data"],
+        "metric": metric,
+        "state": about["state"],
+        "stopping": about.get("stopping"),
+        "intact": study.intact,
         **study.found.summary(),
-    }  # fmt: skip
+    }
     if not study.found.num_measured:
-        return Chapter(key, title, kind.question(study), ["Nothing has been measured yet."], [], _setting(study),
-                       [], to_json_value(numbers), _state(study), _provenance(study))  # fmt: skip
+        return Chapter(
+            key,
+            title,
+            kind.question(study),
+            ["Nothing has been measured yet."],
+            [],
+            _setting(study),
+            [],
+            to_json_value(numbers),
+            _state(study),
+            _provenance(study),
+        )
     own = kind.read(study)
     improvements = _improvements(study)
-    numbers |= own.numbers | ({} if improvements is None else {"detrimental": {
-        name: value for name, value in improvements.summary().items() if name != "rows"}})  # fmt: skip
+    numbers |= own.numbers | (
+        {}
+        if improvements is None
+        else {"detrimental": {name: value for name, value in improvements.summary().items() if name != "rows"}}
+    )
     content: list[Picture | Table] = [*own.pictures, *_most_important(study), *own.tables]
     if improvements is not None:
         content += _table_of_improvements(improvements)
     limits = [*own.limits, *_EVERYWHERE, *([] if study.is_whole or about.get("stopping") else [_BROKEN_OFF])]
     return Chapter(
-        key, title, kind.question(study),
+        key,
+        title,
+        kind.question(study),
         [*_findings(study), *own.findings, *([] if improvements is None else [_sentence_of(improvements)])],
-        content, _setting(study), limits, to_json_value(numbers), _state(study), _provenance(study),
-    )  # fmt: skip
+        content,
+        _setting(study),
+        limits,
+        to_json_value(numbers),
+        _state(study),
+        _provenance(study),
+    )
 
 
 def _state(study: Study) -> str:
     about = study.about
     if study.is_whole:
         return ""
-    what = {"running": f"This study was still running when the report was made (last news {moment(about['updated'])})",
-            "failed": "This study failed before its end"}.get(about["state"], "This study was stopped before its end")
+    what = {
+        "running": f"This study was still running when the report was made (last news {moment(about['updated'])})",
+        "failed": "This study failed before its end",
+    }.get(about["state"], "This study was stopped before its end")
     found = study.found
     seen = f"{found.fewest_images:,}"
     if found.most_images > found.fewest_images:
         seen += f" to {found.most_images:,}"
-    return (f"{what}: {found.num_measured:,} of {counted(found.num_ablations, 'ablation')} have a D, on {seen} of "
-            f"{counted(about['num_images'], 'image')} ({about['done']:,} of {about['total']:,} measurements). What "
-            "follows is about those, and can change.")
+    return (
+        f"{what}: {found.num_measured:,} of {counted(found.num_ablations, 'ablation')} have a D, on {seen} of "
+        f"{counted(about['num_images'], 'image')} ({about['done']:,} of {about['total']:,} measurements). What "
+        "follows is about those, and can change."
+    )
 
 
 def _findings(study: Study) -> list[str]:
@@ -105,75 +136,116 @@ def _findings(study: Study) -> list[str]:
     if found.num_found:
         rest = found.num_measured - found.num_found
         unsaid = f" Of the other {rest:,} it cannot be said whether D is above 0, below it, or 0." if rest else ""
-        sentences.append(f"{found.num_found:,} of {counted(found.num_measured, 'ablation')} "
-                         f"{'differs' if found.num_found == 1 else 'differ'} from 0 {correction}: {found.num_worse:,} "
-                         f"for the worse, {found.num_better:,} for the better.{unsaid}")
+        sentences.append(
+            f"{found.num_found:,} of {counted(found.num_measured, 'ablation')} "
+            f"{'differs' if found.num_found == 1 else 'differ'} from 0 {correction}: {found.num_worse:,} "
+            f"for the worse, {found.num_better:,} for the better.{unsaid}"
+        )
     else:
-        sentences.append(f"None of {counted(found.num_measured, 'ablation')} differs from 0 {correction}. That does "
-                         "not mean that every D is 0: these images could not have shown a small one.")
+        sentences.append(
+            f"None of {counted(found.num_measured, 'ablation')} differs from 0 {correction}. That does "
+            "not mean that every D is 0: these images could not have shown a small one."
+        )
     sentences.append(_what_could_be_found(study))
     silent = rows[rows["num_flipped"] == 0]
     if len(silent):
         narrow, wide = silent["drop_high"].min(), silent["drop_high"].max()
         reach = f"±{wide:.2f}" if math.isclose(narrow, wide) else f"±{narrow:.2f} to ±{wide:.2f}"
-        sentences.append(f"{counted(len(silent), 'ablation')} flip{'s' if len(silent) == 1 else ''} no image; the "
-                         f"interval of D is still {reach} points, since another sample of images might.")
+        sentences.append(
+            f"{counted(len(silent), 'ablation')} flip{'s' if len(silent) == 1 else ''} no image; the "
+            f"interval of D is still {reach} points, since another sample of images might."
+        )
     top = selected_intervals(rows.loc[[rows["drop"].idxmax()]], len(rows), bool(study.about.get("stopping"))).iloc[0]
     if len(rows) > 1 and top["drop"] > 0:
         interval = interval_of(top["selected_low"], top["selected_high"])
-        sentences.append(f"The largest D is that of {named(top)}: {points(top['drop'])} points, {interval} at the "
-                         f"confidence that the largest of {len(rows):,} asks for (95 % for that choice). The largest "
-                         "of many noisy values is likely to be too large.")
+        sentences.append(
+            f"The largest D is that of {named(top)}: {points(top['drop'])} points, {interval} at the "
+            f"confidence that the largest of {len(rows):,} asks for (95 % for that choice). The largest "
+            "of many noisy values is likely to be too large."
+        )
     if stopping := study.about.get("stopping"):
         early = int((rows["num_images"] < study.about["num_images"]).sum())
-        sentences.append(f"Ablations were left alone once they were settled (--{stopping}): {early:,} before the last "
-                         f"image, the first after {counted(found.fewest_images, 'image')}. Intervals and tests are the "
-                         "anytime-valid ones, which hold under that stopping.")
+        sentences.append(
+            f"Ablations were left alone once they were settled (--{stopping}): {early:,} before the last "
+            f"image, the first after {counted(found.fewest_images, 'image')}. Intervals and tests are the "
+            "anytime-valid ones, which hold under that stopping."
+        )
     if study.is_screened:
-        sentences.append(f"Not every answer was computed ({study.about['evaluate']} evaluation). So a row has two "
-                         "intervals, which must not be mixed: that of D is for the population; “on these images” "
-                         "bounds what D is on these very images.")
+        sentences.append(
+            f"Not every answer was computed ({study.about['evaluate']} evaluation). So a row has two "
+            "intervals, which must not be mixed: that of D is for the population; “on these images” "
+            "bounds what D is on these very images."
+        )
     return sentences
 
 
 def _what_could_be_found(study: Study) -> str:
     found = study.found
     if math.isnan(found.smallest_finding):
-        return (f"With {counted(found.most_images, 'image')} no D could have been found at all: a finding among "
-                f"{counted(found.num_measured, 'ablation')} takes more images.")
+        return (
+            f"With {counted(found.most_images, 'image')} no D could have been found at all: a finding among "
+            f"{counted(found.num_measured, 'ablation')} takes more images."
+        )
     lost = round(found.smallest_finding / 100 * found.most_images)
-    said = (f"The smallest D that could have been found{' beside these' if found.num_found else ''} is "
-            f"{found.smallest_finding:.2f} points ({counted(lost, 'image')} of {found.most_images:,} lost, none "
-            "gained)")
+    said = (
+        f"The smallest D that could have been found{' beside these' if found.num_found else ''} is "
+        f"{found.smallest_finding:.2f} points ({counted(lost, 'image')} of {found.most_images:,} lost, none "
+        "gained)"
+    )
     if math.isnan(found.detectable):
         return said + "."
-    return (f"{said}; one of {found.detectable:.2f} points would have been found with a power of 80 %, where as many "
-            "images flip as for the median of those that were not found.")
+    return (
+        f"{said}; one of {found.detectable:.2f} points would have been found with a power of 80 %, where as many "
+        "images flip as for the median of those that were not found."
+    )
 
 
 def _most_important(study: Study) -> list[Table]:
     rows = study.measured
     shown = max(_SHOWN_AT_LEAST, min(study.found.num_worse, _SHOWN_AT_MOST))
-    tables = [_rows_table(study, rows.sort_values("drop", ascending=False, kind="stable")[:shown],
-                          "The most important: what costs most when it is zeroed.")]  # fmt: skip
+    tables = [
+        _rows_table(
+            study,
+            rows.sort_values("drop", ascending=False, kind="stable")[:shown],
+            "The most important: what costs most when it is zeroed.",
+        )
+    ]
     better = rows[(rows["q_value"] <= FALSE_DISCOVERY_RATE) & (rows["drop"] < 0)]
     if len(better):
-        tables.append(_rows_table(study, better.sort_values("drop", kind="stable")[:_SHOWN_AT_MOST],
-                                  "What improves the network when it is zeroed, after correction."))  # fmt: skip
+        tables.append(
+            _rows_table(
+                study,
+                better.sort_values("drop", kind="stable")[:_SHOWN_AT_MOST],
+                "What improves the network when it is zeroed, after correction.",
+            )
+        )
     return tables
 
 
 def _rows_table(study: Study, rows: pd.DataFrame, caption: str) -> Table:
     rows = selected_intervals(rows, len(study.measured), bool(study.about.get("stopping")))
-    columns = ["zeroed", "D, points [interval]", *(["on these images"] if study.is_screened else []), "q",
-               "images flipped", "of images"]  # fmt: skip
+    columns = [
+        "zeroed",
+        "D, points [interval]",
+        *(["on these images"] if study.is_screened else []),
+        "q",
+        "images flipped",
+        "of images",
+    ]
     words = []
     for row in rows.itertuples():
         screened = [f"[{points(row.screen_low)}, {points(row.screen_high)}]"] if study.is_screened else []
         certain = "*" if row.q_value <= FALSE_DISCOVERY_RATE else ""
-        words.append([named(row), with_interval(row.drop, row.selected_low, row.selected_high), *screened,
-                      plain_number(row.q_value) + certain, f"{row.num_flipped:,.0f}",
-                      f"{row.num_images:,.0f}"])  # fmt: skip
+        words.append(
+            [
+                named(row),
+                with_interval(row.drop, row.selected_low, row.selected_high),
+                *screened,
+                plain_number(row.q_value) + certain,
+                f"{row.num_flipped:,.0f}",
+                f"{row.num_images:,.0f}",
+            ]
+        )
     left = len(study.measured) - len(rows)
     more = f" {left:,} more are in the study's table (weanalysis export {study.number} -o FILE)." if left else ""
     chosen = f" Here: {interval_words(len(rows), len(study.measured))}; * differs from 0 after correction."
@@ -193,23 +265,39 @@ def _sentence_of(found: Improvements) -> str:
     tests = f"one-sided exact McNemar tests, false discovery rate {RATE}"
     tested = counted(found.num_tested, "ablation")
     if found.table.empty:
-        return (f"{question} None of {tested} improves it on one half of the images ({found.num_images[0]:,}), so that "
-                f"the other half had none to confirm ({tests}). {found.missed}").strip()
+        return (
+            f"{question} None of {tested} improves it on one half of the images ({found.num_images[0]:,}), so that "
+            f"the other half had none to confirm ({tests}). {found.missed}"
+        ).strip()
     again = f"{found.num_confirmed:,} of them again" if found.num_confirmed else "none of them again"
-    return (f"{question} {len(found.table):,} of {tested} {'do' if len(found.table) > 1 else 'does'} improve it on one "
-            f"half of the images ({found.num_images[0]:,}), {again} on the other half ({found.num_images[1]:,}; "
-            f"{tests}). {found.missed}").strip()
+    return (
+        f"{question} {len(found.table):,} of {tested} {'do' if len(found.table) > 1 else 'does'} improve it on one "
+        f"half of the images ({found.num_images[0]:,}), {again} on the other half ({found.num_images[1]:,}; "
+        f"{tests}). {found.missed}"
+    ).strip()
 
 
 def _table_of_improvements(found: Improvements) -> list[Table]:
     rows = selected_intervals(found.table[:_SHOWN_AT_MOST], max(1, len(found.table)))
     if rows.empty:
         return []
-    words = [[named(row), with_interval(row.drop, row.selected_low, row.selected_high), plain_number(row.q_value),
-              "yes" if row.confirmed else "no"] for row in rows.itertuples()]  # fmt: skip
-    return [Table("Chosen on one half of the images as better zeroed; D is that of the other half, which chose "
-                  f"nothing. Here: {interval_words(len(rows), len(found.table))}.",
-                  ["zeroed", "D, points [interval]", "q", "confirmed"], words)]  # fmt: skip
+    words = [
+        [
+            named(row),
+            with_interval(row.drop, row.selected_low, row.selected_high),
+            plain_number(row.q_value),
+            "yes" if row.confirmed else "no",
+        ]
+        for row in rows.itertuples()
+    ]
+    return [
+        Table(
+            "Chosen on one half of the images as better zeroed; D is that of the other half, which chose "
+            f"nothing. Here: {interval_words(len(rows), len(found.table))}.",
+            ["zeroed", "D, points [interval]", "q", "confirmed"],
+            words,
+        )
+    ]
 
 
 def _setting(study: Study) -> list[tuple[str, str]]:
@@ -235,10 +323,15 @@ def _setting(study: Study) -> list[tuple[str, str]]:
 def _provenance(study: Study) -> list[tuple[str, str]]:
     about = study.about
     agreement = study.store.agreement(study.number)
-    exactness = "" if math.isnan(agreement["largest_difference"]) else (
-        f"logits differed by {agreement['largest_difference']:.2g} at most from the whole forward pass; "
-        f"{counted(int(agreement['num_rechecked']), 'near tie')} decided by it; {agreement['num_checked']:,} of "
-        f"{agreement['num_answers']:,} answers were checked by it: {agreement['num_differed']:,} differed")  # fmt: skip
+    exactness = (
+        ""
+        if math.isnan(agreement["largest_difference"])
+        else (
+            f"logits differed by {agreement['largest_difference']:.2g} at most from the whole forward pass; "
+            f"{counted(int(agreement['num_rechecked']), 'near tie')} decided by it; {agreement['num_checked']:,} of "
+            f"{agreement['num_answers']:,} answers were checked by it: {agreement['num_differed']:,} differed"
+        )
+    )
     pairs: list[tuple[str, Any]] = [
         ("Command", about.get("command")),
         ("Study number", f"{study.number} in its cache"),

@@ -12,13 +12,14 @@ import pandas as pd
 FALSE_DISCOVERY_RATE = 0.05
 
 
-
 def interval_words(num_shown: int, num_compared: int) -> str:
     """Say what the intervals are of rows that are shown for the size of their D (`statistics.selected_intervals`)."""
     if num_shown >= num_compared:
         return "95 % intervals, each of its row by itself"
-    return (f"{num_shown:,} of {num_compared:,}, with intervals adjusted for that choice (false coverage rate 5 %, "
-            "Benjamini and Yekutieli 2005)")
+    return (
+        f"{num_shown:,} of {num_compared:,}, with intervals adjusted for that choice (false coverage rate 5 %, "
+        "Benjamini and Yekutieli 2005)"
+    )
 
 
 @dataclass(frozen=True)

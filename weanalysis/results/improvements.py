@@ -93,5 +93,6 @@ def check_findable(kind: str, evaluate: str, stopping: object) -> None:
     if evaluate not in ("exact", "naive"):
         raise StudyError(f"--find detrimental needs computed answers: use --evaluate exact, not {evaluate}")
     if stopping:
-        raise StudyError("--find detrimental needs all images for every ablation; leave --until-ci and "
-                         "--until-significant out")
+        raise StudyError(
+            "--find detrimental needs all images for every ablation; leave --until-ci and --until-significant out"
+        )

@@ -19,8 +19,9 @@ def save_multipliers(cache: Cache, weights_hash: str, multipliers: Mapping[str, 
     try:
         write_atomically(path, save(dict(multipliers)))
     except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error.strerror or error}); make room, or choose another cache "
-                         "with --cache DIR") from error
+        raise StoreError(
+            f"{path} cannot be written ({error.strerror or error}); make room, or choose another cache with --cache DIR"
+        ) from error
 
 
 def load_multipliers(cache: Cache, weights_hash: str) -> dict[str, np.ndarray]:

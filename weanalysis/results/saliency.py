@@ -71,8 +71,12 @@ class SaliencyMaps:
         for (layer, unit), own in groups:
             if layer not in mapped or unit not in UNITS:
                 continue
-            columns = {"kernel": ["out_channel", "in_channel"], "filter": ["out_channel"],
-                       "input channel": ["in_channel"], "layer": []}[unit]  # fmt: skip
+            columns = {
+                "kernel": ["out_channel", "in_channel"],
+                "filter": ["out_channel"],
+                "input channel": ["in_channel"],
+                "layer": [],
+            }[unit]
             places = tuple(own[column].to_numpy(dtype=np.int64) for column in columns)
             found[own.index] = self.of(criterion, unit, str(layer))[places]
         return found
@@ -84,13 +88,22 @@ class SaliencyMaps:
             for unit in units:
                 shape = _shape(layer, unit)
                 places = np.indices(shape).reshape(len(shape), math.prod(shape))
-                columns = {"kernel": ["out_channel", "in_channel"], "filter": ["out_channel"],
-                           "input channel": ["in_channel"], "layer": []}[unit]  # fmt: skip
-                frame = pd.DataFrame({
-                    "layer": layer.name, "depth": layer.depth, "selection": unit,
-                    "out_channel": np.nan, "in_channel": np.nan,
-                    **{name: self.of(name, unit, layer.name).ravel() for name in self.criteria},
-                })  # fmt: skip
+                columns = {
+                    "kernel": ["out_channel", "in_channel"],
+                    "filter": ["out_channel"],
+                    "input channel": ["in_channel"],
+                    "layer": [],
+                }[unit]
+                frame = pd.DataFrame(
+                    {
+                        "layer": layer.name,
+                        "depth": layer.depth,
+                        "selection": unit,
+                        "out_channel": np.nan,
+                        "in_channel": np.nan,
+                        **{name: self.of(name, unit, layer.name).ravel() for name in self.criteria},
+                    }
+                )
                 for column, values in zip(columns, places, strict=True):
                     frame[column] = values.astype(float)
                 frames.append(frame)
@@ -101,12 +114,14 @@ def save_maps(maps: SaliencyMaps, path: Path) -> None:
     """Write maps as one safetensors file, atomically. Raises StoreError where it cannot be written."""
     tensors = {
         f"{criterion}/{unit}/{layer}": np.ascontiguousarray(values, np.float32)
-        for (criterion, unit), by_layer in maps.maps.items() for layer, values in by_layer.items()
-    }  # fmt: skip
+        for (criterion, unit), by_layer in maps.maps.items()
+        for layer, values in by_layer.items()
+    }
     described = {
-        "about": maps.about, "criteria": list(maps.criteria),
+        "about": maps.about,
+        "criteria": list(maps.criteria),
         "layers": [[x.name, x.depth, x.kind, x.groups, list(x.shape), list(x.kernel_size)] for x in maps.layers],
-    }  # fmt: skip
+    }
     try:
         write_atomically(path, save(tensors, {_METADATA_KEY: json.dumps(described)}))
     except OSError as error:
@@ -128,8 +143,9 @@ def load_maps(path: Path) -> SaliencyMaps:
         )
         return SaliencyMaps(layers, tuple(described["criteria"]), storable(described["about"]), maps)
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path} holds no saliency maps that can be read here; remove it, and run `weanalysis "
-                         "saliency` again") from error
+        raise StoreError(
+            f"{path} holds no saliency maps that can be read here; remove it, and run `weanalysis saliency` again"
+        ) from error
 
 
 def describe_maps(path: Path) -> dict[str, Any]:
@@ -158,8 +174,13 @@ def list_maps(folder: Path) -> list[tuple[Path, Mapping[str, Any]]]:
 
 def _shape(layer: MappedLayer, unit: str) -> tuple[int, ...]:
     num_out, num_in = layer.shape
-    shapes = {"kernel": layer.shape, "filter": (num_out,), "input channel": (num_in * layer.groups,), "layer": (),
-              WEIGHT: (*layer.shape, *layer.kernel_size)}  # fmt: skip
+    shapes = {
+        "kernel": layer.shape,
+        "filter": (num_out,),
+        "input channel": (num_in * layer.groups,),
+        "layer": (),
+        WEIGHT: (*layer.shape, *layer.kernel_size),
+    }
     if unit not in shapes:
         raise StoreError(f"unknown unit {unit!r}: choose from {', '.join(shapes)}")
     return shapes[unit]

@@ -28,11 +28,15 @@ def studies_of(store: Store, weights_hash: str, study: str | None = None) -> lis
     number = store.find(study)
     about = store.describe(number)
     if about["kind"] not in SCORED_STUDIES:
-        raise StudyError(f"{about['name']} is a {about['kind']} study, whose channels are chosen by a score already; "
-                         f"compare with a study of the kind {', '.join(SCORED_STUDIES)}")
+        raise StudyError(
+            f"{about['name']} is a {about['kind']} study, whose channels are chosen by a score already; "
+            f"compare with a study of the kind {', '.join(SCORED_STUDIES)}"
+        )
     if about["weights_hash"] != weights_hash:
-        raise StudyError(f"{about['name']} measured other weights ({about['model']}, {about['weights']}) than these; "
-                         "give the model and the weights that the study was run with")
+        raise StudyError(
+            f"{about['name']} measured other weights ({about['model']}, {about['weights']}) than these; "
+            "give the model and the weights that the study was run with"
+        )
     return [number]
 
 

@@ -98,16 +98,27 @@ CRITERIA: dict[str, Criterion] = {
     "l1": Criterion("weights", "sum |w|", "Li et al., ICLR 2017", _l1),
     "l2": Criterion("weights", "root of sum w^2", "He et al., IJCAI 2018", _l2),
     "taylor": Criterion("gradients", "E |sum w g|, image by image", "Molchanov et al., ICLR 2017", _taylor),
-    "taylor-mean": Criterion("gradients", "|sum w E g|, of the mean loss", "Mozer and Smolensky, NeurIPS 1988",
-                             _taylor_mean),
-    "fisher": Criterion("gradients", "E (sum w g)^2 / 2, image by image", "Theis et al., 2018 (arXiv:1801.05787)",
-                        _fisher),
-    "obd": Criterion("gradients", "sum w^2 E g^2 / 2: optimal brain damage, E g^2 for the second derivative",
-                     "LeCun et al., NeurIPS 1989", _obd),
-    "activation": Criterion("activations", "root mean square of what the unit adds to the layer's output: measured for "
-                            "filters and layers, else from w^2 E x^2 as if pixels were uncorrelated",
-                            "Sun et al. (Wanda), ICLR 2024", _activation),
+    "taylor-mean": Criterion(
+        "gradients", "|sum w E g|, of the mean loss", "Mozer and Smolensky, NeurIPS 1988", _taylor_mean
+    ),
+    "fisher": Criterion(
+        "gradients", "E (sum w g)^2 / 2, image by image", "Theis et al., 2018 (arXiv:1801.05787)", _fisher
+    ),
+    "obd": Criterion(
+        "gradients",
+        "sum w^2 E g^2 / 2: optimal brain damage, E g^2 for the second derivative",
+        "LeCun et al., NeurIPS 1989",
+        _obd,
+    ),
+    "activation": Criterion(
+        "activations",
+        "root mean square of what the unit adds to the layer's output: measured for "
+        "filters and layers, else from w^2 E x^2 as if pixels were uncorrelated",
+        "Sun et al. (Wanda), ICLR 2024",
+        _activation,
+    ),
     "bn-gamma": Criterion("batch norm", "|gamma| of the batch norm behind the filter", "Liu et al., ICCV 2017", _gamma),
-    "lwe-multiplier": Criterion("LWE", "LWE's m, averaged over the unit", "Quader et al., ECCV 2020, section 4.2",
-                                _multiplier),
-}  # fmt: skip
+    "lwe-multiplier": Criterion(
+        "LWE", "LWE's m, averaged over the unit", "Quader et al., ECCV 2020, section 4.2", _multiplier
+    ),
+}

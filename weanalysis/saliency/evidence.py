@@ -86,8 +86,13 @@ class Evidence:
         """Turn sums into means. A layer that the loss does not depend on has a gradient of 0."""
         if has_gradient and self.mean is None:
             self.add_gradient(torch.zeros_like(self.weight)[None])
-        for tensor in (self.mean, self.input_square, self.output_square, *self.absolute.values(),
-                       *self.squared.values()):  # fmt: skip
+        for tensor in (
+            self.mean,
+            self.input_square,
+            self.output_square,
+            *self.absolute.values(),
+            *self.squared.values(),
+        ):
             if tensor is not None:
                 tensor /= num_images
 
@@ -101,8 +106,9 @@ class _Calls:
 
 
 @contextmanager
-def _listening(net: nn.Module, layers: Sequence[Layer], found: dict[str, Evidence], calls: _Calls | None,
-               activations: bool) -> Iterator[None]:  # fmt: skip
+def _listening(
+    net: nn.Module, layers: Sequence[Layer], found: dict[str, Evidence], calls: _Calls | None, activations: bool
+) -> Iterator[None]:
     """Watch the layers' forward calls (and their gradients, where `calls` takes them) while the context is open."""
 
     def watch(name: str) -> Callable[..., None]:
@@ -151,8 +157,12 @@ def _add_gradients(evidence: Evidence, conv: Convolution, inputs: list[Tensor], 
     for start in range(0, len(used[0][0]), step):
         span = slice(start, start + step)
         # A layer that is called twice has the sum of both calls' gradients.
-        evidence.add_gradient(sum((_image_gradients(conv, x[span], g[span]) for x, g in used[1:]),
-                                  _image_gradients(conv, used[0][0][span], used[0][1][span])))  # fmt: skip
+        evidence.add_gradient(
+            sum(
+                (_image_gradients(conv, x[span], g[span]) for x, g in used[1:]),
+                _image_gradients(conv, used[0][0][span], used[0][1][span]),
+            )
+        )
 
 
 def gather(
@@ -198,8 +208,12 @@ def gather(
                 F.cross_entropy(logits, targets, reduction="sum").backward()
                 for layer in layers:
                     conv = net.get_submodule(layer.name)
-                    _add_gradients(found[layer.name], conv, calls.inputs.pop(layer.name, []),  # type: ignore[arg-type]
-                                   calls.gradients.pop(layer.name, []))  # fmt: skip
+                    _add_gradients(
+                        found[layer.name],
+                        conv,  # type: ignore[arg-type]
+                        calls.inputs.pop(layer.name, []),
+                        calls.gradients.pop(layer.name, []),
+                    )
         done += len(images)
         if report:
             report(done, total, (time.perf_counter() - began) / done * (total - done))
@@ -237,22 +251,30 @@ def batch_norms_after(net: nn.Module, layers: Sequence[Layer], image: Tensor) ->
 
 def _check(logits: Tensor, targets: Tensor, start: int) -> None:
     if int(targets.max()) >= logits.shape[1] or int(targets.min()) < 0:
-        raise DataError(f"class index {int(targets.max())} is beyond the network's {logits.shape[1]} outputs; give "
-                        "images with its own classes")
+        raise DataError(
+            f"class index {int(targets.max())} is beyond the network's {logits.shape[1]} outputs; give "
+            "images with its own classes"
+        )
     if not bool(logits.isfinite().all()):
         place = start + int((~logits.isfinite().all(1)).nonzero()[0])
-        raise StudyError(f"the network's logits of image {place} are not finite, so it has no gradient; check the "
-                         "weights and the normalization (--mean, --std)")
+        raise StudyError(
+            f"the network's logits of image {place} are not finite, so it has no gradient; check the "
+            "weights and the normalization (--mean, --std)"
+        )
 
 
 def _fitting_batch(net: nn.Module, layers: Sequence[Layer], image: Tensor) -> int:
     """The largest batch, up to 50, whose activations and gradients stay within bounds."""
     sizes: list[int] = []
     handles = [
-        module.register_forward_hook(lambda module, args, output: sizes.append(
-            output.numel() * output.element_size() if isinstance(output, Tensor) else 0))
-        for module in net.modules() if not list(module.children())
-    ]  # fmt: skip
+        module.register_forward_hook(
+            lambda module, args, output: sizes.append(
+                output.numel() * output.element_size() if isinstance(output, Tensor) else 0
+            )
+        )
+        for module in net.modules()
+        if not list(module.children())
+    ]
     try:
         with torch.no_grad():
             net(image)

@@ -97,20 +97,27 @@ def saliency_maps(
         gamma = batch_norms_after(plain.net, selected, images.batch(0, 1)[0])
     lacking = _lacking(chosen, selected, learned, gamma)
     if len(lacking) == len(chosen):
-        raise StudyError(f"{'; '.join(lacking.values())}: choose another criterion from "
-                         f"{', '.join(name for name in CRITERIA if name not in lacking)}")
+        raise StudyError(
+            f"{'; '.join(lacking.values())}: choose another criterion from "
+            f"{', '.join(name for name in CRITERIA if name not in lacking)}"
+        )
     for line in lacking.values():
         say(f"{line}: its scores are missing (NaN)")
     if own := [layer for layer, reason in skipped if "own forward" in reason]:
         say(f"left out, since they make their weight in their own forward: {', '.join(own)}")
 
     settings = {
-        "architecture": plain.architecture, "weights_hash": plain.weights_hash, "fingerprint": images.fingerprint,
-        "seed": images.seed, "num_images": len(images), "criteria": list(chosen),
-        "layers": [layer.name for layer in selected], "version": SALIENCY_VERSION,
+        "architecture": plain.architecture,
+        "weights_hash": plain.weights_hash,
+        "fingerprint": images.fingerprint,
+        "seed": images.seed,
+        "num_images": len(images),
+        "criteria": list(chosen),
+        "layers": [layer.name for layer in selected],
+        "version": SALIENCY_VERSION,
         # m is folded away, so that the weights alone do not tell two networks apart.
         "multipliers": content_key({name: m.tolist() for name, m in learned.items()}) if learned else None,
-    }  # fmt: skip
+    }
     path = cache.saliency_file(content_key(settings))
     of_weights = path.with_name(f"{path.stem}-weights.safetensors")
     if path.is_file() and of_weights.is_file():
@@ -120,9 +127,16 @@ def saliency_maps(
     needs = {CRITERIA[name].needs for name in chosen}
     began = time.perf_counter()
     seen = gather(
-        plain.net, selected, images, gradients="gradients" in needs, activations="activations" in needs,
-        device=device, batch_size=batch_size, output=prepared.conduct.output, report=report,
-    )  # fmt: skip
+        plain.net,
+        selected,
+        images,
+        gradients="gradients" in needs,
+        activations="activations" in needs,
+        device=device,
+        batch_size=batch_size,
+        output=prepared.conduct.output,
+        report=report,
+    )
     for name, evidence in seen.items():
         evidence.gamma = gamma[name].to(device) if name in gamma else None
         evidence.multiplier = learned[name].to(device) if name in learned else None
@@ -132,12 +146,17 @@ def saliency_maps(
     )
     about = {
         **{name: value for name, value in settings.items() if name not in ("layers", "criteria")},
-        "model": given.name, "weights": given.weights, "data": images.spec, "lacking": lacking,
-        "skipped": [list(pair) for pair in skipped], "seconds": time.perf_counter() - began, "created": time.time(),
+        "model": given.name,
+        "weights": given.weights,
+        "data": images.spec,
+        "lacking": lacking,
+        "skipped": [list(pair) for pair in skipped],
+        "seconds": time.perf_counter() - began,
+        "created": time.time(),
         "formulas": {name: CRITERIA[name].formula for name in chosen},
         "sources": {name: CRITERIA[name].source for name in chosen},
         "command": shlex.join(["weanalysis", *sys.argv[1:]]),
-    }  # fmt: skip
+    }
     units, single = _score(seen, chosen)
     maps = SaliencyMaps(mapped, chosen, about, units)
     # What follows from the weights alone need not lie on disk a second time.

@@ -101,8 +101,10 @@ def check_intact(logits: Tensor, targets: Tensor) -> None:
     if logits.isnan().any():
         raise StudyError("the intact network's outputs hold NaN, so nothing can be measured; check its weights")
     if int(targets.max()) >= logits.shape[1]:
-        raise StudyError(f"the data has class {int(targets.max())}, but the network's outputs are 0 to "
-                         f"{logits.shape[1] - 1}; give data or weights with the same classes")
+        raise StudyError(
+            f"the data has class {int(targets.max())}, but the network's outputs are 0 to "
+            f"{logits.shape[1] - 1}; give data or weights with the same classes"
+        )
 
 
 @dataclass

@@ -118,8 +118,9 @@ class Evaluator:
             try:
                 # Merging a batch norm rounds the weights: harmless in float32, not in 16 bits.
                 self._twin = Twin(self._net, dtype == torch.float32, self.conduct.output)
-                self.distrusted = {layer: f"its weight is read by {reader} too"
-                                   for layer, reader in self._twin.graph.elsewhere.items()}  # fmt: skip
+                self.distrusted = {
+                    layer: f"its weight is read by {reader} too" for layer, reader in self._twin.graph.elsewhere.items()
+                }
             except Untraceable as reason:
                 self._give_up_tracing(str(reason))
         self._use_twin(self._twin)
@@ -237,8 +238,10 @@ class Evaluator:
         """Take smaller batches; raise DeviceError where that cannot be."""
         if self.batch_size == 1 or self.conduct.fixed_batches:
             few = f"{self.batch_size} images and their" if self.batch_size > 1 else "one image and its"
-            raise DeviceError(f"{few} activations do not fit into the memory of {self.device}; "
-                              "use --device cpu, or smaller images with --image-size")
+            raise DeviceError(
+                f"{few} activations do not fit into the memory of {self.device}; "
+                "use --device cpu, or smaller images with --image-size"
+            )
         self.batch_size = max(1, self.batch_size // 2)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -252,8 +255,9 @@ class Evaluator:
             raise
         except Exception as error:
             where = "the intact network" if self._at is None else f"the network, with {self._at.layers[0]} ablated,"
-            raise StudyError(f"{where} fails on images {start} to {stop - 1} ({type(error).__name__}: "
-                             f"{first_line(error)})") from error
+            raise StudyError(
+                f"{where} fails on images {start} to {stop - 1} ({type(error).__name__}: {first_line(error)})"
+            ) from error
 
     def _measure(self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int) -> Measured:
         single = [place for place, ablation in enumerate(ablations) if self._is_single(ablation)]
@@ -290,13 +294,19 @@ class Evaluator:
         lows = range(0, len(images), self.batch_size)
         rng = np.random.default_rng([start, len(ablations)])
         checks = {(int(rng.integers(low, high)), int(rng.choice(lows))) for low, high in _groups(ablations)}
-        return merge([
-            self._measure_batch(
-                images[low : low + self.batch_size], targets[low : low + self.batch_size], ablations, start + low,
-                {place for place, at in checks if at == low},
-            )
-            for low in lows
-        ], start)  # fmt: skip
+        return merge(
+            [
+                self._measure_batch(
+                    images[low : low + self.batch_size],
+                    targets[low : low + self.batch_size],
+                    ablations,
+                    start + low,
+                    {place for place, at in checks if at == low},
+                )
+                for low in lows
+            ],
+            start,
+        )
 
     def _measure_batch(
         self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int, checks: set[int]
@@ -310,8 +320,10 @@ class Evaluator:
         self._at = None
         batch = Batch.of(targets, self.intact(images, targets, start))
         spans = _groups(ablations)
-        plans = [self._twin.plan(ablations[low].layers) if self._twin and self._is_fast(ablations[low].layers) else None
-                 for low, _ in spans]  # fmt: skip
+        plans = [
+            self._twin.plan(ablations[low].layers) if self._twin and self._is_fast(ablations[low].layers) else None
+            for low, _ in spans
+        ]
         # From the last group to the first: what each group and all later ones read, so that values are let go early.
         still_read: list[frozenset] = [frozenset()]
         for plan in reversed(plans):
@@ -376,8 +388,11 @@ class Evaluator:
 
         On fixed images where there are some, so that a task's answer does not hang on those before.
         """
-        new = [layer for layer in dict.fromkeys(name for one in ablations for name in one.layers)
-               if layer not in self._vetted]  # fmt: skip
+        new = [
+            layer
+            for layer in dict.fromkeys(name for one in ablations for name in one.layers)
+            if layer not in self._vetted
+        ]
         if not new:
             return
         self._at, self._checks = None, _Checks(largest_difference=self._least_difference)
@@ -439,8 +454,9 @@ class Evaluator:
         self._compare(logits, whole, (layer,))
 
     def _note_no_pairs(self, reason: Exception) -> None:
-        self.note = (f"this network cannot be computed image by image ({first_line(reason)}): every ablation is on "
-                     "all of them")  # fmt: skip
+        self.note = (
+            f"this network cannot be computed image by image ({first_line(reason)}): every ablation is on all of them"
+        )
 
     def _compare(self, logits: Tensor, whole: Tensor, layers: tuple[str, ...]) -> float:
         """Widen the margin under which a decision counts as near, by what both ways differ; return the difference.
@@ -451,15 +467,15 @@ class Evaluator:
         largest, eps = whole.abs().nan_to_num().max().item(), torch.finfo(logits.dtype).eps
         fault = bool((whole.isnan() != logits.isnan()).any())
         if fault or difference > min(_MOST_SHARE, _MOST_ROUNDINGS * eps) * largest:
-            raise _Unsure(layers, f"the fast way gives other logits than the whole network (by up to {difference:.2g}, "
-                                  f"of {largest:.2g})")
+            raise _Unsure(
+                layers,
+                f"the fast way gives other logits than the whole network (by up to {difference:.2g}, of {largest:.2g})",
+            )
         self._checks.largest_difference = max(self._checks.largest_difference, difference)
         self.tolerance = max(self.tolerance, TIE_FACTOR * difference, 16 * eps * largest)
         return difference
 
-    def _check(
-        self, logits: Tensor, whole: Tensor, ablation: Ablation, decisions: Decisions, naive: Decisions
-    ) -> None:
+    def _check(self, logits: Tensor, whole: Tensor, ablation: Ablation, decisions: Decisions, naive: Decisions) -> None:
         """Hold the fast way's logits and decisions to the naive ones; raise _Unsure where others are not safe."""
         tolerance = self.tolerance
         difference = self._compare(logits, whole, ablation.layers)
@@ -522,8 +538,9 @@ class Evaluator:
         self._checks.num_checked += len(differs)
         if num_differing := int(differs.sum()):
             self._num_differed += num_differing
-            raise _Unsure(ablation.layers, f"{num_differing} of {len(differs)} answers checked differ from the whole "
-                                           "network's")
+            raise _Unsure(
+                ablation.layers, f"{num_differing} of {len(differs)} answers checked differ from the whole network's"
+            )
 
     @torch.no_grad()
     def logits(self, images: Tensor, ablation: Ablation | None = None) -> Tensor:
@@ -553,8 +570,10 @@ def _moved(net: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Modul
     """Bring a network to a device and to a type of numbers; one that mixes types keeps them."""
     kinds = number_types(net)
     if len(kinds) > 1 and dtype != torch.float32:
-        raise StudyError(f"the network's weights are of several types ({', '.join(sorted(map(str, kinds)))}), so that "
-                         f"it cannot be run in {dtype}; leave --dtype out")
+        raise StudyError(
+            f"the network's weights are of several types ({', '.join(sorted(map(str, kinds)))}), so that "
+            f"it cannot be run in {dtype}; leave --dtype out"
+        )
     try:
         moved = net.to(device) if len(kinds) > 1 else net.to(device, dtype)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

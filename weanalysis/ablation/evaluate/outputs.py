@@ -54,8 +54,10 @@ def choose_output(
         if len(candidates) == 1:
             others = f"the logits are taken to be its output {_name(candidates[0])}, of {listed}"
             return candidates[0], others if len(found) > 1 else None
-    raise StudyError(f"the network returns several outputs that could be the logits: {listed}; say which with "
-                     "--output NAME or its place, from 0 on")
+    raise StudyError(
+        f"the network returns several outputs that could be the logits: {listed}; say which with "
+        "--output NAME or its place, from 0 on"
+    )
 
 
 def _name(path: Path) -> str:

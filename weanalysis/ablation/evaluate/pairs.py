@@ -144,8 +144,9 @@ class Pairs:
 
     def can(self, ablation: Ablation) -> bool:
         """Whether an ablation's effect can be predicted: it zeroes a part of one layer that is called once."""
-        whole = any(part.ranks is None and part.out_channels is None and part.in_channels is None
-                    for part in ablation.parts)  # fmt: skip
+        whole = any(
+            part.ranks is None and part.out_channels is None and part.in_channels is None for part in ablation.parts
+        )
         return len(ablation.layers) == 1 and not whole and self.layer(ablation.layers[0]) is not None
 
     def end(self, name: str) -> fx.Node:
@@ -179,9 +180,9 @@ class Pairs:
         def alike(step: Step, shape: torch.Size) -> bool:
             others = [values[node] for node in step.node.all_input_nodes]
             return values[step.node].shape == shape and all(
-                not isinstance(other, Tensor)
-                or (other.ndim == len(shape) and other.shape[1] in (1, shape[1])) for other in others
-            )  # fmt: skip
+                not isinstance(other, Tensor) or (other.ndim == len(shape) and other.shape[1] in (1, shape[1]))
+                for other in others
+            )
 
         for name in new:
             layer = self._known(name)
@@ -394,8 +395,9 @@ def _behind(layer: Layer, value: Tensor, channels: Any, take: Callable[[fx.Node]
             norm = step.function
             assert norm.running_mean is not None and norm.running_var is not None
             weight, bias = (None if x is None else x[channels] for x in (norm.weight, norm.bias))
-            value = nn.functional.batch_norm(value, norm.running_mean[channels], norm.running_var[channels], weight,
-                                             bias, eps=norm.eps)  # fmt: skip
+            value = nn.functional.batch_norm(
+                value, norm.running_mean[channels], norm.running_var[channels], weight, bias, eps=norm.eps
+            )
         else:
             read: dict[fx.Node, Any] = {source: value}
             for node in set(step.node.all_input_nodes) - {source}:

@@ -179,22 +179,27 @@ class Shard:
         right = (predicted.margins > 0)[:, None]
         back = np.argsort(self._places)
         about = {
-            "num_pairs": done.size, "num_pilot": num_pilot, "num_computed": int(done.sum()),
+            "num_pairs": done.size,
+            "num_pilot": num_pilot,
+            "num_computed": int(done.sum()),
             "threshold": float(predicted.risk[~done].min(initial=np.inf)),
-            "largest_chance": float(hidden.max(initial=0.0)), "distrusted": distrusted,
-        }  # fmt: skip
+            "largest_chance": float(hidden.max(initial=0.0)),
+            "distrusted": distrusted,
+        }
         measured = self._result(computed)
         may_lose, may_gain = (hidden * right).sum(0), (hidden * ~right).sum(0)
         kept = (done.sum(0), may_lose, may_gain, missed, expected, *lot)
-        measured.screen = Screen(
-            **{name: each[back] for name, each in zip(SCREENED, kept, strict=True)}, about=about
-        )
+        measured.screen = Screen(**{name: each[back] for name, each in zip(SCREENED, kept, strict=True)}, about=about)
         return measured
 
     def _cast_lots(
-        self, done: np.ndarray, chance: np.ndarray, computed: _Computed, predicted: _Predicted,
+        self,
+        done: np.ndarray,
+        chance: np.ndarray,
+        computed: _Computed,
+        predicted: _Predicted,
         rng: np.random.Generator,
-    ) -> tuple[tuple[np.ndarray, ...], list[str]]:  # fmt: skip
+    ) -> tuple[tuple[np.ndarray, ...], list[str]]:
         """Compute pairs drawn by lot from those that are left, and all of a layer whose predictions they contradict.
 
         Returns what the lot showed, (A,) each (`Screen`), and the layers. What is computed is then `done`.

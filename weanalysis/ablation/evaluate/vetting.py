@@ -26,8 +26,10 @@ class _InModule(WeightsUsed):
         self.spreads: list[float] = []
         self.is_on = False
         # Before and after all of the user's own hooks, which may do with its input and output what they like.
-        self._handles = [conv.register_forward_pre_hook(self._enter),
-                         conv.register_forward_hook(self._leave, prepend=True)]  # fmt: skip
+        self._handles = [
+            conv.register_forward_pre_hook(self._enter),
+            conv.register_forward_hook(self._leave, prepend=True),
+        ]
 
     def _enter(self, *_: Any) -> None:
         self.is_on = True
@@ -67,8 +69,10 @@ def check_zeroing(
         else:
             fits = True  # it is not called, or not seen: what it does is held to the whole network below
         if not fits:
-            raise StudyError(f"{layer} does not compute with the weight that is zeroed, but with another one (that its "
-                             "forward, a hook or another module makes); leave it out with --layers")
+            raise StudyError(
+                f"{layer} does not compute with the weight that is zeroed, but with another one (that its "
+                "forward, a hook or another module makes); leave it out with --layers"
+            )
 
 
 def _observed(

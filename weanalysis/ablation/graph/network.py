@@ -24,10 +24,38 @@ _OUT_OF_PLACE: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 # What treats every number of a tensor alone, by module, and by the name of a function or method.
-_POINTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Hardtanh, nn.Mish, nn.Sigmoid,
-              nn.Tanh, nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d)  # fmt: skip
-_POINTWISE_NAMES = {"relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "hardswish", "hardtanh", "mish", "sigmoid",
-                    "tanh", "dropout", "stochastic_depth"}  # fmt: skip
+_POINTWISE = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Hardswish,
+    nn.Hardtanh,
+    nn.Mish,
+    nn.Sigmoid,
+    nn.Tanh,
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.Dropout3d,
+)
+_POINTWISE_NAMES = {
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "gelu",
+    "silu",
+    "hardswish",
+    "hardtanh",
+    "mish",
+    "sigmoid",
+    "tanh",
+    "dropout",
+    "stochastic_depth",
+}
 _SUM_NAMES = {"add", "sub"}
 
 # What can be asked of an activation without looking at the images in it.
@@ -65,8 +93,11 @@ class _Memory:
             self._own.difference_update(values)  # its parts may lie in any of them
             return
         place = value.untyped_storage().data_ptr()
-        sharing = {source for source, read in values.items()
-                   if isinstance(read, Tensor) and read.untyped_storage().data_ptr() == place}  # fmt: skip
+        sharing = {
+            source
+            for source, read in values.items()
+            if isinstance(read, Tensor) and read.untyped_storage().data_ptr() == place
+        }
         self._own -= sharing
         if step.makes_new and all(values[source] is value and source in spent for source in sharing):
             self._own.add(step.node)
@@ -324,9 +355,7 @@ class Graph:
         output = fx.map_arg(self._output, values.__getitem__)
         return output, {node: values[node] for node in keep}
 
-    def rerun(
-        self, downstream: Downstream, frontier: Mapping[fx.Node, Any], changed: Mapping[fx.Node, Any]
-    ) -> Any:
+    def rerun(self, downstream: Downstream, frontier: Mapping[fx.Node, Any], changed: Mapping[fx.Node, Any]) -> Any:
         """Compute the output again; `changed` gives the values of the first steps, all else is computed anew."""
         values: dict[fx.Node, Any] = {**self._constants, **frontier}
         memory = _Memory()

@@ -14,10 +14,45 @@ from torch import fx, nn
 from weanalysis.ablation.graph.tracing import Untraceable
 
 # What gives back its argument, or a view of it, by the name of a function or method; and by module.
-_VIEWS = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "transpose", "permute", "chunk", "split",
-          "select", "narrow", "expand", "expand_as", "getitem", "detach", "unbind", "contiguous", "t", "unfold",
-          "view_as", "movedim", "swapaxes", "swapdims", "as_strided", "diagonal", "to", "float", "type", "type_as",
-          "tensor_split", "dropout", "getattr", "real", "imag", "split_with_sizes", "moveaxis"}  # fmt: skip
+_VIEWS = {
+    "view",
+    "reshape",
+    "flatten",
+    "unflatten",
+    "squeeze",
+    "unsqueeze",
+    "transpose",
+    "permute",
+    "chunk",
+    "split",
+    "select",
+    "narrow",
+    "expand",
+    "expand_as",
+    "getitem",
+    "detach",
+    "unbind",
+    "contiguous",
+    "t",
+    "unfold",
+    "view_as",
+    "movedim",
+    "swapaxes",
+    "swapdims",
+    "as_strided",
+    "diagonal",
+    "to",
+    "float",
+    "type",
+    "type_as",
+    "tensor_split",
+    "dropout",
+    "getattr",
+    "real",
+    "imag",
+    "split_with_sizes",
+    "moveaxis",
+}
 _VIEW_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 # On a number these make a new one, and leave the old one what it was.

@@ -51,10 +51,16 @@ def channel(
                 continue
             outs_of_group = num_out // conv.groups
             ablations += [
-                Ablation((input_channel(layer, c),), "input channel", outs_of_group * area, layer.name, layer.depth,
-                         in_channel=c)
+                Ablation(
+                    (input_channel(layer, c),),
+                    "input channel",
+                    outs_of_group * area,
+                    layer.name,
+                    layer.depth,
+                    in_channel=c,
+                )
                 for c in picked(conv.in_channels)
-            ]  # fmt: skip
+            ]
     if not ablations:
         raise StudyError("every selected layer is depthwise, whose input channels are its filters; use side out")
     options = {"side": side, "grid": str(grid)}
@@ -66,7 +72,5 @@ def layer(net: nn.Module, layers: str | None = None) -> Study:
     """Zero a whole layer at a time: the coarsest picture of where the network's weights matter. Raises StudyError."""
     skipped: list[tuple[str, str]] = []
     chosen = select_layers(find_layers(net), layers, skipped)
-    ablations = tuple(
-        Ablation((Part(one.name),), "layer", one.num_weights, one.name, one.depth) for one in chosen
-    )
+    ablations = tuple(Ablation((Part(one.name),), "layer", one.num_weights, one.name, one.depth) for one in chosen)
     return Study("layer", {}, ablations, tuple(skipped), (), tuple(x.name for x in chosen))

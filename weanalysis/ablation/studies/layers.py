@@ -92,8 +92,10 @@ def select_layers(layers: Iterable[Layer], pattern: str | None, skipped: list[tu
     skipped += [(layer.name, f"{type(layer.conv).__name__} makes its weight in its own forward") for layer in own]
     layers = [layer for layer in layers if layer not in own]
     if not layers:
-        raise StudyError(f"every convolution of the network is a {type(own[0].conv).__name__}, which makes its weight "
-                         "in its own forward, so that zeroing the stored one measures nothing; choose another network")
+        raise StudyError(
+            f"every convolution of the network is a {type(own[0].conv).__name__}, which makes its weight "
+            "in its own forward, so that zeroing the stored one measures nothing; choose another network"
+        )
     if pattern is None:
         return layers
     globs = [glob.strip() for glob in pattern.split(",") if glob.strip()]
@@ -101,8 +103,12 @@ def select_layers(layers: Iterable[Layer], pattern: str | None, skipped: list[tu
     if not kept:
         names = [layer.name for layer in layers]
         raise StudyError(
-            unknown_name("layer", pattern, names, f"Names run from {names[0]} to {names[-1]}; globs such as "
-                         f"'{names[-1].split('.')[0]}*' are allowed.")
+            unknown_name(
+                "layer",
+                pattern,
+                names,
+                f"Names run from {names[0]} to {names[-1]}; globs such as '{names[-1].split('.')[0]}*' are allowed.",
+            )
         )
     chosen = {layer.name for layer in kept}
     skipped += [(layer.name, f"does not match {pattern}") for layer in layers if layer.name not in chosen]

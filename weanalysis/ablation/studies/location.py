@@ -51,11 +51,14 @@ def location(
         fitting = [layer for layer in chosen if set(layer.kernel_size) == {side}]
         if not fitting:
             found = sorted({"x".join(map(str, layer.kernel_size)) for layer in chosen})
-            raise StudyError(f"no selected layer has {side}x{side} kernels (found {', '.join(found)}); "
-                             "choose --kernel-size any, or other --layers")
+            raise StudyError(
+                f"no selected layer has {side}x{side} kernels (found {', '.join(found)}); "
+                "choose --kernel-size any, or other --layers"
+            )
         skipped += [
             (layer.name, f"its kernels are {'x'.join(map(str, layer.kernel_size))}, not {side}x{side}")
-            for layer in chosen if layer not in fitting
+            for layer in chosen
+            if layer not in fitting
         ]
         chosen = fitting
     ablations = []
@@ -64,8 +67,10 @@ def location(
         rows, columns = sides if sides is not None else (num_out, num_in)
         if rows > num_out or columns > num_in:
             rows, columns = min(rows, num_out), min(columns, num_in)
-            notes.append(f"{layer.name} has {num_out}x{num_in} kernels"
-                         f"{f' ({layer.kind})' if layer.conv.groups > 1 else ''}: its grid is {rows}x{columns}")
+            notes.append(
+                f"{layer.name} has {num_out}x{num_in} kernels"
+                f"{f' ({layer.kind})' if layer.conv.groups > 1 else ''}: its grid is {rows}x{columns}"
+            )
         area = math.prod(layer.kernel_size)
         ablations += [
             Ablation((Part(layer.name, (o,), (i,)),), "kernel", area, layer.name, layer.depth, o, i)

@@ -32,8 +32,11 @@ def parse_percentiles(text: str | Iterable[float]) -> list[float]:
             raise StudyError(f"percentiles {piece!r} are malformed: write 1-100, or 50,75,90-100") from None
     outside = [value for value in values if not 1 <= value <= 100]
     if outside or not values:
-        raise StudyError(f"percentile {outside[0]:g} is not allowed: percentiles go from 1 to 100" if outside
-                         else "no percentile was given: write 1-100, or 50,75,90-100")
+        raise StudyError(
+            f"percentile {outside[0]:g} is not allowed: percentiles go from 1 to 100"
+            if outside
+            else "no percentile was given: write 1-100, or 50,75,90-100"
+        )
     return sorted(set(values))
 
 
@@ -65,8 +68,10 @@ def magnitude(
         if not 0 < percentile_width <= 100:
             raise StudyError(f"percentile width {percentile_width:g} is not allowed: give more than 0, at most 100")
         if repeats > 1:
-            raise StudyError("repeats and a percentile width exclude each other: a bin is zeroed whole, so it has "
-                             "no neighbours to repeat with; give one of them")
+            raise StudyError(
+                "repeats and a percentile width exclude each other: a bin is zeroed whole, so it has "
+                "no neighbours to repeat with; give one of them"
+            )
     skipped: list[tuple[str, str]] = []
     chosen = select_layers(find_layers(net), layers, skipped)
 
@@ -95,10 +100,18 @@ def magnitude(
                 parts = tuple(Part(layer.name, ranks=ranks(layer, percentile, draw)) for layer in group)
                 count = sum(part.ranks[1] - part.ranks[0] + 1 for part in parts if part.ranks)
                 single = group[0] if scope == "layer" else None
-                ablations.append(Ablation(
-                    parts, selection, count, single.name if single else None, single.depth if single else None,
-                    percentile=percentile, fraction=fraction, draw=draw if percentile_width is None else None,
-                ))
+                ablations.append(
+                    Ablation(
+                        parts,
+                        selection,
+                        count,
+                        single.name if single else None,
+                        single.depth if single else None,
+                        percentile=percentile,
+                        fraction=fraction,
+                        draw=draw if percentile_width is None else None,
+                    )
+                )
     options = {"percentiles": values, "scope": scope, "percentile_width": percentile_width, "repeats": repeats}
     notes = tuple(f"{name} has fewer than {repeats} weights: it is repeated less often" for name in sorted(short))
     return Study("magnitude", options, tuple(ablations), tuple(skipped), notes, tuple(x.name for x in chosen))

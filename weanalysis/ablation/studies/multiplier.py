@@ -48,8 +48,10 @@ def multiplier(
     try:
         found = multipliers(net)
     except ExcitationError:
-        raise StudyError("the network has no LWE multipliers, so this study has nothing to rank; train one with "
-                         "`weanalysis train --excitation lwe`, and give its unfolded checkpoint") from None
+        raise StudyError(
+            "the network has no LWE multipliers, so this study has nothing to rank; train one with "
+            "`weanalysis train --excitation lwe`, and give its unfolded checkpoint"
+        ) from None
     unit = UNITS[multiplier_of]
     skipped: list[tuple[str, str]] = []
     values: dict[str, np.ndarray] = {}
@@ -77,12 +79,15 @@ def multiplier(
     ablations = [_first(unit, chosen, selection, draw, order, channels) for selection, draw, order in orders]
     ablations += [
         _first(unit, chosen, selection, draw, order, fraction)
-        for fraction in fractions for selection, draw, order in orders
-    ]  # fmt: skip
+        for fraction in fractions
+        for selection, draw, order in orders
+    ]
     ablations += [
         _first(unit, [layer], selection, draw, order, channels)
-        for layer in chosen for selection, draw, order in orders if selection != "random"
-    ]  # fmt: skip
+        for layer in chosen
+        for selection, draw, order in orders
+        if selection != "random"
+    ]
     # A study of channels is called what it was called before there was a choice.
     choice = {} if multiplier_of == "channel" else {"multiplier_of": multiplier_of}
     options = {"channels": channels, "fractions": list(fractions), "draws": draws, "seed": seed, **choice}
@@ -121,17 +126,24 @@ def _kernels(layer: Layer, places: Sequence[int]) -> list[Part]:
 
 
 UNITS = {
-    "channel": Unit("input channel", mean_multiplier,
-                    lambda layer, places: [input_channel(layer, place) for place in places],
-                    lambda layer: layer.shape[0] // layer.conv.groups),
+    "channel": Unit(
+        "input channel",
+        mean_multiplier,
+        lambda layer, places: [input_channel(layer, place) for place in places],
+        lambda layer: layer.shape[0] // layer.conv.groups,
+    ),
     "kernel": Unit("kernel", kernel_multiplier, _kernels, lambda layer: 1),
-}  # fmt: skip
+}
 
 
 def _first(
-    unit: Unit, layers: list[Layer], selection: str, draw: int | None, order: Mapping[str, np.ndarray],
+    unit: Unit,
+    layers: list[Layer],
+    selection: str,
+    draw: int | None,
+    order: Mapping[str, np.ndarray],
     amount: int | float,
-) -> Ablation:  # fmt: skip
+) -> Ablation:
     """Zero the first units of each layer's order: a number of them, or a fraction (at least one)."""
     parts: list[Part] = []
     num_weights = 0
@@ -146,7 +158,13 @@ def _first(
         place = int(order[single.name][0])
         out_channel, in_channel = divmod(place, single.shape[1]) if unit.name == "kernel" else (None, place)
     return Ablation(
-        tuple(parts), selection, num_weights, single.name if single else None, single.depth if single else None,
-        out_channel=out_channel, in_channel=in_channel,
-        fraction=None if isinstance(amount, int) else float(amount), draw=draw,
-    )  # fmt: skip
+        tuple(parts),
+        selection,
+        num_weights,
+        single.name if single else None,
+        single.depth if single else None,
+        out_channel=out_channel,
+        in_channel=in_channel,
+        fraction=None if isinstance(amount, int) else float(amount),
+        draw=draw,
+    )

@@ -3,7 +3,7 @@
 Arrays of counts give fractions; tables, comparisons and spreads are in percentage points. Missing is NaN.
 """
 
-from weanalysis.results.statistics.agreement import agreement_table
+from weanalysis.results.statistics.agreement import MeasuredColumn, agreement_table
 from weanalysis.results.statistics.chance import chance_note, is_at_chance
 from weanalysis.results.statistics.changes import (
     Comparison,
@@ -59,6 +59,7 @@ __all__ = [
     "Estimate",
     "Hidden",
     "ImagePlan",
+    "MeasuredColumn",
     "Overlap",
     "Replay",
     "StoppingRule",

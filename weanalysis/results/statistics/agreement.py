@@ -11,6 +11,9 @@ import pandas as pd
 from weanalysis.results.statistics.paired import adjust_bh
 from weanalysis.results.statistics.ranking import rank_agreement, top_overlap
 
+# What a score can be held against: the study's own columns.
+MeasuredColumn = Literal["drop", "num_flipped"]
+
 _RANKINGS = ("spearman", "kendall")
 
 
@@ -19,7 +22,7 @@ def agreement_table(
     criteria: Sequence[str],
     top: float = 0.1,
     confidence: float = 0.95,
-    measured: Literal["drop", "num_flipped"] = "drop",
+    measured: MeasuredColumn = "drop",
 ) -> pd.DataFrame:
     """Return how each criterion agrees with D, a row for the whole network and one for each layer.
 
@@ -51,12 +54,24 @@ def agreement_table(
                 if len(own) > 1
             ]
         for criterion in criteria:
-            compared = pd.DataFrame([
-                {"criterion": criterion, "selection": selection, "layer": layer, "depth": depth,
-                 **_agreement(own[criterion].to_numpy(float), own[measured].to_numpy(float),
-                              own["layer"].to_numpy() if layer is None else None, top, confidence)}
-                for layer, depth, own in scopes
-            ])  # fmt: skip
+            compared = pd.DataFrame(
+                [
+                    {
+                        "criterion": criterion,
+                        "selection": selection,
+                        "layer": layer,
+                        "depth": depth,
+                        **_agreement(
+                            own[criterion].to_numpy(float),
+                            own[measured].to_numpy(float),
+                            own["layer"].to_numpy() if layer is None else None,
+                            top,
+                            confidence,
+                        ),
+                    }
+                    for layer, depth, own in scopes
+                ]
+            )
             of_layer = compared["layer"].notna()
             compared["q_value"] = np.nan
             compared.loc[of_layer, "q_value"] = adjust_bh(compared.loc[of_layer, "spearman_p_value"])

@@ -11,6 +11,7 @@ from scipy import special, stats
 
 Floats = NDArray[np.float64]
 
+
 class Continuity(NamedTuple):
     """By how many images' worth of score each bound is moved out: of either where images changed both ways, and where
     all changed one way, that towards 0 and that away from it. 0 where none changed.

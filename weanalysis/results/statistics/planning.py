@@ -48,10 +48,12 @@ def images_needed(
     noise = noise + special.ndtri(power) * np.sqrt(changed - sought**2)
     needed = np.ceil(np.divide(noise, sought, out=np.full_like(noise, np.nan), where=sought > 0) ** 2)
     (one, share, about), which = distinct(sought.ravel(), changed.ravel(), needed.ravel())
-    exact = np.array([
-        _exactly_needed(*row, power, significance) if row[1] * row[2] <= _MOST_EXACT else row[2]
-        for row in zip(one.tolist(), share.tolist(), about.tolist(), strict=True)
-    ])  # fmt: skip
+    exact = np.array(
+        [
+            _exactly_needed(*row, power, significance) if row[1] * row[2] <= _MOST_EXACT else row[2]
+            for row in zip(one.tolist(), share.tolist(), about.tolist(), strict=True)
+        ]
+    )
     return exact[which].reshape(needed.shape)
 
 
@@ -75,9 +77,7 @@ def _exactly_needed(difference: float, discordance: float, about: float, power: 
     return high
 
 
-def detectable_difference(
-    discordance: float, num_images: int, power: float = 0.8, significance: float = 0.05
-) -> float:
+def detectable_difference(discordance: float, num_images: int, power: float = 0.8, significance: float = 0.05) -> float:
     """Return the smallest |D|, a fraction, that McNemar's exact test finds in `num_images` images with the given power.
 
     `discordance` counts as |D| where it is smaller, as in `images_needed`. NaN where even D = 1 would be missed, or

@@ -120,8 +120,7 @@ def _correlation(one: Floats, other: Floats, method: Method) -> tuple[float, flo
 
 
 def _jackknife(one: Floats, other: Floats, method: Method, codes: Codes, confidence: float) -> float:
-    """Return how far the correlation reaches, by leaving out one block of pairs after the other; NaN where it cannot.
-    """
+    """Return how far the correlation reaches, by leaving out one block of pairs at a time; NaN where it cannot."""
     num_blocks = int(codes.max()) + 1
     if num_blocks < len(one) and num_blocks > _MOST_BLOCKS:
         codes = codes * _MOST_BLOCKS // num_blocks

@@ -100,8 +100,9 @@ def mcnemar_of_screened(lost: ArrayLike, gained: ArrayLike, hidden: Hidden) -> F
     """
     first, second, _ = checked_counts(lost, gained, np.inf)
     more, fewer = np.maximum(first, second), np.minimum(first, second)
-    mean, shape = (np.where(first >= second, *sides) for sides in
-                   ((hidden.down, hidden.up), (hidden.down_shape, hidden.up_shape)))  # fmt: skip
+    mean, shape = (
+        np.where(first >= second, *sides) for sides in ((hidden.down, hidden.up), (hidden.down_shape, hidden.up_shape))
+    )
     p_value, spent = np.zeros(mean.shape), np.zeros(mean.shape)
     for count in range(int((more - fewer).max(initial=0))):
         open_ = (fewer + count < more) & (spent < 1 - 1e-12)

@@ -32,8 +32,10 @@ class StoppingRule:
         if self.width is None and not self.significant:
             raise StudyError("a stopping rule needs a width or significance")
         if self.width is not None and not 0 < self.width <= 200:
-            raise StudyError(f"--until-ci {self.width:g} is not allowed: give the width of an interval in percentage "
-                             "points, above 0, such as 0.5")
+            raise StudyError(
+                f"--until-ci {self.width:g} is not allowed: give the width of an interval in percentage "
+                "points, above 0, such as 0.5"
+            )
 
     @property
     def options(self) -> dict[str, Any]:

@@ -73,8 +73,16 @@ class Block:
         positions = numbers(row["positions"], np.int32, what, changes)
         if changes and int(positions.view(np.uint32).max()) >= row["stop"] - row["start"]:
             raise StoreError(f"{what} is damaged: it names images that the shard does not have")
-        return cls(row["id"], row["start"], row["stop"], ids, counts, positions,
-                   numbers(row["classes"], np.int32, what, changes), numbers(row["correct"], np.uint8, what, changes))
+        return cls(
+            row["id"],
+            row["start"],
+            row["stop"],
+            ids,
+            counts,
+            positions,
+            numbers(row["classes"], np.int32, what, changes),
+            numbers(row["correct"], np.uint8, what, changes),
+        )
 
     def changes_of(self, ablation_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Places in the shard, new classes and new correctness under one ablation; None if it is not here."""
@@ -126,20 +134,40 @@ def _or_none(test: Callable[[object], bool]) -> Callable[[object], bool]:
 
 # What must be there for a study to be shown at all; what else its descriptions hold, its readers look up with care.
 _FIELDS: dict[str, Callable[[object], bool]] = {
-    "id": _is_count, "context_id": _is_count, "num_images": _is_count, "done": _is_count, "total": _is_count,
-    "seconds": _is_time, "created": _is_time, "updated": _is_time,
-    "name": _is_text, "kind": _is_text, "state": _is_text, "evaluate": _is_text, "weights_hash": _is_text,
+    "id": _is_count,
+    "context_id": _is_count,
+    "num_images": _is_count,
+    "done": _is_count,
+    "total": _is_count,
+    "seconds": _is_time,
+    "created": _is_time,
+    "updated": _is_time,
+    "name": _is_text,
+    "kind": _is_text,
+    "state": _is_text,
+    "evaluate": _is_text,
+    "weights_hash": _is_text,
     "metric": lambda value: isinstance(value, str) and value in METRICS,
     "shard_size": lambda value: _is_count(value) and value != 0,
-    "model": _or_none(_is_text), "weights": _or_none(_is_text), "data": _or_none(_is_text),
-    "command": _or_none(_is_text), "stopping": _or_none(_is_text),
-    "evaluation_note": _or_none(_is_text), "fingerprint": _or_none(_is_text), "dtype": _or_none(_is_text),
-    "options": _or_none(_is_description), "versions": _or_none(_is_description),
-    "transform": _or_none(_is_description), "architecture": _or_none(_is_description),
-    "layers": _or_none(_is_list_of_text), "classes": _or_none(_is_list_of_text), "notes": _or_none(_is_list_of_text),
-    "skipped": _or_none(lambda value: isinstance(value, list) and all(
-        _is_list_of_text(pair) and len(pair) == 2 for pair in value)),
-}  # fmt: skip
+    "model": _or_none(_is_text),
+    "weights": _or_none(_is_text),
+    "data": _or_none(_is_text),
+    "command": _or_none(_is_text),
+    "stopping": _or_none(_is_text),
+    "evaluation_note": _or_none(_is_text),
+    "fingerprint": _or_none(_is_text),
+    "dtype": _or_none(_is_text),
+    "options": _or_none(_is_description),
+    "versions": _or_none(_is_description),
+    "transform": _or_none(_is_description),
+    "architecture": _or_none(_is_description),
+    "layers": _or_none(_is_list_of_text),
+    "classes": _or_none(_is_list_of_text),
+    "notes": _or_none(_is_list_of_text),
+    "skipped": _or_none(
+        lambda value: isinstance(value, list) and all(_is_list_of_text(pair) and len(pair) == 2 for pair in value)
+    ),
+}
 
 
 def described(row: sqlite3.Row) -> dict[str, Any]:

@@ -137,18 +137,29 @@ class Counts(Studies):
         """The context of a study, and of its shards those that were measured under anything, by number, in order."""
         about = self.describe(study_id)
         context_id, size, num_images = int(about["context_id"]), int(about["shard_size"]), int(about["num_images"])
-        rows = self._rows("SELECT start, stop FROM shards WHERE context_id = ? AND start >= 0 AND start < ? "
-                          "ORDER BY start", context_id, num_images)  # fmt: skip
+        rows = self._rows(
+            "SELECT start, stop FROM shards WHERE context_id = ? AND start >= 0 AND start < ? ORDER BY start",
+            context_id,
+            num_images,
+        )
         return context_id, {
-            start // size: (start, stop) for start, stop in rows
+            start // size: (start, stop)
+            for start, stop in rows
             if isinstance(start, int) and start % size == 0 and stop == min(start + size, num_images)
-        }  # fmt: skip
+        }
 
     def _blocks(self, context_id: int, shard: tuple[int, int], first: int, last: int) -> Iterator[Block]:
-        return map(Block.of, self._rows(
-            "SELECT * FROM blocks WHERE context_id = ? AND start = ? AND stop = ? AND last_ablation >= ? "
-            "AND first_ablation <= ? ORDER BY id", context_id, *shard, first, last
-        ))  # fmt: skip
+        return map(
+            Block.of,
+            self._rows(
+                "SELECT * FROM blocks WHERE context_id = ? AND start = ? AND stop = ? AND last_ablation >= ? "
+                "AND first_ablation <= ? ORDER BY id",
+                context_id,
+                *shard,
+                first,
+                last,
+            ),
+        )
 
     def _intact(self, context_id: int, shard: tuple[int, int]) -> Intact | None:
         row = self._row("SELECT * FROM shards WHERE context_id = ? AND start = ? AND stop = ?", context_id, *shard)

@@ -36,9 +36,11 @@ class ResultsFile:
                 db = sqlite3.connect(path, timeout=30)
                 if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                     db.execute("PRAGMA journal_mode=WAL")
-                    db.executescript(f"BEGIN IMMEDIATE;{SCHEMA};{SCREENS};{CHECKS};"
-                                     f"PRAGMA application_id={APPLICATION_ID};"
-                                     f"PRAGMA user_version={SCHEMA_VERSION};COMMIT;")  # fmt: skip
+                    db.executescript(
+                        f"BEGIN IMMEDIATE;{SCHEMA};{SCREENS};{CHECKS};"
+                        f"PRAGMA application_id={APPLICATION_ID};"
+                        f"PRAGMA user_version={SCHEMA_VERSION};COMMIT;"
+                    )
                 db.execute("PRAGMA synchronous=NORMAL")
             db.row_factory = sqlite3.Row
             found = tuple(db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
@@ -49,8 +51,10 @@ class ResultsFile:
             elif found not in {(APPLICATION_ID, SCHEMA_VERSION), *older}:
                 raise sqlite3.DatabaseError("it is another program's database, or another version's")
         except (sqlite3.Error, OSError, ValueError) as error:
-            raise StoreError(f"{path} cannot be opened as a results file ({one_line(error)}); "
-                             "move it away, or choose another cache with --cache DIR") from error
+            raise StoreError(
+                f"{path} cannot be opened as a results file ({one_line(error)}); "
+                "move it away, or choose another cache with --cache DIR"
+            ) from error
         return cls(db, path)
 
     def _has(self, name: str) -> bool:
@@ -72,8 +76,10 @@ class ResultsFile:
         try:
             yield from self._db.execute(query, values)
         except _UNREADABLE as error:
-            raise StoreError(f"{self.path} cannot be read ({one_line(error)}); if it is damaged, move it away, or "
-                             "choose another cache with --cache DIR") from error
+            raise StoreError(
+                f"{self.path} cannot be read ({one_line(error)}); if it is damaged, move it away, or "
+                "choose another cache with --cache DIR"
+            ) from error
 
     def _row(self, query: str, *values: Any) -> Any:
         """The first row that a query finds, None without one; raise StoreError where the file cannot be read."""
@@ -86,5 +92,7 @@ class ResultsFile:
             with self._db:
                 yield self._db
         except _UNREADABLE as error:
-            raise StoreError(f"{self.path} cannot be written ({one_line(error)}); nothing of this step was kept, "
-                             "what was kept before is intact") from error
+            raise StoreError(
+                f"{self.path} cannot be written ({one_line(error)}); nothing of this step was kept, "
+                "what was kept before is intact"
+            ) from error

@@ -11,26 +11,53 @@ APPLICATION_ID, SCHEMA_VERSION = 0x57654131, 3
 
 # What is kept of a screened block, (10, A): see `ablation.evaluate.Screen`. Until engine version 3 the first five.
 SCREENED = (
-    "num_evaluated", "may_lose", "may_gain", "num_missed", "num_expected",
-    "num_left", "lot_drawn", "lot_lost", "lot_gained", "lot_expected",
-)  # fmt: skip
+    "num_evaluated",
+    "may_lose",
+    "may_gain",
+    "num_missed",
+    "num_expected",
+    "num_left",
+    "lot_drawn",
+    "lot_lost",
+    "lot_gained",
+    "lot_expected",
+)
 
 # Part of every context: results of another engine version are never reused.
 ENGINE_VERSION = 4
 
 # The columns of a study's table, in the order that users rely on.
 COLUMNS = (
-    "study", "layer", "depth", "selection", "out_channel", "in_channel", "percentile", "fraction", "draw",
-    "num_weights", "metric", "intact", "ablated", "drop", "drop_low", "drop_high", "p_value", "q_value",
-    "num_images", "num_flipped", "num_evaluated", "evaluate", "screen_low", "screen_high",
-)  # fmt: skip
+    "study",
+    "layer",
+    "depth",
+    "selection",
+    "out_channel",
+    "in_channel",
+    "percentile",
+    "fraction",
+    "draw",
+    "num_weights",
+    "metric",
+    "intact",
+    "ablated",
+    "drop",
+    "drop_low",
+    "drop_high",
+    "p_value",
+    "q_value",
+    "num_images",
+    "num_flipped",
+    "num_evaluated",
+    "evaluate",
+    "screen_low",
+    "screen_high",
+)
 
 # A metric is one bit of an image's correctness, so that every one can be recomputed from what is kept.
 METRICS = {"top1": 1, "top5": 2}
 
-LABELS = (
-    "layer", "depth", "selection", "out_channel", "in_channel", "percentile", "fraction", "draw", "num_weights"
-)  # fmt: skip
+LABELS = ("layer", "depth", "selection", "out_channel", "in_channel", "percentile", "fraction", "draw", "num_weights")
 
 # The columns in which changed images are told.
 CHANGED = ("image_id", "target", "before", "after", "correct_before", "correct_after")

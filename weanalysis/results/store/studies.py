@@ -51,15 +51,24 @@ class Studies(ResultsFile):
         """Return the id of what results depend on (network, weights, images, evaluation …), new or known."""
         settings = {**settings, "engine_version": ENGINE_VERSION}
         with self._writing() as db:
-            db.execute("INSERT INTO contexts (key, settings, created) VALUES (?, ?, ?) "
-                       "ON CONFLICT (key) DO UPDATE SET settings = excluded.settings",
-                       (content_key(settings), json.dumps(storable(settings), sort_keys=True), time.time()))
+            db.execute(
+                "INSERT INTO contexts (key, settings, created) VALUES (?, ?, ?) "
+                "ON CONFLICT (key) DO UPDATE SET settings = excluded.settings",
+                (content_key(settings), json.dumps(storable(settings), sort_keys=True), time.time()),
+            )
         return int(db.execute("SELECT id FROM contexts WHERE key = ?", (content_key(settings),)).fetchone()[0])
 
     def begin_study(
-        self, context_id: int, key: str, kind: str, name: str, metric: str, num_images: int,
-        plan: Sequence[tuple[str, Mapping[str, Any]]], about: Mapping[str, Any],
-    ) -> int:  # fmt: skip
+        self,
+        context_id: int,
+        key: str,
+        kind: str,
+        name: str,
+        metric: str,
+        num_images: int,
+        plan: Sequence[tuple[str, Mapping[str, Any]]],
+        about: Mapping[str, Any],
+    ) -> int:
         """Record a study and its plan, rows of (ablation key, labels); a known one is taken up again.
 
         `key` names the question (study and options); with the context it makes the study, whatever the number
@@ -81,8 +90,10 @@ class Studies(ResultsFile):
                 db.executemany("INSERT OR IGNORE INTO ablations (key) VALUES (?)", ((row[0],) for row in plan))
                 db.executemany(
                     "INSERT INTO plans SELECT ?, ?, id, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM ablations WHERE key = ?",
-                    ((study_id, position, *(labels.get(label) for label in LABELS), ablation_key)
-                     for position, (ablation_key, labels) in enumerate(plan)),
+                    (
+                        (study_id, position, *(labels.get(label) for label in LABELS), ablation_key)
+                        for position, (ablation_key, labels) in enumerate(plan)
+                    ),
                 )
         return study_id
 
@@ -106,9 +117,15 @@ class Studies(ResultsFile):
         return np.unique(np.concatenate([np.empty(0, np.int32), *ids]))
 
     def write(
-        self, context_id: int, ablation_ids: np.ndarray, image_ids: np.ndarray, measured: Changes,
-        study_id: int, done: int, total: int,
-    ) -> None:  # fmt: skip
+        self,
+        context_id: int,
+        ablation_ids: np.ndarray,
+        image_ids: np.ndarray,
+        measured: Changes,
+        study_id: int,
+        done: int,
+        total: int,
+    ) -> None:
         """Keep what some ablations changed in one shard, and the study's progress, in one transaction.
 
         Raises StoreError where the intact network answers otherwise than when the shard was first measured.
@@ -120,27 +137,50 @@ class Studies(ResultsFile):
         with self._writing() as db:
             db.execute(
                 "INSERT OR IGNORE INTO shards VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (context_id, measured.start, measured.stop, np.asarray(image_ids, np.int32).tobytes(),
-                 measured.targets.astype(np.int32).tobytes(), measured.predictions.astype(np.int32).tobytes(),
-                 intact.tobytes()),
+                (
+                    context_id,
+                    measured.start,
+                    measured.stop,
+                    np.asarray(image_ids, np.int32).tobytes(),
+                    measured.targets.astype(np.int32).tobytes(),
+                    measured.predictions.astype(np.int32).tobytes(),
+                    intact.tobytes(),
+                ),
             )
             block = db.execute(
                 "INSERT INTO blocks (context_id, start, stop, first_ablation, last_ablation, ablation_ids, counts, "
                 "positions, classes, correct, seconds, largest_difference, num_rechecked) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (context_id, measured.start, measured.stop, int(ids.min()), int(ids.max()), ids.tobytes(),
-                 measured.counts.astype(np.int32).tobytes(), measured.positions.astype(np.int32).tobytes(),
-                 measured.classes.astype(np.int32).tobytes(), measured.correct.astype(np.uint8).tobytes(),
-                 measured.seconds, measured.largest_difference, measured.num_rechecked),
+                (
+                    context_id,
+                    measured.start,
+                    measured.stop,
+                    int(ids.min()),
+                    int(ids.max()),
+                    ids.tobytes(),
+                    measured.counts.astype(np.int32).tobytes(),
+                    measured.positions.astype(np.int32).tobytes(),
+                    measured.classes.astype(np.int32).tobytes(),
+                    measured.correct.astype(np.uint8).tobytes(),
+                    measured.seconds,
+                    measured.largest_difference,
+                    measured.num_rechecked,
+                ),
             ).lastrowid
-            db.execute("INSERT INTO checks VALUES (?, ?, ?, ?)",
-                       (block, measured.num_checked, measured.num_differed, json.dumps(measured.distrusted)))
+            db.execute(
+                "INSERT INTO checks VALUES (?, ?, ?, ?)",
+                (block, measured.num_checked, measured.num_differed, json.dumps(measured.distrusted)),
+            )
             if measured.screen is not None:
                 numbers = np.array([getattr(measured.screen, name) for name in SCREENED], np.float32)
-                db.execute("INSERT INTO screens VALUES (?, ?, ?)",
-                           (block, numbers.tobytes(), json.dumps(measured.screen.about)))
-            db.execute("UPDATE studies SET done = ?, total = ?, seconds = seconds + ?, updated = ? WHERE id = ?",
-                       (done, total, measured.seconds, time.time(), study_id))
+                db.execute(
+                    "INSERT INTO screens VALUES (?, ?, ?)",
+                    (block, numbers.tobytes(), json.dumps(measured.screen.about)),
+                )
+            db.execute(
+                "UPDATE studies SET done = ?, total = ?, seconds = seconds + ?, updated = ? WHERE id = ?",
+                (done, total, measured.seconds, time.time(), study_id),
+            )
 
     def _check_intact(self, context_id: int, measured: Changes) -> None:
         """Raise StoreError for intact answers that are not those kept of the shard, but for what rounding may flip.
@@ -157,16 +197,20 @@ class Studies(ResultsFile):
         known = np.frombuffer(row[0], np.int32)
         num_other = int((known != measured.predictions).sum())
         if num_other > max(_FEW_TIES, _SHARE_OF_TIES * len(known)):
-            raise StoreError(f"on images {measured.start} to {measured.stop - 1} the intact network answers "
-                             f"{num_other} otherwise than when they were first measured: something has changed that "
-                             "the study's key does not tell; what was kept is intact: choose another --cache")
+            raise StoreError(
+                f"on images {measured.start} to {measured.stop - 1} the intact network answers "
+                f"{num_other} otherwise than when they were first measured: something has changed that "
+                "the study's key does not tell; what was kept is intact: choose another --cache"
+            )
 
     def forget(self, context_id: int, ablation_ids: np.ndarray) -> int:
         """Drop what was measured of some ablations, so that it is measured again; return in how many shards it was."""
         num_dropped = 0
         with self._writing() as db:
-            rows = db.execute("SELECT id, ablation_ids, counts, positions, classes, correct FROM blocks "
-                              "WHERE context_id = ?", (context_id,)).fetchall()  # fmt: skip
+            rows = db.execute(
+                "SELECT id, ablation_ids, counts, positions, classes, correct FROM blocks WHERE context_id = ?",
+                (context_id,),
+            ).fetchall()
             for row in rows:
                 ids, counts = np.frombuffer(row[1], np.int32), np.frombuffer(row[2], np.int32)
                 keep = ~np.isin(ids, ablation_ids)
@@ -179,13 +223,22 @@ class Studies(ResultsFile):
                     db.execute("DELETE FROM blocks WHERE id = ?", (row[0],))
                     continue
                 of_change = np.repeat(keep, counts)
-                changes = (np.frombuffer(row[3], np.int32), np.frombuffer(row[4], np.int32),
-                           np.frombuffer(row[5], np.uint8))  # fmt: skip
+                changes = (
+                    np.frombuffer(row[3], np.int32),
+                    np.frombuffer(row[4], np.int32),
+                    np.frombuffer(row[5], np.uint8),
+                )
                 db.execute(
                     "UPDATE blocks SET first_ablation = ?, last_ablation = ?, ablation_ids = ?, counts = ?, "
                     "positions = ?, classes = ?, correct = ? WHERE id = ?",
-                    (int(ids[keep].min()), int(ids[keep].max()), ids[keep].tobytes(), counts[keep].tobytes(),
-                     *(values[of_change].tobytes() for values in changes), row[0]),
+                    (
+                        int(ids[keep].min()),
+                        int(ids[keep].max()),
+                        ids[keep].tobytes(),
+                        counts[keep].tobytes(),
+                        *(values[of_change].tobytes() for values in changes),
+                        row[0],
+                    ),
                 )
                 screen = db.execute("SELECT numbers FROM screens WHERE block_id = ?", (row[0],)).fetchone()
                 if screen is not None:
@@ -195,9 +248,11 @@ class Studies(ResultsFile):
 
     def outdated(self, name: str | None = None) -> list[tuple[int, str]]:
         """The studies (id, name) of an older engine, whose answers are not used again; those of one name if given."""
-        return [(number, shown) for number, shown, about in self._described()
-                if isinstance(about, dict) and about.get("engine_version") != ENGINE_VERSION
-                and name in (None, shown)]  # fmt: skip
+        return [
+            (number, shown)
+            for number, shown, about in self._described()
+            if isinstance(about, dict) and about.get("engine_version") != ENGINE_VERSION and name in (None, shown)
+        ]
 
     def annotate(self, study_id: int, more: Mapping[str, Any]) -> None:
         """Add to what is said about a study."""
@@ -208,8 +263,10 @@ class Studies(ResultsFile):
     def set_state(self, study_id: int, state: str, done: int, total: int) -> None:
         """Record that a study is running, complete, stopped or failed, and how many of its steps are done."""
         with self._writing() as db:
-            db.execute("UPDATE studies SET state = ?, done = ?, total = ?, updated = ? WHERE id = ?",
-                       (state, done, total, time.time(), study_id))
+            db.execute(
+                "UPDATE studies SET state = ?, done = ?, total = ?, updated = ? WHERE id = ?",
+                (state, done, total, time.time(), study_id),
+            )
 
     def studies(self) -> pd.DataFrame:
         """One row a study, the last changed first: id, name, kind, model, weights, data, metric, state, done …
@@ -217,9 +274,27 @@ class Studies(ResultsFile):
         `stopping` names the rule that ended its ablations early ("until-ci 0.5"), and is None where there was none.
         `outdated`: an older engine measured it, whose answers could be wrong for some networks and are not used again.
         """
-        columns = ["id", "name", "kind", "model", "weights", "data", "metric", "evaluate", "state", "num_images",
-                   "done", "total", "seconds", "created", "updated", "weights_hash", "command", "stopping",
-                   "outdated"]  # fmt: skip
+        columns = [
+            "id",
+            "name",
+            "kind",
+            "model",
+            "weights",
+            "data",
+            "metric",
+            "evaluate",
+            "state",
+            "num_images",
+            "done",
+            "total",
+            "seconds",
+            "created",
+            "updated",
+            "weights_hash",
+            "command",
+            "stopping",
+            "outdated",
+        ]
         found = [about for _, _, about in self._described() if isinstance(about, dict)]
         for about in found:
             about["outdated"] = about.get("engine_version") != ENGINE_VERSION
@@ -233,8 +308,10 @@ class Studies(ResultsFile):
         """The id and name of each study, or of one, with what is known of it, or a line why that cannot be read."""
         where = "" if study_id is None else "WHERE s.id = ?"
         # A study whose context is gone is none that could be shown, but one to name.
-        query = ("SELECT s.*, c.settings FROM studies s LEFT JOIN contexts c ON c.id = s.context_id "
-                 f"{where} ORDER BY s.updated DESC")  # fmt: skip
+        query = (
+            "SELECT s.*, c.settings FROM studies s LEFT JOIN contexts c ON c.id = s.context_id "
+            f"{where} ORDER BY s.updated DESC"
+        )
         # Text that is no UTF-8 is read too: one such row would hide all others.
         self._db.text_factory = lambda raw: raw.decode(errors="backslashreplace")
         try:
@@ -259,8 +336,9 @@ class Studies(ResultsFile):
             if len(matches) == 1:
                 return int(matches["id"].iloc[0])
             if len(matches) > 1:
-                offer = ", ".join(f"{row.id} ({row.name_})" for row in
-                                  matches.rename(columns={"name": "name_"}).itertuples())
+                offer = ", ".join(
+                    f"{row.id} ({row.name_})" for row in matches.rename(columns={"name": "name_"}).itertuples()
+                )
                 raise StoreError(f"{len(matches)} studies match {text!r}: {offer}; give the number")
         for number, name, about in self._described():
             if isinstance(about, StoreError) and text in (str(number), name):

@@ -67,8 +67,10 @@ class Store(Counts):
         if metric not in METRICS:
             raise StoreError(f"metric {metric!r} is unknown: choose from {', '.join(METRICS)}")
         if about["evaluate"] == "screened" and metric != about["screen"]["metric"]:
-            raise StoreError(f"study {about['id']} was screened for {about['screen']['metric']}, so that changes of "
-                             f"{metric} were left out; run it with --metric {metric}, or with --evaluate exact")
+            raise StoreError(
+                f"study {about['id']} was screened for {about['screen']['metric']}, so that changes of "
+                f"{metric} were left out; run it with --metric {metric}, or with --evaluate exact"
+            )
         return metric
 
     def _add_screen(self, table: pd.DataFrame, study_id: int, confidence: float) -> None:
@@ -102,16 +104,25 @@ class Store(Counts):
         layers, place = np.unique(of_row, return_inverse=True)
         left, drawn, flipped, weight, distrusted = np.zeros((5, len(layers)))
         for places, numbers, about in self.screens(study_id):
-            here = [np.bincount(place[places], values, len(layers)) for values in (
-                numbers["num_left"], numbers["lot_drawn"], numbers["lot_lost"] + numbers["lot_gained"])]  # fmt: skip
+            here = [
+                np.bincount(place[places], values, len(layers))
+                for values in (numbers["num_left"], numbers["lot_drawn"], numbers["lot_lost"] + numbers["lot_gained"])
+            ]
             hides = here[0] > 0
             left, drawn, flipped = left + here[0], drawn + hides * here[1], flipped + hides * here[2]
             with np.errstate(divide="ignore", invalid="ignore"):
                 weight = np.where(hides, np.maximum(weight, here[0] / here[1]), weight)
             distrusted += np.isin(layers, about.get("distrusted", ()))
-        table = pd.DataFrame({"layer": layers, "num_left": left, "lot_drawn": drawn, "lot_flipped": flipped,
-                              "most_hidden": np.minimum(most_by_lot(flipped, weight, confidence), left),
-                              "distrusted": distrusted})  # fmt: skip
+        table = pd.DataFrame(
+            {
+                "layer": layers,
+                "num_left": left,
+                "lot_drawn": drawn,
+                "lot_flipped": flipped,
+                "most_hidden": np.minimum(most_by_lot(flipped, weight, confidence), left),
+                "distrusted": distrusted,
+            }
+        )
         all_ = table.drop(columns="layer").sum()
         all_["most_hidden"] = min(float(most_by_lot(flipped.sum(), weight.max(initial=0), confidence)), left.sum())
         return pd.concat([table[table["layer"] != ""], pd.DataFrame([{"layer": None, **all_}])], ignore_index=True)
@@ -123,10 +134,17 @@ class Store(Counts):
         for shard in shards.values():
             found = self._intact(context_id, shard)
             if found is not None:
-                frames.append(pd.DataFrame({
-                    "image_id": found.image_ids, "target": found.targets, "prediction": found.predictions,
-                    "top1": (found.correct & 1).astype(bool), "top5": (found.correct & 2).astype(bool),
-                }))
+                frames.append(
+                    pd.DataFrame(
+                        {
+                            "image_id": found.image_ids,
+                            "target": found.targets,
+                            "prediction": found.predictions,
+                            "top1": (found.correct & 1).astype(bool),
+                            "top5": (found.correct & 2).astype(bool),
+                        }
+                    )
+                )
         columns = ["image_id", "target", "prediction", "top1", "top5"]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
@@ -212,11 +230,19 @@ class Store(Counts):
         context_id, _ = self._shards(study_id)
         row = self._row(
             "SELECT max(largest_difference), sum(num_rechecked), "
-            "sum((stop - start) * length(ablation_ids) / 4) FROM blocks WHERE context_id = ?", context_id
+            "sum((stop - start) * length(ablation_ids) / 4) FROM blocks WHERE context_id = ?",
+            context_id,
         )
         largest, rechecked, answers = row if row is not None else (None, None, None)
-        checks = list(self._rows("SELECT c.* FROM checks c JOIN blocks b ON b.id = c.block_id WHERE b.context_id = ?",
-                                 context_id)) if self._has("checks") else []  # fmt: skip
+        checks = (
+            list(
+                self._rows(
+                    "SELECT c.* FROM checks c JOIN blocks b ON b.id = c.block_id WHERE b.context_id = ?", context_id
+                )
+            )
+            if self._has("checks")
+            else []
+        )
         numbers = [rechecked, answers, *(row[name] for row in checks for name in ("num_checked", "num_differed"))]
         if not isinstance(largest, float | int | None) or not all(isinstance(one, int | None) for one in numbers):
             raise StoreError(f"the blocks of study {study_id} in {self.path} are damaged; {MEND}")
@@ -224,14 +250,23 @@ class Store(Counts):
         for row in checks:
             distrusted |= json_object(row, "distrusted")
         return {
-            "largest_difference": np.nan if largest is None else float(largest), "num_rechecked": rechecked or 0,
-            "num_answers": answers or 0, "num_checked": sum(row["num_checked"] for row in checks),
-            "num_differed": sum(row["num_differed"] for row in checks), "distrusted": distrusted,
-        }  # fmt: skip
+            "largest_difference": np.nan if largest is None else float(largest),
+            "num_rechecked": rechecked or 0,
+            "num_answers": answers or 0,
+            "num_checked": sum(row["num_checked"] for row in checks),
+            "num_differed": sum(row["num_differed"] for row in checks),
+            "distrusted": distrusted,
+        }
 
 
 def _changed(intact: Intact, places: np.ndarray, classes: np.ndarray, correct: np.ndarray, bit: int) -> pd.DataFrame:
     """The images at these places of a shard, what the network said of them before and after, and if that was right."""
-    values = (intact.image_ids[places], intact.targets[places], intact.predictions[places], classes,
-              (intact.correct[places] & bit).astype(bool), (correct & bit).astype(bool))  # fmt: skip
+    values = (
+        intact.image_ids[places],
+        intact.targets[places],
+        intact.predictions[places],
+        classes,
+        (intact.correct[places] & bit).astype(bool),
+        (correct & bit).astype(bool),
+    )
     return pd.DataFrame(dict(zip(CHANGED, values, strict=True)))
