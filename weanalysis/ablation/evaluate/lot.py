@@ -14,7 +14,7 @@ Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 
 # So many pairs are drawn of a shard: this share of all, and no fewer than so many; as many of each layer.
-LOT_SHARE, LEAST_LOT = 0.002, 300
+LOT_SHARE, LEAST_LOT = 0.0015, 200
 
 # A layer of which more drawn pairs flip than predicted, and as many would by chance less often than this, is computed
 # on all images.

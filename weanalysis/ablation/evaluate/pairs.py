@@ -24,12 +24,21 @@ from torch import Tensor, fx, nn
 from weanalysis.ablation.evaluate.decisions import check_intact
 from weanalysis.ablation.evaluate.outputs import Path, logits_of
 from weanalysis.ablation.evaluate.rivals import Rivals
-from weanalysis.ablation.graph import BATCH_NORMS, Downstream, Graph, Step, Untraceable, has_row_an_image, is_plain
+from weanalysis.ablation.graph import (
+    BATCH_NORMS,
+    Downstream,
+    Graph,
+    Step,
+    Untraceable,
+    has_row_an_image,
+    is_plain,
+    select_rows,
+)
 from weanalysis.ablation.studies import Ablation
 from weanalysis.ablation.weights import Weights, some_channels
 
-# The change of one layer's activations is computed for so many numbers at a time: about what a core's cache holds.
-_CHUNK_NUMBERS = 2**20
+# The change of one layer's activations is computed for so many numbers at a time.
+_CHUNK_NUMBERS = 2**21
 
 # From so few inputs, a convolution that reads all of them for each kernel is faster than one that reads its own.
 _FEW_INPUTS = 16
@@ -315,13 +324,13 @@ class Pairs:
         joins = {}
         for name, ablations, rows, which in chosen:
             layer, kernels = self._known(name), self._single_kernels(name, ablations)
-            new = look.values[layer.step.node][rows]
+            new = select_rows(look.values[layer.step.node], rows)
             if kernels is not None:
                 new[torch.arange(len(rows), device=new.device), kernels.out_channels[which]] += self._added_to_rows(
                     look.values[layer.source][rows, kernels.in_channels[which]], layer, kernels.zeroed[which]
                 )
             else:
-                values = {layer.source: look.values[layer.source][rows]}
+                values = {layer.source: select_rows(look.values[layer.source], rows)}
                 places, counts = torch.unique_consecutive(which, return_counts=True)
                 ends = counts.cumsum(0).tolist()
                 for place, count, end in zip(places.tolist(), counts.tolist(), ends, strict=True):

@@ -21,12 +21,12 @@ Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 
 # Shares of the wanted largest error: what may be expected of the mean ablation, and of each one.
-MEAN_SHARE, EACH_SHARE = 1 / 12, 1 / 4
+MEAN_SHARE, EACH_SHARE = 1 / 12, 1 / 3
 
 # The pilot: all predicted flips; of the others the riskiest, this share of all pairs, and no fewer than so many; so
 # many by lot, as many of each layer; and so many in each octave of risk, from these on, and beyond the last.
-PILOT_SHARE, _BY_LOT = 0.0025, 120
-LEAST_PILOT = 200
+PILOT_SHARE, _BY_LOT = 0.0015, 120
+LEAST_PILOT = 100
 _OCTAVES, _IN_EACH_OCTAVE = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0), 10
 
 # An ablation is missed more or less often than the law says; this many expected misses of its own outweigh the law.
@@ -113,7 +113,8 @@ class ErrorLaws:
         chance = np.empty(risk.shape, np.float32)
         # By rows, so that what is computed on the way is small beside the result.
         for row, of_row, is_positive in zip(chance, risk, positive, strict=True):
-            row[:] = np.where(is_positive, self.positive.exceeds(of_row), self.negative.exceeds(of_row))
+            row[is_positive] = self.positive.exceeds(of_row[is_positive])
+            row[~is_positive] = self.negative.exceeds(of_row[~is_positive])
         return chance
 
 

@@ -107,6 +107,11 @@ class _Predicted:
         """Whether each margin is predicted to be positive, (N, A)."""
         return self.forecasts[0].after > 0
 
+    @cached_property
+    def bands(self) -> np.ndarray:
+        """The octave of risk in which each pair lies, (N, A)."""
+        return risks.bands(self.risk, self.positive)
+
 
 class Shard:
     """Measures ablations of single layers on one shard: images (N, 3, H, W) and targets (N,), as they were given."""
@@ -389,7 +394,7 @@ class Shard:
             chance += laws.exceeds(forecast.risk, predicted.positive)
         chance = np.minimum(1.0, chance)
         missed = unpredicted & self._flipped(computed)
-        bands = risks.bands(predicted.risk, predicted.positive)
+        bands = predicted.bands
         factors = risks.factors(missed, chance[rows, columns] * unpredicted, bands[rows, columns])
         chance = np.minimum(1.0, chance * factors[bands])
         should = np.where(unpredicted, chance[rows, columns], 0.0)

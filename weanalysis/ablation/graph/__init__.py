@@ -1,6 +1,7 @@
 """What must be recomputed: a network traced once, and, for a set of layers, what lies downstream of them."""
 
 from weanalysis.ablation.graph.convolved import WeightsUsed
+from weanalysis.ablation.graph.growing import select_rows
 from weanalysis.ablation.graph.network import Downstream, Graph
 from weanalysis.ablation.graph.steps import (
     BATCH_NORMS,
@@ -31,6 +32,7 @@ __all__ = [
     "is_plain",
     "is_untouched",
     "num_bytes",
+    "select_rows",
     "trace",
     "versions",
 ]

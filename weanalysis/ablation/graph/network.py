@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from weanalysis.ablation.graph.steps import BATCH_NORMS, CONVOLUTIONS, Step, has_row_an_image, is_plain, is_untouched
+from weanalysis.ablation.graph.growing import GrowingRows, Memory
+from weanalysis.ablation.graph.steps import BATCH_NORMS, CONVOLUTIONS, Step, is_plain, is_untouched
 from weanalysis.ablation.graph.tracing import Untraceable, trace
 from weanalysis.ablation.graph.writes import read_what_is_written
 
@@ -75,32 +76,6 @@ class Downstream:
     first: tuple[Step, ...]
     frontier: frozenset[fx.Node]
     freed: tuple[tuple[fx.Node, ...], ...]
-
-
-class _Memory:
-    """Which of the values computed so far lie in memory of their own, shared with no kept activation or other value."""
-
-    def __init__(self) -> None:
-        self._own: set[fx.Node] = set()
-
-    def spent(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
-        """Those of some values that may be written over, once nobody reads them."""
-        return self._own.intersection(nodes)
-
-    def add(self, step: Step, value: Any, values: Mapping[fx.Node, Any], spent: set[fx.Node]) -> None:
-        """Note where a step's new value lies, given the `values` that it read and which of these were `spent`."""
-        if not isinstance(value, Tensor):
-            self._own.difference_update(values)  # its parts may lie in any of them
-            return
-        place = value.untyped_storage().data_ptr()
-        sharing = {
-            source
-            for source, read in values.items()
-            if isinstance(read, Tensor) and read.untyped_storage().data_ptr() == place
-        }
-        self._own -= sharing
-        if step.makes_new and all(values[source] is value and source in spent for source in sharing):
-            self._own.add(step.node)
 
 
 def _attribute(root: nn.Module, path: str) -> Any:
@@ -358,7 +333,7 @@ class Graph:
     def rerun(self, downstream: Downstream, frontier: Mapping[fx.Node, Any], changed: Mapping[fx.Node, Any]) -> Any:
         """Compute the output again; `changed` gives the values of the first steps, all else is computed anew."""
         values: dict[fx.Node, Any] = {**self._constants, **frontier}
-        memory = _Memory()
+        memory = Memory()
         for step, freed in zip(downstream.steps, downstream.freed, strict=True):
             node = step.node
             if node in changed:
@@ -383,54 +358,14 @@ class Graph:
         upstream of a layer has measured the batch.
         """
 
-        def intact(node: fx.Node, low: int, high: int) -> Any:
-            value = kept[node]
-            if node not in self._varies:
-                return value
-            if isinstance(value, Tensor):
-                if not has_row_an_image(value, num_images):
-                    raise Untraceable("it has an activation without one row an image")
-                return value[rows[low:high]]
-            if isinstance(value, bool) or (isinstance(value, int) and value != num_images):
-                return value  # another side of a tensor than the batch
-            raise Untraceable("it computes with the number of images")
-
-        def of_first(node: fx.Node, count: int) -> Any:
-            if node in self._constants:
-                return self._constants[node]
-            value, known = changed.get(node, (None, 0))
-            if known >= count:
-                return value
-            if known == 0:
-                return intact(node, 0, count)
-            if not isinstance(value, Tensor):
-                raise Untraceable("it computes with the number of images")
-            return torch.cat([value, intact(node, known, count)])
-
-        # A value and the number of pairs, from the first on, for which it is computed; for the others it is intact.
-        changed: dict[fx.Node, tuple[Any, int]] = {}
         outputs = set(self._nodes(self._output))
-        num_joined, memory = 0, _Memory()
+        growing = GrowingRows(rows, kept, num_images, self._varies, self._constants)
         for position, step in enumerate(self.steps):
-            count = max((changed[node][1] for node in step.node.all_input_nodes if node in changed), default=0)
-            new = joins.get(step.node)
-            if count:
-                values = {node: of_first(node, count) for node in step.node.all_input_nodes}
-                last = (node for node in values if self._last_use[node] == position and node not in outputs)
-                # Rows that were just put together are read by this step alone.
-                fresh = {node for node in values if node in self._varies and changed.get(node, (None, 0))[1] < count}
-                spent = memory.spent(last) | fresh
-                value = step.run_over(values, spent)
-                memory.add(step, value, values, spent)
-            if new is not None:
-                before = [value] if count else []
-                if count < num_joined:
-                    before.append(intact(step.node, count, num_joined))
-                value, count = torch.cat([*before, new]) if before else new, num_joined + len(new)
-                num_joined = count
-            if count:
-                changed[step.node] = value, count
-            for source in step.node.all_input_nodes:
-                if self._last_use[source] == position and source not in outputs:
-                    changed.pop(source, None)
-        return fx.map_arg(self._output, lambda node: of_first(node, num_joined))
+            sources = step.node.all_input_nodes
+            read_last = {node for node in sources if self._last_use[node] == position and node not in outputs}
+            growing.compute(step, read_last)
+            if (new := joins.get(step.node)) is not None:
+                growing.join(step.node, new)
+            for node in read_last:
+                growing.forget(node)
+        return fx.map_arg(self._output, lambda node: growing.first(node, growing.num_joined))

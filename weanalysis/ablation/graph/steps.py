@@ -88,6 +88,12 @@ class Step:
             return type(self.function).__module__.startswith("torch.nn.modules.") and is_untouched(self.function)
         return self.function in (*_RELU, *_SUM, torch.cat)
 
+    @property
+    def is_sum(self) -> bool:
+        """Whether it adds two values and does nothing else."""
+        both = len(self.args) == 2 and all(isinstance(arg, fx.Node) for arg in self.args)
+        return self.function in _SUM and both and not self.kwargs and self.args[0] is not self.args[1]
+
     def run_over(self, values: Mapping[fx.Node, Any], spent: set[fx.Node]) -> Any:
         """Compute the step's value, in the memory of one that is `spent` where that can be: nobody reads it again.
 
