@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from weanalysis.ablation.copies import copied, own_state
 from weanalysis.ablation.graph import Untraceable, trace
 from weanalysis.errors import StudyError
+from weanalysis.tasks.classification import Classification
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 
@@ -47,7 +48,7 @@ class Conduct:
     `seed`: before every pass, random numbers are drawn anew from here (None: it draws none). `fixed_batches`: answers
     hang on the other images of a batch, so that batches are never cut otherwise. `put_back`: its forward pass changes
     its own state, which is put back before each pass; `keeps_images`: it does not write into its input; `output`: where
-    in what it returns the logits are (None: where that is plain).
+    in what it returns the logits are (None: where that is plain); `probabilities`: they are no logits, but these.
     """
 
     seed: int | None = None
@@ -55,6 +56,7 @@ class Conduct:
     put_back: bool = False
     keeps_images: bool = True
     output: tuple[str | int, ...] | None = None
+    probabilities: bool = False
 
     @property
     def whole_passes(self) -> bool:
@@ -202,7 +204,8 @@ def observe(
             f"{where} mixes the images of a batch: D is that of batches of {batch_size} in this order, and "
             "every ablation runs the whole network"
         )
-    return Conduct(seed, mixes or seed is not None, bool(changed), keeps_images), notes
+    probabilities = Classification.of(first).probabilities
+    return Conduct(seed, mixes or seed is not None, bool(changed), keeps_images, None, probabilities), notes
 
 
 def _places_in_sequences() -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from weanalysis.errors import StudyError
 from weanalysis.results.store import SCREENED
+from weanalysis.tasks.classification import Classification
 
 
 @dataclass
@@ -48,7 +49,8 @@ class Measured:
     (bit 0 top-1, bit 1 top-5) follow one another in `positions`, `classes`, `correct`, ablation by ablation.
     An image counts as changed if its class or its top-5 correctness did. Of the answers, `num_checked` were computed
     the naive way too, and `num_differed` of these were wrong before they were measured again; `distrusted` are the
-    layers that were measured the naive way alone, each with the reason.
+    layers that were measured the naive way alone, each with the reason. `values` has the numbers of each statistic that
+    is one (`tasks.STATISTICS`); it is empty where not every image was computed.
     """
 
     start: int
@@ -67,19 +69,30 @@ class Measured:
     seconds: float = 0.0
     distrusted: dict[str, str] = field(default_factory=dict)
     screen: Screen | None = None
+    values: dict[str, Values] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Values:
+    """A number of each image of a shard, intact (N,), and its change under each ablation, (A, N); float32."""
+
+    intact: np.ndarray
+    changes: np.ndarray
 
 
 @dataclass
 class Decisions:
-    """Per image: the predicted class (−1: NaN), whether the target is first, in the first 5, and whether it is near."""
+    """Per image: the predicted class (−1: NaN), whether the target is first, in the first 5, whether it is near; loss."""
 
     predictions: Tensor
     correct: Tensor
     near: Tensor
+    loss: Tensor
 
     @staticmethod
-    def of(logits: Tensor, targets: Tensor, tolerance: float = 0.0) -> Decisions:
+    def of(logits: Tensor, targets: Tensor, tolerance: float = 0.0, task: Classification | None = None) -> Decisions:
         """Decide from logits (N, classes), and tell which images hang on less than the tolerance."""
+        loss = (task or Classification()).loss(logits, targets)
         logits = logits.float()
         predictions = logits.argmax(1)
         of_target = logits.gather(1, targets[:, None])
@@ -93,7 +106,12 @@ class Decisions:
             near |= (largest[:, 0] - largest[:, min(1, largest.shape[1] - 1)]) < tolerance
             if largest.shape[1] == 6:
                 near |= (largest[:, 4] - largest[:, 5]) < tolerance
-        return Decisions(predictions, correct, near)
+        return Decisions(predictions, correct, near, loss)
+
+    def replace(self, rows: Tensor, others: Decisions) -> None:
+        """Put other decisions in the place of some rows."""
+        self.predictions[rows], self.correct[rows] = others.predictions, others.correct
+        self.loss[rows] = others.loss
 
 
 def check_intact(logits: Tensor, targets: Tensor) -> None:
@@ -107,24 +125,35 @@ def check_intact(logits: Tensor, targets: Tensor) -> None:
         )
 
 
+Change = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
 @dataclass
 class Batch:
-    """What the ablations changed in one batch: per ablation, the places, new classes and new correctness."""
+    """What the ablations changed in one batch: per ablation, the places, new classes and new correctness; new losses.
+
+    `losses` is (N,) intact, and `new_losses` an array like it for each ablation: none where not all images were
+    computed.
+    """
 
     targets: np.ndarray
     predictions: np.ndarray
     correct: np.ndarray
-    changes: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+    losses: np.ndarray
+    changes: list[Change] = field(default_factory=list)
+    new_losses: list[np.ndarray] = field(default_factory=list)
     num_rechecked: int = 0
 
     @classmethod
     def of(cls, targets: Tensor, intact: Decisions) -> Batch:
-        return cls(targets.cpu().numpy(), intact.predictions.cpu().numpy(), intact.correct.cpu().numpy())
+        arrays = (one.cpu().numpy() for one in (targets, intact.predictions, intact.correct, intact.loss))
+        return cls(*arrays)
 
     def add(self, decisions: Decisions) -> None:
         predictions, correct = decisions.predictions.cpu().numpy(), decisions.correct.cpu().numpy()
         (places,) = np.nonzero((predictions != self.predictions) | (correct != self.correct))
         self.changes.append((places, predictions[places], correct[places]))
+        self.new_losses.append(decisions.loss.cpu().numpy())
 
 
 def merge(batches: Sequence[Batch], start: int) -> Measured:
@@ -154,7 +183,18 @@ def merge(batches: Sequence[Batch], start: int) -> Measured:
         classes=joined(1, np.int32),
         correct=joined(2, np.uint8),
         num_rechecked=sum(batch.num_rechecked for batch in batches),
+        values=_values(batches),
     )
+
+
+def _values(batches: Sequence[Batch]) -> dict[str, Values]:
+    """The losses of a shard's batches and how they change; nothing where not every ablation has its own."""
+    if any(len(batch.new_losses) < len(batch.changes) for batch in batches):
+        return {}
+    intact = np.concatenate([batch.losses for batch in batches])
+    new = np.concatenate([np.stack([*batch.new_losses, batch.losses])[:-1] for batch in batches], 1)
+    with np.errstate(invalid="ignore"):  # a loss that is infinite before and after
+        return {"loss": Values(intact, new - intact)}
 
 
 def together(parts: Sequence[tuple[Sequence[int], Measured]], screened: bool) -> Measured:
@@ -164,23 +204,27 @@ def together(parts: Sequence[tuple[Sequence[int], Measured]], screened: bool) ->
     """
     first, num_ablations = parts[0][1], sum(len(places) for places, _ in parts)
     num_images = first.stop - first.start
-    shard = Batch(first.targets, first.predictions, _intact_correct(first), num_rechecked=0)
-    nothing = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.uint8))
-    shard.changes = [nothing] * num_ablations
+    changes: list[Change] = [(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.uint8))] * num_ablations
     screen = Screen(**{name: np.zeros(num_ablations) for name in SCREENED}, about={})
     screen.num_evaluated[:] = num_images
     for places, part in parts:
-        shard.num_rechecked += part.num_rechecked
         ends = np.cumsum(part.counts)
         for place, count, end in zip(places, part.counts, ends, strict=True):
             span = slice(end - count, end)
-            shard.changes[place] = (part.positions[span], part.classes[span], part.correct[span])
+            changes[place] = (part.positions[span], part.classes[span], part.correct[span])
         if part.screen is not None:
             screen.about = part.screen.about
             for name in SCREENED:
                 getattr(screen, name)[list(places)] = getattr(part.screen, name)
+    shard = Batch(first.targets, first.predictions, _intact_correct(first), np.empty(0), changes)
+    shard.num_rechecked = sum(part.num_rechecked for _, part in parts)
     whole = merge([shard], first.start)
     whole.screen = screen if screened else None
+    if all("loss" in part.values for _, part in parts):
+        new = np.empty((num_ablations, num_images), np.float32)
+        for places, part in parts:
+            new[list(places)] = part.values["loss"].changes
+        whole.values = {"loss": Values(first.values["loss"].intact, new)}
     return whole
 
 

@@ -35,6 +35,7 @@ from weanalysis.ablation.studies import Ablation
 from weanalysis.ablation.weights import Weights
 from weanalysis.devices import precision
 from weanalysis.errors import DeviceError, StudyError, WeanalysisError
+from weanalysis.tasks.classification import Classification
 
 Mode = Literal["exact", "screened", "naive"]
 
@@ -101,6 +102,7 @@ class Evaluator:
         self.mode, self.device, self.dtype, self.batch_size = mode, torch.device(device), dtype, batch_size
         self.screen, self.kept_limit, self.tf32 = screen or ScreenSettings(), _KEPT_OF_SHARD, tf32
         self.conduct, self._probes = conduct or Conduct(), probes
+        self._task = Classification(self.conduct.probabilities)
         # A GPU is busy only with many images at once: there, exact evaluation too takes pairs of all layers together.
         self.pooled = self.device.type != "cpu"
         self._net = _moved(copied(net), self.device, dtype)
@@ -333,7 +335,7 @@ class Evaluator:
         for plan, (low, high) in zip(plans, spans, strict=True):
             if plan is None:
                 for ablation in ablations[low:high]:
-                    batch.add(Decisions.of(self._naive(images, ablation, start), targets))
+                    batch.add(self.decide(self._naive(images, ablation, start), targets))
             else:
                 assert self._twin is not None
                 self._at = ablations[low]
@@ -356,12 +358,12 @@ class Evaluator:
             with self.weights.zeroed(ablation):
                 with self._unsure_where_it_fails(ablation.layers):
                     logits = self._twin.rerun(kept, ablation, self.weights)
-                decisions = Decisions.of(logits, targets, self.tolerance)
+                decisions = self.decide(logits, targets, self.tolerance)
                 near = bool(decisions.near.any())
                 if near or place in checks:
                     whole = self._whole(images)
             if whole is not None:
-                naive = Decisions.of(whole, targets)
+                naive = self.decide(whole, targets)
                 if near:
                     batch.num_rechecked += int(decisions.near.sum())
                     decisions = naive
@@ -486,12 +488,16 @@ class Evaluator:
 
     # Parts that others use --------------------------------------------------------------------------------------------
 
+    def decide(self, logits: Tensor, targets: Tensor, tolerance: float = 0.0) -> Decisions:
+        """What logits (N, classes) say of each image, and which hang on less than the tolerance."""
+        return Decisions.of(logits, targets, tolerance, self._task)
+
     @torch.no_grad()
     def intact(self, images: Tensor, targets: Tensor, start: int = 0) -> Decisions:
         """Decide one batch with the untouched network; raise StudyError for NaN or for a class it does not have."""
         logits = self._whole(images.to(self.device, self.dtype), start)
         check_intact(logits, targets)
-        return Decisions.of(logits, targets.to(self.device))
+        return self.decide(logits, targets.to(self.device))
 
     def look(
         self, images: Tensor, targets: Tensor, layers: Sequence[str], check: bool = False, gradients: bool = True
@@ -509,11 +515,10 @@ class Evaluator:
         )
         if check:
             self._compare(logits[:_NUM_COMPARED], self._whole(images[:_NUM_COMPARED]), tuple(layers))
-        decisions = Decisions.of(logits, targets, self.tolerance)
+        decisions = self.decide(logits, targets, self.tolerance)
         if bool(decisions.near.any()):
             near = decisions.near
-            again = Decisions.of(self._whole(images[near]), targets[near])
-            decisions.predictions[near], decisions.correct[near] = again.predictions, again.correct
+            decisions.replace(near, self.decide(self._whole(images[near]), targets[near]))
         return look, decisions
 
     def naive_logits(self, images: Tensor, ablation: Ablation) -> Tensor:
@@ -529,7 +534,7 @@ class Evaluator:
         self, images: Tensor, targets: Tensor, ablation: Ablation, predictions: np.ndarray, correct: np.ndarray
     ) -> None:
         """Hold decisions that the fast way gave for some images to the naive way; raise _Unsure where they differ."""
-        naive = Decisions.of(self.naive_logits(images, ablation), targets.to(self.device))
+        naive = self.decide(self.naive_logits(images, ablation), targets.to(self.device))
         differs = (naive.predictions.cpu().numpy() != predictions) | (naive.correct.cpu().numpy() != correct)
         self._count_checked(differs, ablation)
 

@@ -18,11 +18,12 @@ from torch import Tensor, fx
 
 from weanalysis.ablation.evaluate import lot as lots
 from weanalysis.ablation.evaluate import risk as risks
-from weanalysis.ablation.evaluate.decisions import Batch, Decisions, Measured, Screen, merge
+from weanalysis.ablation.evaluate.decisions import Batch, Measured, Screen, merge
 from weanalysis.ablation.evaluate.pairs import Look, Pairs
 from weanalysis.ablation.graph import Untraceable, num_bytes, versions
 from weanalysis.ablation.studies import Ablation
-from weanalysis.results.store import METRICS, SCREENED
+from weanalysis.results.store import SCREENED
+from weanalysis.tasks import METRICS
 
 if TYPE_CHECKING:
     from weanalysis.ablation.evaluate.evaluator import Evaluator
@@ -55,6 +56,7 @@ class _Computed:
     columns: list[np.ndarray] = field(default_factory=list)
     predictions: list[np.ndarray] = field(default_factory=list)
     correct: list[np.ndarray] = field(default_factory=list)
+    loss: list[np.ndarray] = field(default_factory=list)
     margins: list[np.ndarray] = field(default_factory=list)
     second: list[np.ndarray] = field(default_factory=list)
 
@@ -126,6 +128,7 @@ class Shard:
         self._looks: list[Look | None] = []
         self._intact: list[Batch] = []
         self._num_rechecked = 0
+        self._metric = METRICS[evaluator.screen.metric]
 
     def _arrange(self, ablations: Sequence[Ablation]) -> None:
         """Give each ablation a column, layer by layer in the order of the forward pass."""
@@ -233,13 +236,11 @@ class Shard:
 
     def _intact_right(self) -> np.ndarray:
         """Whether each image is right when intact, in the metric that is screened for, (N,)."""
-        bit = METRICS[self._evaluator.screen.metric]
-        return (np.concatenate([batch.correct for batch in self._intact]) & bit).astype(bool)
+        return self._metric.right(np.concatenate([batch.correct for batch in self._intact]))
 
     def _flipped(self, computed: _Computed) -> np.ndarray:
         """Whether the correctness of each computed pair changed, (P,)."""
-        bit = METRICS[self._evaluator.screen.metric]
-        return (computed.all("correct", np.uint8) & bit).astype(bool) != self._intact_right()[computed.all("rows", int)]
+        return self._metric.right(computed.all("correct", np.uint8)) != self._intact_right()[computed.all("rows", int)]
 
     def _see(self, number: int, gradients: bool) -> Look:
         """Look at a batch for the first time: the intact decisions; its activations are kept while there is room."""
@@ -339,7 +340,7 @@ class Shard:
         if versions(look.values) != before:
             raise Untraceable("one of its operations writes into an activation that others read")
         targets = self._targets[number].to(evaluator.device)[rows]
-        decisions = Decisions.of(logits, targets, evaluator.tolerance)
+        decisions = evaluator.decide(logits, targets, evaluator.tolerance)
         rivals = look.rivals.rows(rows)
         margins, second = rivals.margins(logits, targets)
         near = torch.nonzero(decisions.near)[:, 0]
@@ -347,14 +348,13 @@ class Shard:
         for column in np.unique(columns[near.cpu().numpy()]):
             again = near[torch.from_numpy(columns[near.cpu().numpy()] == column).to(near.device)]
             whole = evaluator.naive_logits(self._images[number][rows[again].cpu()], self._columns[column])
-            decided = Decisions.of(whole, targets[again])
-            decisions.predictions[again] = decided.predictions
-            decisions.correct[again] = decided.correct
+            decisions.replace(again, evaluator.decide(whole, targets[again]))
             margins[again], second[again] = rivals.rows(again).margins(whole, targets[again])
         computed.rows.append(some_rows + self._spans[number].start)
         computed.columns.append(columns)
         computed.predictions.append(decisions.predictions.cpu().numpy())
         computed.correct.append(decisions.correct.cpu().numpy())
+        computed.loss.append(decisions.loss.cpu().numpy())
         computed.margins.append(margins.cpu().numpy())
         computed.second.append(second.cpu().numpy())
 
@@ -404,11 +404,11 @@ class Shard:
     def _result(self, computed: _Computed) -> Measured:
         rows, columns = computed.all("rows", np.int64), computed.all("columns", np.int64)
         predictions, correct = computed.all("predictions", np.int64), computed.all("correct", np.uint8)
-        targets, intact, correct_before = (
+        arrays = (
             np.concatenate([getattr(batch, name) for batch in self._intact])
-            for name in ("targets", "predictions", "correct")
+            for name in ("targets", "predictions", "correct", "losses")
         )
-        shard = Batch(targets, intact, correct_before, num_rechecked=self._num_rechecked)
+        shard = Batch(*arrays, num_rechecked=self._num_rechecked)
         changed = (predictions != shard.predictions[rows]) | (correct != shard.correct[rows])
         order = np.lexsort((rows, columns))
         order = order[changed[order]]
@@ -416,4 +416,8 @@ class Shard:
         for column in np.argsort(self._places):
             part = order[bounds[column] : bounds[column + 1]]
             shard.changes.append((rows[part], predictions[part], correct[part]))
+        if len(rows) == self._num_images * len(self._columns):
+            losses = np.empty((len(self._columns), self._num_images), np.float32)
+            losses[self._places[columns], rows] = computed.all("loss", np.float32)
+            shard.new_losses = list(losses)
         return merge([shard], self._start)

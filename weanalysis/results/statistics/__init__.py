@@ -14,6 +14,7 @@ from weanalysis.results.statistics.changes import (
     compare_maps,
 )
 from weanalysis.results.statistics.maps import spread_of_drop, trend_of_spread
+from weanalysis.results.statistics.means import compare_values, mean_change, mean_table
 from weanalysis.results.statistics.paired import (
     NO_CONTINUITY,
     adjust_bh,
@@ -73,6 +74,7 @@ __all__ = [
     "compare_layers",
     "compare_maps",
     "compare_runs",
+    "compare_values",
     "confirm_improvements",
     "detectable_difference",
     "drop_table",
@@ -83,8 +85,10 @@ __all__ = [
     "mcnemar_exact",
     "mcnemar_of_screened",
     "mcnemar_power",
+    "mean_change",
     "mean_iou",
     "mean_of_runs",
+    "mean_table",
     "most_by_lot",
     "paired_difference",
     "plan_images",

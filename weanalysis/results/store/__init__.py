@@ -4,7 +4,7 @@ One process writes a study's results; any number read them, also while it writes
 those before it: schema, checked, file, studies, counts, tables.
 """
 
-from weanalysis.results.store.schema import COLUMNS, ENGINE_VERSION, METRICS, SCREENED, content_key, shards_of
+from weanalysis.results.store.schema import COLUMNS, ENGINE_VERSION, SCREENED, content_key, shards_of
 from weanalysis.results.store.tables import Store
 
-__all__ = ["COLUMNS", "ENGINE_VERSION", "METRICS", "SCREENED", "Store", "content_key", "shards_of"]
+__all__ = ["COLUMNS", "ENGINE_VERSION", "SCREENED", "Store", "content_key", "shards_of"]

@@ -13,7 +13,8 @@ import numpy as np
 
 from weanalysis.cache import one_line, storable
 from weanalysis.errors import StoreError
-from weanalysis.results.store.schema import METRICS, SCREENED
+from weanalysis.results.store.schema import SCREENED
+from weanalysis.tasks import METRICS
 
 # So many of the numbers in SCREENED were kept at first.
 _FIRST_SCREENED = 5
@@ -92,6 +93,36 @@ class Block:
         ends = np.cumsum(self.counts)
         span = slice(int(ends[places[0]] - self.counts[places[0]]), int(ends[places[0]]))
         return self.positions[span], self.classes[span], self.correct[span]
+
+
+@dataclass(frozen=True)
+class BlockValues:
+    """What is kept of a number of each image, such as its loss, for a block's ablations.
+
+    `sums` and `squares` (A,) are over all images of the shard. `changes` (A, K) are those of the images at `positions`
+    (A, K), those that changed most; of all images where `positions` is None.
+    """
+
+    sums: np.ndarray
+    squares: np.ndarray
+    positions: np.ndarray | None
+    changes: np.ndarray
+
+    @classmethod
+    def of(cls, row: sqlite3.Row, block: Block) -> BlockValues:
+        """Check a row of `block_values`; raise StoreError where its columns do not go together, or point elsewhere."""
+        what, count = f"the {one_line(row['statistic'], 20)} of block {block.id}", len(block.ablation_ids)
+        kept, num_images = row["num_kept"], block.stop - block.start
+        if not _is_count(kept) or kept > num_images:
+            raise StoreError(f"{what} is damaged: it keeps more images than the shard has")
+        moments = numbers(row["moments"], np.float64, what, 2 * count).reshape(2, count)
+        changes = numbers(row["changes"], np.float16, what, count * kept).reshape(count, kept)
+        if kept == num_images:
+            return cls(moments[0], moments[1], None, changes)
+        positions = numbers(row["positions"], np.int32, what, count * kept).reshape(count, kept)
+        if positions.size and int(positions.view(np.uint32).max()) >= num_images:
+            raise StoreError(f"{what} is damaged: it names images that the shard does not have")
+        return cls(moments[0], moments[1], positions, changes)
 
 
 def screen_numbers(raw: object, block: Block) -> np.ndarray:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weanalysis.results.store.checked import Block, Intact, json_object, screen_numbers
-from weanalysis.results.store.schema import METRICS, SCREENED
+from weanalysis.results.store.checked import Block, BlockValues, Intact, json_object, numbers, screen_numbers
+from weanalysis.results.store.schema import SCREENED
 from weanalysis.results.store.studies import Studies
+from weanalysis.tasks import METRICS
 
 if TYPE_CHECKING:
     from weanalysis.results.statistics import StoppingRule
@@ -39,6 +40,56 @@ class Counts(Studies):
             for name, sum_ in sums.items():
                 sum_ += counted[name][place] * (True if limits is None else number < limits)
         return sums
+
+    def moments(self, study_id: int, statistic: str) -> dict[str, np.ndarray]:
+        """Sum a number of each image over those of which every ablation has it, an entry an ablation.
+
+        num_images; `intact`, the sum when intact; `change` and `squares`, the sums of its changes and their squares.
+        """
+        ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
+        sums = {name: np.zeros(len(ids)) for name in ("num_images", "intact", "change", "squares")}
+        context_id, shards = self._shards(study_id)
+        for shard in shards.values():
+            for _, index, intact, values in self._valued_blocks(context_id, shard, ids, statistic):
+                here = index >= 0
+                found = (len(intact), intact.sum(dtype=np.float64), values.sums[here], values.squares[here])
+                for name, each in zip(sums, found, strict=True):
+                    sums[name][index[here]] += each
+        return {name: values[place] for name, values in sums.items()}
+
+    def value_changes(self, study_id: int, position: int, statistic: str) -> dict[str, np.ndarray]:
+        """The images whose number an ablation changed, as far as these are kept: image_id, before, after, (K,) each."""
+        ids = self.ablation_ids(study_id)[[position]]
+        context_id, shards = self._shards(study_id)
+        found: dict[str, list[np.ndarray]] = {"image_id": [], "before": [], "after": []}
+        for shard in shards.values():
+            for block, index, before, values in self._valued_blocks(context_id, shard, ids, statistic):
+                (row,) = np.nonzero(index >= 0)
+                for one in row[:1]:
+                    intact = self._intact(context_id, shard)
+                    assert intact is not None and block.stop == shard[1]
+                    places = np.arange(len(before)) if values.positions is None else values.positions[one]
+                    found["image_id"].append(intact.image_ids[places])
+                    found["before"].append(before[places])
+                    found["after"].append(before[places] + values.changes[one].astype(np.float32))
+        return {name: np.concatenate([np.empty(0), *parts]) for name, parts in found.items()}
+
+    def _valued_blocks(
+        self, context_id: int, shard: tuple[int, int], ids: np.ndarray, statistic: str
+    ) -> Iterator[tuple[Block, np.ndarray, np.ndarray, BlockValues]]:
+        """For each block of a shard that has a statistic: which of `ids` its ablations are, intact numbers, changes."""
+        if not self._has("block_values"):
+            return
+        key = (context_id, *shard, statistic)
+        row = self._row(
+            "SELECT numbers FROM intact_values WHERE context_id = ? AND start = ? AND stop = ? AND statistic = ?", *key
+        )
+        if row is None:
+            return
+        intact = numbers(row[0], np.float32, f"the {statistic} of images {shard[0]} to {shard[1]}", shard[1] - shard[0])
+        for block, index in self._first_blocks(context_id, shard, ids, statistic):
+            found = self._row("SELECT * FROM block_values WHERE block_id = ? AND statistic = ?", block.id, statistic)
+            yield block, index, intact, BlockValues.of(found, block)
 
     def screens(self, study_id: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]]:
         """For each block of a screened study: where its ablations stand in the plan, what is kept of each, about it.
@@ -74,31 +125,31 @@ class Counts(Studies):
         self, context_id: int, shard: tuple[int, int], ids: np.ndarray, metric: str, half: int | None = None
     ) -> dict[str, np.ndarray]:
         """Count for the ablations `ids`, sorted and different, what changed in one shard; 0 where not measured."""
-        bit = METRICS[metric]
+        right = METRICS[metric].right
         counted = {name: np.zeros(len(ids), np.int64) for name in ("num_images", "num_correct", "lost", "gained")}
         intact = self._intact(context_id, shard)
         if intact is None:
             return counted
-        before = (intact.correct & bit).astype(bool)
+        before = right(intact.correct)
         chosen = np.ones(len(before), bool) if half is None else np.arange(*shard) % 2 == half
         for block, index in self._first_blocks(context_id, shard, ids):
             counted["num_images"][index[index >= 0]] = int(chosen.sum())
             counted["num_correct"][index[index >= 0]] = int(before[chosen].sum())
             of_change = np.where(chosen[block.positions], np.repeat(index, block.counts), -1)
-            was, now = before[block.positions], (block.correct & bit).astype(bool)
+            was, now = before[block.positions], right(block.correct)
             for name, changed in (("lost", was & ~now), ("gained", ~was & now)):
                 counted[name] += np.bincount(of_change[changed & (of_change >= 0)], minlength=len(ids))
         return counted
 
     def _first_blocks(
-        self, context_id: int, shard: tuple[int, int], ids: np.ndarray
+        self, context_id: int, shard: tuple[int, int], ids: np.ndarray, statistic: str = "correct"
     ) -> Iterator[tuple[Block, np.ndarray]]:
-        """For each block of a shard: which of `ids`, sorted and different, its ablations are, -1 for none.
+        """For each block of a shard that has a statistic: which of `ids`, sorted and different, its ablations are.
 
-        Two studies may have measured the same ablation at the same time: the first one counts.
+        -1 stands for none. Two studies may have measured the same ablation at the same time: the first one counts.
         """
         seen = np.zeros(len(ids), bool)
-        for block in self._blocks(context_id, shard, int(ids[0]), int(ids[-1])):
+        for block in self._blocks(context_id, shard, int(ids[0]), int(ids[-1]), statistic):
             index = np.minimum(np.searchsorted(ids, block.ablation_ids), len(ids) - 1)
             wanted = (ids[index] == block.ablation_ids) & ~seen[index]
             seen[index[wanted]] = True
@@ -148,16 +199,20 @@ class Counts(Studies):
             if isinstance(start, int) and start % size == 0 and stop == min(start + size, num_images)
         }
 
-    def _blocks(self, context_id: int, shard: tuple[int, int], first: int, last: int) -> Iterator[Block]:
+    def _blocks(
+        self, context_id: int, shard: tuple[int, int], first: int, last: int, statistic: str = "correct"
+    ) -> Iterator[Block]:
+        having = "" if statistic == "correct" else "AND id IN (SELECT block_id FROM block_values WHERE statistic = ?) "
         return map(
             Block.of,
             self._rows(
                 "SELECT * FROM blocks WHERE context_id = ? AND start = ? AND stop = ? AND last_ablation >= ? "
-                "AND first_ablation <= ? ORDER BY id",
+                f"AND first_ablation <= ? {having}ORDER BY id",
                 context_id,
                 *shard,
                 first,
                 last,
+                *([statistic] if having else []),
             ),
         )
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from weanalysis.cache import one_line
 from weanalysis.errors import StoreError
-from weanalysis.results.store.schema import APPLICATION_ID, CHECKS, SCHEMA, SCHEMA_VERSION, SCREENS
+from weanalysis.results.store.schema import ALL_TABLES, APPLICATION_ID, SCHEMA_VERSION
 
 # SQLite's own words about a damaged file may hold its bytes.
 _UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
@@ -37,7 +37,7 @@ class ResultsFile:
                 if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                     db.execute("PRAGMA journal_mode=WAL")
                     db.executescript(
-                        f"BEGIN IMMEDIATE;{SCHEMA};{SCREENS};{CHECKS};"
+                        f"BEGIN IMMEDIATE;{ALL_TABLES};"
                         f"PRAGMA application_id={APPLICATION_ID};"
                         f"PRAGMA user_version={SCHEMA_VERSION};COMMIT;"
                     )
@@ -46,8 +46,8 @@ class ResultsFile:
             found = tuple(db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
             older = {(APPLICATION_ID, version) for version in range(1, SCHEMA_VERSION)}
             if found in older and not readonly:
-                db.executescript(f"BEGIN IMMEDIATE;{SCREENS};{CHECKS};PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
-            # A file of an older version can be read as it is: nothing in it was screened, or checked.
+                db.executescript(f"BEGIN IMMEDIATE;{ALL_TABLES};PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
+            # A file of an older version can be read as it is: it lacks what came later.
             elif found not in {(APPLICATION_ID, SCHEMA_VERSION), *older}:
                 raise sqlite3.DatabaseError("it is another program's database, or another version's")
         except (sqlite3.Error, OSError, ValueError) as error:

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 # Marks the file as ours, and which tables it has; another program's database is never written to.
-APPLICATION_ID, SCHEMA_VERSION = 0x57654131, 3
+APPLICATION_ID, SCHEMA_VERSION = 0x57654131, 4
 
 # What is kept of a screened block, (10, A): see `ablation.evaluate.Screen`. Until engine version 3 the first five.
 SCREENED = (
@@ -54,9 +54,6 @@ COLUMNS = (
     "screen_high",
 )
 
-# A metric is one bit of an image's correctness, so that every one can be recomputed from what is kept.
-METRICS = {"top1": 1, "top5": 2}
-
 LABELS = ("layer", "depth", "selection", "out_channel", "in_channel", "percentile", "fraction", "draw", "num_weights")
 
 # The columns in which changed images are told.
@@ -100,6 +97,23 @@ CREATE TABLE IF NOT EXISTS checks (
   block_id INTEGER PRIMARY KEY REFERENCES blocks(id), num_checked INTEGER NOT NULL, num_differed INTEGER NOT NULL,
   distrusted TEXT NOT NULL);
 """
+
+# Since version 4: the numbers of a statistic that is no bit, such as the loss. Of a shard, each image's intact one
+# (float32). Of a block, for each ablation the sum of the changes and that of their squares (float64, 2 x A), and the
+# changes themselves in half precision: of the `num_kept` images that changed most, or of all, when `positions` is empty
+# (A x num_kept each).
+VALUES = """
+CREATE TABLE IF NOT EXISTS intact_values (
+  context_id INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL, statistic TEXT NOT NULL,
+  numbers BLOB NOT NULL, PRIMARY KEY (context_id, start, stop, statistic)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS block_values (
+  block_id INTEGER NOT NULL REFERENCES blocks(id), statistic TEXT NOT NULL, moments BLOB NOT NULL,
+  num_kept INTEGER NOT NULL, positions BLOB NOT NULL, changes BLOB NOT NULL,
+  PRIMARY KEY (block_id, statistic)) WITHOUT ROWID;
+"""
+
+# What is added to an empty file, or to one of an older version.
+ALL_TABLES = ";".join((SCHEMA, SCREENS, CHECKS, VALUES))
 
 
 def content_key(description: Any) -> str:

@@ -42,6 +42,7 @@ class Changes(Protocol):
     seconds: float
     distrusted: dict[str, str]
     screen: Any
+    values: Mapping[str, Any]
 
 
 class Studies(ResultsFile):
@@ -108,10 +109,15 @@ class Studies(ResultsFile):
             raise StoreError(f"study {study_id} in {self.path} has no plan that can be read; {MEND}")
         return ids.astype(np.int64, copy=False)
 
-    def done(self, context_id: int, start: int, stop: int) -> np.ndarray:
-        """The ids of the ablations that were measured on this shard, sorted."""
+    def done(self, context_id: int, start: int, stop: int, statistic: str = "correct") -> np.ndarray:
+        """The ids of the ablations of which this shard has a statistic, sorted; older blocks lack some."""
+        having = "" if statistic == "correct" else " AND id IN (SELECT block_id FROM block_values WHERE statistic = ?)"
         rows = self._rows(
-            "SELECT ablation_ids FROM blocks WHERE context_id = ? AND start = ? AND stop = ?", context_id, start, stop
+            f"SELECT ablation_ids FROM blocks WHERE context_id = ? AND start = ? AND stop = ?{having}",
+            context_id,
+            start,
+            stop,
+            *([statistic] if having else []),
         )
         ids = [numbers(row[0], np.int32, f"a block of images {start} to {stop}") for row in rows]
         return np.unique(np.concatenate([np.empty(0, np.int32), *ids]))
@@ -125,10 +131,12 @@ class Studies(ResultsFile):
         study_id: int,
         done: int,
         total: int,
+        most_kept: int | None = None,
     ) -> None:
         """Keep what some ablations changed in one shard, and the study's progress, in one transaction.
 
-        Raises StoreError where the intact network answers otherwise than when the shard was first measured.
+        Of numbers of each image, such as the loss, the changes of at most `most_kept` images are kept for each
+        ablation, of those that changed most (None: of all). Raises StoreError where the intact network answers otherwise than when the shard was first measured.
         """
         ids = np.ascontiguousarray(ablation_ids, np.int32)
         assert len(np.unique(ids)) == len(ids), "an ablation counts once"
@@ -171,6 +179,15 @@ class Studies(ResultsFile):
                 "INSERT INTO checks VALUES (?, ?, ?, ?)",
                 (block, measured.num_checked, measured.num_differed, json.dumps(measured.distrusted)),
             )
+            for statistic, values in measured.values.items():
+                db.execute(
+                    "INSERT OR IGNORE INTO intact_values VALUES (?, ?, ?, ?, ?)",
+                    (context_id, measured.start, measured.stop, statistic, values.intact.astype(np.float32).tobytes()),
+                )
+                db.execute(
+                    "INSERT INTO block_values VALUES (?, ?, ?, ?, ?, ?)",
+                    (block, statistic, *encode_values(values.changes, most_kept)),
+                )
             if measured.screen is not None:
                 numbers = np.array([getattr(measured.screen, name) for name in SCREENED], np.float32)
                 db.execute(
@@ -218,7 +235,7 @@ class Studies(ResultsFile):
                     continue
                 num_dropped += 1
                 if not keep.any():
-                    for table in ("screens", "checks"):
+                    for table in ("screens", "checks", "block_values"):
                         db.execute(f"DELETE FROM {table} WHERE block_id = ?", (row[0],))
                     db.execute("DELETE FROM blocks WHERE id = ?", (row[0],))
                     continue
@@ -244,6 +261,23 @@ class Studies(ResultsFile):
                 if screen is not None:
                     numbers = np.frombuffer(screen[0], np.float32).reshape(-1, len(ids))[:, keep]
                     db.execute("UPDATE screens SET numbers = ? WHERE block_id = ?", (numbers.tobytes(), row[0]))
+                for values in db.execute(
+                    "SELECT statistic, moments, num_kept, positions, changes FROM block_values WHERE block_id = ?",
+                    (row[0],),
+                ).fetchall():
+                    statistic, moments, num_kept = values[:3]
+                    left = (
+                        np.frombuffer(moments, np.float64).reshape(2, -1)[:, keep].tobytes(),
+                        *(
+                            np.frombuffer(raw, kind).reshape(-1, num_kept)[keep].tobytes() if raw else b""
+                            for raw, kind in ((values[3], np.int32), (values[4], np.float16))
+                        ),
+                    )
+                    db.execute(
+                        "UPDATE block_values SET moments = ?, positions = ?, changes = ? "
+                        "WHERE block_id = ? AND statistic = ?",
+                        (*left, row[0], statistic),
+                    )
         return num_dropped
 
     def outdated(self, name: str | None = None) -> list[tuple[int, str]]:
@@ -355,3 +389,19 @@ class Studies(ResultsFile):
         if isinstance(found[2], StoreError):
             raise found[2]
         return found[2]
+
+
+def encode_values(changes: np.ndarray, most_kept: int | None) -> tuple[bytes, int, bytes, bytes]:
+    """Return how changes (A, N) are kept: moments, the number of images of each ablation, their places and changes."""
+    exact = changes.astype(np.float64)
+    moments = np.stack([exact.sum(1), (exact**2).sum(1)])
+    num_images = changes.shape[1]
+    kept = num_images if most_kept is None else min(most_kept, num_images)
+    positions = np.empty((len(changes), 0), np.int32)
+    if kept < num_images:
+        # What is no number counts as the largest change.
+        size = np.nan_to_num(np.abs(changes), nan=np.inf)
+        positions = np.sort(np.argpartition(-size, max(kept - 1, 0), axis=1)[:, :kept], axis=1).astype(np.int32)
+        changes = np.take_along_axis(changes, positions, axis=1)
+    with np.errstate(over="ignore"):  # beyond 65,504 nats a change is infinite
+        return moments.tobytes(), kept, positions.tobytes(), changes.astype(np.float16).tobytes()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import pandas as pd
 from weanalysis.errors import StoreError
 from weanalysis.results.store.checked import MEND, Intact, json_object
 from weanalysis.results.store.counts import Counts
-from weanalysis.results.store.schema import CHANGED, COLUMNS, LABELS, METRICS
+from weanalysis.results.store.schema import CHANGED, COLUMNS, LABELS
+from weanalysis.tasks import METRICS, Metric, find_metric
 
 if TYPE_CHECKING:
     from weanalysis.results.statistics import Comparison
@@ -28,17 +29,23 @@ class Store(Counts):
         Raises StoreError for an unknown metric.
         """
         # Imported here: scipy's half second is not for `weanalysis list`.
-        from weanalysis.results.statistics import drop_table, stopped_table
+        from weanalysis.results.statistics import drop_table, mean_table, stopped_table
 
         about = self.describe(study_id)
-        metric = self._metric(about, metric)
+        asked = self._metric(about, metric)
         table = self._labels(study_id)
-        for column, values in self.counts(study_id, metric).items():
-            table[column] = values
-        table = (stopped_table if self.stopping_rule(study_id) else drop_table)(table, confidence)
-        table["num_flipped"] = table["lost"] + table["gained"]
+        if asked.counts_images:
+            for column, values in self.counts(study_id, asked.name).items():
+                table[column] = values
+            table = (stopped_table if self.stopping_rule(study_id) else drop_table)(table, confidence)
+            table["num_flipped"] = table["lost"] + table["gained"]
+        else:
+            for column, values in self.moments(study_id, asked.statistic).items():
+                table[column] = values
+            table = mean_table(table, asked.worse, confidence)
+            table["num_flipped"] = np.nan
         table.insert(0, "study", about["kind"])
-        table["metric"], table["evaluate"] = metric, about["evaluate"]
+        table["metric"], table["evaluate"] = asked.name, about["evaluate"]
         table["num_evaluated"] = table["num_images"]
         table["screen_low"] = table["screen_high"] = table["drop"]
         if about["evaluate"] == "screened":
@@ -61,17 +68,39 @@ class Store(Counts):
         return table
 
     @staticmethod
-    def _metric(about: Mapping[str, Any], metric: str | None) -> str:
-        """The metric asked for, or the study's own; raise StoreError for one that is unknown or was not screened."""
-        metric = metric or str(about["metric"])
-        if metric not in METRICS:
-            raise StoreError(f"metric {metric!r} is unknown: choose from {', '.join(METRICS)}")
-        if about["evaluate"] == "screened" and metric != about["screen"]["metric"]:
+    def _metric(about: Mapping[str, Any], name: str | None) -> Metric:
+        """The metric asked for, or the study's own.
+
+        Raises StoreError for one that is unknown, that was not screened for, or in which a rule that stopped the study
+        early leaves no interval that holds.
+        """
+        name = name or str(about["metric"])
+        if name not in METRICS:
+            raise StoreError(f"metric {name!r} is unknown: choose from {', '.join(METRICS)}")
+        metric, again = METRICS[name], f"run it with --metric {name}"
+        if about["evaluate"] == "screened" and name != about["screen"]["metric"]:
+            again += ", or with --evaluate exact" if metric.counts_images else " and --evaluate exact"
             raise StoreError(
-                f"study {about['id']} was screened for {about['screen']['metric']}, so that changes of "
-                f"{metric} were left out; run it with --metric {metric}, or with --evaluate exact"
+                f"study {about['id']} was screened for {about['screen']['metric']}, so that changes of {name} were left "
+                f"out; {again}"
+            )
+        if about.get("stopping") and not metric.counts_images:
+            raise StoreError(
+                f"study {about['id']} was stopped early by what its {about['metric']} showed (--{about['stopping']}), "
+                f"so that no interval of its {name} holds; {again} and without that rule"
             )
         return metric
+
+    @classmethod
+    def _counted(cls, about: Mapping[str, Any], name: str | None) -> Metric:
+        """The metric in which images are right or wrong: that asked for, the study's own, or else top-1."""
+        metric = cls._metric(about, name)
+        if metric.counts_images:
+            return metric
+        if name is not None:
+            counting = ", ".join(one.name for one in METRICS.values() if one.counts_images)
+            raise StoreError(f"no image is right or wrong in {name}: choose from {counting}")
+        return find_metric("top1")
 
     def _add_screen(self, table: pd.DataFrame, study_id: int, confidence: float) -> None:
         """Put how many images were computed, and what the others may hide, into a screened study's table.
@@ -140,8 +169,8 @@ class Store(Counts):
                             "image_id": found.image_ids,
                             "target": found.targets,
                             "prediction": found.predictions,
-                            "top1": (found.correct & 1).astype(bool),
-                            "top5": (found.correct & 2).astype(bool),
+                            "top1": METRICS["top1"].right(found.correct),
+                            "top5": METRICS["top5"].right(found.correct),
                         }
                     )
                 )
@@ -154,8 +183,8 @@ class Store(Counts):
         Columns image_id, target, before, after (predicted classes), correct_before, correct_after (in the
         metric). Images whose class changed from one wrong answer to another are included.
         """
-        bit = METRICS[self._metric(self.describe(study_id), metric)]
-        frames = [_changed(intact, *found, bit) for intact, found in self._shards_of_ablation(study_id, position)]
+        right = self._counted(self.describe(study_id), metric).right
+        frames = [_changed(intact, *found, right) for intact, found in self._shards_of_ablation(study_id, position)]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(CHANGED))
 
     def all_changes(self, study_id: int, metric: str | None = None) -> pd.DataFrame:
@@ -163,7 +192,7 @@ class Store(Counts):
 
         Columns as there, and position; a row an ablation and image.
         """
-        bit = METRICS[self._metric(self.describe(study_id), metric)]
+        right = self._counted(self.describe(study_id), metric).right
         ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
         plan = pd.DataFrame({"ablation": place, "position": np.arange(len(place))})
         limits = self._num_shards(study_id)
@@ -175,19 +204,19 @@ class Store(Counts):
                 continue
             counting = plan if limits is None else plan[number < limits]
             for block, index in self._first_blocks(context_id, shard, ids):
-                changed = _changed(intact, block.positions, block.classes, block.correct, bit)
+                changed = _changed(intact, block.positions, block.classes, block.correct, right)
                 frames.append(changed.assign(ablation=np.repeat(index, block.counts)).merge(counting, on="ablation"))
         columns = ["position", *CHANGED]
         return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
 
     def correctness(self, study_id: int, position: int, metric: str | None = None) -> pd.Series:
         """Whether each image measured under an ablation is right with it (bool), by image_id."""
-        bit = METRICS[self._metric(self.describe(study_id), metric)]
+        right = self._counted(self.describe(study_id), metric).right
         pieces = []
         for intact, (places, _, correct) in self._shards_of_ablation(study_id, position):
-            right = intact.correct.copy()
-            right[places] = correct
-            pieces.append(pd.Series((right & bit).astype(bool), intact.image_ids))
+            after = intact.correct.copy()
+            after[places] = correct
+            pieces.append(pd.Series(right(after), intact.image_ids))
         return pd.concat(pieces) if pieces else pd.Series(dtype=bool)
 
     def _shards_of_ablation(
@@ -212,11 +241,16 @@ class Store(Counts):
     def compare(self, study_id: int, first: int, second: int, metric: str | None = None) -> Comparison:
         """Compare two ablations of a study, by their positions, on the images measured under both.
 
-        The difference is D of the second minus D of the first, in percentage points, with a paired interval and
-        McNemar's exact test. Raises StudyError where they have no image in common.
+        The difference is D of the second minus D of the first, in the metric's unit: of accuracies with a paired
+        interval and McNemar's exact test, of means with Student's t over the images whose changes are kept. Raises
+        StudyError where they have no image in common.
         """
-        from weanalysis.results.statistics import compare_correctness
+        from weanalysis.results.statistics import compare_correctness, compare_values
 
+        asked = self._metric(self.describe(study_id), metric)
+        if not asked.counts_images:
+            values = (self.value_changes(study_id, place, asked.statistic) for place in (first, second))
+            return compare_values(*((one["image_id"], asked.worse * (one["after"] - one["before"])) for one in values))
         one, other = self.correctness(study_id, first, metric), self.correctness(study_id, second, metric)
         return compare_correctness(one.index, one.to_numpy(), other.index, other.to_numpy())
 
@@ -259,14 +293,20 @@ class Store(Counts):
         }
 
 
-def _changed(intact: Intact, places: np.ndarray, classes: np.ndarray, correct: np.ndarray, bit: int) -> pd.DataFrame:
+def _changed(
+    intact: Intact,
+    places: np.ndarray,
+    classes: np.ndarray,
+    correct: np.ndarray,
+    right: Callable[[np.ndarray], np.ndarray],
+) -> pd.DataFrame:
     """The images at these places of a shard, what the network said of them before and after, and if that was right."""
     values = (
         intact.image_ids[places],
         intact.targets[places],
         intact.predictions[places],
         classes,
-        (intact.correct[places] & bit).astype(bool),
-        (correct & bit).astype(bool),
+        right(intact.correct[places]),
+        right(correct),
     )
     return pd.DataFrame(dict(zip(CHANGED, values, strict=True)))

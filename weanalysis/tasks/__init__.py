@@ -1,0 +1,8 @@
+"""What a network's outputs and targets mean, which numbers are kept of each image, and which metrics follow from them.
+
+Metrics are read without torch; `tasks.classification`, which reads outputs, is the one module here that needs it.
+"""
+
+from weanalysis.tasks.metrics import METRICS, STATISTICS, Metric, find_metric
+
+__all__ = ["METRICS", "STATISTICS", "Metric", "find_metric"]
