@@ -35,11 +35,15 @@ from streamlit.testing.v1 import AppTest
 
 from weanalysis import figures
 from weanalysis.cache import ENVIRONMENT_VARIABLE, Cache
+from weanalysis.cli import cli
+from weanalysis.comparison import compare_studies
 from weanalysis.dashboard import app_folder, launch
 from weanalysis.errors import StoreError
 from weanalysis.jobs import Jobs
+from weanalysis.report import write_report
+from weanalysis.report.words import with_interval
 from weanalysis.results import Store
-from weanalysis.results.statistics import selected_intervals
+from weanalysis.results.statistics import mean_of_runs, selected_intervals
 
 STUDY_PAGES = ("overview", "location", "magnitude", "compare")
 PAGES = (*STUDY_PAGES, "saliency", "runs", "multipliers", "excitation", "jobs")
@@ -367,24 +371,91 @@ def test_compare_pairs_two_networks_image_by_image(open_page: Open, cache: Path)
     app = open_page("compare", first="baseline location · 5", second="lwe location · 4")
     is_well(app)
     assert app.metric[0].value == f"{100 * right[0]:.2f} %"
-    assert app.metric[2].value == figures.points(100 * (right[0] - right[1]))
+    assert app.metric[2].value == figures.points(100 * (right[1] - right[0])), "second minus first"
     first, second, difference, *_ = charts(app)
     assert first["data"][0]["zmax"] == second["data"][0]["zmax"], "one scale for both"
     assert len(difference["data"][1]["customdata"]) == 465
     rho = pd.Series(one["drop"]).corr(two["drop"], method="spearman")
     assert f"Rank correlation {rho:+.2f}" in words(app)
-    app.toggle(key="test").set_value(True).run()
-    is_well(app)
     text = charts(app)[2]["data"][1]["hovertext"]
     # By hand: D of either network over all 700 images, place by place.
     by_hand = [
         (frame.assign(net=frame["correct_before"] * 1 - frame["correct_after"] * 1).groupby("position")["net"].sum())
         for frame in changes
     ]
-    apart = 100 * (by_hand[0].reindex(range(465), fill_value=0) - by_hand[1].reindex(range(465), fill_value=0)) / 700
+    apart = 100 * (by_hand[1].reindex(range(465), fill_value=0) - by_hand[0].reindex(range(465), fill_value=0)) / 700
     order = [key[3] for key in charts(app)[2]["data"][1]["customdata"]]
     assert all(f"= {figures.points(apart[place])} " in text[number] for number, place in enumerate(order))
     assert "of 465 differences have q" in words(app)
+    shades = decoded(charts(app)[2]["data"][0]["z"])
+    app.toggle(key="hide").set_value(True).run()
+    is_well(app)
+    assert "the others are grey" in words(app)
+    assert np.isfinite(decoded(charts(app)[2]["data"][0]["z"])).sum() < np.isfinite(shades).sum()
+
+
+@pytest.mark.parametrize("same_network", [True, False])
+def test_page_report_and_command_say_the_same_of_two_studies(
+    same_network: bool, open_page: Open, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = cache / "results.sqlite"
+    # With one seed the intact answers are the same, so that the two are ablations of one network.
+    for number, seed in ((1, 3), (2, 3 if same_network else 4)):
+        plan = location_plan(resnet20_layers()[:3], grid=2, seed=number)
+        plan["loses"] *= number
+        weights = "both" if same_network else str(number)
+        write_study(path, "location", plan, f"s{number}", num_images=500, seed=seed, weights_hash=weights)
+    found = compare_studies(1, 2, Cache(cache))
+    assert found.same_network == same_network
+    with Store.open(path, readonly=True) as store:
+        one, two = store.table(1), store.table(2)
+    np.testing.assert_allclose(found.places["difference"], two["drop"] - one["drop"], err_msg="second minus first")
+    assert found.difference == pytest.approx(two["drop"].mean() - one["drop"].mean()) and found.difference > 0
+
+    with pytest.raises(SystemExit):
+        cli(["compare", "1", "2", "--json", "-q", "--cache", str(cache)])
+    printed = json.loads(capsys.readouterr().out)
+    (reported,) = write_report([1, 2], cache / "both.html", cache=Cache(cache)).comparisons
+    for name in ("difference", "difference_low", "difference_high", "p_value", "num_images"):
+        assert printed[name] == reported[name] == getattr(found, name)
+
+    app = open_page("compare", first="s1 · 1", second="s2 · 2")
+    is_well(app)
+    interval = figures.interval(found.difference_low, found.difference_high)
+    assert f"**{figures.points(found.difference)} points**, 95 % interval {interval} over 500 images" in words(app)
+    accuracy = found.accuracy
+    assert [metric.value for metric in app.metric[2:4]] == [
+        figures.points(accuracy.difference),
+        figures.interval(accuracy.difference_low, accuracy.difference_high),
+    ]
+    for hover, (*_, place) in zip(
+        charts(app)[2]["data"][1]["hovertext"], charts(app)[2]["data"][1]["customdata"], strict=True
+    ):
+        row = found.places.loc[place]
+        assert figures.points(row["difference"]) in hover
+        assert figures.interval(row["difference_low"], row["difference_high"]) in hover
+    shown, rows = app.dataframe[0].value, found.largest(10)
+    assert list(shown["difference"]) == list(rows["difference"])
+    assert list(shown["interval"]) == list(map(figures.interval, rows["selected_low"], rows["selected_high"]))
+    page = (cache / "both.html").read_text(encoding="utf-8")
+    for value, low, high in zip(rows["difference"], rows["selected_low"], rows["selected_high"], strict=True):
+        assert with_interval(value, low, high) in page
+
+
+def test_compare_begins_with_a_baseline_and_its_twin_with_weight_excitation(open_page: Open, cache: Path) -> None:
+    path, options = cache / "results.sqlite", {"grid": "2x2"}
+    plan = location_plan(resnet20_layers()[:3], grid=2)
+    about = {"num_images": 250, "options": options}
+    write_study(path, "location", plan, "baseline", weights_hash="plain", **about)
+    write_study(path, "location", plan, "lwe", weights_hash="lwe", **about)
+    write_study(path, "location", plan, "other grid", weights_hash="plain", num_images=250, options={"grid": "9x9"})
+    write_study(path, "magnitude", magnitude_plan(), "newest", weights_hash="plain", num_images=250)
+    write_study(path, "magnitude", magnitude_plan(), "newer still", weights_hash="plain", num_images=250)
+    write_multipliers(cache, "lwe")
+    app = open_page("compare")
+    is_well(app)
+    assert [app.selectbox(key=side).value for side in ("first", "second")] == ["baseline · 1", "lwe · 2"]
+    assert open_page("compare", first="lwe · 2").selectbox(key="second").value == "baseline · 1"
 
 
 def test_compare_shows_the_images_of_both_networks(open_page: Open, cache: Path) -> None:
@@ -399,8 +470,7 @@ def test_a_half_measured_study_is_compared_where_it_is_measured(open_page: Open,
     write_demo(cache)
     app = open_page("compare", first="baseline location · 5", second="begun location · 3")
     is_well(app)
-    app.toggle(key="test").set_value(True).run()
-    is_well(app)
+    assert "450 images that one study alone has measured are left out" in words(app)
 
 
 def test_studies_that_cannot_be_paired_say_why(open_page: Open, cache: Path) -> None:
@@ -409,8 +479,9 @@ def test_studies_that_cannot_be_paired_say_why(open_page: Open, cache: Path) -> 
     write_study(path, "location", location_plan(grid=2), "two", num_images=250, data="cifar10")
     app = open_page("compare")
     is_well(app)
-    assert "cannot be paired" in words(app)
-    assert "test" not in [toggle.key for toggle in app.toggle]
+    assert "cannot be compared: one was measured on digits, two on cifar10" in words(app).replace("\\", "")
+    assert "hide" not in [toggle.key for toggle in app.toggle], "no difference is shown"
+    assert len(drawings(app)) == 3, "either map, and how much is needed"
     other = location_plan([("elsewhere", 8, 8)], grid=2)
     write_study(path, "location", other, "three", num_images=250)
     app = open_page("compare", first="three · 3", second="one · 1")
@@ -879,6 +950,10 @@ def test_runs_are_drawn_grouped_and_told_apart(open_page: Open, cache: Path) -> 
     names = {trace.get("name") for trace in chart(app)["data"]}
     assert {"excitation none (mean of 3)", "excitation lwe (mean of 3)"} <= names
     assert "95 % interval over 3 seeds" in words(app)
+    last = [made_metrics(8 - seed, seed + 3, 2.0)["val_top1"].iloc[-1] for seed in range(2)]
+    mean = mean_of_runs(last)
+    of_lwe = f"last top-1 {mean.value:.2f} %, 95 % interval over 2 seeds {mean.low:.2f} to {mean.high:.2f} %"
+    assert of_lwe in words(app), "as in the report, a run that is not finished does not count"
     app.selectbox(key="metric").select("learning_rate")
     app.segmented_control(key="by").set_value("seconds")
     app.slider(key="smoothing").set_value(0.5).run()

@@ -30,6 +30,7 @@ from weanalysis.data import as_images, check_targets
 from weanalysis.devices import DTYPES, find_devices
 from weanalysis.errors import StoreError, StudyError, unknown_name
 from weanalysis.models import Model, save_checkpoint
+from weanalysis.results.contrast import lowest_and_highest
 from weanalysis.results.multipliers import save_multipliers
 from weanalysis.results.statistics import StoppingRule
 from weanalysis.results.store import METRICS, Store, content_key
@@ -232,7 +233,7 @@ def _measure(
             "reused": execution.reused,
             "doubt": execution.doubt,
             **store.agreement(study_id),
-            **(_lowest_and_highest(store, study_id, table) if study.kind == "multiplier" else {}),
+            **(contrast.summary() if (contrast := lowest_and_highest(store, study_id, table=table)) else {}),
         }
         return table
 
@@ -354,24 +355,6 @@ def check_ablations(ablations: Sequence[Ablation], net: nn.Module) -> None:
                 f"{part.layer} has no weights of ranks {part.ranks[0]} to {part.ranks[1]}: it has "
                 f"{num_weights:,}, counted from 1"
             )
-
-
-def _lowest_and_highest(store: Store, study_id: int, table: pd.DataFrame) -> dict[str, Any]:
-    """D_L and D_H of all layers at once, with intervals, and their difference on the same images (§4.2)."""
-    everywhere = table[table["layer"].isna() & table["fraction"].isna()]
-    found: dict[str, Any] = {}
-    places = []
-    for key, selection in (("d_low", "lowest"), ("d_high", "highest")):
-        row = everywhere[everywhere["selection"] == selection].iloc[0]
-        places.append(int(row.name))
-        found |= {key: row["drop"], f"{key}_interval": [row["drop_low"], row["drop_high"]]}
-    contrast = store.compare(study_id, places[0], places[1])
-    return found | {
-        "multiplier_of": store.describe(study_id)["options"].get("multiplier_of", "channel"),
-        "d_high_minus_d_low": contrast.difference,
-        "d_high_minus_d_low_interval": [contrast.difference_low, contrast.difference_high],
-        "d_high_minus_d_low_p_value": contrast.p_value,
-    }
 
 
 def _time_forward(evaluator: Evaluator, images: torch.Tensor, targets: torch.Tensor) -> float:

@@ -17,6 +17,7 @@ from weanalysis.figures import points
 from weanalysis.report.page import Picture, Table
 from weanalysis.report.words import RATE, correlation, counted, plain_number, sentence_of, with_interval
 from weanalysis.results import Store
+from weanalysis.results.contrast import lowest_and_highest, ranked_unit
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE, Findings, interval_words
 from weanalysis.results.multipliers import load_multipliers
 from weanalysis.results.statistics import (
@@ -306,8 +307,8 @@ def _sentence_of_trend(trend: Any, num_percentiles: int) -> list[str]:
 
 def _read_multiplier(study: Study) -> Reading:
     rows = study.measured
-    unit = _multiplied(study)
-    findings, numbers = _lowest_and_highest(study)
+    unit = ranked_unit(study.about.get("options"))
+    findings, numbers = _lowest_and_highest(study, unit)
     pictures = []
     if (rows["layer"].isna() & rows["fraction"].notna()).any():
         pictures.append(
@@ -349,30 +350,11 @@ def _read_multiplier(study: Study) -> Reading:
     return Reading(findings, pictures, [], limits, numbers)
 
 
-def _multiplied(study: Study) -> str:
-    """What is ranked by multiplier."""
-    return "kernel" if (study.about.get("options") or {}).get("multiplier_of") == "kernel" else "input channel"
-
-
-def _lowest_and_highest(study: Study) -> tuple[list[str], dict[str, Any]]:
-    rows = study.measured
-    everywhere = rows[rows["layer"].isna() & rows["fraction"].isna()]
-    unit = _multiplied(study)
-    ends = [everywhere[everywhere["selection"] == selection] for selection in ("lowest", "highest")]
-    if not all(map(len, ends)):
+def _lowest_and_highest(study: Study, unit: str) -> tuple[list[str], dict[str, Any]]:
+    found = lowest_and_highest(study.store, study.number, study.metric, study.table)
+    if found is None or found.comparison is None:
         return ["D_L and D_H of all layers at once have not been measured."], {}
-    low, high = (own.iloc[0] for own in ends)
-    contrast = study.store.compare(study.number, int(low.name), int(high.name), study.metric)
-    numbers = {
-        "multiplier_of": unit.split()[-1],
-        "d_low": low["drop"],
-        "d_low_interval": [low["drop_low"], low["drop_high"]],
-        "d_high": high["drop"],
-        "d_high_interval": [high["drop_low"], high["drop_high"]],
-        "d_high_minus_d_low": contrast.difference,
-        "d_high_minus_d_low_interval": [contrast.difference_low, contrast.difference_high],
-        "d_high_minus_d_low_p_value": contrast.p_value,
-    }
+    low, high, contrast = found.lowest, found.highest, found.comparison
     tells = (
         f"the {unit}s of high multiplier are needed more"
         if contrast.difference_low > 0
@@ -387,13 +369,13 @@ def _lowest_and_highest(study: Study) -> tuple[list[str], dict[str, Any]]:
         f"{sentence_of(contrast.difference, contrast.difference_low, contrast.difference_high)}, exact McNemar p = "
         f"{contrast.p_value:.2g}: {tells}."
     ]
-    random = everywhere[everywhere["selection"] == "random"]
+    random = found.random["drop"].dropna()
     if len(random):
         sentences.append(
-            f"One {unit} drawn at random in every layer costs {points(random['drop'].min())} to "
-            f"{points(random['drop'].max())} points ({counted(len(random), 'draw')})."
+            f"One {unit} drawn at random in every layer costs {points(random.min())} to "
+            f"{points(random.max())} points ({counted(len(random), 'draw')})."
         )
-    return sentences, numbers
+    return sentences, found.summary()
 
 
 # Channels and layers ------------------------------------------------------------------------------------------------

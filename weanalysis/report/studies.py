@@ -21,7 +21,6 @@ from weanalysis.report.words import (
     moment,
     plain_number,
     settings,
-    value_word,
     with_interval,
 )
 from weanalysis.results import Improvements, Store, find_improvements
@@ -29,6 +28,7 @@ from weanalysis.results.export import to_json_value
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, interval_words
 from weanalysis.results.places import named
 from weanalysis.results.statistics import selected_intervals
+from weanalysis.training import value_word
 
 _SHOWN_AT_LEAST, _SHOWN_AT_MOST = 10, 25
 

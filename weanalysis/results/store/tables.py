@@ -218,7 +218,8 @@ class Store(Counts):
         from weanalysis.results.statistics import compare_correctness
 
         one, other = self.correctness(study_id, first, metric), self.correctness(study_id, second, metric)
-        return compare_correctness(one.index, one.to_numpy(), other.index, other.to_numpy())
+        # D is what accuracy loses: D of the second minus D of the first is the first's accuracy minus the second's.
+        return compare_correctness(other.index, other.to_numpy(), one.index, one.to_numpy())
 
     def agreement(self, study_id: int) -> dict[str, Any]:
         """How far the fast evaluation was from the naive one, in all that was measured of the study's network.
