@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from weanalysis import comparison
 from weanalysis.cache import Cache, find_cache, safe_name
-from weanalysis.errors import StoreError
+from weanalysis.errors import StoreError, StudyError
 from weanalysis.results import Improvements, Store, find_improvements
 from weanalysis.results.contrast import Contrast, lowest_and_highest
 from weanalysis.results.multipliers import load_multipliers, natural
@@ -86,6 +86,15 @@ def improvements(study: pd.Series) -> Improvements:
 def _improvements(path: str, study_id: int, metric: str, updated: float) -> Improvements:
     with Store.open(path, readonly=True) as store:
         return find_improvements(store, study_id, metric)
+
+
+def confirmed(study: pd.Series) -> list[int]:
+    """Return the places of the rows that were confirmed to improve the network; none where that cannot be searched."""
+    try:
+        found = improvements(study).table
+    except StudyError:
+        return []
+    return found.loc[found["confirmed"].astype(bool), "position"].tolist()
 
 
 def contrast(study: pd.Series) -> Contrast | None:

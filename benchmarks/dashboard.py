@@ -394,7 +394,7 @@ VISITS = (
     Visit(
         "Multipliers",
         "/multipliers",
-        lambda turn: {"source": label("multiplier", 10 * turn + 9)},
+        lambda turn: {"study": label("multiplier", 10 * turn + 9)},
         "rank-curve",
         (
             Deed(

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_studies import (
+    channel_plan,
+    layer_plan,
     location_plan,
     made_metrics,
     magnitude_plan,
@@ -40,12 +42,13 @@ from weanalysis.comparison import compare_studies
 from weanalysis.dashboard import app_folder, launch
 from weanalysis.errors import StoreError
 from weanalysis.jobs import Jobs
+from weanalysis.kinds import KINDS
 from weanalysis.report import write_report
 from weanalysis.report.words import with_interval
-from weanalysis.results import Store
+from weanalysis.results import Store, find_improvements
 from weanalysis.results.statistics import mean_of_runs, selected_intervals
 
-STUDY_PAGES = ("overview", "location", "magnitude", "compare")
+STUDY_PAGES = ("overview", "location", "channels", "magnitude", "compare")
 PAGES = (*STUDY_PAGES, "saliency", "runs", "multipliers", "excitation", "jobs")
 BEGIN = {"saliency": "weanalysis saliency", "runs": "weanalysis train", "multipliers": "weanalysis train"}
 
@@ -138,6 +141,8 @@ def test_a_file_that_is_no_store_is_one_clear_line(page: str, open_page: Open, c
 def test_full_data_shows_a_page_without_complaint(page: str, open_page: Open, cache: Path) -> None:
     write_demo(cache)
     write_runs(cache)
+    if page == "channels":
+        write_channels(cache)
     app = open_page(page)
     is_well(app)
     assert page in ("overview", "multipliers", "jobs") or drawings(app)
@@ -172,7 +177,7 @@ def test_location_draws_the_chosen_study(open_page: Open, cache: Path) -> None:
     assert app.selectbox(key="study").value.startswith("baseline location")
     assert chart(app)["data"][0]["type"] == "heatmap"
     assert len(chart(app)["data"][1]["customdata"]) == 465
-    assert "465 of 465 ablations" in words(app)
+    assert "465 of 465 kernels measured" in words(app)
     assert "700 images" in words(app)
 
 
@@ -181,7 +186,7 @@ def test_a_running_study_is_shown_as_far_as_it_is(open_page: Open, cache: Path) 
     write_study(path, "location", location_plan(), "begun", num_shards=0, state="running")
     app = open_page("location")
     is_well(app)
-    assert "0 of 465 ablations" in words(app)
+    assert "0 of 465 kernels measured" in words(app)
     app = open_page("location", study="begun · 1")
     assert all("not measured" in text for text in chart(app)["data"][1]["hovertext"])
 
@@ -322,6 +327,116 @@ def test_maps_of_every_kernel_turn_into_pages_too(open_page: Open, cache: Path) 
     assert {key[0] for key in chart(app)["data"][1]["customdata"]} == {"a"}
     app.pagination(key="page").set_value(2).run()
     assert {key[0] for key in chart(app)["data"][1]["customdata"]} == {"b", "c"}
+
+
+def write_channels(root: Path, **settings: object) -> None:
+    """Write a channel study and a layer study of the same network."""
+    known = {"weights_hash": "aaaa", "num_images": 700, **settings}
+    write_study(root / "results.sqlite", "channel", channel_plan(resnet20_layers()[:4]), "channels", **known)
+    write_study(root / "results.sqlite", "layer", layer_plan(), "layers", **known)
+
+
+def test_channels_are_strips_and_a_click_opens_one_with_its_images(open_page: Open, cache: Path) -> None:
+    write_channels(cache)
+    with Store.open(cache / "results.sqlite", readonly=True) as store:
+        table, confirmed = store.table(1), find_improvements(store, 1).table
+    app = open_page("channels", study="channels · 1")
+    is_well(app)
+    assert "115 of 115 channels measured" in words(app) and "700 images" in words(app)
+    shades, dots, marks = chart(app)["data"][:3]
+    assert [len(one) for one in (decoded(shades["z"]), dots["customdata"])] == [4, 64], "filters first"
+    for (layer, channel, place), text in zip(dots["customdata"], dots["hovertext"], strict=True):
+        row = table.loc[place]
+        assert (row["layer"], row["selection"], row["out_channel"]) == (layer, "filter", channel)
+        assert figures.points(row["drop"]) in text and figures.interval(row["drop_low"], row["drop_high"]) in text
+    places = confirmed.loc[confirmed["confirmed"].astype(bool), "position"]
+    hurting = table.loc[places]
+    assert len(hurting[hurting["selection"] == "filter"]) == 1 and marks["name"] == "better off without, confirmed"
+    assert np.frombuffer(base64.b64decode(marks["y"]["bdata"]), marks["y"]["dtype"]).tolist() == [0]
+    assert "Is anything better off without?" in words(app)
+    assert "opens here" in words(app)
+
+    click(app, "strips", ["layer1.0.conv2", 9, 0])
+    is_well(app)
+    row = table[(table["layer"] == "layer1.0.conv2") & (table["out_channel"] == 9)].iloc[0]
+    assert [metric.value for metric in app.metric] == [
+        figures.points(row["drop"]),
+        figures.interval(row["drop_low"], row["drop_high"]),
+    ]
+    assert app.query_params["unit"] == "layer1.0.conv2:9"
+    assert "Images whose prediction changed" in words(app)
+    assert len(chart(app)["layout"]["shapes"]) == 4 + 2, "the grounds, and the frame of the one chosen"
+    click(app, "intervals", ["layer1.0.conv2", 4, 0])
+    assert app.selectbox(key="unit-channel").value == 4
+
+    app.segmented_control(key="side").set_value("input channel").run()
+    is_well(app)
+    assert {key[0] for key in chart(app)["data"][1]["customdata"]} == {name for name, _, _ in resnet20_layers()[:4]}
+    app.segmented_control(key="order").set_value("D")
+    app.toggle(key="hide").set_value(True).run()
+    is_well(app)
+    grey = np.isnan(decoded(chart(app)["data"][0]["z"])).sum()
+    app.toggle(key="hide").set_value(False).run()
+    sorted_shades = decoded(chart(app)["data"][0]["z"])
+    assert np.isnan(sorted_shades).sum() < grey and not (np.diff(sorted_shades, axis=1) > 1e-6).any()
+
+
+def test_layers_are_drawn_by_depth_and_a_click_opens_one(open_page: Open, cache: Path) -> None:
+    write_channels(cache)
+    app = open_page("channels", study="layers · 2", unit="layer2.0.conv1")
+    is_well(app)
+    assert "19 of 19 layers measured" in words(app) and len(drawings(app)) == 1
+    assert app.selectbox(key="unit-layer").value == "layer2.0.conv1" and "Images whose" in words(app)
+    assert "order" not in [one.key for one in app.segmented_control], "a layer has nothing to be ordered"
+    click(app, "layers", ["conv1", None, None, 0])
+    assert app.selectbox(key="unit-layer").value == "conv1"
+    with Store.open(cache / "results.sqlite", readonly=True) as store:
+        drop = store.table(2)["drop"].iloc[0]
+    assert app.metric[0].value == figures.points(drop)
+
+
+@pytest.mark.parametrize("unit", ["nowhere:1", "conv1:99", "conv1:x", ":", "conv1"])
+def test_an_address_that_names_no_channel_shows_the_strips(unit: str, open_page: Open, cache: Path) -> None:
+    write_channels(cache)
+    app = open_page("channels", study="channels · 1", unit=unit)
+    is_well(app)
+    assert app.selectbox(key="unit-layer").value is None and "opens here" in words(app)
+
+
+@pytest.mark.parametrize("num_shards", [0, 1])
+def test_a_channel_study_that_runs_is_shown_as_far_as_it_is(num_shards: int, open_page: Open, cache: Path) -> None:
+    write_channels(cache, num_shards=num_shards, state="running")
+    for study, measured in (("channels · 1", 115), ("layers · 2", 19)):
+        app = open_page("channels", study=study)
+        is_well(app)
+        assert f"{measured if num_shards else 0} of {measured} " in words(app) and "running" in words(app)
+
+
+def test_the_overview_leads_to_the_page_of_every_kind_of_study(open_page: Open, cache: Path) -> None:
+    write_channels(cache)
+    app = open_page("overview")
+    for kind in KINDS.values():
+        assert (app_folder() / "views" / f"{kind.page}.py").is_file()
+    assert set(app.dataframe[0].value["kind"]) == {"channel", "layer"}
+
+
+def test_saliency_is_held_against_a_layer_study_too(open_page: Open, cache: Path) -> None:
+    write_channels(cache)
+    write_saliency(cache)
+    app = open_page("saliency", study="layers · 2")
+    is_well(app)
+    assert "Agreement with what was measured" in "".join(str(one.value) for one in app.subheader)
+
+
+def test_two_channel_studies_are_compared(open_page: Open, cache: Path) -> None:
+    for seed in (1, 2):
+        plan = channel_plan(resnet20_layers()[:2], seed)
+        known = {"num_images": 500, "seed": seed, "weights_hash": f"{seed}"}
+        write_study(cache / "results.sqlite", "channel", plan, f"s{seed}", **known)
+    app = open_page("compare")
+    is_well(app)
+    assert [app.selectbox(key=side).value for side in ("first", "second")] == ["s1 · 1", "s2 · 2"]
+    assert "The largest differences" in words(app) and len(app.dataframe[0].value) == 10
 
 
 def test_magnitude_shows_curve_weight_and_images_of_a_percentile(open_page: Open, cache: Path) -> None:
@@ -573,7 +688,7 @@ def test_multipliers_of_a_trained_network_are_shown(open_page: Open, cache: Path
     write_run(cache, "baseline", seed=1)
     app = open_page("multipliers")
     is_well(app)
-    assert list(app.selectbox(key="source").options) == ["lwe"]
+    assert list(app.selectbox(key="study").options) == ["lwe"]
     click(app, "spread", ["layer2.0.conv1"])
     is_well(app)
     assert app.selectbox(key="layer").value == "layer2.0.conv1"
@@ -639,7 +754,7 @@ def test_a_multiplier_study_shows_d_low_and_d_high(open_page: Open, cache: Path)
     click(app, "spread", ["layer3.0.conv1"])
     assert np.allclose(decoded(charts(app)[3]["data"][0]["z"]), learned["layer3.0.conv1"])
     write_study(path, "multiplier", multiplier_plan(names[1:]), "begun", num_shards=0, state="running")
-    app = open_page("multipliers", source="begun · 2")
+    app = open_page("multipliers", study="begun · 2")
     is_well(app)
     assert "no longer in the cache" in words(app)
 
@@ -684,11 +799,8 @@ def test_the_training_form_writes_its_command(open_page: Open, cache: Path) -> N
 
 @pytest.mark.parametrize("command", ["ablate", "train"])
 def test_the_forms_offer_every_option_of_their_commands(command: str, open_page: Open, cache: Path) -> None:
-    from weanalysis.cli import cli
-    from weanalysis.cli.ablate import STUDY_OPTIONS
-
     shown: dict[str, list[str] | None] = {}
-    for kind in STUDY_OPTIONS if command == "ablate" else [""]:
+    for kind in KINDS if command == "ablate" else [""]:
         app = open_page("jobs", form="Training" if command == "train" else "Study")
         if kind:
             app.selectbox(key="ablate-study").select(kind).run()
@@ -700,7 +812,7 @@ def test_the_forms_offer_every_option_of_their_commands(command: str, open_page:
     assert {key for key in shown if key} == {f"{command}-{name}" for name in own if name not in elsewhere}
     if command == "ablate":
         assert shown["ablate-evaluate"] == own["evaluate"].metavar.split("|")
-        assert [choice.partition(":")[0] for choice in shown["ablate-study"] or []] == list(STUDY_OPTIONS)
+        assert [choice.partition(":")[0] for choice in shown["ablate-study"] or []] == list(KINDS)
 
 
 def test_the_choices_of_a_training_option_are_those_that_training_knows() -> None:
@@ -882,7 +994,7 @@ def test_partial_data_is_shown_as_far_as_it_is(page: str, num_shards: int, open_
     number = numbers.get(page, 1) + (0 if num_shards else 3)
     kind = {"magnitude": "magnitude", "multipliers": "multiplier"}.get(page, "location")
     label = f"{kind} after {num_shards} shards · {number}"
-    app = open_page(page, **{"multipliers": {"source": label}, "compare": {"first": label}}.get(page, {"study": label}))
+    app = open_page(page, **{"first" if page == "compare" else "study": label})
     is_well(app)
     if page in numbers:
         assert "running" in words(app)
@@ -928,7 +1040,7 @@ def test_a_checkpoint_that_is_gone_or_no_network_is_one_clear_line(open_page: Op
     assert not app.exception
     assert "best.safetensors" in app.error[0].value.replace("\\", "")
     (folder / "best.safetensors").unlink()
-    app = open_page("multipliers", source="lwe")
+    app = open_page("multipliers", study="lwe")
     is_well(app)
     assert "No network trained with LWE" in words(app)
 

@@ -16,10 +16,9 @@ import streamlit as st
 from weanalysis import figures
 from weanalysis.comparison import StudyComparison
 from weanalysis.errors import StudyError
-from weanalysis.results.findings import interval_words
-from weanalysis.results.places import named, sample_words
+from weanalysis.kinds import DEFAULT, kind_of, named
+from weanalysis.results.findings import interval_words, sample_words
 
-COMPARED = ("location", "magnitude")
 SHOWN = 10
 
 st.title("Compare")
@@ -30,10 +29,10 @@ st.caption(
     "seeds of each. `weanalysis compare` and the report say the same.",
 )
 
-found = reading.studies(*COMPARED)
+found = reading.studies()
 usual = reading.usual_pair(found)
 if usual is None:
-    shared.how_to_begin("location")
+    shared.how_to_begin(DEFAULT)
     st.caption("Two studies of the same kind are needed for a comparison.")
     st.stop()
 by_label = {shared.label(study): study for _, study in found.iterrows()}
@@ -340,9 +339,10 @@ if compared is None:
     st.info(f"The two cannot be compared: {shared.plain(problem)}.", icon=":material/compare_arrows:")
 else:
     needed(compared)
-if first["kind"] == "location":
+drawing = kind_of(first["kind"]).drawing
+if drawing == "maps":
     kernel_by_kernel()
-else:
+elif drawing == "curves":
     curves()
 grid = st.grid(columns=2, min_column_width=420, gap="medium")
 with grid.cell():

@@ -11,6 +11,7 @@ import shared
 import streamlit as st
 
 from weanalysis import figures
+from weanalysis.kinds import MULTIPLIER, kind_of
 from weanalysis.results.contrast import RANKED, ranked_unit
 
 st.title("Multipliers")
@@ -25,7 +26,7 @@ st.caption(
 studies = {
     shared.label(study): study
     for _, study in reading.studies().iterrows()
-    if study["kind"] == "multiplier" or reading.has_multipliers(study)
+    if kind_of(study["kind"]).needs_multipliers or reading.has_multipliers(study)
 }
 runs = networks.lwe_runs([run for run in curves.find_curves(reading.cache()) if not run.problem])
 if not studies and not runs:
@@ -35,7 +36,7 @@ if not studies and not runs:
     st.code("weanalysis train --model resnet20 --data digits --excitation lwe", language="bash")
     st.stop()
 
-source = st.selectbox("Study or run", [*studies, *runs], key="source", bind="query-params", width=640)
+source = st.selectbox("Study or run", [*studies, *runs], key="study", bind="query-params", width=640)
 
 
 def ranks_kernels() -> bool:
@@ -164,11 +165,11 @@ def learned(found: dict[str, np.ndarray]) -> None:
         )
 
 
-if source in studies and studies[source]["kind"] == "multiplier":
+if source in studies and kind_of(studies[source]["kind"]).needs_multipliers:
     lowest_and_highest()
 elif source in runs:
     st.caption("D_L and D_H are measured by a study:")
-    st.code(f"weanalysis ablate --model {runs[source]} --study multiplier", language="bash")
+    st.code(f"weanalysis ablate --model {runs[source]} --study {MULTIPLIER.name}", language="bash")
 if found := reading.multipliers(studies[source]) if source in studies else networks.multipliers(runs[source]):
     learned(found)
 else:

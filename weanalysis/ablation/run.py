@@ -24,11 +24,12 @@ from weanalysis.ablation.execution import Execution, Status
 from weanalysis.ablation.inputs import as_model, multipliers_of
 from weanalysis.ablation.preparation import Prepared, classes_of, prepare
 from weanalysis.ablation.schedule import Work
-from weanalysis.ablation.studies import STUDIES, Ablation, Study, find_layers, make_study
+from weanalysis.ablation.studies import Ablation, Study, find_layers, make_study
 from weanalysis.cache import Cache, find_cache
 from weanalysis.data import as_images, check_targets
 from weanalysis.devices import DTYPES, find_devices
 from weanalysis.errors import StoreError, StudyError, unknown_name
+from weanalysis.kinds import DEFAULT, kind_called
 from weanalysis.models import Model, save_checkpoint
 from weanalysis.results.contrast import lowest_and_highest
 from weanalysis.results.multipliers import save_multipliers
@@ -63,7 +64,7 @@ class Settings:
 def ablate(
     model: Model | nn.Module,
     data: Any,
-    study: Study | str = "location",
+    study: Study | str = DEFAULT,
     evaluate: Mode = "exact",
     metric: str = "top1",
     *,
@@ -115,8 +116,8 @@ def ablate(
         max_error,
         forward_seed,
     )
-    if isinstance(study, str) and study not in STUDIES:
-        raise StudyError(unknown_name("study", study, STUDIES))
+    if isinstance(study, str):
+        kind_called(study).check_options(options)
     cache = (cache if isinstance(cache, Cache) else find_cache(cache)).ready()
     given, images = as_model(model), as_images(data)
     # Multipliers are read before they are folded away; all else is measured on the weights the network computes with.

@@ -232,8 +232,8 @@ def _print_curves(console: Console, found: NetworkComparison) -> None:
 
 
 def _print_studies(console: Console, found: StudyComparison, shown: int = 5) -> None:
-    from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words
-    from weanalysis.results.places import named, sample_words
+    from weanalysis.kinds import named
+    from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words, sample_words
 
     console.print(f"\nA: {found.first}\nB: {found.second}\n", markup=False, soft_wrap=True)
     places = found.places

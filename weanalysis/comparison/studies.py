@@ -14,6 +14,7 @@ from scipy import sparse
 from weanalysis.cache import Cache
 from weanalysis.comparison.difference import Difference
 from weanalysis.errors import StudyError
+from weanalysis.kinds import kind_of
 from weanalysis.results import Store
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE
 from weanalysis.results.statistics import (
@@ -224,12 +225,13 @@ def _check_pairable(about: Sequence[dict[str, Any]], metric: str) -> list[str]:
                 f"{study['name']} was screened for {screened_for}, so that changes of {metric} were left out; compare "
                 f"both by --metric {screened_for}, or run it with --evaluate exact"
             )
-    for option in ("multiplier_of", "channels"):
-        values = [(study.get("options") or {}).get(option) for study in about]
+    for option in (option for option in kind_of(one["kind"]).options if option.tells_apart):
+        # What is not in a study's options is as it is where nothing is said.
+        values = [(study.get("options") or {}).get(option.name, option.default) for study in about]
         if values[0] != values[1]:
             raise StudyError(
-                f"{one['name']} and {two['name']} zero other things by multiplier "
-                f"(--{option.replace('_', '-')}); compare two that zero the same"
+                f"{one['name']} and {two['name']} zero other things ({option.flag}: {values[0]} "
+                f"and {values[1]}); compare two that zero the same"
             )
     if one["data"] != two["data"]:
         raise StudyError(

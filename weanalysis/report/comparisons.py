@@ -10,12 +10,12 @@ from weanalysis.cache import Cache
 from weanalysis.comparison import StudyComparison, compare_studies
 from weanalysis.errors import StudyError
 from weanalysis.figures import points
+from weanalysis.kinds import Kind, kind_of, named
 from weanalysis.report.page import Chapter, Picture, Table
 from weanalysis.report.words import METRICS, RATE, correlation, counted, plain_number, sentence_of, with_interval
 from weanalysis.results import Store
 from weanalysis.results.export import to_json_value
-from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words
-from weanalysis.results.places import named, sample_words
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words, sample_words
 from weanalysis.results.statistics import adjust_holm
 
 _SHOWN = 10
@@ -45,7 +45,7 @@ def _chapter(
     store: Store, first: int, second: int, found: StudyComparison, corrected: float, num_compared: int
 ) -> Chapter:
     about = [store.describe(number) for number in (first, second)]
-    kind = about[0]["kind"]
+    kind = kind_of(about[0]["kind"])
     open_ones = [study["name"] for study in about if study["state"] != "complete"]
     state = f"Not measured to the end when the report was made: {', '.join(open_ones)}." if open_ones else ""
     # Two studies may have one name.
@@ -122,11 +122,11 @@ def _findings(found: StudyComparison, one: str, two: str, corrected: float, num_
 
 
 def _pictures(
-    store: Store, found: StudyComparison, kind: str, first: int, second: int, one: str, two: str
+    store: Store, found: StudyComparison, kind: Kind, first: int, second: int, one: str, two: str
 ) -> list[Picture]:
     tables = {one: store.table(first, found.metric), two: store.table(second, found.metric)}
     pictures = []
-    if kind == "location":
+    if kind.drawing == "maps":
         pictures.append(
             Picture(
                 "map",
@@ -134,7 +134,7 @@ def _pictures(
                 "Difference of the maps. Red: the second network needs this kernel more; blue: the first.",
             )
         )
-    if kind == "magnitude" and tables[one]["layer"].isna().all() and tables[two]["layer"].isna().all():
+    if kind.drawing == "curves" and tables[one]["layer"].isna().all() and tables[two]["layer"].isna().all():
         pictures.append(
             Picture(
                 "curves",

@@ -1,4 +1,4 @@
-"""What each kind of study asks, draws and concludes."""
+"""What the report draws of each kind of study, and concludes from it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pandas as pd
 from weanalysis import figures
 from weanalysis.cache import Cache
 from weanalysis.figures import points
+from weanalysis.kinds import CHANNEL, LOCATION, MAGNITUDE, MULTIPLIER, WHOLE_LAYER
 from weanalysis.report.page import Picture, Table
 from weanalysis.report.words import RATE, correlation, counted, plain_number, sentence_of, with_interval
 from weanalysis.results import Store
@@ -80,17 +81,9 @@ class Reading:
     numbers: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """The question of a kind of study, and what its table says beyond counts."""
-
-    question: Callable[[Study], str]
-    read: Callable[[Study], Reading]
-
-
-def kind_of(study: Study) -> Kind:
-    """Return what is known about the study's kind; a new kind is shown by what all have in common."""
-    return KINDS.get(study.about["kind"], _OTHER)
+def read(study: Study) -> Reading:
+    """Return what the study's table says beyond counts."""
+    return READERS.get(study.about["kind"], _read_any)(study)
 
 
 def _distribution(study: Study) -> Picture:
@@ -393,41 +386,11 @@ def _read_any(study: Study) -> Reading:
     return Reading(pictures=[_distribution(study)])
 
 
-def _magnitude_question(study: Study) -> str:
-    scope = "of one layer" if study.table["layer"].notna().any() else "of every layer at once"
-    return (
-        f"Does the network need its large weights more than its small ones? Each ablation zeroes weights {scope} "
-        "at one percentile b of the sorted |w| (Quader et al., ECCV 2020, section 3.1)."
-    )
-
-
-# To add a kind of study: its question, and what is read from it. Without, it is shown by its counts and distribution.
-KINDS = {
-    "location": Kind(
-        lambda study: (
-            "Which kernels does the network need, and where are they? Each ablation sets one kernel to zero "
-            "(Quader et al., ECCV 2020, section 3.1)."
-        ),
-        _read_location,
-    ),
-    "magnitude": Kind(_magnitude_question, _read_magnitude),
-    "multiplier": Kind(
-        lambda study: (
-            "Does the multiplier that Weight Excitation learned tell what the network needs? "
-            "(Quader et al., ECCV 2020, section 4.2)"
-        ),
-        _read_multiplier,
-    ),
-    "channel": Kind(
-        lambda study: (
-            "Which channels does the network need? Each ablation sets a whole filter, or all kernels of an "
-            "input channel, to zero."
-        ),
-        _read_units,
-    ),
-    "layer": Kind(
-        lambda study: "Which layers does the network need? Each ablation sets all weights of one layer to zero.",
-        _read_units,
-    ),
+# What is read from a kind of study beyond its counts; one that is not here is shown by counts and distribution.
+READERS: dict[str, Callable[[Study], Reading]] = {
+    LOCATION.name: _read_location,
+    MAGNITUDE.name: _read_magnitude,
+    MULTIPLIER.name: _read_multiplier,
+    CHANNEL.name: _read_units,
+    WHOLE_LAYER.name: _read_units,
 }
-_OTHER = Kind(lambda study: "What does the network lose when some of its weights are set to zero?", _read_any)
