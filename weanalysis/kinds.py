@@ -75,10 +75,10 @@ class Prunes:
 class Kind:
     """All that is known of a kind of study.
 
-    `question` is what it asks, with the names of options in braces, `zeroes` what its ablations are, in a few words, `row` what one of them is called.
-    `searchable`: `--find detrimental` can search it. `scored`: a saliency criterion speaks of its rows ("units"), or of
-    each weight that they zero ("weights"). `page` is the dashboard's page that shows it, a file in `app/views`.
-    `needs_multipliers`: it can be run on a network trained with LWE alone.
+    `question` is what it asks, with the names of options in braces, `zeroes` what its ablations are, in a few words,
+    `row` what one of them is called. `searchable`: `--find detrimental` can search it. `scored`: a saliency criterion
+    speaks of its rows ("units"), or of each weight that they zero ("weights"). `page` is the dashboard's page that
+    shows it, a file in `app/views`. `needs_multipliers`: it can be run on a network trained with LWE alone.
     """
 
     name: str
