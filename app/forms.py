@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
@@ -26,19 +27,22 @@ def fill_in(
     leave_out: Collection[str] = (),
     preset: Mapping[str, str] | None = None,
     words: Mapping[str, Mapping[str, str]] | None = None,
+    told: Mapping[str, tuple[str, str]] | None = None,
 ) -> list[str]:
     """Show a field for every option of `command` but those to `leave_out`, and return the options that were given.
 
     `rows` names the options that stand in view, line by line; the others fold away. An option at its default is left
     out, as one would type it, unless it has a `preset`: a first value of the form's own, which is always given.
-    `words` explains the choices of an option.
+    `words` explains the choices of an option, `told` has a metavar and a help in place of the command's own.
     """
     options = {option.name: option for option in command.params if isinstance(option, click.Option)}
     given: dict[str, list[str]] = {}
 
     def ask(name: str) -> None:
         first = (preset or {}).get(name)
-        given[name] = _field(options[name], f"{command.name}-{name}", first, (words or {}).get(name, {}))
+        option = copy.copy(options[name])
+        option.metavar, option.help = (told or {}).get(name, (option.metavar, option.help))
+        given[name] = _field(option, f"{command.name}-{name}", first, (words or {}).get(name, {}))
 
     for row in rows:
         with st.container(horizontal=True, vertical_alignment="bottom"):

@@ -11,12 +11,13 @@ import pandas as pd
 import streamlit as st
 from safetensors import SafetensorError, safe_open
 
+from weanalysis import comparison
 from weanalysis.cache import Cache, find_cache, safe_name
-from weanalysis.errors import StoreError
+from weanalysis.errors import StoreError, StudyError
 from weanalysis.results import Improvements, Store, find_improvements
+from weanalysis.results.contrast import Contrast, lowest_and_highest
 from weanalysis.results.multipliers import load_multipliers, natural
 from weanalysis.results.saliency import SaliencyMaps, list_maps, load_maps
-from weanalysis.results.statistics import Comparison
 
 _STUDY_COLUMNS = [
     *("id", "name", "kind", "model", "weights", "data", "metric", "state"),
@@ -87,10 +88,50 @@ def _improvements(path: str, study_id: int, metric: str, updated: float) -> Impr
         return find_improvements(store, study_id, metric)
 
 
-def compare(study: pd.Series, first: int, second: int) -> Comparison:
-    """Compare D of two rows of a study's table on the same images: the second minus the first."""
+def confirmed(study: pd.Series) -> list[int]:
+    """Return the places of the rows that were confirmed to improve the network; none where that cannot be searched."""
+    try:
+        found = improvements(study).table
+    except StudyError:
+        return []
+    return found.loc[found["confirmed"].astype(bool), "position"].tolist()
+
+
+def contrast(study: pd.Series) -> Contrast | None:
+    """Return D_L and D_H of a study with their difference; None for a study without them."""
     with Store.open(cache().results, readonly=True) as store:
-        return store.compare(int(study["id"]), first, second, study["metric"])
+        return lowest_and_highest(store, int(study["id"]), study["metric"])
+
+
+def compare_studies(first: pd.Series, second: pd.Series) -> comparison.StudyComparison:
+    """Compare two studies in the metric of the first; raise StudyError where they cannot be paired."""
+    numbers = int(first["id"]), int(second["id"])
+    return _compared(str(cache().root), numbers, first["metric"], (float(first["updated"]), float(second["updated"])))
+
+
+@st.cache_resource(show_spinner="Pairing the images of every place…", max_entries=8)
+def _compared(
+    root: str, numbers: tuple[int, int], metric: str, updated: tuple[float, float]
+) -> comparison.StudyComparison:
+    """Compare two studies once for every state that they were in; nobody changes what is found."""
+    return comparison.compare_studies(*numbers, Cache(Path(root)), metric)
+
+
+def usual_pair(found: pd.DataFrame, first: int | None = None) -> tuple[int, int] | None:
+    """Return the numbers of the two studies to compare where none are named, or the partner of `first` with it."""
+    if len(found) < 2:
+        return None
+    states = zip(found["id"].tolist(), found["updated"].tolist(), strict=True)
+    return comparison.usual_pair(_candidates(str(cache().root), tuple(states)), first)
+
+
+@st.cache_data(show_spinner=False, max_entries=4)
+def _candidates(root: str, states: tuple[tuple[int, float], ...]) -> list[comparison.Candidate]:
+    """Describe the studies, the last changed first; one without a stopping rule comes before one with."""
+    with Store.open(Cache(Path(root)).results, readonly=True) as store:
+        described = [store.describe(number) for number, _ in states]
+    described.sort(key=lambda about: bool(about.get("stopping")))
+    return [comparison.Candidate.of(about, _multipliers_file(about).is_file()) for about in described]
 
 
 def intact(study: pd.Series) -> pd.DataFrame:
@@ -150,7 +191,7 @@ def has_multipliers(study: pd.Series) -> bool:
     return _multipliers_file(study).is_file()
 
 
-def _multipliers_file(study: pd.Series) -> Path:
+def _multipliers_file(study: Mapping[str, Any] | pd.Series) -> Path:
     return cache().multipliers_file(safe_name(str(study["weights_hash"])))
 
 

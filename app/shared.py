@@ -18,6 +18,7 @@ import streamlit as st
 from weanalysis import figures
 from weanalysis.cache import safe_name, storable
 from weanalysis.errors import WeanalysisError
+from weanalysis.kinds import called, kind_of, kinds_where
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words
 from weanalysis.results.statistics import selected_intervals
 
@@ -163,8 +164,9 @@ def label(study: pd.Series) -> str:
     return f"{study['name']} · {study['id']}"
 
 
-def choose_study(*kinds: str) -> pd.Series:
-    """Let the reader choose among the studies of `kinds`; end the page with how to begin where there is none."""
+def choose_study(page: str) -> pd.Series:
+    """Let the reader choose among the studies that `page` shows; end it with how to begin where there is none."""
+    kinds = kinds_where(lambda kind: kind.page == page)
     found = reading.studies(*kinds)
     if found.empty:
         how_to_begin(kinds[0])
@@ -194,7 +196,7 @@ def headline(study: pd.Series, rows: pd.DataFrame) -> None:
     parts = [f"**{plain(study['model'])}** on **{plain(study['data'])}**"]
     if len(intact := rows["intact"].dropna()):
         parts.append(f"intact {study['metric']} {intact.iloc[0]:.2f} %")
-    parts.append(f"{rows['drop'].notna().sum():,} of {len(rows):,} ablations measured")
+    parts.append(f"{rows['drop'].notna().sum():,} of {len(rows):,} {kind_of(study['kind']).row}s measured")
     if len(counts := rows["num_images"].dropna()) and counts.max() > 0:
         parts.append(f"on {int(counts.max()):,} images")
     if figures.is_screened(rows).any():
@@ -213,8 +215,9 @@ def headline(study: pd.Series, rows: pd.DataFrame) -> None:
             )
 
 
-def measured(row: pd.Series, what: str) -> None:
-    """Tell D of one ablation, which zeroed `what`, and how sure it is."""
+def measured(row: pd.Series) -> None:
+    """Tell D of one row of a study's table, and how sure it is."""
+    what = called(row["selection"])
     with st.container(horizontal=True):
         st.metric(
             "D (points)",
@@ -227,14 +230,14 @@ def measured(row: pd.Series, what: str) -> None:
             st.metric("D on these images", bounds, help=f"{SCREENED}.")
 
 
-def most_important(rows: pd.DataFrame, stopped: bool = False, count: int = 10) -> None:
-    """List the ablations that cost most, with intervals that count with their having been chosen by D."""
+def most_important(rows: pd.DataFrame, row: str, stopped: bool = False, count: int = 10) -> None:
+    """List the rows (`row` is what one is called) that cost most; their intervals count with that choice."""
     measured = rows.dropna(subset=["drop"])
     worst = selected_intervals(measured.nlargest(count, "drop"), len(measured), stopped)
     if worst.empty:
         return
     st.markdown(
-        f"**The {len(worst)} most important**: {interval_words(len(worst), len(measured))}",
+        f"**The {len(worst)} most important {row}s**: {interval_words(len(worst), len(measured))}",
         help="The largest of many noisy values is likely overestimated. Of intervals adjusted for the choice, five in "
         "a hundred of those shown miss the true D at most; those of a row by itself would miss far more.",
     )

@@ -178,6 +178,7 @@ def make_store(cache: Cache) -> None:
                     "evaluate": "exact",
                     "shard_size": SHARD,
                     "seed": 0,
+                    "fingerprint": "made",
                     "number": number,
                 }
             )
@@ -393,7 +394,7 @@ VISITS = (
     Visit(
         "Multipliers",
         "/multipliers",
-        lambda turn: {"source": label("multiplier", 10 * turn + 9)},
+        lambda turn: {"study": label("multiplier", 10 * turn + 9)},
         "rank-curve",
         (
             Deed(
@@ -417,10 +418,10 @@ VISITS = (
                 says("p.textContent.includes('Images whose prediction changed')"),
             ),
             Deed(
-                "test every difference",
-                point_at("Test every difference"),
+                "hide what is no difference",
+                point_at("Hide what cannot be told from zero"),
                 click,
-                says("p.textContent.includes('differences have q')"),
+                says("p.textContent.includes('the others are grey')"),
             ),
         ),
     ),

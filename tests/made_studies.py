@@ -103,6 +103,48 @@ def multiplier_plan(layers: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(gains=0.004, num_weights=9)
 
 
+def channel_plan(layers: list[tuple[str, int, int]] | None = None, seed: int = 0) -> pd.DataFrame:
+    """Return the rows of a channel study: every filter and input channel; the third of either in the first hurts."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for depth, (layer, num_out, num_in) in enumerate(layers or resnet20_layers()):
+        scale = 0.03 * np.exp(-depth / 6) + 0.002
+        for selection, count, column in (("filter", num_out, "out_channel"), ("input channel", num_in, "in_channel")):
+            for channel in range(count):
+                hurts = depth == 0 and channel == 2
+                costs = {"loses": 0.0005, "gains": 0.08} if hurts else {"gains": scale / 3}
+                rows.append(
+                    {
+                        "layer": layer,
+                        "depth": depth,
+                        "selection": selection,
+                        column: channel,
+                        "num_weights": 9,
+                        "loses": generator.gamma(0.5, 2 * scale) + scale / 4,
+                        **costs,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def layer_plan(layers: list[str] | None = None) -> pd.DataFrame:
+    """Return the rows of a layer study, of which the later layers cost less."""
+    names = layers or [name for name, _, _ in resnet20_layers()]
+    return pd.DataFrame(
+        [
+            {
+                "layer": name,
+                "depth": depth,
+                "selection": "layer",
+                "num_weights": 9,
+                "loses": 0.6 / (1 + depth),
+                "gains": 0.01,
+            }
+            for depth, name in enumerate(names)
+        ]
+    )
+
+
 def finished(plan: pd.DataFrame, num_images: int = 2000, num_done: int | None = None, seed: int = 0) -> pd.DataFrame:
     """Return the table of a plan, of which only the first `num_done` rows were measured."""
     generator = np.random.default_rng(seed)

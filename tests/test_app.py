@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_studies import (
+    channel_plan,
+    layer_plan,
     location_plan,
     made_metrics,
     magnitude_plan,
@@ -35,13 +37,18 @@ from streamlit.testing.v1 import AppTest
 
 from weanalysis import figures
 from weanalysis.cache import ENVIRONMENT_VARIABLE, Cache
+from weanalysis.cli import cli
+from weanalysis.comparison import compare_studies
 from weanalysis.dashboard import app_folder, launch
 from weanalysis.errors import StoreError
 from weanalysis.jobs import Jobs
-from weanalysis.results import Store
-from weanalysis.results.statistics import selected_intervals
+from weanalysis.kinds import KINDS
+from weanalysis.report import write_report
+from weanalysis.report.words import with_interval
+from weanalysis.results import Store, find_improvements
+from weanalysis.results.statistics import mean_of_runs, selected_intervals
 
-STUDY_PAGES = ("overview", "location", "magnitude", "compare")
+STUDY_PAGES = ("overview", "location", "channels", "magnitude", "compare")
 PAGES = (*STUDY_PAGES, "saliency", "runs", "multipliers", "excitation", "jobs")
 BEGIN = {"saliency": "weanalysis saliency", "runs": "weanalysis train", "multipliers": "weanalysis train"}
 
@@ -134,6 +141,8 @@ def test_a_file_that_is_no_store_is_one_clear_line(page: str, open_page: Open, c
 def test_full_data_shows_a_page_without_complaint(page: str, open_page: Open, cache: Path) -> None:
     write_demo(cache)
     write_runs(cache)
+    if page == "channels":
+        write_channels(cache)
     app = open_page(page)
     is_well(app)
     assert page in ("overview", "multipliers", "jobs") or drawings(app)
@@ -168,7 +177,7 @@ def test_location_draws_the_chosen_study(open_page: Open, cache: Path) -> None:
     assert app.selectbox(key="study").value.startswith("baseline location")
     assert chart(app)["data"][0]["type"] == "heatmap"
     assert len(chart(app)["data"][1]["customdata"]) == 465
-    assert "465 of 465 ablations" in words(app)
+    assert "465 of 465 kernels measured" in words(app)
     assert "700 images" in words(app)
 
 
@@ -177,7 +186,7 @@ def test_a_running_study_is_shown_as_far_as_it_is(open_page: Open, cache: Path) 
     write_study(path, "location", location_plan(), "begun", num_shards=0, state="running")
     app = open_page("location")
     is_well(app)
-    assert "0 of 465 ablations" in words(app)
+    assert "0 of 465 kernels measured" in words(app)
     app = open_page("location", study="begun · 1")
     assert all("not measured" in text for text in chart(app)["data"][1]["hovertext"])
 
@@ -320,6 +329,116 @@ def test_maps_of_every_kernel_turn_into_pages_too(open_page: Open, cache: Path) 
     assert {key[0] for key in chart(app)["data"][1]["customdata"]} == {"b", "c"}
 
 
+def write_channels(root: Path, **settings: object) -> None:
+    """Write a channel study and a layer study of the same network."""
+    known = {"weights_hash": "aaaa", "num_images": 700, **settings}
+    write_study(root / "results.sqlite", "channel", channel_plan(resnet20_layers()[:4]), "channels", **known)
+    write_study(root / "results.sqlite", "layer", layer_plan(), "layers", **known)
+
+
+def test_channels_are_strips_and_a_click_opens_one_with_its_images(open_page: Open, cache: Path) -> None:
+    write_channels(cache)
+    with Store.open(cache / "results.sqlite", readonly=True) as store:
+        table, confirmed = store.table(1), find_improvements(store, 1).table
+    app = open_page("channels", study="channels · 1")
+    is_well(app)
+    assert "115 of 115 channels measured" in words(app) and "700 images" in words(app)
+    shades, dots, marks = chart(app)["data"][:3]
+    assert [len(one) for one in (decoded(shades["z"]), dots["customdata"])] == [4, 64], "filters first"
+    for (layer, channel, place), text in zip(dots["customdata"], dots["hovertext"], strict=True):
+        row = table.loc[place]
+        assert (row["layer"], row["selection"], row["out_channel"]) == (layer, "filter", channel)
+        assert figures.points(row["drop"]) in text and figures.interval(row["drop_low"], row["drop_high"]) in text
+    places = confirmed.loc[confirmed["confirmed"].astype(bool), "position"]
+    hurting = table.loc[places]
+    assert len(hurting[hurting["selection"] == "filter"]) == 1 and marks["name"] == "better off without, confirmed"
+    assert np.frombuffer(base64.b64decode(marks["y"]["bdata"]), marks["y"]["dtype"]).tolist() == [0]
+    assert "Is anything better off without?" in words(app)
+    assert "opens here" in words(app)
+
+    click(app, "strips", ["layer1.0.conv2", 9, 0])
+    is_well(app)
+    row = table[(table["layer"] == "layer1.0.conv2") & (table["out_channel"] == 9)].iloc[0]
+    assert [metric.value for metric in app.metric] == [
+        figures.points(row["drop"]),
+        figures.interval(row["drop_low"], row["drop_high"]),
+    ]
+    assert app.query_params["unit"] == "layer1.0.conv2:9"
+    assert "Images whose prediction changed" in words(app)
+    assert len(chart(app)["layout"]["shapes"]) == 4 + 2, "the grounds, and the frame of the one chosen"
+    click(app, "intervals", ["layer1.0.conv2", 4, 0])
+    assert app.selectbox(key="unit-channel").value == 4
+
+    app.segmented_control(key="side").set_value("input channel").run()
+    is_well(app)
+    assert {key[0] for key in chart(app)["data"][1]["customdata"]} == {name for name, _, _ in resnet20_layers()[:4]}
+    app.segmented_control(key="order").set_value("D")
+    app.toggle(key="hide").set_value(True).run()
+    is_well(app)
+    grey = np.isnan(decoded(chart(app)["data"][0]["z"])).sum()
+    app.toggle(key="hide").set_value(False).run()
+    sorted_shades = decoded(chart(app)["data"][0]["z"])
+    assert np.isnan(sorted_shades).sum() < grey and not (np.diff(sorted_shades, axis=1) > 1e-6).any()
+
+
+def test_layers_are_drawn_by_depth_and_a_click_opens_one(open_page: Open, cache: Path) -> None:
+    write_channels(cache)
+    app = open_page("channels", study="layers · 2", unit="layer2.0.conv1")
+    is_well(app)
+    assert "19 of 19 layers measured" in words(app) and len(drawings(app)) == 1
+    assert app.selectbox(key="unit-layer").value == "layer2.0.conv1" and "Images whose" in words(app)
+    assert "order" not in [one.key for one in app.segmented_control], "a layer has nothing to be ordered"
+    click(app, "layers", ["conv1", None, None, 0])
+    assert app.selectbox(key="unit-layer").value == "conv1"
+    with Store.open(cache / "results.sqlite", readonly=True) as store:
+        drop = store.table(2)["drop"].iloc[0]
+    assert app.metric[0].value == figures.points(drop)
+
+
+@pytest.mark.parametrize("unit", ["nowhere:1", "conv1:99", "conv1:x", ":", "conv1"])
+def test_an_address_that_names_no_channel_shows_the_strips(unit: str, open_page: Open, cache: Path) -> None:
+    write_channels(cache)
+    app = open_page("channels", study="channels · 1", unit=unit)
+    is_well(app)
+    assert app.selectbox(key="unit-layer").value is None and "opens here" in words(app)
+
+
+@pytest.mark.parametrize("num_shards", [0, 1])
+def test_a_channel_study_that_runs_is_shown_as_far_as_it_is(num_shards: int, open_page: Open, cache: Path) -> None:
+    write_channels(cache, num_shards=num_shards, state="running")
+    for study, measured in (("channels · 1", 115), ("layers · 2", 19)):
+        app = open_page("channels", study=study)
+        is_well(app)
+        assert f"{measured if num_shards else 0} of {measured} " in words(app) and "running" in words(app)
+
+
+def test_the_overview_leads_to_the_page_of_every_kind_of_study(open_page: Open, cache: Path) -> None:
+    write_channels(cache)
+    app = open_page("overview")
+    for kind in KINDS.values():
+        assert (app_folder() / "views" / f"{kind.page}.py").is_file()
+    assert set(app.dataframe[0].value["kind"]) == {"channel", "layer"}
+
+
+def test_saliency_is_held_against_a_layer_study_too(open_page: Open, cache: Path) -> None:
+    write_channels(cache)
+    write_saliency(cache)
+    app = open_page("saliency", study="layers · 2")
+    is_well(app)
+    assert "Agreement with what was measured" in "".join(str(one.value) for one in app.subheader)
+
+
+def test_two_channel_studies_are_compared(open_page: Open, cache: Path) -> None:
+    for seed in (1, 2):
+        plan = channel_plan(resnet20_layers()[:2], seed)
+        known = {"num_images": 500, "seed": seed, "weights_hash": f"{seed}"}
+        write_study(cache / "results.sqlite", "channel", plan, f"s{seed}", **known)
+    app = open_page("compare")
+    is_well(app)
+    assert [app.selectbox(key=side).value for side in ("first", "second")] == ["s1 · 1", "s2 · 2"]
+    assert "The largest differences" in words(app) and len(app.dataframe[0].value) == 10
+
+
 def test_magnitude_shows_curve_weight_and_images_of_a_percentile(open_page: Open, cache: Path) -> None:
     write_demo(cache)
     app = open_page("magnitude")
@@ -367,24 +486,91 @@ def test_compare_pairs_two_networks_image_by_image(open_page: Open, cache: Path)
     app = open_page("compare", first="baseline location · 5", second="lwe location · 4")
     is_well(app)
     assert app.metric[0].value == f"{100 * right[0]:.2f} %"
-    assert app.metric[2].value == figures.points(100 * (right[0] - right[1]))
+    assert app.metric[2].value == figures.points(100 * (right[1] - right[0])), "second minus first"
     first, second, difference, *_ = charts(app)
     assert first["data"][0]["zmax"] == second["data"][0]["zmax"], "one scale for both"
     assert len(difference["data"][1]["customdata"]) == 465
     rho = pd.Series(one["drop"]).corr(two["drop"], method="spearman")
     assert f"Rank correlation {rho:+.2f}" in words(app)
-    app.toggle(key="test").set_value(True).run()
-    is_well(app)
     text = charts(app)[2]["data"][1]["hovertext"]
     # By hand: D of either network over all 700 images, place by place.
     by_hand = [
         (frame.assign(net=frame["correct_before"] * 1 - frame["correct_after"] * 1).groupby("position")["net"].sum())
         for frame in changes
     ]
-    apart = 100 * (by_hand[0].reindex(range(465), fill_value=0) - by_hand[1].reindex(range(465), fill_value=0)) / 700
+    apart = 100 * (by_hand[1].reindex(range(465), fill_value=0) - by_hand[0].reindex(range(465), fill_value=0)) / 700
     order = [key[3] for key in charts(app)[2]["data"][1]["customdata"]]
     assert all(f"= {figures.points(apart[place])} " in text[number] for number, place in enumerate(order))
     assert "of 465 differences have q" in words(app)
+    shades = decoded(charts(app)[2]["data"][0]["z"])
+    app.toggle(key="hide").set_value(True).run()
+    is_well(app)
+    assert "the others are grey" in words(app)
+    assert np.isfinite(decoded(charts(app)[2]["data"][0]["z"])).sum() < np.isfinite(shades).sum()
+
+
+@pytest.mark.parametrize("same_network", [True, False])
+def test_page_report_and_command_say_the_same_of_two_studies(
+    same_network: bool, open_page: Open, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = cache / "results.sqlite"
+    # With one seed the intact answers are the same, so that the two are ablations of one network.
+    for number, seed in ((1, 3), (2, 3 if same_network else 4)):
+        plan = location_plan(resnet20_layers()[:3], grid=2, seed=number)
+        plan["loses"] *= number
+        weights = "both" if same_network else str(number)
+        write_study(path, "location", plan, f"s{number}", num_images=500, seed=seed, weights_hash=weights)
+    found = compare_studies(1, 2, Cache(cache))
+    assert found.same_network == same_network
+    with Store.open(path, readonly=True) as store:
+        one, two = store.table(1), store.table(2)
+    np.testing.assert_allclose(found.places["difference"], two["drop"] - one["drop"], err_msg="second minus first")
+    assert found.difference == pytest.approx(two["drop"].mean() - one["drop"].mean()) and found.difference > 0
+
+    with pytest.raises(SystemExit):
+        cli(["compare", "1", "2", "--json", "-q", "--cache", str(cache)])
+    printed = json.loads(capsys.readouterr().out)
+    (reported,) = write_report([1, 2], cache / "both.html", cache=Cache(cache)).comparisons
+    for name in ("difference", "difference_low", "difference_high", "p_value", "num_images"):
+        assert printed[name] == reported[name] == getattr(found, name)
+
+    app = open_page("compare", first="s1 · 1", second="s2 · 2")
+    is_well(app)
+    interval = figures.interval(found.difference_low, found.difference_high)
+    assert f"**{figures.points(found.difference)} points**, 95 % interval {interval} over 500 images" in words(app)
+    accuracy = found.accuracy
+    assert [metric.value for metric in app.metric[2:4]] == [
+        figures.points(accuracy.difference),
+        figures.interval(accuracy.difference_low, accuracy.difference_high),
+    ]
+    for hover, (*_, place) in zip(
+        charts(app)[2]["data"][1]["hovertext"], charts(app)[2]["data"][1]["customdata"], strict=True
+    ):
+        row = found.places.loc[place]
+        assert figures.points(row["difference"]) in hover
+        assert figures.interval(row["difference_low"], row["difference_high"]) in hover
+    shown, rows = app.dataframe[0].value, found.largest(10)
+    assert list(shown["difference"]) == list(rows["difference"])
+    assert list(shown["interval"]) == list(map(figures.interval, rows["selected_low"], rows["selected_high"]))
+    page = (cache / "both.html").read_text(encoding="utf-8")
+    for value, low, high in zip(rows["difference"], rows["selected_low"], rows["selected_high"], strict=True):
+        assert with_interval(value, low, high) in page
+
+
+def test_compare_begins_with_a_baseline_and_its_twin_with_weight_excitation(open_page: Open, cache: Path) -> None:
+    path, options = cache / "results.sqlite", {"grid": "2x2"}
+    plan = location_plan(resnet20_layers()[:3], grid=2)
+    about = {"num_images": 250, "options": options}
+    write_study(path, "location", plan, "baseline", weights_hash="plain", **about)
+    write_study(path, "location", plan, "lwe", weights_hash="lwe", **about)
+    write_study(path, "location", plan, "other grid", weights_hash="plain", num_images=250, options={"grid": "9x9"})
+    write_study(path, "magnitude", magnitude_plan(), "newest", weights_hash="plain", num_images=250)
+    write_study(path, "magnitude", magnitude_plan(), "newer still", weights_hash="plain", num_images=250)
+    write_multipliers(cache, "lwe")
+    app = open_page("compare")
+    is_well(app)
+    assert [app.selectbox(key=side).value for side in ("first", "second")] == ["baseline · 1", "lwe · 2"]
+    assert open_page("compare", first="lwe · 2").selectbox(key="second").value == "baseline · 1"
 
 
 def test_compare_shows_the_images_of_both_networks(open_page: Open, cache: Path) -> None:
@@ -399,8 +585,7 @@ def test_a_half_measured_study_is_compared_where_it_is_measured(open_page: Open,
     write_demo(cache)
     app = open_page("compare", first="baseline location · 5", second="begun location · 3")
     is_well(app)
-    app.toggle(key="test").set_value(True).run()
-    is_well(app)
+    assert "450 images that one study alone has measured are left out" in words(app)
 
 
 def test_studies_that_cannot_be_paired_say_why(open_page: Open, cache: Path) -> None:
@@ -409,8 +594,9 @@ def test_studies_that_cannot_be_paired_say_why(open_page: Open, cache: Path) -> 
     write_study(path, "location", location_plan(grid=2), "two", num_images=250, data="cifar10")
     app = open_page("compare")
     is_well(app)
-    assert "cannot be paired" in words(app)
-    assert "test" not in [toggle.key for toggle in app.toggle]
+    assert "cannot be compared: one was measured on digits, two on cifar10" in words(app).replace("\\", "")
+    assert "hide" not in [toggle.key for toggle in app.toggle], "no difference is shown"
+    assert len(drawings(app)) == 3, "either map, and how much is needed"
     other = location_plan([("elsewhere", 8, 8)], grid=2)
     write_study(path, "location", other, "three", num_images=250)
     app = open_page("compare", first="three · 3", second="one · 1")
@@ -502,7 +688,7 @@ def test_multipliers_of_a_trained_network_are_shown(open_page: Open, cache: Path
     write_run(cache, "baseline", seed=1)
     app = open_page("multipliers")
     is_well(app)
-    assert list(app.selectbox(key="source").options) == ["lwe"]
+    assert list(app.selectbox(key="study").options) == ["lwe"]
     click(app, "spread", ["layer2.0.conv1"])
     is_well(app)
     assert app.selectbox(key="layer").value == "layer2.0.conv1"
@@ -568,7 +754,7 @@ def test_a_multiplier_study_shows_d_low_and_d_high(open_page: Open, cache: Path)
     click(app, "spread", ["layer3.0.conv1"])
     assert np.allclose(decoded(charts(app)[3]["data"][0]["z"]), learned["layer3.0.conv1"])
     write_study(path, "multiplier", multiplier_plan(names[1:]), "begun", num_shards=0, state="running")
-    app = open_page("multipliers", source="begun · 2")
+    app = open_page("multipliers", study="begun · 2")
     is_well(app)
     assert "no longer in the cache" in words(app)
 
@@ -613,11 +799,8 @@ def test_the_training_form_writes_its_command(open_page: Open, cache: Path) -> N
 
 @pytest.mark.parametrize("command", ["ablate", "train"])
 def test_the_forms_offer_every_option_of_their_commands(command: str, open_page: Open, cache: Path) -> None:
-    from weanalysis.cli import cli
-    from weanalysis.cli.ablate import STUDY_OPTIONS
-
     shown: dict[str, list[str] | None] = {}
-    for kind in STUDY_OPTIONS if command == "ablate" else [""]:
+    for kind in KINDS if command == "ablate" else [""]:
         app = open_page("jobs", form="Training" if command == "train" else "Study")
         if kind:
             app.selectbox(key="ablate-study").select(kind).run()
@@ -629,7 +812,7 @@ def test_the_forms_offer_every_option_of_their_commands(command: str, open_page:
     assert {key for key in shown if key} == {f"{command}-{name}" for name in own if name not in elsewhere}
     if command == "ablate":
         assert shown["ablate-evaluate"] == own["evaluate"].metavar.split("|")
-        assert [choice.partition(":")[0] for choice in shown["ablate-study"] or []] == list(STUDY_OPTIONS)
+        assert [choice.partition(":")[0] for choice in shown["ablate-study"] or []] == list(KINDS)
 
 
 def test_the_choices_of_a_training_option_are_those_that_training_knows() -> None:
@@ -811,7 +994,7 @@ def test_partial_data_is_shown_as_far_as_it_is(page: str, num_shards: int, open_
     number = numbers.get(page, 1) + (0 if num_shards else 3)
     kind = {"magnitude": "magnitude", "multipliers": "multiplier"}.get(page, "location")
     label = f"{kind} after {num_shards} shards · {number}"
-    app = open_page(page, **{"multipliers": {"source": label}, "compare": {"first": label}}.get(page, {"study": label}))
+    app = open_page(page, **{"first" if page == "compare" else "study": label})
     is_well(app)
     if page in numbers:
         assert "running" in words(app)
@@ -857,7 +1040,7 @@ def test_a_checkpoint_that_is_gone_or_no_network_is_one_clear_line(open_page: Op
     assert not app.exception
     assert "best.safetensors" in app.error[0].value.replace("\\", "")
     (folder / "best.safetensors").unlink()
-    app = open_page("multipliers", source="lwe")
+    app = open_page("multipliers", study="lwe")
     is_well(app)
     assert "No network trained with LWE" in words(app)
 
@@ -879,6 +1062,10 @@ def test_runs_are_drawn_grouped_and_told_apart(open_page: Open, cache: Path) -> 
     names = {trace.get("name") for trace in chart(app)["data"]}
     assert {"excitation none (mean of 3)", "excitation lwe (mean of 3)"} <= names
     assert "95 % interval over 3 seeds" in words(app)
+    last = [made_metrics(8 - seed, seed + 3, 2.0)["val_top1"].iloc[-1] for seed in range(2)]
+    mean = mean_of_runs(last)
+    of_lwe = f"last top-1 {mean.value:.2f} %, 95 % interval over 2 seeds {mean.low:.2f} to {mean.high:.2f} %"
+    assert of_lwe in words(app), "as in the report, a run that is not finished does not count"
     app.selectbox(key="metric").select("learning_rate")
     app.segmented_control(key="by").set_value("seconds")
     app.slider(key="smoothing").set_value(0.5).run()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_studies import location_plan, write_demo, write_runs, write_study
+from made_studies import channel_plan, location_plan, write_demo, write_runs, write_study
 
 from weanalysis.figures import points
 from weanalysis.results import Store
@@ -59,6 +59,9 @@ def free_port() -> int:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cache")
     write_demo(root)
+    write_study(
+        root / "results.sqlite", "channel", channel_plan(), "baseline channels", num_images=700, weights_hash="aaaa"
+    )
     write_runs(root)
     return root
 
@@ -185,11 +188,11 @@ def visitor(browser: Any, address: str, cache: Path) -> Iterator[Visitor]:
 
 def test_from_the_overview_to_the_maps(visitor: Visitor) -> None:
     page = visitor.visit("/")
-    page.get_by_text("5 of 5 studies").wait_for()
+    page.get_by_text("6 of 6 studies").wait_for()
     page.get_by_role("link", name="Location maps").click()
     visitor.chart("mosaic")
     page.get_by_text("layer2.0.conv1", exact=True).first.wait_for()
-    assert page.get_by_text("465 of 465 ablations").is_visible()
+    assert page.get_by_text("465 of 465 kernels measured").is_visible()
     assert page.locator(".st-key-mosaic .hm").count() == 1, "one heatmap for all layers"
 
 
@@ -322,12 +325,28 @@ def test_a_running_study_sharpens_and_the_reader_s_zoom_and_kernel_stay(visitor:
     )
 
 
+def test_a_click_on_a_strip_opens_the_channel(visitor: Visitor) -> None:
+    page = visitor.visit("/channels")
+    place = page.locator(".st-key-strips")
+    place.wait_for()
+    visitor.chart("strips")
+    last = page.evaluate(
+        """() => document.querySelector('.st-key-strips .js-plotly-plot')._fullData[1].customdata
+            .find(c => c[0] === 'layer2.0.conv1' && c[1] === 5)[2]"""
+    )
+    page.mouse.click(*visitor.place_of("layer2.0.conv1", 5, last, key="strips"))
+    page.get_by_text("Images whose prediction changed").first.wait_for()
+    assert "unit=layer2.0.conv1" in page.url
+    visitor.chart("intervals")
+    assert page.get_by_text("The filters of layer2.0.conv1").is_visible()
+
+
 def test_two_networks_are_compared(visitor: Visitor) -> None:
     page = visitor.visit("/compare?first=baseline+location+·+5&second=lwe+location+·+4")
     visitor.chart("mosaic-difference")
     assert page.get_by_text("Difference (points)").is_visible()
-    page.get_by_text("Test every difference").click()
-    page.get_by_text("of 465 differences have q").wait_for(timeout=90_000)
+    page.get_by_text("Hide what cannot be told from zero").click()
+    page.get_by_text("the others are grey").wait_for(timeout=90_000)
     page.set_viewport_size({"width": 1440, "height": 3000})
     page.mouse.click(*visitor.place_of("layer2.0.conv1", 16, 8, key="mosaic-2"))
     page.get_by_text("Images whose prediction changed").first.wait_for()

@@ -17,7 +17,15 @@ from torch import nn
 import weanalysis
 from weanalysis.ablation import ablate
 from weanalysis.cache import Cache
-from weanalysis.comparison import NetworkComparison, StudyComparison, compare, compare_studies, find_checkpoint
+from weanalysis.comparison import (
+    Candidate,
+    NetworkComparison,
+    StudyComparison,
+    compare,
+    compare_studies,
+    find_checkpoint,
+    usual_pair,
+)
 from weanalysis.data import load_data
 from weanalysis.errors import DataError, ModelError, StoreError, StudyError, WeanalysisError
 from weanalysis.models import Model, build, load_network, save_checkpoint
@@ -428,7 +436,7 @@ def test_the_largest_differences_have_intervals_for_having_been_chosen(cache: Ca
     rows = found.largest(5)
     assert list(rows.index) == list(found.places["difference"].abs().nlargest(5).index)
     level = 1 - 5 * 0.05 / len(found.places)
-    wider = compare_maps(found.changes[1], found.changes[0], same_network=False, confidence=level).loc[rows.index]
+    wider = compare_maps(*found.changes, same_network=False, confidence=level).loc[rows.index]
     np.testing.assert_allclose(rows["selected_low"], wider["difference_low"])
     np.testing.assert_allclose(rows["selected_high"], wider["difference_high"])
     assert (rows["selected_low"] < rows["difference_low"]).all()
@@ -511,3 +519,26 @@ def test_networks_that_see_the_images_differently_are_paired_by_place(cache: Cac
     ablate(Small(8), moved, "layer", cache=cache, name="elsewhere", shard_size=100)
     with pytest.raises(StudyError, match=r"measured on imagefolder:.*elsewhere"):
         compare("size8", "elsewhere", cache=cache)
+
+
+def test_the_usual_pair_is_a_baseline_and_its_excited_twin() -> None:
+    def study(number: int, excited: bool, grid: str = "5x5", kind: str = "location") -> Candidate:
+        return Candidate.of({"id": number, "kind": kind, "options": {"grid": grid}, "data": "digits"}, excited)
+
+    newest_first = [study(5, False, "9x9"), study(4, True), study(3, False), study(2, False), study(1, True)]
+    assert usual_pair(newest_first) == (3, 4), "the newest of either"
+    assert usual_pair(newest_first, 4) == (4, 3) and usual_pair(newest_first, 3) == (3, 4)
+    assert usual_pair(newest_first, 5) == (5, 4), "no twin asked the same"
+    assert usual_pair([study(9, False), *newest_first[3:]]) == (9, 1)
+    assert usual_pair([study(3, False), study(2, False, "9x9"), study(1, False)]) == (1, 3), "the older one first"
+    assert usual_pair([study(2, True), study(1, False, "all")]) == (1, 2), "of one kind at least"
+    assert usual_pair([study(2, True), study(1, False, kind="layer")]) is None
+    assert usual_pair([study(2, True), study(1, False, kind="layer")], 2) is None and usual_pair([]) is None
+
+
+def test_a_study_screened_for_another_metric_is_refused_in_a_line(cache: Cache) -> None:
+    data = noise()
+    ablate(Small(0), data, "layer", cache=cache, name="exact")
+    ablate(Small(1), data, "layer", cache=cache, name="screened", evaluate="screened", max_error=2.0)
+    with pytest.raises(StudyError, match="screened was screened for top1, so that changes of top5 were left out"):
+        compare_studies(1, 2, cache, "top5")

@@ -6,7 +6,16 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from made_studies import finished, location_plan, made_metrics, magnitude_plan, multiplier_plan, resnet20_layers
+from made_studies import (
+    channel_plan,
+    finished,
+    layer_plan,
+    location_plan,
+    made_metrics,
+    magnitude_plan,
+    multiplier_plan,
+    resnet20_layers,
+)
 
 from weanalysis import figures
 
@@ -478,3 +487,60 @@ def test_distributions_count_what_costs_at_least_a_drop() -> None:
     table = pd.DataFrame({"drop": [0.0, 2.0, 0.0, np.nan, 1.0], "metric": "top1"})
     (line,) = figures.drop_distributions({"one": table}).data
     assert list(zip(line.x, line.y, strict=True)) == [(0, 100), (1, 50), (2, 25)]
+
+
+def test_channels_are_strips_in_network_order_and_narrow_ones_are_stretched() -> None:
+    layers = [("conv1", 4, 3), ("layer1<b>", 2, 4)]
+    table = finished(channel_plan(layers))
+    filters = table[table["selection"] == "filter"]
+    figure = figures.channel_strips(filters, marked=[2], selected=8)
+    shades, dots, marks = figure.data
+    drop = table["drop"]
+    expected = [drop[:4].tolist(), drop[7:9].repeat(2).tolist()]
+    np.testing.assert_allclose(np.asarray(shades.z), expected, rtol=1e-6)
+    keys = [*(("conv1", channel, channel) for channel in range(4)), ("layer1<b>", 0, 7), ("layer1<b>", 1, 8)]
+    assert [tuple(key) for key in dots.customdata] == keys
+    assert list(dots.x) == [0, 1, 2, 3, 0.5, 2.5] and list(dots.y) == [0, 0, 0, 0, 1, 1]
+    assert "filter 1" in dots.hovertext[1] and figures.points(drop[1]) in dots.hovertext[1]
+    assert "<b>layer1&lt;b&gt;</b>" in dots.hovertext[4] and "<b>" not in "".join(figure.layout.yaxis.ticktext)
+    assert (list(marks.x), list(marks.y)) == ([2], [0])
+    assert len(figure.layout.shapes) == 2 + 2 and figure.layout.shapes[-1].x0 == 1.5
+    ordered = figures.channel_strips(filters, "drop")
+    np.testing.assert_allclose(np.asarray(ordered.data[0].z)[0], sorted(drop[:4], reverse=True), rtol=1e-6)
+    hidden = figures.channel_strips(filters, hide_insignificant=True)
+    kept = np.isfinite(np.asarray(hidden.data[0].z))
+    assert kept.sum() == (filters["q_value"] <= 0.05).to_numpy() @ [1, 1, 1, 1, 2, 2]
+    inputs = figures.channel_strips(table[table["selection"] == "input channel"])
+    assert [key[1] for key in inputs.data[1].customdata] == [0, 1, 2, 0, 1, 2, 3]
+
+
+def test_channels_that_are_not_measured_are_grey_and_nothing_is_said_to_be_nothing() -> None:
+    table = finished(channel_plan([("conv1", 4, 3)]), num_done=2)
+    begun = figures.channel_strips(table[table["selection"] == "filter"])
+    assert np.isnan(np.asarray(begun.data[0].z)).tolist() == [[False, False, True, True]]
+    assert "not measured" in begun.data[1].hovertext[3]
+    assert len(figures.channel_intervals(table[table["selection"] == "filter"], "conv1").data[0].x) <= 2
+    for empty in (
+        figures.channel_strips(table.iloc[:0]),
+        figures.channel_strips(finished(layer_plan())),
+        figures.channel_intervals(table, "nowhere"),
+    ):
+        assert not empty.data and "measured yet" in empty.layout.annotations[0].text
+
+
+def test_the_channels_of_a_layer_have_their_intervals_and_the_chosen_one_is_a_diamond() -> None:
+    table = finished(channel_plan([("conv1", 40, 3)]))
+    filters = table[table["selection"] == "filter"]
+    figure = figures.channel_intervals(filters, "conv1", selected=7)
+    drawn = [trace for trace in figure.data if trace.error_y.array is not None]
+    assert sum(len(trace.x) for trace in drawn) == 40
+    for trace in drawn:
+        own = filters.set_index("out_channel").loc[list(trace.x)]
+        np.testing.assert_allclose(trace.y, own["drop"])
+        np.testing.assert_allclose(trace.error_y.array, own["drop_high"] - own["drop"])
+        assert ("cannot be told" in trace.name) == (own["q_value"] > 0.05).all()
+    (diamond,) = [trace for trace in figure.data if trace.marker.symbol == "diamond"]
+    assert (list(diamond.x), list(diamond.y)) == ([7], [filters["drop"].loc[7]])
+    layers = figures.drop_by_layer(finished(layer_plan()), selected=3)
+    assert layers.data[-1].marker.symbol == "diamond" and list(layers.data[-1].x) == [3]
+    assert {key[0] for trace in layers.data[:-1] for key in trace.customdata} == set(layer_plan()["layer"])

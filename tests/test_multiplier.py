@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from made_studies import location_plan, multiplier_plan, write_study
 from safetensors.numpy import load_file
 from torch import nn
 
@@ -14,7 +15,9 @@ from weanalysis.cache import Cache
 from weanalysis.data import as_images
 from weanalysis.errors import StudyError
 from weanalysis.excitation import excite, multipliers
+from weanalysis.report import write_report
 from weanalysis.results import Store
+from weanalysis.results.contrast import lowest_and_highest
 
 
 def excited_net(kind: str = "lwe") -> nn.Sequential:
@@ -235,3 +238,23 @@ def test_a_network_without_lwe_is_refused_in_one_line(tmp_path):
         studies.multiplier(excited_net(), channels=120, multiplier_of="kernel")
     with pytest.raises(StudyError, match="no layer is left"):
         studies.multiplier(excited_net(), channels=12)
+
+
+def test_d_low_and_d_high_are_one_answer_wherever_they_are_asked_for(tmp_path):
+    cache = Cache(tmp_path)
+    plan = multiplier_plan(["one", "two"])
+    write_study(cache.results, "multiplier", plan, "measured", options={"multiplier_of": "kernel"})
+    write_study(cache.results, "multiplier", plan, "begun", num_shards=0, state="running")
+    write_study(cache.results, "location", location_plan(grid=1), "other")
+    with Store.open(cache.results, readonly=True) as store:
+        table, contrast = store.table(1), store.compare(1, 0, 1)
+        found, begun, other = (lowest_and_highest(store, number) for number in (1, 2, 3))
+    assert other is None and begun is not None and begun.comparison is None and begun.summary() == {}
+    assert found.unit == "kernel" and begun.unit == "input channel"
+    assert found.lowest.equals(table.loc[0]) and found.highest.equals(table.loc[1])
+    assert found.random["draw"].tolist() == [0, 1, 2]
+    told = found.summary()
+    assert told["d_high_minus_d_low"] == contrast.difference == pytest.approx(told["d_high"] - told["d_low"])
+    assert told["d_high_minus_d_low"] > 0, "the second, D_H, minus the first, D_L"
+    reported = write_report([1], tmp_path / "one.html", cache=cache).studies[0]
+    assert {name: reported[name] for name in told} == told

@@ -112,6 +112,7 @@ def test_every_kind_of_study_has_its_chapter(kind: str, cache: Cache) -> None:
         num_images=500,
         weights_hash="abcd1234",
         versions={"torch": "9.9"},
+        options={"scope": "layer"} if kind == "magnitude by layer" else {},
     )
     written = report(cache, "mine")
     page, (numbers,) = read(written), written.studies

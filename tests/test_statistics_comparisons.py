@@ -23,8 +23,9 @@ def test_two_networks_are_paired_on_their_common_images():
     first = pd.Series([1, 1, 0, 1, 0, 1, 1], index=[3, 1, 4, 15, 9, 2, 6])
     second = pd.Series([0, 0, 1, 1, 1, 0], index=[1, 3, 9, 2, 5, 6])
     result = statistics.compare_correctness(first.index, first, second.index, second)
-    # common: 1, 2, 3, 6, 9; lost 1, 3 and 6, gained 9
-    expected = statistics.paired_difference(3, 1, 5)
+    # common: 1, 2, 3, 6, 9; the second gains 9, and loses 1, 3 and 6
+    expected = statistics.paired_difference(1, 3, 5)
+    assert result.difference == pytest.approx(-40), "second minus first"
     assert (result.num_images, result.num_left_out) == (5, 3)
     assert (result.difference, result.difference_low, result.difference_high) == pytest.approx(
         tuple(100 * float(x) for x in expected)
@@ -83,7 +84,7 @@ def test_sign_flip_p_value_by_trying_every_sign():
         apart = apart[apart != 0]
         sums = [abs(apart @ signs) for signs in itertools.product([-1, 1], repeat=len(apart))]
         assert table.loc[place, "p_value"] == pytest.approx(np.mean(np.array(sums) >= abs(apart.sum())), abs=1e-12)
-    np.testing.assert_allclose(table["difference"], 100 * (first - second).mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(table["difference"], 100 * (second - first).mean(axis=0), atol=1e-12)
     np.testing.assert_allclose(table["q_value"], stats.false_discovery_control(table["p_value"]))
 
 
@@ -98,8 +99,8 @@ def test_maps_of_two_networks_combine_both_intervals():
             statistics.paired_difference((x == 1).sum(), (x == -1).sum(), 300) for x in (a, b)
         )
         r = np.corrcoef(a, b)[0, 1]
-        low = da - db - np.sqrt((da - la) ** 2 + (hb - db) ** 2 - 2 * r * (da - la) * (hb - db))
-        high = da - db + np.sqrt((ha - da) ** 2 + (db - lb) ** 2 - 2 * r * (ha - da) * (db - lb))
+        low = db - da - np.sqrt((db - lb) ** 2 + (ha - da) ** 2 - 2 * r * (db - lb) * (ha - da))
+        high = db - da + np.sqrt((hb - db) ** 2 + (da - la) ** 2 - 2 * r * (hb - db) * (da - la))
         assert table.loc[place, "difference_low"] == pytest.approx(100 * low)
         assert table.loc[place, "difference_high"] == pytest.approx(100 * high)
     none = statistics.compare_maps(sparse_changes(np.zeros((50, 1))), sparse_changes(np.zeros((50, 1))), False).iloc[0]
@@ -113,7 +114,7 @@ def test_coverage_of_map_differences(expected):
     kind = rng.choice(4, p=[1 - 2 * share, share, share / 2, share / 2], size=(num_images, 4000))
     first, second = np.isin(kind, [1, 2]), np.isin(kind, [1, 3]) * np.where(rng.random(kind.shape) < 0.9, 1, -1)
     table = statistics.compare_maps(sparse_changes(first), sparse_changes(second), same_network=False)
-    truth = 100 * 1.5 * share * 0.2
+    truth = -100 * 1.5 * share * 0.2
     assert ((table["difference_low"] <= truth) & (truth <= table["difference_high"])).mean() >= 0.945
 
 
@@ -122,9 +123,9 @@ def test_layers_are_compared_image_by_image():
     first = rng.choice([-1, 0, 1], p=[0.02, 0.88, 0.1], size=(400, 6))
     second = rng.choice([-1, 0, 1], p=[0.02, 0.95, 0.03], size=(400, 9))
     result = statistics.compare_layers(sparse_changes(first), sparse_changes(second))
-    test = stats.ttest_rel(first.mean(axis=1), second.mean(axis=1))
+    test = stats.ttest_rel(second.mean(axis=1), first.mean(axis=1))
     interval = test.confidence_interval()
-    assert result.difference == pytest.approx(100 * (first.mean() - second.mean()))
+    assert result.difference == pytest.approx(100 * (second.mean() - first.mean()))
     assert (result.difference_low, result.difference_high) == pytest.approx((100 * interval.low, 100 * interval.high))
     assert result.p_value == pytest.approx(test.pvalue) and result.num_images == 400
     same = statistics.compare_layers(sparse_changes(first), sparse_changes(first))
@@ -185,13 +186,13 @@ def test_mean_iou_pixel_by_pixel():
 def test_runs_are_compared_by_welch():
     first, second = [97.1, 96.4, 97.9, 96.8], [95.0, 96.1, 94.2]
     estimate = statistics.compare_runs(first, second)
-    means = CompareMeans(DescrStatsW(first), DescrStatsW(second))
-    assert estimate.value == pytest.approx(np.mean(first) - np.mean(second))
+    means = CompareMeans(DescrStatsW(second), DescrStatsW(first))
+    assert estimate.value == pytest.approx(np.mean(second) - np.mean(first))
     assert estimate[1:3] == pytest.approx(means.tconfint_diff(usevar="unequal"))
     assert estimate.p_value == pytest.approx(means.ttest_ind(usevar="unequal")[1])
     mean = statistics.mean_of_runs(first)
     assert mean[1:3] == pytest.approx(DescrStatsW(first).tconfint_mean())
-    assert statistics.compare_runs([97.0], [95.0]).value == 2
+    assert statistics.compare_runs([97.0], [95.0]).value == -2
     for lonely in (statistics.compare_runs([97.0], second), statistics.mean_of_runs([97.0])):
         assert np.isnan([lonely.low, lonely.high]).all()
     assert np.isnan(statistics.mean_of_runs([]).value) and np.isnan(statistics.compare_runs([], second).value)

@@ -14,85 +14,85 @@ import shared
 import streamlit as st
 
 from weanalysis import figures
+from weanalysis.comparison import StudyComparison
 from weanalysis.errors import StudyError
-from weanalysis.results.places import sample_words
-from weanalysis.results.statistics import (
-    change_matrix,
-    common_images,
-    compare_correctness,
-    compare_maps,
-    rank_agreement,
-)
+from weanalysis.kinds import DEFAULT, kind_of, named
+from weanalysis.results.findings import interval_words, sample_words
 
-COMPARED = ("location", "magnitude")
-PLACE = {"location": ["layer", "out_channel", "in_channel"], "magnitude": ["layer", "percentile", "draw"]}
+SHOWN = 10
 
 st.title("Compare")
 st.caption(
-    "Do two networks need the same weights, and the same images for it?",
+    "Do two networks need the same weights, and the same images for it? Differences are second minus first.",
     help="Any two studies of the same kind on the same images, such as those of a baseline and of a network trained "
     "with Weight Excitation. What is said holds for these two networks; what a way of training does takes several "
-    "seeds of each.",
+    "seeds of each. `weanalysis compare` and the report say the same.",
 )
 
-found = reading.studies(*COMPARED)
-found = found[found["stopping"].isna()]  # each place of such a study was looked at on other images
-if len(found) < 2:
-    shared.how_to_begin("location")
+found = reading.studies()
+usual = reading.usual_pair(found)
+if usual is None:
+    shared.how_to_begin(DEFAULT)
     st.caption("Two studies of the same kind are needed for a comparison.")
     st.stop()
 by_label = {shared.label(study): study for _, study in found.iterrows()}
+label_of = {int(study["id"]): name for name, study in by_label.items()}
 with st.container(horizontal=True):
-    first_label = st.selectbox("First", list(by_label), key="first", bind="query-params")
+    begin = list(by_label).index(label_of[usual[0]])
+    first_label = st.selectbox("First", list(by_label), index=begin, key="first", bind="query-params")
     first = by_label[first_label]
     others = [name for name, study in by_label.items() if study["kind"] == first["kind"] and name != first_label]
-    if not others:
+    partner = reading.usual_pair(found, int(first["id"]))
+    if partner is None:
         st.info(f"There is no other {first['kind']} study to compare it with.", icon=":material/compare_arrows:")
         st.stop()
-    second = by_label[st.selectbox("Second", others, key="second", bind="query-params")]
+    begin = others.index(label_of[partner[1]])
+    second_label = st.selectbox("Second", others, index=begin, key="second", bind="query-params")
+    second = by_label[second_label]
 
 
-def accuracies() -> bool:
-    """Compare the intact networks on the images that both have seen; tell whether their images can be paired."""
-    one, two = reading.intact(first), reading.intact(second)
-    metric = first["metric"]
-    if one.empty or two.empty:
-        st.caption("One of the two has measured nothing yet.")
-        return False
+def accuracies(compared: StudyComparison | None) -> None:
+    """Show the accuracies of the intact networks, and how they differ on the images that both have seen."""
+    intact = compared.intact if compared else reading.accuracies(pd.DataFrame([first, second]))
     with st.container(horizontal=True):
-        for study, images in ((first, one), (second, two)):
-            st.metric(f"{shared.plain(study['name'])}, {metric}", f"{100 * images[metric].mean():.2f} %")
-        try:
-            paired = paired_images(one, two)
-            result = compare_correctness(
-                paired["image_id"], paired[f"{metric}_1"], paired["image_id"], paired[f"{metric}_2"]
+        for study, accuracy in zip((first, second), intact, strict=True):
+            metric = compared.metric if compared else study["metric"]
+            st.metric(
+                f"{shared.plain(study['name'])}, {metric}",
+                f"{accuracy:.2f} %" if accuracy == accuracy else "not measured",
             )
-        except StudyError as error:
-            st.caption(f"Their images cannot be paired: {shared.plain(error)}.")
-            return False
+        if compared is None:
+            return
+        apart = compared.accuracy
         st.metric(
             "Difference (points)",
-            figures.points(result.difference),
-            help="Accuracy of the first minus that of the second, intact, on the same images.",
+            figures.points(apart.difference),
+            help="Accuracy of the second minus that of the first, intact, on the same images.",
         )
         st.metric(
             "95 % interval",
-            figures.interval(result.difference_low, result.difference_high),
-            help=f"Tango's paired score interval on {result.num_images:,} images. "
-            f"McNemar's exact test: p = {result.p_value:.2g}.",
+            figures.interval(apart.difference_low, apart.difference_high),
+            help=f"Tango's paired score interval on {apart.num_images:,} images. "
+            f"McNemar's exact test: p = {apart.p_value:.2g}.",
         )
-    return True
 
 
-def paired_images(one: pd.DataFrame, two: pd.DataFrame) -> pd.DataFrame:
-    """Return the images of both, a row an image; raise StudyError where they are not the same images."""
-    if first["data"] != second["data"]:
-        raise StudyError(f"one is measured on {first['data']}, the other on {second['data']}")
-    common_images(one["image_id"], two["image_id"])
-    both = one.merge(two, on="image_id", suffixes=("_1", "_2"))
-    if (both["target_1"] != both["target_2"]).any():
-        raise StudyError("the labels of their images differ")
-    return both
+def needed(compared: StudyComparison) -> None:
+    """Say how much more the second network needs these weights, and what else a reader must know."""
+    mean = [compared.places[side].mean() for side in ("first", "second")]
+    in_first, in_second = compared.num_certain
+    st.markdown(
+        f"Mean D of {len(compared.places):,} places: {figures.points(mean[0])} and {figures.points(mean[1])} points; "
+        f"second minus first **{figures.points(compared.difference)} points**, 95 % interval "
+        f"{figures.interval(compared.difference_low, compared.difference_high)} over {compared.num_images:,} images, "
+        f"p = {compared.p_value:.2g}. {in_second:,} places matter more in the second and {in_first:,} more in the "
+        "first, beyond chance.",
+        help="Each image counts for both networks: the interval of a place combines both D with their correlation over "
+        "the images (of one network's two studies it is Tango's); q is from an exact sign-flip test over the images, "
+        "with a false discovery rate of 5 % over all places.",
+    )
+    for note in compared.notes:
+        st.caption(f":material/info: {shared.plain(note[0].upper() + note[1:])}.")
 
 
 def costs() -> None:
@@ -106,12 +106,12 @@ def costs() -> None:
     ):
         return
     told = {}
-    for label, study in ((first_label, first), (shared.label(second), second)):
+    for study in (first, second):
         about = reading.describe(study)
         if not about.get("architecture"):
             st.caption(f"Of {shared.plain(study['name'])} it is not known how to build its network.")
             return
-        told[label] = networks.costs(about)
+        told[shared.label(study)] = networks.costs(about)
     st.dataframe(
         pd.DataFrame(
             {
@@ -142,96 +142,28 @@ def costs() -> None:
     st.code(shlex.join(["weanalysis", "costs", "--model", str(first["model"]), "--excitation", "none,lwe"]))
 
 
-def pairs_of(one: pd.DataFrame, two: pd.DataFrame) -> pd.DataFrame:
-    """Return the places that both have measured: D, the number of images and the row's place in either table."""
-    key = PLACE[first["kind"]]
-    sides = []
-    for name, rows, more in (("first", one, ["depth", "metric"]), ("second", two, [])):
-        named = rows.rename(columns={"drop": name, "num_images": f"images_{name}"}).reset_index(names=f"row_{name}")
-        sides.append(named[[*key, *more, name, f"images_{name}", f"row_{name}"]])
-    return sides[0].merge(sides[1], on=key).dropna(subset=["first", "second"]).reset_index(drop=True)
-
-
-@st.cache_data(show_spinner="Pairing the images of every place…", max_entries=8)
-def tested(ids: tuple[int, int], updated: tuple[float, float], pairs: pd.DataFrame, _studies: tuple) -> pd.DataFrame:
-    """Return difference, interval, p and q of the places that both studies measured on all their images so far."""
-    seen = [reading.intact(study)["image_id"] for study in _studies]
-    whole = pairs[(pairs["images_first"] == len(seen[0])) & (pairs["images_second"] == len(seen[1]))]
-    images = common_images(*seen)
-    one, two = (
-        change_matrix(reading.all_changes(study), images, whole[row])
-        for study, row in zip(_studies, ("row_first", "row_second"), strict=True)
-    )
-    return compare_maps(one, two, same_network=False).set_index(whole.index)
-
-
-def differences(pairs: pd.DataFrame, test: bool) -> pd.DataFrame:
-    """Return the table of a mosaic of differences, first minus second."""
-    table = pairs.assign(drop=pairs["first"] - pairs["second"], num_flipped=float("nan"), num_images=0)
-    names = {"difference_low": "drop_low", "difference_high": "drop_high", "p_value": "p_value", "q_value": "q_value"}
-    table[list(names.values())] = float("nan")
-    if test:
-        ids = (int(first["id"]), int(second["id"]))
-        updated = (float(first["updated"]), float(second["updated"]))
-        result = tested(ids, updated, pairs, (first, second))
-        table["drop"] = result["difference"].reindex(table.index)
-        for source, target in names.items():
-            table[target] = result[source].reindex(table.index)
-    return table
-
-
-def maps(one: pd.DataFrame, two: pd.DataFrame, pairs: pd.DataFrame, pairable: bool) -> None:
+def maps(compared: StudyComparison | None) -> None:
     """Show both mosaics on one scale, and that of their differences."""
-    limit = max(pairs["first"].abs().quantile(0.99), pairs["second"].abs().quantile(0.99)) or 1.0
-    layers = kernels.page_of_layers(pairs)
+    layers = kernels.page_of_layers(pd.concat([one, two]) if compared is None else compared.places)
     # The differences are what is asked for here, and are drawn while the maps above them are still being made.
     above = st.container()
-    if figures.is_screened(one).any() or figures.is_screened(two).any():
-        st.caption(
-            "Screened: D of a kernel may be off by what was missed on these images; point at it for its bounds. "
-            "Intervals and q of differences do not count that.",
-            help=f"{shared.SCREENED}.",
-        )
-    st.markdown(
-        "**Difference of the maps**, first minus second",
-        help="Red: the first network needs this kernel more. Each image counts for both networks: the interval "
-        "combines both D with their correlation over the images; q is from a sign-flip test over the images.",
-    )
-    test = pairable and st.toggle(
-        "Test every difference",
-        key="test",
-        bind="query-params",
-        help="Pairs the images of every kernel, and greys what cannot be told from zero (q > 0.05).",
-    )
-    table = differences(pairs, test)
-    shared.show(
-        figures.location_mosaic(
-            table,
-            layers=layers,
-            hide_insignificant=test,
-            selected=kernels.chosen(),
-            quantity="difference of D",
-            theme=shared.theme(),
-        ),
-        key="mosaic-difference",
-        data=table,
-        name=f"difference-{first['name']}-{second['name']}",
-        alt="Difference of the two importance maps",
-        on_click=lambda: kernels.take_click("mosaic-difference"),
-    )
-    if test:
-        st.caption(
-            f"{(table['q_value'] <= figures.SIGNIFICANT_Q).sum():,} of {len(table):,} differences have q ≤ 0.05."
-        )
+    if compared is not None:
+        difference_map(compared, layers)
+    limit = None
+    if compared is not None:
+        limit = compared.places[["first", "second"]].abs().quantile(0.99).max() or 1.0
     with above:
         grid = st.grid(columns=2, min_column_width=420, gap="medium")
         for key, study, rows in (("mosaic-1", first, one), ("mosaic-2", second, two)):
             with grid.cell():
                 st.markdown(f"**{shared.plain(study['name'])}**")
+                if not (own := [layer for layer in layers if (rows["layer"] == layer).any()]):
+                    st.caption("It has none of these layers.")
+                    continue
                 shared.show(
                     figures.location_mosaic(
                         rows,
-                        layers=layers,
+                        layers=own,
                         limit=limit,
                         selected=kernels.chosen(),
                         num_columns=4,
@@ -245,6 +177,47 @@ def maps(one: pd.DataFrame, two: pd.DataFrame, pairs: pd.DataFrame, pairable: bo
                 )
 
 
+def difference_map(compared: StudyComparison, layers: list[str]) -> None:
+    """Show where the two maps differ, and how many of the differences are beyond chance."""
+    if (compared.places["screen_low"] < compared.places["screen_high"]).any():
+        st.caption(
+            "Screened: D of a kernel may be off by what was missed on these images; point at it for its bounds. "
+            "Intervals and q of differences do not count that.",
+            help=f"{shared.SCREENED}.",
+        )
+    st.markdown(
+        "**Difference of the maps**, second minus first",
+        help="Red: the second network needs this kernel more; blue: the first. Grey: one of them has not measured it.",
+    )
+    hide = st.toggle(
+        "Hide what cannot be told from zero",
+        key="hide",
+        bind="query-params",
+        help=f"Greys differences with q > {figures.SIGNIFICANT_Q:g}.",
+    )
+    table = compared.as_table()
+    shared.show(
+        figures.location_mosaic(
+            table,
+            layers=layers,
+            hide_insignificant=hide,
+            selected=kernels.chosen(),
+            quantity="difference of D",
+            theme=shared.theme(),
+        ),
+        key="mosaic-difference",
+        data=compared.places,
+        name=f"difference-{first['name']}-{second['name']}",
+        alt="Difference of the two importance maps",
+        on_click=lambda: kernels.take_click("mosaic-difference"),
+    )
+    certain = sum(compared.num_certain)
+    st.caption(
+        f"{certain:,} of {len(table):,} differences have q ≤ {figures.SIGNIFICANT_Q:g}"
+        + ("; the others are grey." if hide else ".")
+    )
+
+
 def images_of(one: pd.DataFrame, two: pd.DataFrame) -> None:
     """Show the images that either network needs the chosen kernel for."""
     place = kernels.choose(one, "A kernel opens here: the images that either network needs it for.")
@@ -254,71 +227,128 @@ def images_of(one: pd.DataFrame, two: pd.DataFrame) -> None:
     same = (two["layer"] == row["layer"]) & (two["out_channel"] == row["out_channel"])
     other = two[same & (two["in_channel"] == row["in_channel"])]
     grid = st.grid(columns=2, min_column_width=420, gap="medium")
-    for key, study, found in (("images-1", first, one.loc[[place]]), ("images-2", second, other)):
+    for key, study, rows in (("images-1", first, one.loc[[place]]), ("images-2", second, other)):
         with grid.cell():
-            if found.empty:
+            if rows.empty:
                 st.caption(f"{shared.plain(study['name'])} has not measured this kernel.")
                 continue
-            drop, low, high = found[["drop", "drop_low", "drop_high"]].iloc[0]
+            drop, low, high = rows[["drop", "drop_low", "drop_high"]].iloc[0]
             st.markdown(
                 f"**{shared.plain(study['name'])}**: D = {figures.points(drop)} points, 95 % interval "
                 f"{figures.interval(low, high)}"
             )
-            pictures.changed_images(study, found.iloc[0], key)
+            pictures.changed_images(study, rows.iloc[0], key)
 
 
 @shared.live(False)
 def kernel_by_kernel() -> None:
     """Show the maps and what the chosen kernel does: a part of its own, so that a click draws nothing else anew."""
-    maps(one, two, pairs, pairable)
+    maps(compared)
     images_of(one, two)
 
 
-pairable = accuracies()
-costs()
-one, two = reading.table(first), reading.table(second)
-pairs = pairs_of(one, two)
-if pairs.empty:
-    st.info(
-        "The two studies have no place in common: their layers or channels differ.", icon=":material/compare_arrows:"
-    )
-elif first["kind"] == "location":
-    kernel_by_kernel()
-else:
+def curves() -> None:
     shared.show(
-        figures.magnitude_curves({shared.label(first): one, shared.label(second): two}, theme=shared.theme()),
+        figures.magnitude_curves({first_label: one, second_label: two}, theme=shared.theme()),
         key="curves",
         data=pd.concat([one.assign(name=first["name"]), two.assign(name=second["name"])]),
         name=f"magnitude-{first['name']}-{second['name']}",
         alt="D against percentile of both studies",
     )
-grid = st.grid(columns=2, min_column_width=420, gap="medium")
-with grid.cell():
+
+
+def distributions() -> None:
     st.markdown("**How much of either network is needed**", help="Share of the ablations that cost at least a given D.")
     shared.show(
-        figures.drop_distributions({shared.label(first): one, shared.label(second): two}, theme=shared.theme()),
+        figures.drop_distributions({first_label: one, second_label: two}, theme=shared.theme()),
         key="distributions",
         data=pd.concat([one.assign(name=first["name"]), two.assign(name=second["name"])]),
         name="distributions",
         alt="Distribution of D in both studies",
     )
-with grid.cell():
-    agreement = rank_agreement(pairs["first"], pairs["second"], blocks=pairs["layer"])
+
+
+def agreement(compared: StudyComparison) -> None:
+    places, found = compared.places, compared.agreement
     st.markdown(
         "**Do they agree about what matters?**",
         help="Spearman's rank correlation of D over the places that both measured. Places of one layer resemble each "
         "other: with several layers, the interval leaves out one layer at a time. The noise of finitely many images "
         "makes it smaller than that of the true D.",
     )
-    if agreement.value == agreement.value:
+    if found.value == found.value:
         st.caption(
-            f"Rank correlation {agreement.value:+.2f}, 95 % interval {figures.interval(agreement.low, agreement.high)} "
-            f"({sample_words(pairs['layer'].nunique())})."
+            f"Rank correlation {found.value:+.2f}, 95 % interval {figures.interval(found.low, found.high)} "
+            f"({sample_words(places['layer'].nunique())})."
         )
     shared.show(
-        figures.drop_agreement(pairs, shared.label(first), shared.label(second), theme=shared.theme()),
+        figures.drop_agreement(places, first_label, second_label, theme=shared.theme()),
         key="agreement",
-        data=pairs,
+        data=places,
         name="agreement",
         alt="D of the first study against D of the second",
     )
+
+
+def largest(compared: StudyComparison) -> None:
+    """List the places of the largest differences, with intervals that count with their having been chosen."""
+    rows = compared.largest(SHOWN)
+    st.markdown(
+        f"**The largest differences**: {interval_words(len(rows), len(compared.places))}",
+        help="The largest of many noisy differences is likely too large. Of intervals adjusted for the choice, five in "
+        "a hundred of those shown miss the true difference at most.",
+    )
+    st.dataframe(
+        pd.DataFrame(
+            {
+                "zeroed": [named(row) for row in rows.itertuples()],
+                "first": rows["first"],
+                "second": rows["second"],
+                "difference": rows["difference"],
+                "interval": [
+                    figures.interval(low, high)
+                    for low, high in zip(rows["selected_low"], rows["selected_high"], strict=True)
+                ],
+                "q": rows["q_value"],
+            }
+        ),
+        key="largest",
+        hide_index=True,
+        column_config={
+            "zeroed": st.column_config.TextColumn("Zeroed"),
+            "first": st.column_config.NumberColumn("D in the first", format="%+.2f"),
+            "second": st.column_config.NumberColumn("D in the second", format="%+.2f"),
+            "difference": st.column_config.NumberColumn("Second − first (points)", format="%+.2f"),
+            "interval": st.column_config.TextColumn("Interval", help="Widened for the choice of the largest."),
+            "q": st.column_config.NumberColumn("q", format="%.2g", help="False discovery rate, Benjamini-Hochberg."),
+        },
+    )
+
+
+compared, problem = None, ""
+try:
+    compared = reading.compare_studies(first, second)
+    second = second.copy()
+    second["metric"] = compared.metric  # one for both, so that all of the page speaks of the same D
+except StudyError as error:
+    problem = str(error)
+accuracies(compared)
+costs()
+one, two = reading.table(first), reading.table(second)
+if compared is None:
+    st.info(f"The two cannot be compared: {shared.plain(problem)}.", icon=":material/compare_arrows:")
+else:
+    needed(compared)
+drawing = kind_of(first["kind"]).drawing
+if drawing == "maps":
+    kernel_by_kernel()
+elif drawing == "curves":
+    curves()
+grid = st.grid(columns=2, min_column_width=420, gap="medium")
+with grid.cell():
+    distributions()
+if compared is not None:
+    with grid.cell():
+        agreement(compared)
+    with grid.cell(column_span="all"):
+        largest(compared)

@@ -15,19 +15,13 @@ import streamlit as st
 
 from weanalysis.cache import storable
 from weanalysis.cli import cli
-from weanalysis.cli.ablate import STUDY_OPTIONS
 from weanalysis.errors import StoreError
 from weanalysis.jobs import Job, Jobs, complaint, progress
+from weanalysis.kinds import DEFAULT, KINDS, options_by_name
 
 # What the choices mean; which there are, the commands say.
 WORDS = {
-    "study": {
-        "location": "kernels, by where they are",
-        "magnitude": "single weights, by their size",
-        "channel": "whole filters and input channels",
-        "layer": "whole layers",
-        "multiplier": "input channels or kernels, by LWE's multiplier",
-    },
+    "study": {kind.name: kind.zeroes for kind in KINDS.values()},
     "excitation": {
         "none": "a baseline",
         "lwe": "by location",
@@ -63,11 +57,11 @@ st.caption(
 
 def study_command() -> list[str]:
     """Return the command that the form describes."""
-    kind = st.session_state.get("ablate-study", "location")
-    own = [option for option in STUDY_OPTIONS[kind] if option != "layers"]
-    others = {option for options in STUDY_OPTIONS.values() for option in options} - set(STUDY_OPTIONS[kind])
-    rows = [["study"], ["model", "weights", "data"], [*own, "layers"], ["images", "evaluate", "name"]]
-    return ["ablate", *forms.fill_in(cli.commands["ablate"], rows, others, FIRST, WORDS)]
+    kind = KINDS[st.session_state.get("ablate-study", DEFAULT)]
+    own = {option.name: (option.metavar, option.told) for option in kind.options if option.on_command}
+    others = set(options_by_name()) - set(own)
+    rows = [["study"], ["model", "weights", "data"], [*own], ["images", "evaluate", "name"]]
+    return ["ablate", *forms.fill_in(cli.commands["ablate"], rows, others, FIRST, WORDS, own)]
 
 
 def training_command() -> list[str]:

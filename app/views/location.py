@@ -12,6 +12,7 @@ import streamlit as st
 
 from weanalysis import figures
 from weanalysis.figures import Scale, Value
+from weanalysis.kinds import kind_of
 
 VALUES: dict[str, Value] = {"D": "drop", "Significance": "significance", "Flipped images": "flipped"}
 SCALES: dict[str, Scale] = {"Shared": "shared", "Per layer": "layer"}
@@ -103,7 +104,7 @@ def maps() -> None:
             alt="Spread of D in each layer, by depth",
         )
     with grid.cell(column_span="all"):
-        shared.most_important(rows, bool(now["stopping"]))
+        shared.most_important(rows, kind_of(now["kind"]).row, bool(now["stopping"]))
     if now["state"] != shared.RUNNING:
         with grid.cell(column_span="all"):
             improvements.show(now)
@@ -114,7 +115,7 @@ def maps() -> None:
 
 def show_kernel(now: pd.Series, row: pd.Series) -> None:
     layer, out, into = row["layer"], int(row["out_channel"]), int(row["in_channel"])
-    shared.measured(row, "kernel")
+    shared.measured(row)
     weight = reading.weight(now, layer)
     if weight is None:
         st.caption("The weights of this study are no longer in the cache.")

@@ -85,7 +85,7 @@ def choose_draw(draws: pd.DataFrame) -> pd.Series | None:
         place = st.pagination(len(draws), key="draw", bind="query-params") - 1
         st.caption(f"Draw {place + 1} of {len(draws)}", help="The weights nearest to this percentile, one a draw.")
     row = draws.iloc[place]
-    shared.measured(row, "weight")
+    shared.measured(row)
     return row
 
 

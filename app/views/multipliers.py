@@ -11,6 +11,8 @@ import shared
 import streamlit as st
 
 from weanalysis import figures
+from weanalysis.kinds import MULTIPLIER, kind_of
+from weanalysis.results.contrast import RANKED, ranked_unit
 
 st.title("Multipliers")
 st.caption(
@@ -24,7 +26,7 @@ st.caption(
 studies = {
     shared.label(study): study
     for _, study in reading.studies().iterrows()
-    if study["kind"] == "multiplier" or reading.has_multipliers(study)
+    if kind_of(study["kind"]).needs_multipliers or reading.has_multipliers(study)
 }
 runs = networks.lwe_runs([run for run in curves.find_curves(reading.cache()) if not run.problem])
 if not studies and not runs:
@@ -34,14 +36,14 @@ if not studies and not runs:
     st.code("weanalysis train --model resnet20 --data digits --excitation lwe", language="bash")
     st.stop()
 
-source = st.selectbox("Study or run", [*studies, *runs], key="source", bind="query-params", width=640)
+source = st.selectbox("Study or run", [*studies, *runs], key="study", bind="query-params", width=640)
 
 
 def ranks_kernels() -> bool:
     """Tell whether the chosen study ranked single kernels by their m, not input channels by its mean."""
     if source not in studies:
         return False
-    return (reading.describe(studies[source]).get("options") or {}).get("multiplier_of") == "kernel"
+    return ranked_unit(reading.describe(studies[source]).get("options")) == RANKED["kernel"]
 
 
 def take_click() -> None:
@@ -50,38 +52,33 @@ def take_click() -> None:
         st.session_state["layer"] = data[0]
 
 
+def with_interval(title: str, value: float, low: float, high: float, how: str) -> None:
+    st.metric(
+        f"{title} (points)",
+        figures.points(value),
+        f"95 %: {figures.interval(low, high)}",
+        delta_color="off",
+        delta_arrow="off",
+        help=how,
+    )
+
+
 @shared.live(source in studies and studies[source]["state"] == shared.RUNNING)
 def lowest_and_highest() -> None:
     """Show what zeroing the channels of low and of high multiplier costs."""
     study = reading.again(studies[source])
     rows = reading.table(study)
     shared.headline(study, rows)
-    unit = "kernel" if ranks_kernels() else "input channel"
+    unit = RANKED["kernel" if ranks_kernels() else "channel"]
     value = "m" if ranks_kernels() else "mean m"
-    everywhere = rows[rows["layer"].isna() & rows["fraction"].isna()]
-    ends = {name: everywhere[everywhere["selection"] == name] for name in ("lowest", "highest")}
-    with st.container(horizontal=True):
-        for name, title in (("lowest", "D_L"), ("highest", "D_H")):
-            for row in ends[name].head(1).itertuples():
-                st.metric(
-                    f"{title} (points)",
-                    figures.points(row.drop),
-                    f"95 %: {figures.interval(row.drop_low, row.drop_high)}",
-                    delta_color="off",
-                    delta_arrow="off",
-                    help=f"Accuracy lost when, in every layer at once but the first, the {unit} of the {name} "
-                    f"{value} is zeroed.",
-                )
-        if all(len(rows) and rows["num_images"].iloc[0] > 0 for rows in ends.values()):
-            contrast = reading.compare(study, int(ends["lowest"].index[0]), int(ends["highest"].index[0]))
-            st.metric(
-                "D_H − D_L (points)",
-                figures.points(contrast.difference),
-                f"95 %: {figures.interval(contrast.difference_low, contrast.difference_high)}",
-                delta_color="off",
-                delta_arrow="off",
-                help=f"On the same images; p = {contrast.p_value:.2g} (McNemar's exact test).",
-            )
+    if contrast := reading.contrast(study):
+        with st.container(horizontal=True):
+            for name, title, row in (("lowest", "D_L", contrast.lowest), ("highest", "D_H", contrast.highest)):
+                how = f"Accuracy lost when, in every layer at once but the first, the {unit} of the {name} {value} is"
+                with_interval(title, row["drop"], row["drop_low"], row["drop_high"], f"{how} zeroed.")
+            if (apart := contrast.comparison) is not None:
+                how = f"On the same images; p = {apart.p_value:.2g} (McNemar's exact test)."
+                with_interval("D_H − D_L", apart.difference, apart.difference_low, apart.difference_high, how)
     grid = st.grid(columns=2, min_column_width=380, gap="medium")
     with grid.cell():
         st.markdown(
@@ -168,11 +165,11 @@ def learned(found: dict[str, np.ndarray]) -> None:
         )
 
 
-if source in studies and studies[source]["kind"] == "multiplier":
+if source in studies and kind_of(studies[source]["kind"]).needs_multipliers:
     lowest_and_highest()
 elif source in runs:
     st.caption("D_L and D_H are measured by a study:")
-    st.code(f"weanalysis ablate --model {runs[source]} --study multiplier", language="bash")
+    st.code(f"weanalysis ablate --model {runs[source]} --study {MULTIPLIER.name}", language="bash")
 if found := reading.multipliers(studies[source]) if source in studies else networks.multipliers(runs[source]):
     learned(found)
 else:

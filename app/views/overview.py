@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import curves
-import improvements
 import pandas as pd
 import reading
 import shared
 import streamlit as st
 
 from weanalysis.jobs import Jobs
-from weanalysis.results import FINDABLE
+from weanalysis.kinds import kind_of
 from weanalysis.training import unreadable_runs
-
-PAGES = {"location": "views/location.py", "magnitude": "views/magnitude.py", "multiplier": "views/multipliers.py"}
 
 st.title("Overview")
 st.caption(
@@ -110,15 +107,12 @@ def studies() -> None:
     )
     if picked.selection.rows:
         study = shown.iloc[picked.selection.rows[0]]
-        if study["kind"] in PAGES:
-            chosen = "source" if study["kind"] == "multiplier" else "study"
-            st.switch_page(PAGES[study["kind"]], query_params={chosen: shared.label(study)})
+        if page := kind_of(study["kind"]).page:
+            st.switch_page(f"views/{page}.py", query_params={"study": shared.label(study)})
         st.info(
             f"A {study['kind']} study has no page here; `weanalysis report {study['id']} -o report.html` draws it, and "
             f"`weanalysis export {study['id']} -o FILE` writes its table."
         )
-        if study["kind"] in FINDABLE:
-            improvements.show(study)
 
 
 def trained() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import curves
 import pandas as pd
 import reading
@@ -14,6 +11,7 @@ import streamlit as st
 from weanalysis import figures
 from weanalysis.figures import METRIC_TITLES, X_TITLES, best_epoch
 from weanalysis.results.statistics import mean_of_runs
+from weanalysis.training import differing_fields, seed_groups, value_word
 
 SHOWN_FIRST = 6
 PREFERRED = ("top1", "loss", "top5", "learning_rate", "peak_memory_gib")
@@ -64,30 +62,13 @@ def metrics_of(runs: list[curves.Curves]) -> list[str]:
     return known + [name for name in shared_names if name not in known]
 
 
-def same_but_for_seed(run: curves.Curves) -> str:
-    """Return a text that runs share which differ in nothing but their seed; runs of elsewhere are alone."""
-    recipe = {name: value for name, value in run.recipe.items() if name != "seed"}
-    return json.dumps(recipe, sort_keys=True) if recipe else run.name
-
-
-def group_names(runs: list[curves.Curves]) -> dict[str, str]:
-    """Name each group of seeds by what sets its recipe apart from the others."""
-    differing = [name for name in differences(runs).index if name != "seed"]
-    described: dict[str, str] = {}
-    for run in runs:
-        words = [f"{name} {_word(run.recipe[name])}" for name in differing if name in run.recipe]
-        described.setdefault(same_but_for_seed(run), ", ".join(words) or run.recipe.get("model", run.name))
-    return {run.name: described[same_but_for_seed(run)] for run in runs}
-
-
 def differences(runs: list[curves.Curves]) -> pd.DataFrame:
     """Return the fields of the recipes that are not the same in all runs, a column a run."""
-    table = pd.DataFrame({run.name: {name: _word(value) for name, value in run.recipe.items()} for run in runs})
-    return table[table.nunique(axis=1, dropna=False) > 1]
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    fields = differing_fields([run.recipe for run in runs])
+    return pd.DataFrame(
+        {run.name: {name: value_word(run.recipe[name]) for name in fields if name in run.recipe} for run in runs},
+        index=pd.Index(fields),
+    )
 
 
 def summary(runs: list[curves.Curves]) -> pd.DataFrame:
@@ -143,7 +124,8 @@ def drawn() -> None:
         )
         grouped = st.toggle("Mean over seeds", key="seeds", bind="query-params", help="Band: range of the runs.")
         training = st.toggle("Training too", value=True, key="training", bind="query-params")
-    groups = group_names(now) if grouped else None
+    by_title = seed_groups({run.name: run.recipe for run in now}) if grouped else {}
+    groups = {name: title for title, names in by_title.items() for name in names} or None
     shared.show(
         figures.training_curves(
             {run.name: run.frame for run in now},
@@ -173,15 +155,14 @@ def drawn() -> None:
             "state": "State",
         },
     )
-    if groups:
-        for group in dict.fromkeys(groups.values()):
-            last = table.loc[table["run"].map(groups) == group, "last"].dropna()
-            if len(last) > 1:
-                mean = mean_of_runs(last)
-                st.caption(
-                    f"{shared.plain(group)}: last top-1 {mean.value:.2f} %, 95 % interval over {len(last)} seeds "
-                    f"{mean.low:.2f} to {mean.high:.2f} %."
-                )
+    for title, members in by_title.items():
+        last = table.loc[table["run"].isin(members) & (table["state"] == "finished"), "last"].dropna()
+        if len(last) > 1:
+            mean = mean_of_runs(last)
+            st.caption(
+                f"{shared.plain(title)}: last top-1 {mean.value:.2f} %, 95 % interval over {len(last)} seeds "
+                f"{mean.low:.2f} to {mean.high:.2f} %."
+            )
     if len(now) > 1:
         apart = differences(now)
         st.markdown("**What differs in their recipes**", help="Settings that all of these runs share are left out.")

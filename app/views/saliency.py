@@ -12,6 +12,7 @@ import shared
 import streamlit as st
 
 from weanalysis import figures
+from weanalysis.kinds import kind_of, kinds_where
 from weanalysis.results.saliency import MappedLayer, SaliencyMaps
 from weanalysis.results.statistics import MeasuredColumn, agreement_table
 
@@ -42,7 +43,7 @@ def words(about: Any, name: str) -> str:
 by_words = {words(about, path.stem): (path, about) for path, about in kept}
 path, about = by_words[st.selectbox("Saliency maps", list(by_words), key="maps", bind="query-params", width=640)]
 found = reading.maps(path)
-measured = reading.studies("location", "channel")
+measured = reading.studies(*kinds_where(lambda kind: kind.scored == "units"))
 measured = measured[measured["weights_hash"] == about["weights_hash"]] if len(measured) else measured
 by_label = {shared.label(study): study for _, study in measured.iterrows()}
 usable = [name for name in found.criteria if name not in about["lacking"]]
@@ -70,7 +71,7 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         key="study",
         bind="query-params",
         width=420,
-        help="Location and channel studies of the same weights.",
+        help="Studies of kernels, channels and layers of the same weights.",
         placeholder="no study of these weights yet",
     )
 st.caption(
@@ -207,7 +208,7 @@ def table_of(whole: pd.DataFrame) -> None:
 
 chosen = None if label is None else by_label[label]
 # Beside a measured grid, the layers that it has: so both pictures have the same tiles.
-has_grid = chosen is not None and chosen["kind"] == "location"
+has_grid = chosen is not None and kind_of(chosen["kind"]).has_kernels
 of_study = set(reading.describe(chosen).get("layers") or ()) if has_grid else set()
 layers = [layer for layer in found.layers if layer.name in of_study] or found.layers
 shown = pd.concat([drawn(layer, found) for layer in layers])
@@ -229,9 +230,9 @@ def side_by_side() -> None:
     rows = reading.table(study)
     shared.headline(study, rows)
     grid = st.grid(columns=2, min_column_width=380, gap="medium")
-    with grid.cell(column_span=1 if study["kind"] == "location" else "all"):
+    with grid.cell(column_span=1 if has_grid else "all"):
         show_map()
-    if study["kind"] == "location":
+    if has_grid:
         with grid.cell():
             st.markdown("**Measured D**", help="Each cell is one kernel of the grid, set to zero. Red was needed.")
             here = rows[rows["layer"].isin(shown["layer"].unique())]

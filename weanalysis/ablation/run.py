@@ -24,12 +24,14 @@ from weanalysis.ablation.execution import Execution, Status
 from weanalysis.ablation.inputs import as_model, multipliers_of
 from weanalysis.ablation.preparation import Prepared, classes_of, prepare
 from weanalysis.ablation.schedule import Work
-from weanalysis.ablation.studies import STUDIES, Ablation, Study, find_layers, make_study
+from weanalysis.ablation.studies import Ablation, Study, find_layers, make_study
 from weanalysis.cache import Cache, find_cache
 from weanalysis.data import as_images, check_targets
 from weanalysis.devices import DTYPES, find_devices
 from weanalysis.errors import StoreError, StudyError, unknown_name
+from weanalysis.kinds import DEFAULT, kind_called
 from weanalysis.models import Model, save_checkpoint
+from weanalysis.results.contrast import lowest_and_highest
 from weanalysis.results.multipliers import save_multipliers
 from weanalysis.results.statistics import StoppingRule
 from weanalysis.results.store import METRICS, Store, content_key
@@ -62,7 +64,7 @@ class Settings:
 def ablate(
     model: Model | nn.Module,
     data: Any,
-    study: Study | str = "location",
+    study: Study | str = DEFAULT,
     evaluate: Mode = "exact",
     metric: str = "top1",
     *,
@@ -114,8 +116,8 @@ def ablate(
         max_error,
         forward_seed,
     )
-    if isinstance(study, str) and study not in STUDIES:
-        raise StudyError(unknown_name("study", study, STUDIES))
+    if isinstance(study, str):
+        kind_called(study).check_options(options)
     cache = (cache if isinstance(cache, Cache) else find_cache(cache)).ready()
     given, images = as_model(model), as_images(data)
     # Multipliers are read before they are folded away; all else is measured on the weights the network computes with.
@@ -232,7 +234,7 @@ def _measure(
             "reused": execution.reused,
             "doubt": execution.doubt,
             **store.agreement(study_id),
-            **(_lowest_and_highest(store, study_id, table) if study.kind == "multiplier" else {}),
+            **(contrast.summary() if (contrast := lowest_and_highest(store, study_id, table=table)) else {}),
         }
         return table
 
@@ -354,24 +356,6 @@ def check_ablations(ablations: Sequence[Ablation], net: nn.Module) -> None:
                 f"{part.layer} has no weights of ranks {part.ranks[0]} to {part.ranks[1]}: it has "
                 f"{num_weights:,}, counted from 1"
             )
-
-
-def _lowest_and_highest(store: Store, study_id: int, table: pd.DataFrame) -> dict[str, Any]:
-    """D_L and D_H of all layers at once, with intervals, and their difference on the same images (§4.2)."""
-    everywhere = table[table["layer"].isna() & table["fraction"].isna()]
-    found: dict[str, Any] = {}
-    places = []
-    for key, selection in (("d_low", "lowest"), ("d_high", "highest")):
-        row = everywhere[everywhere["selection"] == selection].iloc[0]
-        places.append(int(row.name))
-        found |= {key: row["drop"], f"{key}_interval": [row["drop_low"], row["drop_high"]]}
-    contrast = store.compare(study_id, places[0], places[1])
-    return found | {
-        "multiplier_of": store.describe(study_id)["options"].get("multiplier_of", "channel"),
-        "d_high_minus_d_low": contrast.difference,
-        "d_high_minus_d_low_interval": [contrast.difference_low, contrast.difference_high],
-        "d_high_minus_d_low_p_value": contrast.p_value,
-    }
 
 
 def _time_forward(evaluator: Evaluator, images: torch.Tensor, targets: torch.Tensor) -> float:

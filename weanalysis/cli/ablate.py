@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -19,6 +20,7 @@ from weanalysis.cli.options import (
     quiet_option,
 )
 from weanalysis.errors import StudyError
+from weanalysis.kinds import DEFAULT, KINDS, Kind, kind_called, kinds_where, options_by_name
 
 EXAMPLES = """Measure how much worse a network gets when weights are zeroed.
 
@@ -37,26 +39,23 @@ Work is kept: the same command continues where it was stopped, and more images, 
 percentiles only add what is missing.
 """
 
-# Which options belong to which study: (the option, the study's own name for it).
-STUDY_OPTIONS = {
-    "location": {"grid": "grid", "kernel_size": "kernel_size", "layers": "layers"},
-    "magnitude": {
-        "percentiles": "percentiles",
-        "scope": "scope",
-        "percentile_width": "percentile_width",
-        "repeats": "repeats",
-        "layers": "layers",
-    },
-    "multiplier": {
-        "multiplier_of": "multiplier_of",
-        "channels": "channels",
-        "fractions": "fractions",
-        "draws": "draws",
-        "layers": "layers",
-    },
-    "channel": {"side": "side", "grid": "grid", "layers": "layers"},
-    "layer": {"layers": "layers"},
-}
+
+def _names(test: Callable[[Kind], object]) -> str:
+    return ", ".join(kinds_where(test))
+
+
+def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give the command every option of every kind of study, with what each kind says of it."""
+    for homes in reversed(options_by_name().values()):
+        first = next(iter(homes.values()))
+        if len(homes) == len(KINDS):
+            told = f"{first.told[0].upper()}{first.told[1:]}."
+        else:
+            told = " ".join(f"{kind}: {option.told}." for kind, option in homes.items())
+        metavar = "|".join(dict.fromkeys(part for option in homes.values() for part in option.metavar.split("|")))
+        read = first.read if first.read in (int, float) else str
+        command = click.option(first.flag, type=read, metavar=metavar, help=told)(command)
+    return command
 
 
 @click.command(help=EXAMPLES)
@@ -64,33 +63,12 @@ STUDY_OPTIONS = {
 @data_options
 @click.option(
     "--study",
-    default="location",
+    default=DEFAULT,
     show_default=True,
-    metavar="|".join(STUDY_OPTIONS),
-    help="What to zero (multiplier: of a network trained with LWE).",
+    metavar="|".join(KINDS),
+    help=f"What to zero ({_names(lambda kind: kind.needs_multipliers)}: of a network trained with LWE).",
 )
-@click.option(
-    "--grid",
-    metavar="N1xN2|all",
-    help="location: output x input channels (default 5x5), or all kernels. "
-    "channel: how many channels a layer, or all (default).",
-)
-@click.option("--kernel-size", metavar="K|any", help="location: layers with KxK kernels (default 3), or any.")
-@click.option("--percentiles", metavar="LIST", help="magnitude: such as 1-100 (default) or 50,75,90-100.")
-@click.option("--scope", metavar="network|layer", help="magnitude: every layer at once (default), or one at a time.")
-@click.option("--percentile-width", type=float, metavar="K", help="magnitude: zero the whole bin (b-K, b].")
-@click.option("--repeats", type=int, metavar="R", help="magnitude: the R weights nearest to each percentile.")
-@click.option(
-    "--multiplier-of",
-    metavar="channel|kernel",
-    help="multiplier: rank input channels by m averaged over "
-    "the outputs (default channel), or single kernels by their own m.",
-)
-@click.option("--channels", type=int, metavar="K", help="multiplier: K of them in each layer (default 1).")
-@click.option("--fractions", metavar="LIST", help="multiplier: of the rank curve (default 0.1,0.2,0.3,0.4,0.5).")
-@click.option("--draws", type=int, metavar="R", help="multiplier: random draws beside each rank (default 5).")
-@click.option("--side", metavar="out|in|both", help="channel: filters, input channels, or both (default).")
-@click.option("--layers", metavar="GLOB", help="Only layers whose name matches, such as 'layer1.*' (commas allowed).")
+@study_options
 @click.option("--metric", default="top1", show_default=True, metavar="top1|top5", help="What D is the decrease of.")
 @click.option(
     "--evaluate",
@@ -123,7 +101,7 @@ STUDY_OPTIONS = {
 @click.option(
     "--find",
     metavar="detrimental",
-    help="location, channel, layer: search weights whose removal improves "
+    help=f"{_names(lambda kind: kind.searchable)}: search weights whose removal improves "
     "the network, chosen on one half of the images and confirmed on the other.",
 )
 @click.option(
@@ -181,7 +159,7 @@ STUDY_OPTIONS = {
 def ablate(ctx: click.Context, /, **given: Any) -> None:
     from rich.console import Console
 
-    from weanalysis.ablation import STUDIES, Interrupted, check_settings, make_study
+    from weanalysis.ablation import Interrupted, check_settings, make_study
     from weanalysis.ablation import ablate as run
     from weanalysis.cache import find_cache
     from weanalysis.cli.display import Watcher
@@ -190,21 +168,19 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
     from weanalysis.results import Store, find_improvements
     from weanalysis.results.improvements import check_findable
 
-    kind = given["study"]
-    if kind not in STUDIES:
-        raise StudyError(unknown_name("study", kind, STUDIES))
+    kind = kind_called(given["study"])
     options = _study_options(ctx, kind, given)
     if not 0 < given["detect"] <= 100:
         raise StudyError(f"--detect {given['detect']:g} is not allowed: give percentage points above 0, up to 100")
     if given["find"] is not None:
         if given["find"] != "detrimental":
             raise StudyError(unknown_name("thing to --find", given["find"], ["detrimental"]))
-        check_findable(kind, given["evaluate"], given["until_ci"] is not None or given["until_significant"])
+        check_findable(kind.name, given["evaluate"], given["until_ci"] is not None or given["until_significant"])
 
     def check(net: Any) -> None:
         # On data other than digits the newest run may be an LWE network's: whether it is, only that network tells.
-        if kind != "multiplier" or given["data"] == "digits":
-            make_study(kind, net, **options)
+        if not kind.needs_multipliers or given["data"] == "digits":
+            make_study(kind.name, net, **options)
 
     mean, std = parse_triple("mean", given["mean"]), parse_triple("std", given["std"])
     if given["max_error"] is not None and given["evaluate"] != "screened":
@@ -262,7 +238,7 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
             table = run(
                 model,
                 data,
-                kind,
+                kind.name,
                 cache=cache,
                 name=given["name"],
                 output=given["output"],
@@ -283,7 +259,7 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
         with Store.open(cache.results, readonly=True) as store:
             found = find_improvements(store, table.attrs["study_id"])
     if given["as_json"]:
-        _print_json(table, kind, given, {"detrimental": found.summary()} if found else {})
+        _print_json(table, kind.name, given, {"detrimental": found.summary()} if found else {})
     else:
         from weanalysis.cli.summary import print_improvements, print_study
 
@@ -293,28 +269,20 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
             print_improvements(console, found)
 
 
-def _study_options(ctx: click.Context, kind: str, given: dict[str, Any]) -> dict[str, Any]:
+def _study_options(ctx: click.Context, kind: Kind, given: dict[str, Any]) -> dict[str, Any]:
     """Collect the options of a study that were given; refuse those of another study."""
-    every = {option for options in STUDY_OPTIONS.values() for option in options}
     chosen = {}
-    for option in sorted(every):
-        if ctx.get_parameter_source(option) == ParameterSource.DEFAULT or given[option] is None:
+    for name, homes in sorted(options_by_name().items()):
+        if ctx.get_parameter_source(name) == ParameterSource.DEFAULT or given[name] is None:
             continue
-        if option not in STUDY_OPTIONS[kind]:
-            homes = ", ".join(name for name, options in STUDY_OPTIONS.items() if option in options)
+        if kind.name not in homes:
             raise StudyError(
-                f"--{option.replace('_', '-')} does not belong to --study {kind} (it is for {homes}); "
-                "leave it out, or choose that study"
+                f"{next(iter(homes.values())).flag} does not belong to --study {kind.name} (it is for "
+                f"{', '.join(homes)}); leave it out, or choose that study"
             )
-        chosen[STUDY_OPTIONS[kind][option]] = _numbers(given[option]) if option == "fractions" else given[option]
+        read = homes[kind.name].read
+        chosen[name] = read(given[name])
     return chosen
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise StudyError(f"--fractions {text!r} is malformed: give numbers such as 0.1,0.2,0.5") from None
 
 
 def _print_json(table: Any, kind: str, given: dict[str, Any], more: dict[str, Any]) -> None:

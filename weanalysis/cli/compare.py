@@ -232,8 +232,8 @@ def _print_curves(console: Console, found: NetworkComparison) -> None:
 
 
 def _print_studies(console: Console, found: StudyComparison, shown: int = 5) -> None:
-    from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words
-    from weanalysis.results.places import named, sample_words
+    from weanalysis.kinds import named
+    from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words, sample_words
 
     console.print(f"\nA: {found.first}\nB: {found.second}\n", markup=False, soft_wrap=True)
     places = found.places
@@ -259,10 +259,9 @@ def _print_studies(console: Console, found: StudyComparison, shown: int = 5) -> 
             f"Rank correlation of D: {_correlation(agreement)} ({sample_words(places['layer'].nunique())})",
             soft_wrap=True,
         )
-    certain = places["q_value"] <= FALSE_DISCOVERY_RATE
+    in_a, in_b = found.num_certain
     console.print(
-        f"{(certain & (places['difference'] > 0)).sum():,} places matter more in B and "
-        f"{(certain & (places['difference'] < 0)).sum():,} more in A, beyond chance ({FALSE_DISCOVERY_RATE:.0%} false "
+        f"{in_b:,} places matter more in B and {in_a:,} more in A, beyond chance ({FALSE_DISCOVERY_RATE:.0%} false "
         "discovery rate).",
         soft_wrap=True,
     )
@@ -287,18 +286,15 @@ def _print_studies(console: Console, found: StudyComparison, shown: int = 5) -> 
 def _print_images(console: Console, found: StudyComparison, shown: int) -> None:
     from rich.markup import escape
 
-    images = found.images
-    in_a, in_b = images["first"] > 0, images["second"] > 0
+    in_both, in_a, in_b = found.num_lost
     console.print(
-        f"\nImages that are lost where some place is zeroed: {(in_a & in_b).sum():,} in both networks, "
-        f"{(in_a & ~in_b).sum():,} in A alone, {(in_b & ~in_a).sum():,} in B alone.",
+        f"\nImages that are lost where some place is zeroed: {in_both:,} in both networks, {in_a:,} in A alone, "
+        f"{in_b:,} in B alone.",
         soft_wrap=True,
     )
     table = _table("image", "class", "places in A", "places in B")
-    apart = (images["second"] - images["first"]).abs().sort_values(ascending=False, kind="stable").index[:shown]
-    for row in _rows(images.loc[apart]):
-        name = found.classes[row.target] if 0 <= row.target < len(found.classes) else str(row.target)
-        table.add_row(str(row.image_id), escape(name), str(row.first), str(row.second))
-    if len(images):
+    for row in _rows(found.most_apart(shown)):
+        table.add_row(str(row.image_id), escape(row.name), str(row.first), str(row.second))
+    if len(found.images):
         console.print("Lost by the most different numbers of places:")
         console.print(table)

@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from weanalysis.kinds import named
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words
-from weanalysis.results.places import named
 
 if TYPE_CHECKING:
     from weanalysis.ablation import Status

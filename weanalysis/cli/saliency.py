@@ -312,7 +312,7 @@ def _table(*titles: str) -> Table:
 
 
 def _highest(frame: pd.DataFrame, criterion: str, number: int = 5) -> list[tuple[str, str]]:
-    from weanalysis.results.places import named
+    from weanalysis.kinds import named
 
     rows = frame.dropna(subset=[criterion]).nlargest(number, criterion)
     found = [(named(row), f"{score:.3g}") for row, score in zip(rows.itertuples(), rows[criterion], strict=True)]

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from weanalysis.cache import Cache
 from weanalysis.cli.display import duration, points, rows_table
+from weanalysis.kinds import named
 from weanalysis.results import Store
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, interval_words
-from weanalysis.results.places import named
 
 if TYPE_CHECKING:
     from weanalysis.results import Improvements

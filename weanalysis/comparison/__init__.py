@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from weanalysis.comparison.entry import compare
     from weanalysis.comparison.named import StudyOf, find_named, find_run_folder
     from weanalysis.comparison.networks import NetworkComparison, Side
+    from weanalysis.comparison.pairs import Candidate, usual_pair
     from weanalysis.comparison.sides import Member, find_checkpoint
     from weanalysis.comparison.studies import StudyComparison, compare_studies
 
 __all__ = [
+    "Candidate",
     "Difference",
     "Member",
     "NetworkComparison",
@@ -28,6 +30,7 @@ __all__ = [
     "find_checkpoint",
     "find_named",
     "find_run_folder",
+    "usual_pair",
 ]
 
 _MODULES = {
@@ -35,6 +38,7 @@ _MODULES = {
     "entry": ("compare",),
     "named": ("StudyOf", "find_named", "find_run_folder"),
     "networks": ("NetworkComparison", "Side"),
+    "pairs": ("Candidate", "usual_pair"),
     "sides": ("Member", "find_checkpoint"),
     "studies": ("StudyComparison", "compare_studies"),
 }

@@ -22,7 +22,7 @@ from weanalysis.loading import load_data
 from weanalysis.models import Model
 from weanalysis.results import METRICS
 from weanalysis.results.statistics import Estimate, chance_note, compare_correctness, compare_runs
-from weanalysis.training import Run
+from weanalysis.training import Run, differing_fields
 from weanalysis.training.recipe import whole_spec
 
 COUNTED = ("train_params", "inference_params", "gflops")
@@ -186,11 +186,11 @@ def compare_networks(one: list[Member], two: list[Member], look: Look, reach: Se
     alone = (math.nan, math.nan)
     before, after = answers[one[0].key], answers[two[0].key]
     if len(one) == len(two) == 1:
-        paired = compare_correctness(after.ids, after.right, before.ids, before.right)
+        paired = compare_correctness(before.ids, before.right, after.ids, after.right)
         estimate = Estimate(paired.difference, paired.difference_low, paired.difference_high, paired.p_value)
         alone = (float(np.sum(before.right & ~after.right)), float(np.sum(after.right & ~before.right)))
     else:
-        estimate = compare_runs(second.accuracy, first.accuracy)
+        estimate = compare_runs(first.accuracy, second.accuracy)
         if math.isnan(estimate.low):
             notes.append("an interval over runs needs at least two on either side, whose accuracies are not all equal")
     curves, reached = _training_course(first, second, look.metric, reach)
@@ -220,8 +220,7 @@ def compare_networks(one: list[Member], two: list[Member], look: Look, reach: Se
 
 def _odd_members(side: Side) -> list[str]:
     """Tell where the runs of one side differ in more than the seed."""
-    recipes = [run.recipe for run in side.runs]
-    odd = sorted({name for recipe in recipes for name in recipe if recipe[name] != recipes[0].get(name)} - {"seed"})
+    odd = sorted(set(differing_fields([run.recipe for run in side.runs])) - {"seed"})
     if not odd:
         return []
     return [f"the runs {side.name} differ in {', '.join(odd)}, so their spread is not that of the seed alone"]
@@ -232,7 +231,7 @@ def _differing_values(first: Side, second: Side) -> dict[str, tuple[Any, Any]]:
         return {}
     one, two = first.runs[0].recipe, second.runs[0].recipe
     ignored = {"seed"} if max(len(first.members), len(second.members)) > 1 else set()
-    return {name: (one[name], two.get(name)) for name in one if one[name] != two.get(name) and name not in ignored}
+    return {name: (one.get(name), two.get(name)) for name in differing_fields([one, two]) if name not in ignored}
 
 
 def _training_course(

@@ -12,7 +12,7 @@ from weanalysis.comparison.named import StudyOf, find_named, find_run_folder
 from weanalysis.errors import ModelError, StoreError, StudyError
 from weanalysis.models import Model, load_network, read_state_dict
 from weanalysis.models.formats import SUFFIXES
-from weanalysis.training import Run, find_runs
+from weanalysis.training import Run, differ_in_seed_alone, find_runs
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def _of_every_seed(member: Member, cache: Cache) -> list[Member]:
     """Return a run and all finished runs whose recipe differs from its own in the seed alone, by seed."""
     if member.run is None:
         raise StoreError(f"{member.name} is no run, so runs of other seeds are not known; name them, with commas")
-    own = {**member.run.recipe, "seed": None}
-    twins = [run for run in find_runs(cache) if run.finished and {**run.recipe, "seed": None} == own]
+    own = member.run.recipe
+    twins = [run for run in find_runs(cache) if run.finished and differ_in_seed_alone(run.recipe, own)]
     # Of two runs with one seed, which are named differently, the newer; find_runs has the newest first.
     by_seed = {run.recipe.get("seed", 0): run for run in [*reversed(twins), member.run]}
     return [_member_of(by_seed[seed]) for seed in sorted(by_seed)]

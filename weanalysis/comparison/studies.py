@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,9 @@ from scipy import sparse
 from weanalysis.cache import Cache
 from weanalysis.comparison.difference import Difference
 from weanalysis.errors import StudyError
+from weanalysis.kinds import kind_of
 from weanalysis.results import Store
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE
 from weanalysis.results.statistics import (
     Comparison,
     Estimate,
@@ -36,14 +39,14 @@ class StudyComparison(Difference):
 
     `difference` is that of the mean D over the places, with a t-interval over images; positive means that the second
     network needs these weights more. `places` has a row a place: layer, selection, out_channel, in_channel,
-    percentile, fraction, draw, first and second (D), difference, difference_low, difference_high, p_value, q_value
-    (Benjamini and Hochberg over the places), and screen_low and screen_high: on these very images the difference lies
-    between them where a study was screened, which the interval does not count. `agreement` is the rank correlation of
-    D, with the layers as the sample where there are several. `images` has a row an image that any place costs:
-    image_id, target, first and second (the number of places without which the network has it wrong). `changes` holds
-    the (image, place) matrices of both studies, as `change_matrix` makes them; `same_network` says that both are of
-    one. `intact` holds the accuracies of the two networks on these images (percent), `accuracy` their difference with
-    its interval; `classes` names the targets.
+    percentile, fraction, draw, depth, first and second (D), difference, difference_low, difference_high, p_value,
+    q_value (Benjamini and Hochberg over the places), and screen_low and screen_high: on these very images the
+    difference lies between them where a study was screened, which the interval does not count. `agreement` is the rank
+    correlation of D, with the layers as the sample where there are several. `images` has a row an image that any place
+    costs: image_id, target, first and second (the number of places without which the network has it wrong). `changes`
+    holds the (image, place) matrices of both studies, as `change_matrix` makes them; `same_network` says that both are
+    of one. `intact` holds the accuracies of the two networks on these images (percent), `accuracy` their difference
+    with its interval; `classes` names the targets.
     """
 
     intact: tuple[float, float]
@@ -55,6 +58,18 @@ class StudyComparison(Difference):
     changes: tuple[sparse.csr_array, sparse.csr_array]
     same_network: bool
 
+    @property
+    def num_certain(self) -> tuple[int, int]:
+        """The number of places where D of the first, and of the second, is larger beyond chance (q)."""
+        certain = self.places["q_value"] <= FALSE_DISCOVERY_RATE
+        return tuple(int((certain & (sign * self.places["difference"] > 0)).sum()) for sign in (-1, 1))  # type: ignore[return-value]
+
+    @property
+    def num_lost(self) -> tuple[int, int, int]:
+        """The number of images that some place costs: both networks, the first alone, the second alone."""
+        first, second = self.images["first"] > 0, self.images["second"] > 0
+        return int((first & second).sum()), int((first & ~second).sum()), int((second & ~first).sum())
+
     def largest(self, count: int) -> pd.DataFrame:
         """Return the places of the largest differences with `selected_low` and `selected_high`.
 
@@ -64,10 +79,25 @@ class StudyComparison(Difference):
         rows = self.places.loc[by_size[:count]]
         first, second = (matrix[:, rows.index.to_numpy()] for matrix in self.changes)
         level = selected_confidence(len(rows), len(self.places))
-        found = compare_maps(second, first, self.same_network, level)
+        found = compare_maps(first, second, self.same_network, level)
         return rows.assign(
             selected_low=found["difference_low"].to_numpy(), selected_high=found["difference_high"].to_numpy()
         )
+
+    def most_apart(self, count: int) -> pd.DataFrame:
+        """Return the images that the most different numbers of places cost, with `name`, that of their class."""
+        apart = (self.images["second"] - self.images["first"]).abs().sort_values(ascending=False, kind="stable")
+        rows = self.images.loc[apart.index[:count]]
+        known = range(len(self.classes))
+        return rows.assign(name=[self.classes[one] if one in known else str(one) for one in rows["target"]])
+
+    def as_table(self) -> pd.DataFrame:
+        """Return the places with the columns of a study's table, `drop` being the difference, for the figures."""
+        renamed = self.places.drop(columns=["first", "second"]).rename(
+            columns={"difference": "drop", "difference_low": "drop_low", "difference_high": "drop_high"}
+        )
+        # No image flips between two networks, and every place has seen the same ones.
+        return renamed.assign(metric=self.metric, num_flipped=math.nan, num_images=0)
 
     def summary(self) -> dict[str, Any]:
         """Return what every comparison does; the metric is "drop of" the studies' own."""
@@ -77,79 +107,105 @@ class StudyComparison(Difference):
 def compare_studies(first: int, second: int, cache: Cache, metric: str | None = None) -> StudyComparison:
     """Compare the maps of two studies, place by place and on the images that both measured.
 
-    Raises StudyError where the studies asked different questions, measured other images, or share no place.
+    Command, report and dashboard show what this returns. Raises StudyError where the studies asked different
+    questions, measured other images, or share no place.
     """
     with Store.open(cache.results, readonly=True) as store:
-        numbers = (first, second)
-        about = [store.describe(number) for number in numbers]
-        metric = metric or about[0]["metric"]
-        notes = _check_pairable(about)
-        intact = [store.intact(number) for number in numbers]
-        images = common_images(intact[0]["image_id"], intact[1]["image_id"])
-        seen = [frame.set_index("image_id").loc[images] for frame in intact]
-        if (seen[0]["target"].to_numpy() != seen[1]["target"].to_numpy()).any():
-            raise StudyError("the two studies have other labels for the same images, so they cannot be paired")
-        if left_out := sum(map(len, intact)) - 2 * len(images):
-            notes.append(f"{left_out:,} images that one study alone has measured are left out")
-        tables = [store.table(number, metric) for number in numbers]
-        whole = [_whole_rows(table, len(frame)) for table, frame in zip(tables, intact, strict=True)]
-        pairs = whole[0].merge(whole[1], on=PLACE, suffixes=("_1", "_2"))
-        if pairs.empty:
-            raise StudyError(
-                "the two studies have no place in common that both have measured: their layers, grids or "
-                "percentiles differ"
-            )
-        unpaired = sum(len(table) for table in tables) - 2 * len(pairs)
-        if unpaired:
-            notes.append(f"{unpaired:,} places of one study alone, or not measured on all images yet, are left out")
-        hidden = _hidden(tables, pairs)
-        matrices = [
-            change_matrix(store.all_changes(number, metric), images, pairs[column])
-            for number, column in zip(numbers, ("position_1", "position_2"), strict=True)
-        ]
-    same_network = about[0]["weights_hash"] == about[1]["weights_hash"] and bool(
-        (seen[0][metric].to_numpy() == seen[1][metric].to_numpy()).all()
+        paired = _pair(store, (first, second), metric)
+    one, two = paired.changes
+    places = compare_maps(one, two, paired.same_network)
+    places = pd.concat([paired.places, places], axis=1)
+    below, above = paired.hidden
+    places["screen_low"], places["screen_high"] = places["difference"] - below, places["difference"] + above
+    mean = compare_layers(one, two)
+    right = paired.right
+    lost = [np.asarray((matrix > 0).sum(axis=1)).ravel() for matrix in paired.changes]
+    costly = (lost[0] > 0) | (lost[1] > 0)
+    by_image = {"image_id": paired.image_ids, "target": paired.targets, "first": lost[0], "second": lost[1]}
+    return StudyComparison(
+        first=paired.about[0]["name"],
+        second=paired.about[1]["name"],
+        metric=paired.metric,
+        num_images=len(paired.image_ids),
+        difference=mean.difference,
+        difference_low=mean.difference_low,
+        difference_high=mean.difference_high,
+        p_value=mean.p_value,
+        intact=(100 * float(right[0].mean()), 100 * float(right[1].mean())),
+        accuracy=compare_correctness(paired.image_ids, right[0], paired.image_ids, right[1]),
+        places=places,
+        agreement=rank_agreement(places["first"], places["second"], blocks=places["layer"]),
+        images=pd.DataFrame(by_image)[costly].reset_index(drop=True),
+        classes=tuple(paired.about[0].get("classes") or ()),
+        notes=paired.notes,
+        changes=paired.changes,
+        same_network=paired.same_network,
     )
+
+
+@dataclass(frozen=True)
+class _Paired:
+    """What two studies measured alike: the images of both, and the places that both measured on all of their images.
+
+    `right` says which images the intact networks have right, `hidden` by how much the difference of each place may be
+    smaller and larger on these very images.
+    """
+
+    about: list[dict[str, Any]]
+    metric: str
+    image_ids: np.ndarray
+    targets: np.ndarray
+    right: list[np.ndarray]
+    places: pd.DataFrame
+    changes: tuple[sparse.csr_array, sparse.csr_array]
+    hidden: tuple[np.ndarray, np.ndarray]
+    notes: list[str]
+    same_network: bool
+
+
+def _pair(store: Store, numbers: tuple[int, int], metric: str | None) -> _Paired:
+    """Read two studies, and keep what can be set side by side; raise StudyError where nothing can."""
+    about = [store.describe(number) for number in numbers]
+    metric = metric or about[0]["metric"]
+    notes = _check_pairable(about, metric)
+    intact = [store.intact(number) for number in numbers]
+    images = common_images(intact[0]["image_id"], intact[1]["image_id"])
+    seen = [frame.set_index("image_id").loc[images] for frame in intact]
+    if (seen[0]["target"].to_numpy() != seen[1]["target"].to_numpy()).any():
+        raise StudyError("the two studies have other labels for the same images, so they cannot be paired")
+    if left_out := sum(map(len, intact)) - 2 * len(images):
+        notes.append(f"{left_out:,} images that one study alone has measured are left out")
+    tables = [store.table(number, metric) for number in numbers]
+    whole = [_whole_rows(table, len(frame)) for table, frame in zip(tables, intact, strict=True)]
+    pairs = whole[0].merge(whole[1].drop(columns="depth"), on=PLACE, suffixes=("_1", "_2"))
+    if pairs.empty:
+        raise StudyError(
+            "the two studies have no place in common that both have measured: their layers, grids or percentiles differ"
+        )
+    if unpaired := sum(len(table) for table in tables) - 2 * len(pairs):
+        notes.append(f"{unpaired:,} places of one study alone, or not measured on all images yet, are left out")
+    hidden = _hidden(tables, pairs)
+    width = (hidden[0] + hidden[1]) / 2
+    right = [frame[metric].to_numpy(bool) for frame in seen]
+    same_network = about[0]["weights_hash"] == about[1]["weights_hash"] and bool((right[0] == right[1]).all())
     if same_network:
         notes.append("both studies are of the same network")
-    # The statistics say first minus second.
-    places = compare_maps(matrices[1], matrices[0], same_network).rename(columns={"first": "second", "second": "first"})
-    places = pd.concat([pairs[PLACE], places[["first", "second", *list(places.columns)[2:]]]], axis=1)
-    places["screen_low"], places["screen_high"] = places["difference"] - hidden[0], places["difference"] + hidden[1]
-    width = (hidden[0] + hidden[1]) / 2
     if width.any():
         notes.append(
             "of screened studies not every image was computed: on these very images the difference is known "
             f"to within {np.median(width):.2f} points for half of the places and {width.max():.2f} for all "
             "(screen_low and screen_high), which the intervals do not count"
         )
-    mean = compare_layers(matrices[1], matrices[0])
-    right = [frame[metric].to_numpy(bool) for frame in seen]
-    lost = [np.asarray((matrix > 0).sum(axis=1)).ravel() for matrix in matrices]
-    costly = (lost[0] > 0) | (lost[1] > 0)
-    by_image = {"image_id": images, "target": seen[0]["target"].to_numpy(), "first": lost[0], "second": lost[1]}
-    return StudyComparison(
-        first=about[0]["name"],
-        second=about[1]["name"],
-        metric=metric,
-        num_images=len(images),
-        difference=mean.difference,
-        difference_low=mean.difference_low,
-        difference_high=mean.difference_high,
-        p_value=mean.p_value,
-        intact=(100 * float(right[0].mean()), 100 * float(right[1].mean())),
-        accuracy=compare_correctness(images, right[1], images, right[0]),
-        places=places,
-        agreement=rank_agreement(places["first"], places["second"], blocks=places["layer"]),
-        images=pd.DataFrame(by_image)[costly].reset_index(drop=True),
-        classes=tuple(about[0].get("classes") or ()),
-        notes=notes,
-        changes=(matrices[0], matrices[1]),
-        same_network=same_network,
+    one, two = (
+        change_matrix(store.all_changes(number, metric), images, pairs[column])
+        for number, column in zip(numbers, ("position_1", "position_2"), strict=True)
     )
+    targets = seen[0]["target"].to_numpy()
+    places = pairs[[*PLACE, "depth"]]
+    return _Paired(about, metric, images, targets, right, places, (one, two), hidden, notes, same_network)
 
 
-def _check_pairable(about: Sequence[dict[str, Any]]) -> list[str]:
+def _check_pairable(about: Sequence[dict[str, Any]], metric: str) -> list[str]:
     """Raise StudyError unless both studies zero the same kind of thing on the same images; return what to note."""
     one, two = about
     if one["kind"] != two["kind"]:
@@ -163,19 +219,26 @@ def _check_pairable(about: Sequence[dict[str, Any]]) -> list[str]:
                 "so that no image stands for all of them; run it again without that option (what is "
                 "measured counts) and compare that study"
             )
-    for option in ("multiplier_of", "channels"):
-        values = [(study.get("options") or {}).get(option) for study in about]
+        screened_for = (study.get("screen") or {}).get("metric", metric)
+        if screened_for != metric:
+            raise StudyError(
+                f"{study['name']} was screened for {screened_for}, so that changes of {metric} were left out; compare "
+                f"both by --metric {screened_for}, or run it with --evaluate exact"
+            )
+    for option in (option for option in kind_of(one["kind"]).options if option.tells_apart):
+        # What is not in a study's options is as it is where nothing is said.
+        values = [(study.get("options") or {}).get(option.name, option.default) for study in about]
         if values[0] != values[1]:
             raise StudyError(
-                f"{one['name']} and {two['name']} zero other things by multiplier "
-                f"(--{option.replace('_', '-')}); compare two that zero the same"
+                f"{one['name']} and {two['name']} zero other things ({option.flag}: {values[0]} "
+                f"and {values[1]}); compare two that zero the same"
             )
     if one["data"] != two["data"]:
         raise StudyError(
             f"{one['name']} was measured on {one['data']}, {two['name']} on {two['data']}; measure both "
             "on the same images to compare them"
         )
-    if one["fingerprint"] == two["fingerprint"]:
+    if one.get("fingerprint") == two.get("fingerprint"):
         return []
     if one.get("transform") == two.get("transform"):
         raise StudyError(
@@ -201,5 +264,5 @@ def _hidden(tables: Sequence[pd.DataFrame], pairs: pd.DataFrame) -> tuple[np.nda
 
 def _whole_rows(table: pd.DataFrame, num_images: int) -> pd.DataFrame:
     """The rows measured on all images that the study has seen so far, with their place in its table."""
-    rows = table[PLACE].assign(position=np.arange(len(table)))
+    rows = table[[*PLACE, "depth"]].assign(position=np.arange(len(table)))
     return rows[(table["num_images"] == num_images).to_numpy()]

@@ -17,6 +17,7 @@ from weanalysis.figures.multipliers import (
 )
 from weanalysis.figures.runs import METRIC_TITLES, X_TITLES, best_epoch, training_curves
 from weanalysis.figures.saliency import agreement_by_layer, agreement_of_criteria, saliency_mosaic, score_against_drop
+from weanalysis.figures.strips import Order, channel_intervals, channel_strips
 from weanalysis.figures.style import CATEGORICAL, THEMES, interval, is_screened, make_room, points
 
 __all__ = [
@@ -26,11 +27,14 @@ __all__ = [
     "SIGNIFICANT_Q",
     "THEMES",
     "X_TITLES",
+    "Order",
     "Scale",
     "Value",
     "agreement_by_layer",
     "agreement_of_criteria",
     "best_epoch",
+    "channel_intervals",
+    "channel_strips",
     "check_pictures",
     "drop_agreement",
     "drop_by_layer",

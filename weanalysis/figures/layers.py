@@ -12,6 +12,7 @@ from weanalysis.figures.location import SIGNIFICANT_Q
 from weanalysis.figures.style import (
     CATEGORICAL,
     THEMES,
+    diamond,
     each,
     layer_ticks,
     measurement,
@@ -25,11 +26,15 @@ from weanalysis.figures.style import (
 _MOST_INTERVALS = 60  # with more, intervals lie on each other and hide the points
 
 
-def drop_by_layer(table: pd.DataFrame, *, theme: str = "light", seed: int = 0) -> go.Figure:
+def drop_by_layer(
+    table: pd.DataFrame, *, selected: int | None = None, theme: str = "light", seed: int = 0
+) -> go.Figure:
     """Draw D of every ablation of a study that zeroes channels or layers, by depth, and whether it differs from 0.
 
     `table` holds the study's rows (the results' columns). Few ablations carry their 95 % intervals; of very many some
-    are shown, drawn at random from `seed`, and beside each other within their layer.
+    are shown, drawn at random from `seed`, and beside each other within their layer. The row whose place is `selected`
+    is the diamond. A click on a point carries customdata [layer, out_channel, in_channel, place], place being the
+    row's index.
     """
     rows = table.dropna(subset=["drop", "layer"]).sort_values(["depth", "layer"], kind="stable")
     if rows.empty:
@@ -73,6 +78,15 @@ def drop_by_layer(table: pd.DataFrame, *, theme: str = "light", seed: int = 0) -
                 mode="markers",
                 name=name + (f", {len(shown):,} of {len(own):,}" if len(shown) < len(own) else ""),
                 marker={"size": 5 if crowded else 8, "color": colour},
+                customdata=np.array(
+                    [
+                        [layer, *(None if np.isnan(side) else int(side) for side in (out, into)), place]
+                        for (layer, out, into), place in zip(
+                            each(shown, "layer", "out_channel", "in_channel"), shown.index.tolist(), strict=True
+                        )
+                    ],
+                    dtype=object,
+                ),
                 text=[
                     f"<b>{html.escape(str(layer))}</b><br>{html.escape(str(selection))}"
                     + ("" if np.isnan(out) else f", output {out:.0f}")
@@ -85,6 +99,8 @@ def drop_by_layer(table: pd.DataFrame, *, theme: str = "light", seed: int = 0) -
                 hovertemplate="%{text}<extra></extra>",
             )
         )
+    if selected in rows.index:
+        figure.add_trace(diamond(rows.loc[selected, "place"], rows.loc[selected, "drop"], theme))
     figure.update_xaxes(
         **layer_ticks(layers, most=20), tickangle=-45, showgrid=False, zeroline=False, range=[-0.7, len(layers) - 0.3]
     )

@@ -215,6 +215,15 @@ def _limit(shades: pd.Series, largest: float) -> float:
     return usual if 0 < 1.5 * usual < largest else largest
 
 
+def shared_limit(shades: pd.Series, metric: str) -> tuple[float, dict[str, Any]]:
+    """Return where one scale of D for all layers ends, and the title and ticks of its colour bar."""
+    largest = float(shades.abs().max())
+    largest = largest if largest > 0 else 1.0
+    limit = _limit(shades, largest)
+    measured_in = unit(metric)
+    return limit, _bar_marks("drop", "shared", limit, largest, f"D, {measured_in}" if measured_in else "D")
+
+
 def _title(quantity: str, kernels: pd.DataFrame) -> str:
     measured_in = unit(str(kernels["metric"].iloc[0]))
     return f"{quantity}, {measured_in}" if measured_in else quantity
@@ -311,9 +320,19 @@ def _add_markers(figure: go.Figure, mosaic: Mosaic, kernels: pd.DataFrame, quant
 
 
 def _hover_texts(kernels: pd.DataFrame, quantity: str = "D") -> list[str]:
-    measured_in = unit(str(kernels["metric"].iloc[0]))
+    return [
+        f"<b>{html.escape(str(layer))}</b><br>output {out_channel:.0f}, input {in_channel:.0f}{words}"
+        for (layer, out_channel, in_channel), words in zip(
+            each(kernels, "layer", "out_channel", "in_channel"), measurements(kernels, quantity), strict=True
+        )
+    ]
+
+
+def measurements(rows: pd.DataFrame, quantity: str = "D") -> list[str]:
+    """Word for each row of a study's table what was measured, in a few lines of a hover text."""
+    measured_in = unit(str(rows["metric"].iloc[0]))
     measured = ("drop", "drop_low", "drop_high", "screened", "num_flipped", "num_images", "q")
-    worded = kernels.assign(q=significance(kernels), screened=screenings(kernels))
+    worded = rows.assign(q=significance(rows), screened=screenings(rows))
     different, place = worded_once(worded, *measured)
     words = [
         measurement(drop, low, high, measured_in, quantity)
@@ -322,12 +341,7 @@ def _hover_texts(kernels: pd.DataFrame, quantity: str = "D") -> list[str]:
         + (f"<br>{flipped:,.0f} of {images:,.0f} images flipped" if images > 0 else "")
         for drop, low, high, screened, flipped, images, q in each(different, *measured)
     ]
-    return [
-        f"<b>{html.escape(str(layer))}</b><br>output {out_channel:.0f}, input {in_channel:.0f}{words[number]}"
-        for (layer, out_channel, in_channel), number in zip(
-            each(kernels, "layer", "out_channel", "in_channel"), place.tolist(), strict=True
-        )
-    ]
+    return [words[number] for number in place.tolist()]
 
 
 def _by_layer(kernels: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -245,6 +245,12 @@ def clickable(x: Any, y: Any, customdata: list[list[Any]], words: list[str]) -> 
     )
 
 
+def diamond(x: float, y: float, theme: str) -> go.Scatter:
+    """Return the mark of the point that is chosen, to lay over it; it takes no clicks."""
+    marker = {"symbol": "diamond", "size": 12, "color": THEMES[theme].accent}
+    return go.Scatter(x=[x], y=[y], mode="markers", marker=marker, showlegend=False, hoverinfo="skip")
+
+
 def thinned(table: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
     """Return the rows themselves, or as many of them, drawn at random, as a reader can tell apart as dots."""
     return table if len(table) <= _MOST_DOTS else table.sample(_MOST_DOTS, random_state=generator).sort_index()

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from weanalysis.ablation.studies import Layer
 from weanalysis.errors import StudyError
+from weanalysis.kinds import KINDS
+from weanalysis.kinds import SELECTIONS as KIND_SELECTIONS
 from weanalysis.results.saliency import SaliencyMaps
 from weanalysis.results.store import Store
 
@@ -17,12 +19,10 @@ Unit = Literal["kernel", "channel"]
 Scope = Literal["network", "layer"]
 Scores = dict[str, NDArray[np.float64]]
 
-# What a unit is called in a study's column `selection`, and the study that measures it.
-SELECTIONS = {"kernel": "kernel", "channel": "filter"}
-_STUDIES = {
-    "kernel": ("location", "--study location --grid all --kernel-size any"),
-    "channel": ("channel", "--study channel --side out"),
-}
+# The kind of study that measures every unit that can be pruned, by the unit.
+_MEASURED_BY = {kind.prunes.unit: kind for kind in KINDS.values() if kind.prunes}
+# What a unit is called in a study's column `selection`.
+SELECTIONS = {unit: kind.prunes.selection for unit, kind in _MEASURED_BY.items() if kind.prunes}
 
 
 def scores_of_criterion(maps: SaliencyMaps, criterion: str, unit: Unit) -> Scores:
@@ -38,11 +38,13 @@ def scores_of_study(store: Store, study_id: int, layers: list[Layer], weights_ha
     of was not measured, or not on all of the study's images.
     """
     about = store.describe(study_id)
-    kind, command = _STUDIES[unit]
-    if about["kind"] != kind:
+    kind = _MEASURED_BY[unit]
+    assert kind.prunes is not None
+    command = f"weanalysis ablate --study {kind.name} {kind.prunes.options}"
+    if about["kind"] != kind.name:
         raise StudyError(
             f"{about['name']} is a {about['kind']} study; to prune a {unit} by its measured D give a "
-            f"{kind} study (weanalysis ablate {command})"
+            f"{kind.name} study ({command})"
         )
     if about["weights_hash"] != weights_hash:
         raise StudyError(
@@ -57,13 +59,13 @@ def scores_of_study(store: Store, study_id: int, layers: list[Layer], weights_ha
             continue
         own = rows[rows["layer"] == layer.name]
         scores = np.full(layer.shape if unit == "kernel" else layer.shape[:1], np.nan)
-        columns = ["out_channel", "in_channel"] if unit == "kernel" else ["out_channel"]
+        columns = KIND_SELECTIONS[SELECTIONS[unit]].channels or ()
         scores[tuple(own[column].to_numpy(dtype=np.int64) for column in columns)] = own["drop"]
         if missing := int(np.isnan(scores).sum()):
             raise StudyError(
                 f"{about['name']} measured {scores.size - missing:,} of the {scores.size:,} "
                 f"{SELECTIONS[unit]}s of {layer.name} on all its images, and what was not measured cannot "
-                f"be ranked; measure them all (weanalysis ablate {command}), or prune by a criterion"
+                f"be ranked; measure them all ({command}), or prune by a criterion"
             )
         found[layer.name] = scores
     if not found:

@@ -10,12 +10,12 @@ from weanalysis.cache import Cache
 from weanalysis.comparison import StudyComparison, compare_studies
 from weanalysis.errors import StudyError
 from weanalysis.figures import points
+from weanalysis.kinds import Kind, kind_of, named
 from weanalysis.report.page import Chapter, Picture, Table
 from weanalysis.report.words import METRICS, RATE, correlation, counted, plain_number, sentence_of, with_interval
 from weanalysis.results import Store
 from weanalysis.results.export import to_json_value
-from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words
-from weanalysis.results.places import named, sample_words
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words, sample_words
 from weanalysis.results.statistics import adjust_holm
 
 _SHOWN = 10
@@ -45,7 +45,7 @@ def _chapter(
     store: Store, first: int, second: int, found: StudyComparison, corrected: float, num_compared: int
 ) -> Chapter:
     about = [store.describe(number) for number in (first, second)]
-    kind = about[0]["kind"]
+    kind = kind_of(about[0]["kind"])
     open_ones = [study["name"] for study in about if study["state"] != "complete"]
     state = f"Not measured to the end when the report was made: {', '.join(open_ones)}." if open_ones else ""
     # Two studies may have one name.
@@ -55,7 +55,7 @@ def _chapter(
         "p_value_holm": corrected,
         "studies": [first, second],
         "num_places": len(found.places),
-        **dict(zip(("num_more_in_second", "num_more_in_first"), _certain(found), strict=True)),
+        **dict(zip(("num_more_in_first", "num_more_in_second"), found.num_certain, strict=True)),
         "rank_correlation": found.agreement.value,
         "rank_correlation_interval": [found.agreement.low, found.agreement.high],
     }
@@ -85,13 +85,6 @@ def _chapter(
     )
 
 
-def _certain(found: StudyComparison) -> tuple[int, int]:
-    """Count the places where the second, and where the first, network loses more, after correction."""
-    certain = found.places["q_value"] <= FALSE_DISCOVERY_RATE
-    difference = found.places["difference"]
-    return int((certain & (difference > 0)).sum()), int((certain & (difference < 0)).sum())
-
-
 def _findings(found: StudyComparison, one: str, two: str, corrected: float, num_compared: int) -> list[str]:
     accuracy, places = found.accuracy, found.places
     which = "second" if found.difference > 0 else "first"
@@ -101,7 +94,7 @@ def _findings(found: StudyComparison, one: str, two: str, corrected: float, num_
         else "which network needs them more cannot be told"
     )
     holm = f", {corrected:.2g} after Holm's correction for the {num_compared} comparisons of this page"
-    more, less = _certain(found)
+    less, more = found.num_certain
     sentences = [
         f"Intact, {one} has {found.intact[0]:.2f} % of {counted(found.num_images, 'image')} right and {two} "
         f"{found.intact[1]:.2f} %: a difference of "
@@ -120,38 +113,28 @@ def _findings(found: StudyComparison, one: str, two: str, corrected: float, num_
             f"Spearman's rank correlation of D over the places is {correlation(*found.agreement[:3])} "
             f"({sample_words(places['layer'].nunique())})."
         )
-    in_one, in_two = found.images["first"] > 0, found.images["second"] > 0
+    in_both, in_first, in_second = found.num_lost
     sentences.append(
-        f"Images that are lost where some place is zeroed: {(in_one & in_two).sum():,} in both networks, "
-        f"{(in_one & ~in_two).sum():,} in the first alone, {(in_two & ~in_one).sum():,} in the second "
-        "alone."
+        f"Images that are lost where some place is zeroed: {in_both:,} in both networks, {in_first:,} in the first "
+        f"alone, {in_second:,} in the second alone."
     )
     return [sentence.strip() for sentence in sentences]
 
 
 def _pictures(
-    store: Store, found: StudyComparison, kind: str, first: int, second: int, one: str, two: str
+    store: Store, found: StudyComparison, kind: Kind, first: int, second: int, one: str, two: str
 ) -> list[Picture]:
     tables = {one: store.table(first, found.metric), two: store.table(second, found.metric)}
     pictures = []
-    if kind == "location":
-        depth = tables[one].drop_duplicates("layer").set_index("layer")["depth"]
-        rows = found.places.rename(columns={"difference_low": "drop_low", "difference_high": "drop_high"})
-        rows = rows.assign(
-            drop=rows["difference"],
-            depth=rows["layer"].map(depth),
-            metric=found.metric,
-            num_flipped=math.nan,
-            num_images=0,
-        )
+    if kind.drawing == "maps":
         pictures.append(
             Picture(
                 "map",
-                figures.location_mosaic(rows, quantity="difference of D"),
+                figures.location_mosaic(found.as_table(), quantity="difference of D"),
                 "Difference of the maps. Red: the second network needs this kernel more; blue: the first.",
             )
         )
-    if kind == "magnitude" and tables[one]["layer"].isna().all() and tables[two]["layer"].isna().all():
+    if kind.drawing == "curves" and tables[one]["layer"].isna().all() and tables[two]["layer"].isna().all():
         pictures.append(
             Picture(
                 "curves",
@@ -190,11 +173,9 @@ def _tables(found: StudyComparison) -> list[Table]:
             places,
         )
     ]
-    images = found.images
-    apart = (images["second"] - images["first"]).abs().sort_values(ascending=False, kind="stable").index[:_SHOWN]
     rows = [
-        [f"{row.image_id}", _class_of(row, found.classes), f"{row.first:,}", f"{row.second:,}"]
-        for row in images.loc[apart].itertuples()
+        [f"{row.image_id}", row.name, f"{row.first:,}", f"{row.second:,}"]
+        for row in found.most_apart(_SHOWN).itertuples()
     ]
     if rows:
         tables.append(
@@ -206,8 +187,3 @@ def _tables(found: StudyComparison) -> list[Table]:
             )
         )
     return tables
-
-
-def _class_of(row: object, classes: tuple[str, ...]) -> str:
-    target = int(row.target)  # type: ignore[attr-defined]
-    return classes[target] if 0 <= target < len(classes) else str(target)

@@ -1,4 +1,4 @@
-"""What each kind of study asks, draws and concludes."""
+"""What the report draws of each kind of study, and concludes from it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ import pandas as pd
 from weanalysis import figures
 from weanalysis.cache import Cache
 from weanalysis.figures import points
+from weanalysis.kinds import CHANNEL, LOCATION, MAGNITUDE, MULTIPLIER, WHOLE_LAYER
 from weanalysis.report.page import Picture, Table
 from weanalysis.report.words import RATE, correlation, counted, plain_number, sentence_of, with_interval
 from weanalysis.results import Store
+from weanalysis.results.contrast import lowest_and_highest, ranked_unit
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE, Findings, interval_words
 from weanalysis.results.multipliers import load_multipliers
 from weanalysis.results.statistics import (
@@ -79,17 +81,9 @@ class Reading:
     numbers: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """The question of a kind of study, and what its table says beyond counts."""
-
-    question: Callable[[Study], str]
-    read: Callable[[Study], Reading]
-
-
-def kind_of(study: Study) -> Kind:
-    """Return what is known about the study's kind; a new kind is shown by what all have in common."""
-    return KINDS.get(study.about["kind"], _OTHER)
+def read(study: Study) -> Reading:
+    """Return what the study's table says beyond counts."""
+    return READERS.get(study.about["kind"], _read_any)(study)
 
 
 def _distribution(study: Study) -> Picture:
@@ -306,8 +300,8 @@ def _sentence_of_trend(trend: Any, num_percentiles: int) -> list[str]:
 
 def _read_multiplier(study: Study) -> Reading:
     rows = study.measured
-    unit = _multiplied(study)
-    findings, numbers = _lowest_and_highest(study)
+    unit = ranked_unit(study.about.get("options"))
+    findings, numbers = _lowest_and_highest(study, unit)
     pictures = []
     if (rows["layer"].isna() & rows["fraction"].notna()).any():
         pictures.append(
@@ -349,30 +343,11 @@ def _read_multiplier(study: Study) -> Reading:
     return Reading(findings, pictures, [], limits, numbers)
 
 
-def _multiplied(study: Study) -> str:
-    """What is ranked by multiplier."""
-    return "kernel" if (study.about.get("options") or {}).get("multiplier_of") == "kernel" else "input channel"
-
-
-def _lowest_and_highest(study: Study) -> tuple[list[str], dict[str, Any]]:
-    rows = study.measured
-    everywhere = rows[rows["layer"].isna() & rows["fraction"].isna()]
-    unit = _multiplied(study)
-    ends = [everywhere[everywhere["selection"] == selection] for selection in ("lowest", "highest")]
-    if not all(map(len, ends)):
+def _lowest_and_highest(study: Study, unit: str) -> tuple[list[str], dict[str, Any]]:
+    found = lowest_and_highest(study.store, study.number, study.metric, study.table)
+    if found is None or found.comparison is None:
         return ["D_L and D_H of all layers at once have not been measured."], {}
-    low, high = (own.iloc[0] for own in ends)
-    contrast = study.store.compare(study.number, int(low.name), int(high.name), study.metric)
-    numbers = {
-        "multiplier_of": unit.split()[-1],
-        "d_low": low["drop"],
-        "d_low_interval": [low["drop_low"], low["drop_high"]],
-        "d_high": high["drop"],
-        "d_high_interval": [high["drop_low"], high["drop_high"]],
-        "d_high_minus_d_low": contrast.difference,
-        "d_high_minus_d_low_interval": [contrast.difference_low, contrast.difference_high],
-        "d_high_minus_d_low_p_value": contrast.p_value,
-    }
+    low, high, contrast = found.lowest, found.highest, found.comparison
     tells = (
         f"the {unit}s of high multiplier are needed more"
         if contrast.difference_low > 0
@@ -387,13 +362,13 @@ def _lowest_and_highest(study: Study) -> tuple[list[str], dict[str, Any]]:
         f"{sentence_of(contrast.difference, contrast.difference_low, contrast.difference_high)}, exact McNemar p = "
         f"{contrast.p_value:.2g}: {tells}."
     ]
-    random = everywhere[everywhere["selection"] == "random"]
+    random = found.random["drop"].dropna()
     if len(random):
         sentences.append(
-            f"One {unit} drawn at random in every layer costs {points(random['drop'].min())} to "
-            f"{points(random['drop'].max())} points ({counted(len(random), 'draw')})."
+            f"One {unit} drawn at random in every layer costs {points(random.min())} to "
+            f"{points(random.max())} points ({counted(len(random), 'draw')})."
         )
-    return sentences, numbers
+    return sentences, found.summary()
 
 
 # Channels and layers ------------------------------------------------------------------------------------------------
@@ -411,41 +386,11 @@ def _read_any(study: Study) -> Reading:
     return Reading(pictures=[_distribution(study)])
 
 
-def _magnitude_question(study: Study) -> str:
-    scope = "of one layer" if study.table["layer"].notna().any() else "of every layer at once"
-    return (
-        f"Does the network need its large weights more than its small ones? Each ablation zeroes weights {scope} "
-        "at one percentile b of the sorted |w| (Quader et al., ECCV 2020, section 3.1)."
-    )
-
-
-# To add a kind of study: its question, and what is read from it. Without, it is shown by its counts and distribution.
-KINDS = {
-    "location": Kind(
-        lambda study: (
-            "Which kernels does the network need, and where are they? Each ablation sets one kernel to zero "
-            "(Quader et al., ECCV 2020, section 3.1)."
-        ),
-        _read_location,
-    ),
-    "magnitude": Kind(_magnitude_question, _read_magnitude),
-    "multiplier": Kind(
-        lambda study: (
-            "Does the multiplier that Weight Excitation learned tell what the network needs? "
-            "(Quader et al., ECCV 2020, section 4.2)"
-        ),
-        _read_multiplier,
-    ),
-    "channel": Kind(
-        lambda study: (
-            "Which channels does the network need? Each ablation sets a whole filter, or all kernels of an "
-            "input channel, to zero."
-        ),
-        _read_units,
-    ),
-    "layer": Kind(
-        lambda study: "Which layers does the network need? Each ablation sets all weights of one layer to zero.",
-        _read_units,
-    ),
+# What is read from a kind of study beyond its counts; one that is not here is shown by counts and distribution.
+READERS: dict[str, Callable[[Study], Reading]] = {
+    LOCATION.name: _read_location,
+    MAGNITUDE.name: _read_magnitude,
+    MULTIPLIER.name: _read_multiplier,
+    CHANNEL.name: _read_units,
+    WHOLE_LAYER.name: _read_units,
 }
-_OTHER = Kind(lambda study: "What does the network lose when some of its weights are set to zero?", _read_any)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from itertools import combinations
@@ -14,10 +13,10 @@ from weanalysis import figures
 from weanalysis.cache import storable
 from weanalysis.figures import best_epoch
 from weanalysis.report.page import Chapter, Picture, Table
-from weanalysis.report.words import counted, plain_number, sentence_of, settings, value_word
+from weanalysis.report.words import counted, plain_number, sentence_of, settings
 from weanalysis.results.export import to_json_value
 from weanalysis.results.statistics import adjust_holm, compare_runs, mean_of_runs
-from weanalysis.training import Run
+from weanalysis.training import Run, differing_fields, seed_groups, value_word
 
 _SIGNIFICANCE = 0.05
 
@@ -26,8 +25,8 @@ def chapter_of_runs(runs: Sequence[Run]) -> Chapter:
     """Write the chapter of one or several runs; raise TrainingError where one's files cannot be read."""
     recipes = {run.name: storable(run.recipe) for run in runs}
     metrics = {run.name: run.metrics() for run in runs}
-    differing = _differing(recipes)
-    groups = _groups(recipes, differing)
+    differing = differing_fields([*recipes.values()])
+    groups = seed_groups(recipes)
     last = {name: _last(frame) for name, frame in metrics.items()}
     unfinished = [run.name for run in runs if not run.finished]
     state = f"Not finished when the report was made: {', '.join(unfinished)}." if unfinished else ""
@@ -98,23 +97,6 @@ def _last(frame: pd.DataFrame) -> float:
     return float(frame["val_top1"].iloc[-1]) if len(frame) else math.nan
 
 
-def _differing(recipes: dict[str, dict[str, Any]]) -> list[str]:
-    """Return the fields that are not the same in all recipes."""
-    fields = dict.fromkeys(field for recipe in recipes.values() for field in recipe)
-    return [field for field in fields if len({value_word(recipe.get(field)) for recipe in recipes.values()}) > 1]
-
-
-def _groups(recipes: dict[str, dict[str, Any]], differing: list[str]) -> dict[str, list[str]]:
-    """Put runs together that differ in their seed alone, under words for what sets them apart from the others."""
-    groups: dict[str, list[str]] = {}
-    titles: dict[str, str] = {}
-    for name, recipe in recipes.items():
-        same = json.dumps({**recipe, "seed": None}, sort_keys=True)
-        words = ", ".join(f"{field} {value_word(recipe.get(field))}" for field in differing if field != "seed")
-        groups.setdefault(titles.setdefault(same, words or str(recipe.get("model", name))), []).append(name)
-    return groups
-
-
 def _of_groups(
     groups: dict[str, list[str]], last: dict[str, float], unfinished: set[str]
 ) -> tuple[list[str], dict[str, Any]]:
@@ -135,7 +117,7 @@ def _of_groups(
         numbers["groups"].append(
             {"group": title, "num_runs": len(reached), "top1": mean.value, "top1_low": mean.low, "top1_high": mean.high}
         )
-    pairs = [(one, two, compare_runs(second, first)) for (one, first), (two, second) in combinations(values.items(), 2)]
+    pairs = [(one, two, compare_runs(first, second)) for (one, first), (two, second) in combinations(values.items(), 2)]
     pairs = [pair for pair in pairs if not math.isnan(pair[2].low)]
     adjusted = adjust_holm([difference.p_value for _, _, difference in pairs])
     many = len(pairs) > 1

@@ -12,7 +12,8 @@ from weanalysis.cache import Cache
 from weanalysis.errors import StudyError
 from weanalysis.figures import interval as interval_of
 from weanalysis.figures import points
-from weanalysis.report.kinds import Study, kind_of
+from weanalysis.kinds import kind_of, named
+from weanalysis.report.kinds import Study, read
 from weanalysis.report.page import Chapter, Picture, Table
 from weanalysis.report.words import (
     METRICS,
@@ -21,14 +22,13 @@ from weanalysis.report.words import (
     moment,
     plain_number,
     settings,
-    value_word,
     with_interval,
 )
 from weanalysis.results import Improvements, Store, find_improvements
 from weanalysis.results.export import to_json_value
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, interval_words
-from weanalysis.results.places import named
 from weanalysis.results.statistics import selected_intervals
+from weanalysis.training import value_word
 
 _SHOWN_AT_LEAST, _SHOWN_AT_MOST = 10, 25
 
@@ -54,7 +54,7 @@ def chapter_of_study(store: Store, study_id: int, cache: Cache, metric: str | No
     metric = metric or about["metric"]
     table = store.table(study_id, metric)
     study = Study(store, study_id, about, metric, table, find(table, bool(about.get("stopping"))), cache)
-    kind = kind_of(study)
+    question = kind_of(about["kind"]).asks(about.get("options"))
     key = f"study-{study_id}"
     title = f"{about['name']}: {about['kind']} study of {about['model']} on {about['data']}"
     numbers = {
@@ -73,7 +73,7 @@ def chapter_of_study(store: Store, study_id: int, cache: Cache, metric: str | No
         return Chapter(
             key,
             title,
-            kind.question(study),
+            question,
             ["Nothing has been measured yet."],
             [],
             _setting(study),
@@ -82,7 +82,7 @@ def chapter_of_study(store: Store, study_id: int, cache: Cache, metric: str | No
             _state(study),
             _provenance(study),
         )
-    own = kind.read(study)
+    own = read(study)
     improvements = _improvements(study)
     numbers |= own.numbers | (
         {}
@@ -96,7 +96,7 @@ def chapter_of_study(store: Store, study_id: int, cache: Cache, metric: str | No
     return Chapter(
         key,
         title,
-        kind.question(study),
+        question,
         [*_findings(study), *own.findings, *([] if improvements is None else [_sentence_of(improvements)])],
         content,
         _setting(study),

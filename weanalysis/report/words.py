@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from typing import Any
 
 from weanalysis.figures import interval, points
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE
+from weanalysis.training import value_word
 
 RATE = f"{100 * FALSE_DISCOVERY_RATE:g} %"
 METRICS = {"top1": "top-1", "top5": "top-5"}
@@ -45,11 +45,6 @@ def plain_number(value: float, form: str = ".2g") -> str:
 def moment(seconds: float) -> str:
     """Word a point in time, given in seconds since 1970."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def value_word(value: Any) -> str:
-    """Word a setting: text as it is, all else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
 
 
 def settings(pairs: Mapping[str, Any]) -> str:

@@ -1,12 +1,11 @@
 """What was measured and what it allows to say; never imports torch."""
 
 from weanalysis.results.export import export_table, to_json_rows
-from weanalysis.results.improvements import FINDABLE, Improvements, find_improvements
+from weanalysis.results.improvements import Improvements, find_improvements
 from weanalysis.results.store import COLUMNS, METRICS, Store
 
 __all__ = [
     "COLUMNS",
-    "FINDABLE",
     "METRICS",
     "Improvements",
     "Store",

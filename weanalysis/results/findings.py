@@ -83,3 +83,10 @@ def find(table: pd.DataFrame, stopped: bool = False) -> Findings:
         silent_reach=100 * float(high),
         detectable=100 * detectable_difference(flipped, most, 0.8, level) if len(undecided) and not stopped else np.nan,
     )
+
+
+def sample_words(num_layers: int) -> str:
+    """Say what a rank correlation's interval takes for its sample (`statistics.rank_agreement`)."""
+    if num_layers <= 1:
+        return "the places are the sample"
+    return "the layers are the sample" if num_layers > 2 else "two layers are too few for an interval"

@@ -8,10 +8,8 @@ from typing import Any
 import pandas as pd
 
 from weanalysis.errors import StudyError
+from weanalysis.kinds import kind_of, kinds_where
 from weanalysis.results.store import Store
-
-# Studies of units that a network could do without; a weight at a percentile is none, nor is a draw of channels.
-FINDABLE = ("location", "channel", "layer")
 
 SIGNIFICANCE = 0.05
 
@@ -62,9 +60,9 @@ class Improvements:
 def find_improvements(store: Store, study_id: int, metric: str | None = None) -> Improvements:
     """Search a study for weights whose removal improves the network: chosen on one half, confirmed on the other.
 
-    See `statistics.confirm_improvements` for the tests. Raises StudyError for a study of another kind than `FINDABLE`,
-    one with a stopping rule (its images were not chosen beforehand), one whose answers were not all computed, and
-    where a half has no image.
+    See `statistics.confirm_improvements` for the tests. Raises StudyError for a study of a kind that is not
+    `searchable`, one with a stopping rule (its images were not chosen beforehand), one whose answers were not all
+    computed, and where a half has no image.
     """
     about = store.describe(study_id)
     check_findable(about["kind"], about["evaluate"], about.get("stopping"))
@@ -88,8 +86,9 @@ def find_improvements(store: Store, study_id: int, metric: str | None = None) ->
 
 def check_findable(kind: str, evaluate: str, stopping: object) -> None:
     """Raise StudyError for a study in which improvements cannot be searched."""
-    if kind not in FINDABLE:
-        raise StudyError(f"--find detrimental needs a study of {', '.join(FINDABLE)}, not {kind}")
+    if not kind_of(kind).searchable:
+        searchable = ", ".join(kinds_where(lambda one: one.searchable))
+        raise StudyError(f"--find detrimental needs a study of {searchable}, not {kind}")
     if evaluate not in ("exact", "naive"):
         raise StudyError(f"--find detrimental needs computed answers: use --evaluate exact, not {evaluate}")
     if stopping:

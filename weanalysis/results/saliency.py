@@ -17,9 +17,10 @@ from safetensors.numpy import save
 
 from weanalysis.cache import storable, write_atomically
 from weanalysis.errors import StoreError
+from weanalysis.kinds import FILTER, INPUT_CHANNEL, KERNEL, LAYER, SELECTIONS
 
 # What a score can be of, in the words of a study's column `selection`; "weight" stands for a single weight.
-UNITS = ("kernel", "filter", "input channel", "layer")
+UNITS = (KERNEL.name, FILTER.name, INPUT_CHANNEL.name, LAYER.name)
 WEIGHT = "weight"
 
 _METADATA_KEY = "weanalysis-saliency"
@@ -71,12 +72,7 @@ class SaliencyMaps:
         for (layer, unit), own in groups:
             if layer not in mapped or unit not in UNITS:
                 continue
-            columns = {
-                "kernel": ["out_channel", "in_channel"],
-                "filter": ["out_channel"],
-                "input channel": ["in_channel"],
-                "layer": [],
-            }[unit]
+            columns = SELECTIONS[unit].channels or ()
             places = tuple(own[column].to_numpy(dtype=np.int64) for column in columns)
             found[own.index] = self.of(criterion, unit, str(layer))[places]
         return found
@@ -88,12 +84,7 @@ class SaliencyMaps:
             for unit in units:
                 shape = _shape(layer, unit)
                 places = np.indices(shape).reshape(len(shape), math.prod(shape))
-                columns = {
-                    "kernel": ["out_channel", "in_channel"],
-                    "filter": ["out_channel"],
-                    "input channel": ["in_channel"],
-                    "layer": [],
-                }[unit]
+                columns = SELECTIONS[unit].channels or ()
                 frame = pd.DataFrame(
                     {
                         "layer": layer.name,

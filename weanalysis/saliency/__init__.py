@@ -1,16 +1,16 @@
 """Saliency: cheap criteria for every weight, kernel, channel and layer at once, and how well each predicts D."""
 
-from weanalysis.saliency.agreement import SCORED_STUDIES, scored_study, studies_of
+from weanalysis.saliency.agreement import scored_kinds, scored_study, studies_of
 from weanalysis.saliency.criteria import CRITERIA, Criterion
 from weanalysis.saliency.measure import Measured, parse_criteria, saliency_maps
 
 __all__ = [
     "CRITERIA",
-    "SCORED_STUDIES",
     "Criterion",
     "Measured",
     "parse_criteria",
     "saliency_maps",
+    "scored_kinds",
     "scored_study",
     "studies_of",
 ]

@@ -8,12 +8,15 @@ from torch import nn
 
 from weanalysis.ablation.studies import make_study
 from weanalysis.errors import StudyError
+from weanalysis.kinds import kind_of, kinds_where
 from weanalysis.results.saliency import WEIGHT, SaliencyMaps
 from weanalysis.results.store import Store
 from weanalysis.saliency.measure import Measured
 
-# The studies whose ablations a criterion can score. A multiplier study's channels are chosen by m itself.
-SCORED_STUDIES = ("location", "channel", "layer", "magnitude")
+
+def scored_kinds() -> list[str]:
+    """Return the kinds of studies whose rows a criterion can score."""
+    return kinds_where(lambda kind: kind.scored)
 
 
 def studies_of(store: Store, weights_hash: str, study: str | None = None) -> list[int]:
@@ -23,14 +26,14 @@ def studies_of(store: Store, weights_hash: str, study: str | None = None) -> lis
     """
     if study is None:
         listed = store.studies()
-        same = listed[(listed["weights_hash"] == weights_hash) & listed["kind"].isin(SCORED_STUDIES)]
+        same = listed[(listed["weights_hash"] == weights_hash) & listed["kind"].isin(scored_kinds())]
         return [int(number) for number in same["id"]]
     number = store.find(study)
     about = store.describe(number)
-    if about["kind"] not in SCORED_STUDIES:
+    if about["kind"] not in scored_kinds():
         raise StudyError(
-            f"{about['name']} is a {about['kind']} study, whose channels are chosen by a score already; "
-            f"compare with a study of the kind {', '.join(SCORED_STUDIES)}"
+            f"{about['name']} is a {about['kind']} study, of whose rows no criterion speaks; "
+            f"compare with a study of the kind {', '.join(scored_kinds())}"
         )
     if about["weights_hash"] != weights_hash:
         raise StudyError(
@@ -43,16 +46,17 @@ def studies_of(store: Store, weights_hash: str, study: str | None = None) -> lis
 def scored_study(measured: Measured, net: nn.Module, store: Store, study_id: int) -> pd.DataFrame:
     """Return a study's table with a column a criterion; NaN where a criterion says nothing of what is zeroed.
 
-    A kernel is looked up among kernels, a filter among filters, an input channel and a layer likewise. What a magnitude
-    study zeroes has the sum of its single weights' scores. `net` is the network that was scored, in plain weights.
+    A kernel is looked up among kernels, a filter among filters, an input channel and a layer likewise. Where ranked
+    weights are zeroed, a row has the sum of its single weights' scores. `net` is the network that was scored, in plain
+    weights.
     """
     table = store.table(study_id)
     about = store.describe(study_id)
-    if about["kind"] != "magnitude":
+    if kind_of(about["kind"]).scored != "weights":
         for criterion in measured.maps.criteria:
             table[criterion] = measured.maps.scores(criterion, table)
         return table
-    study = make_study("magnitude", net, **about["options"], layers=",".join(about["layers"]))
+    study = make_study(about["kind"], net, **about["options"], layers=",".join(about["layers"]))
     if [ablation.num_weights for ablation in study.ablations] != table["num_weights"].tolist():
         raise StudyError(f"the plan of {about['name']} cannot be made again from this network; run the study anew")
     orders: dict[str, np.ndarray] = {}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from weanalysis.training.checkpoints import trained_checkpoint
+    from weanalysis.training.groups import differ_in_seed_alone, differing_fields, seed_groups, value_word
     from weanalysis.training.images import AUGMENTATIONS
     from weanalysis.training.loop import train
     from weanalysis.training.optimization import OPTIMIZERS, SCHEDULES
@@ -24,16 +25,21 @@ __all__ = [
     "ProgressCallback",
     "Recipe",
     "Run",
+    "differ_in_seed_alone",
+    "differing_fields",
     "find_runs",
     "list_runs",
     "read_metrics",
+    "seed_groups",
     "train",
     "trained_checkpoint",
     "unreadable_runs",
+    "value_word",
 ]
 
 _MODULES = {
     "checkpoints": ("trained_checkpoint",),
+    "groups": ("differ_in_seed_alone", "differing_fields", "seed_groups", "value_word"),
     "images": ("AUGMENTATIONS",),
     "loop": ("train",),
     "optimization": ("OPTIMIZERS", "SCHEDULES"),

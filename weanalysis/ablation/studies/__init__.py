@@ -13,7 +13,7 @@ from weanalysis.ablation.studies.location import location, parse_grid
 from weanalysis.ablation.studies.magnitude import magnitude, parse_percentiles
 from weanalysis.ablation.studies.multiplier import multiplier
 from weanalysis.ablation.studies.parts import Ablation, Part, Study
-from weanalysis.errors import StudyError, unknown_name
+from weanalysis.kinds import CHANNEL, LOCATION, MAGNITUDE, MULTIPLIER, WHOLE_LAYER, kind_called
 
 __all__ = [
     "STUDIES",
@@ -33,17 +33,17 @@ __all__ = [
     "parse_percentiles",
 ]
 
+# The function that makes each kind of study; what else is known of a kind stands in `weanalysis.kinds`.
 STUDIES: dict[str, Callable[..., Study]] = {
-    "location": location,
-    "magnitude": magnitude,
-    "multiplier": multiplier,
-    "channel": channel,
-    "layer": layer,
+    LOCATION.name: location,
+    MAGNITUDE.name: magnitude,
+    MULTIPLIER.name: multiplier,
+    CHANNEL.name: channel,
+    WHOLE_LAYER.name: layer,
 }
 
 
 def make_study(kind: str, net: nn.Module, **options: Any) -> Study:
     """Make the study of that name; raise StudyError for an unknown name or a wrong option."""
-    if kind not in STUDIES:
-        raise StudyError(unknown_name("study", kind, STUDIES))
+    kind_called(kind).check_options(options)
     return STUDIES[kind](net, **options)

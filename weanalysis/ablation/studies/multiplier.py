@@ -13,6 +13,7 @@ from weanalysis.ablation.studies.layers import Layer, find_layers, input_channel
 from weanalysis.ablation.studies.parts import Ablation, Part, Study
 from weanalysis.errors import ExcitationError, StudyError, unknown_name
 from weanalysis.excitation import multipliers
+from weanalysis.results.contrast import RANKED
 
 CURVE = (0.1, 0.2, 0.3, 0.4, 0.5)
 
@@ -127,12 +128,12 @@ def _kernels(layer: Layer, places: Sequence[int]) -> list[Part]:
 
 UNITS = {
     "channel": Unit(
-        "input channel",
+        RANKED["channel"],
         mean_multiplier,
         lambda layer, places: [input_channel(layer, place) for place in places],
         lambda layer: layer.shape[0] // layer.conv.groups,
     ),
-    "kernel": Unit("kernel", kernel_multiplier, _kernels, lambda layer: 1),
+    "kernel": Unit(RANKED["kernel"], kernel_multiplier, _kernels, lambda layer: 1),
 }
 
 
@@ -156,7 +157,7 @@ def _first(
     out_channel = in_channel = None
     if single and amount == 1:
         place = int(order[single.name][0])
-        out_channel, in_channel = divmod(place, single.shape[1]) if unit.name == "kernel" else (None, place)
+        out_channel, in_channel = divmod(place, single.shape[1]) if unit is UNITS["kernel"] else (None, place)
     return Ablation(
         tuple(parts),
         selection,

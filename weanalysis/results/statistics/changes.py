@@ -1,4 +1,4 @@
-"""Comparisons on the same images: of two networks, two ablations, two maps and two layers."""
+"""Comparisons on the same images: of two networks, two ablations, two maps and two layers; second minus first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EVEN = Continuity(0.3, 0.3, 0.3)
 
 @dataclass(frozen=True)
 class Comparison:
-    """First minus second in percentage points, its interval, a p-value for "no difference", and on how many images."""
+    """Second minus first in percentage points, its interval, a p-value for "no difference", and on how many images."""
 
     difference: float
     difference_low: float
@@ -57,24 +57,24 @@ def compare_correctness(
 ) -> Comparison:
     """Compare the accuracies of two networks, or of a network before and after, on the images that both have seen.
 
-    The ids are (num_images,) whole numbers and correctness (num_images,) booleans in the same order; images of one side
-    alone are left out and counted. The interval is Tango's, the p-value McNemar's exact one; with `stopped`, where what
-    was seen decided how many images were looked at, both are the anytime-valid ones.
-    Raises StudyError where the two have no image in common.
+    The difference is the second's accuracy minus the first's. The ids are (num_images,) whole numbers and correctness
+    (num_images,) booleans in the same order; images of one side alone are left out and counted. The interval is
+    Tango's, the p-value McNemar's exact one; with `stopped`, where what was seen decided how many images were looked
+    at, both are the anytime-valid ones. Raises StudyError where the two have no image in common.
     """
     first_ids, second_ids = np.asarray(first_ids), np.asarray(second_ids)
     images = common_images(first_ids, second_ids)
     right = np.asarray(first_correct, dtype=bool)[pd.Index(first_ids).get_indexer(images)]
     also_right = np.asarray(second_correct, dtype=bool)[pd.Index(second_ids).get_indexer(images)]
     lost, gained = int(np.sum(right & ~also_right)), int(np.sum(~right & also_right))
-    difference, low, high = paired_difference(lost, gained, len(images), confidence)
+    difference, low, high = paired_difference(gained, lost, len(images), confidence)
     if stopped:
-        low, high = sequential_interval(lost, gained, len(images), confidence)
+        low, high = sequential_interval(gained, lost, len(images), confidence)
     return Comparison(
         difference=100 * float(difference),
         difference_low=100 * float(low),
         difference_high=100 * float(high),
-        p_value=float((sequential_p_value if stopped else mcnemar_exact)(lost, gained)),
+        p_value=float((sequential_p_value if stopped else mcnemar_exact)(gained, lost)),
         num_images=len(images),
         num_left_out=len(first_ids) + len(second_ids) - 2 * len(images),
     )
@@ -104,8 +104,8 @@ def compare_maps(
     """Compare D of the same places in two studies, or of two lists of ablations, on the same images.
 
     Both matrices are (image, place) as `change_matrix` makes them, with rows and columns in the same order. Returns a
-    row for each place: first, second (D in percentage points), difference, difference_low, difference_high, p_value,
-    q_value (Benjamini and Hochberg over the places) and num_images.
+    row for each place: first, second (D in percentage points), difference (D of the second minus that of the first),
+    difference_low, difference_high, p_value, q_value (Benjamini and Hochberg over the places) and num_images.
 
     With `same_network` (two ablations of one intact network) the difference is that of two accuracies: Tango's interval
     and McNemar's exact test. Else an image can count for up to two: the intervals of both D are combined (MOVER, with
@@ -116,7 +116,7 @@ def compare_maps(
     if first.shape != second.shape:
         raise ValueError(f"maps of different shapes cannot be compared: {first.shape} and {second.shape}")
     num_images = first.shape[0]
-    apart = first - second
+    apart = second - first
     by_one, by_two = _signed_counts(apart, 1), _signed_counts(apart, 2)
     first_change, second_change = _signed_counts(first, 1), _signed_counts(second, 1)
     (first_drop, first_low, first_high), (second_drop, second_low, second_high) = (
@@ -128,16 +128,16 @@ def compare_maps(
         difference, low, high = paired_difference(*by_one, num_images, confidence)
         p_value = mcnemar_exact(*by_one)
     else:
-        difference = first_drop - second_drop
-        both = np.asarray(first.multiply(second).sum(axis=0, dtype=np.int64)) / num_images - first_drop * second_drop
+        difference = second_drop - first_drop
+        both = np.asarray(second.multiply(first).sum(axis=0, dtype=np.int64)) / num_images - second_drop * first_drop
         spreads = [
             np.sqrt(np.maximum(sum(counts) / num_images - drop**2, 0))
-            for counts, drop in ((first_change, first_drop), (second_change, second_drop))
+            for counts, drop in ((second_change, second_drop), (first_change, first_drop))
         ]
         scale = spreads[0] * spreads[1]
         correlation = np.clip(np.divide(both, scale, out=np.zeros_like(both), where=scale > 0), -1, 1)
-        low = difference - _combined(first_drop - first_low, second_high - second_drop, correlation)
-        high = difference + _combined(first_high - first_drop, second_drop - second_low, correlation)
+        low = difference - _combined(second_drop - second_low, first_high - first_drop, correlation)
+        high = difference + _combined(second_high - second_drop, first_drop - first_low, correlation)
         p_value = _sign_flip_exact(by_one, by_two)
     return pd.DataFrame(
         {
@@ -156,14 +156,15 @@ def compare_maps(
 def compare_layers(first: sparse.csr_array, second: sparse.csr_array, confidence: float = 0.95) -> Comparison:
     """Compare the mean D of two sets of ablations, such as two layers of one study, on the same images.
 
-    Both matrices are (image, ablation) as `change_matrix` makes them, with rows in the same order. The images are the
-    sample: interval and p-value are those of a t-test on each image's difference of mean changes. Where no image tells
-    the two apart the interval is the one that Tango's method gives for no changes. Raises ValueError for other rows.
+    Both matrices are (image, ablation) as `change_matrix` makes them, with rows in the same order. The difference is
+    the second's mean D minus the first's. The images are the sample: interval and p-value are those of a t-test on each
+    image's difference of mean changes. Where no image tells the two apart the interval is the one that Tango's method
+    gives for no changes. Raises ValueError for other rows.
     """
     if first.shape[0] != second.shape[0]:
         raise ValueError(f"{first.shape[0]} and {second.shape[0]} images cannot be paired")
     num_images = first.shape[0]
-    apart = np.asarray(first.mean(axis=1, dtype=np.float64)) - np.asarray(second.mean(axis=1, dtype=np.float64))
+    apart = np.asarray(second.mean(axis=1, dtype=np.float64)) - np.asarray(first.mean(axis=1, dtype=np.float64))
     if np.ptp(apart) > 0:
         test = stats.ttest_1samp(apart, 0)
         low, high = test.confidence_interval(confidence)

@@ -86,16 +86,16 @@ def mean_of_runs(values: ArrayLike, confidence: float = 0.95) -> Estimate:
 
 
 def compare_runs(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """Return mean(first) - mean(second) over runs (seeds) with Welch's t interval and test.
+    """Return mean(second) - mean(first) over runs (seeds) with Welch's t interval and test.
 
     One value a run, each side at least two for an interval, else NaN. Source: B. L. Welch, Biometrika 34 (1947) 28-35.
     """
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if min(len(first), len(second)) == 0:
         return Estimate(np.nan, np.nan, np.nan)
-    difference = float(first.mean() - second.mean())
+    difference = float(second.mean() - first.mean())
     if min(len(first), len(second)) < 2 or np.ptp(first) + np.ptp(second) == 0:
         return Estimate(difference, np.nan, np.nan)
-    test = stats.ttest_ind(first, second, equal_var=False)
+    test = stats.ttest_ind(second, first, equal_var=False)
     low, high = test.confidence_interval(confidence)
     return Estimate(difference, float(low), float(high), float(test.pvalue))

@@ -252,7 +252,8 @@ class Store(Counts):
             values = (self.value_changes(study_id, place, asked.statistic) for place in (first, second))
             return compare_values(*((one["image_id"], asked.worse * (one["after"] - one["before"])) for one in values))
         one, other = self.correctness(study_id, first, metric), self.correctness(study_id, second, metric)
-        return compare_correctness(one.index, one.to_numpy(), other.index, other.to_numpy())
+        # D is what accuracy loses: D of the second minus D of the first is the first's accuracy minus the second's.
+        return compare_correctness(other.index, other.to_numpy(), one.index, one.to_numpy())
 
     def agreement(self, study_id: int) -> dict[str, Any]:
         """How far the fast evaluation was from the naive one, in all that was measured of the study's network.

@@ -1,0 +1,240 @@
+"""Studies of channels: each layer a strip, each channel a cell of it; and the channels of one layer with intervals."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Collection
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from weanalysis.figures.location import SIGNIFICANT_Q, measurements, shared_limit, significance
+from weanalysis.figures.style import (
+    CATEGORICAL,
+    THEMES,
+    clickable,
+    colour_bar,
+    diamond,
+    layer_ticks,
+    message_figure,
+    new_figure,
+    translucent,
+    unit,
+)
+from weanalysis.kinds import SELECTIONS
+
+Order = Literal["channel", "drop"]
+
+_STRIP_PIXELS = 26
+_LEAST_PIXELS = 220
+_MOST_MARKERS = 30_000  # clickable cells; with more, the page would carry more text than picture
+_MOST_INTERVALS = 400  # with more, intervals lie on each other and hide the points
+_NOTHING = "No channel has been measured yet."
+
+
+def channel_strips(
+    table: pd.DataFrame,
+    order: Order = "channel",
+    hide_insignificant: bool = False,
+    *,
+    marked: Collection[int] = (),
+    selected: int | None = None,
+    theme: str = "light",
+) -> go.Figure:
+    """Draw the channels of every layer as a strip of cells, coloured by D; the strips lie in network order.
+
+    `table` holds the rows of a channel study (the results' columns) that zero units of one kind, filters or input
+    channels; its index is their place in the study. Strips of few channels are stretched by whole numbers. `order`
+    "drop" sorts each strip, so that its length in red is the share of channels that the layer needs.
+    `hide_insignificant` greys what cannot be told from zero (q > 0.05). The rows whose places are `marked` carry a
+    diamond, the one `selected` is framed. A click on a cell carries customdata [layer, channel, place].
+    """
+    rows, column = _units(table)
+    if rows.empty or column is None:
+        return message_figure(_NOTHING, theme)
+    rows = _laid_out(rows, column, order)
+    layers = list(dict.fromkeys(rows["layer"]))
+    width = int(rows["right"].max())
+    shades = rows["drop"].astype(float)
+    if hide_insignificant:
+        shades = shades.where(significance(rows) <= SIGNIFICANT_Q)
+    limit, marks = shared_limit(shades, str(rows["metric"].iloc[0]))
+    z = np.full((len(layers), width), np.nan, dtype=np.float32)
+    for strip, left, right, shade in zip(rows["strip"], rows["left"], rows["right"], shades, strict=True):
+        z[strip, left:right] = shade
+    height = max(_LEAST_PIXELS, _STRIP_PIXELS * len(layers))
+    figure = new_figure(
+        theme,
+        height + 50,
+        margin={"l": 8, "r": 2, "t": 28, "b": 8},
+        hovermode="closest",
+        hoverdistance=-1,
+        uirevision=f"{order} {len(layers)}",
+        xaxis={
+            "showticklabels": False,
+            "ticks": "",
+            "showgrid": False,
+            "zeroline": False,
+            "range": [-0.5, width - 0.5],
+        },
+        xaxis_title_text="channels in their order" if order == "channel" else "channels, the most needed first",
+        yaxis={
+            "range": [len(layers) - 0.5, -0.5],
+            "showgrid": False,
+            "zeroline": False,
+            **layer_ticks(layers, most=60),
+        },
+    )
+    figure.update_yaxes(**layer_ticks(layers, most=60))
+    figure.add_trace(
+        go.Heatmap(
+            z=z,
+            hoverinfo="skip",
+            ygap=max(3, round(0.2 * height / len(layers))),
+            colorscale=THEMES[theme].diverging,
+            zmin=-limit,
+            zmax=limit,
+            colorbar=colour_bar(theme, height=height, **marks),
+        )
+    )
+    middles = (rows["left"] + rows["right"] - 1) / 2
+    figure.update_layout(
+        shapes=[*_grounds(rows, theme), *_frame(rows, selected, theme)],
+        showlegend=bool(len(marked)),
+    )
+    if len(rows) <= _MOST_MARKERS:
+        figure.add_trace(clickable(middles, rows["strip"], _keys(rows, column), _words(rows, column)))
+    if len(found := rows[rows.index.isin(list(marked))]):
+        figure.add_trace(
+            go.Scatter(
+                x=middles[found.index],
+                y=found["strip"],
+                mode="markers",
+                name="better off without, confirmed",
+                marker={
+                    "symbol": "diamond",
+                    "size": 8,
+                    "color": THEMES[theme].accent,
+                    "line": {"width": 1.5, "color": THEMES[theme].page},
+                },
+                hoverinfo="skip",
+            )
+        )
+    return figure
+
+
+def channel_intervals(
+    table: pd.DataFrame, layer: str, *, selected: int | None = None, theme: str = "light"
+) -> go.Figure:
+    """Draw D of every channel of one layer with its 95 % interval; the one `selected` is the diamond.
+
+    `table` is as for `channel_strips`; a click on a channel carries its customdata.
+    """
+    rows, column = _units(table)
+    rows = rows[rows["layer"] == layer].dropna(subset=["drop"])
+    if rows.empty or column is None:
+        return message_figure("No channel of this layer has been measured yet.", theme)
+    measured_in = unit(str(rows["metric"].iloc[0]))
+    figure = new_figure(
+        theme,
+        320,
+        margin={"l": 8, "r": 12, "t": 28, "b": 8},
+        xaxis_title_text=str(rows["selection"].iloc[0]),
+        yaxis_title_text=f"D ({measured_in})" if measured_in else "D",
+        hovermode="closest",
+    )
+    certain = significance(rows) <= SIGNIFICANT_Q
+    for name, own, colour in (
+        (f"cannot be told from 0 (q > {SIGNIFICANT_Q:g})", rows[~certain], translucent(CATEGORICAL[8], 0.8)),
+        (f"differs from 0 (q ≤ {SIGNIFICANT_Q:g})", rows[certain], THEMES[theme].line),
+    ):
+        if own.empty:
+            continue
+        error = {
+            "type": "data",
+            "symmetric": False,
+            "array": own["drop_high"] - own["drop"],
+            "arrayminus": own["drop"] - own["drop_low"],
+            "thickness": 1.2,
+            "width": 2,
+        }
+        figure.add_trace(
+            go.Scatter(
+                x=own[column],
+                y=own["drop"],
+                error_y=error if len(rows) <= _MOST_INTERVALS else None,
+                mode="markers",
+                name=name,
+                marker={"size": 6, "color": colour},
+                customdata=_keys(own, column),
+                text=_words(own, column),
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
+    if selected in rows.index:
+        figure.add_trace(diamond(rows.loc[selected, column], rows.loc[selected, "drop"], theme))
+    figure.update_xaxes(showgrid=False, zeroline=False)
+    figure.update_yaxes(zeroline=True, zerolinecolor=THEMES[theme].muted)
+    return figure
+
+
+def _units(table: pd.DataFrame) -> tuple[pd.DataFrame, str | None]:
+    """Return the rows that zero one channel each, in network order, and the column that numbers them."""
+    rows = table.dropna(subset=["layer"])
+    known = [SELECTIONS[name].channels for name in rows["selection"].unique() if name in SELECTIONS]
+    column = next((channels[0] for channels in known if channels is not None and len(channels) == 1), None)
+    if column is None:
+        return rows.iloc[:0], None
+    return rows.dropna(subset=[column]).sort_values(["depth", "layer", column], kind="stable"), column
+
+
+def _laid_out(rows: pd.DataFrame, column: str, order: Order) -> pd.DataFrame:
+    """Give every row its strip, and from where to where in it its cell lies; what is not measured comes last."""
+    strip = rows.groupby("layer", sort=False).ngroup()
+    if order == "drop":
+        rows = rows.assign(_strip=strip).sort_values(["_strip", "drop"], ascending=[True, False], kind="stable")
+        strip = rows.pop("_strip")
+    place = rows.groupby("layer", sort=False).cumcount()
+    counts = rows.groupby("layer", sort=False)[column].transform("size")
+    zoom = counts.max() // counts
+    return rows.assign(strip=strip, left=place * zoom, right=(place + 1) * zoom)
+
+
+def _keys(rows: pd.DataFrame, column: str) -> list[list[Any]]:
+    return [
+        list(key) for key in zip(rows["layer"], rows[column].astype(int).tolist(), rows.index.tolist(), strict=True)
+    ]
+
+
+def _words(rows: pd.DataFrame, column: str) -> list[str]:
+    places = zip(rows["layer"], rows["selection"], rows[column], measurements(rows), strict=True)
+    return [
+        f"<b>{html.escape(str(layer))}</b><br>{html.escape(str(selection))} {channel:.0f}{words}"
+        for layer, selection, channel, words in places
+    ]
+
+
+def _grounds(rows: pd.DataFrame, theme: str) -> list[dict[str, Any]]:
+    """Return the grey below each strip, which shows wherever a channel is hidden or not measured."""
+    ends = rows.groupby("strip")["right"].max()
+    return [
+        _box(-0.5, strip - 0.4, right - 0.5, strip + 0.4)
+        | {"layer": "below", "line": {"width": 0}, "fillcolor": THEMES[theme].tile}
+        for strip, right in ends.items()
+    ]
+
+
+def _frame(rows: pd.DataFrame, selected: int | None, theme: str) -> list[dict[str, Any]]:
+    """Return the frame of the selected cell: a dark line in a light one shows on any colour."""
+    if selected is None or selected not in rows.index:
+        return []
+    row = rows.loc[selected]
+    box = _box(row["left"] - 0.5, row["strip"] - 0.42, row["right"] - 0.5, row["strip"] + 0.42)
+    lines = ((THEMES[theme].page, 5), (THEMES[theme].accent, 2.5))
+    return [box | {"line": {"color": colour, "width": width}} for colour, width in lines]
+
+
+def _box(left: float, top: float, right: float, bottom: float) -> dict[str, Any]:
+    return {"type": "rect", "x0": left, "y0": top, "x1": right, "y1": bottom}
