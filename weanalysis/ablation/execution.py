@@ -16,7 +16,12 @@ from weanalysis.ablation.schedule import StopRequest, Work
 from weanalysis.ablation.stopping import Need, Needs
 from weanalysis.ablation.studies import Ablation, Study
 from weanalysis.results.statistics import StoppingRule, chance_note
-from weanalysis.results.store import METRICS, Store, shards_of
+from weanalysis.results.store import Store, shards_of
+from weanalysis.tasks import METRICS, Metric
+
+# Of each number of an image, such as the loss, a study keeps the change under every ablation for so many pairs of them,
+# 2 bytes each; beyond that, for those images of each ablation and shard that changed most (6 bytes each).
+MOST_NUMBERS_KEPT = 2**26
 
 
 class Interrupted(KeyboardInterrupt):
@@ -31,13 +36,14 @@ class Interrupted(KeyboardInterrupt):
 class Status:
     """How far a study has come, for whoever watches: `done` and `total` count (ablation, shard) pairs.
 
-    `counts` holds, per ablation and in the metric, the arrays num_images, num_correct (intact), lost and gained.
+    `counts` holds, per ablation, num_images and what the metric follows from: num_correct (intact), lost and gained, or
+    the sums of `Store.moments`.
     """
 
     study: Study
     study_id: int
     name: str
-    metric: str
+    metric: Metric
     done: int
     total: int
     reused: int
@@ -50,10 +56,20 @@ class Status:
 class _Tally:
     """Counts of a running study, so that what was found so far can be shown without reading the store."""
 
-    def __init__(self, store: Store, study_id: int, metric: str, ids: np.ndarray):
-        self.bit = METRICS[metric]
+    def __init__(self, store: Store, study_id: int, metric: Metric, ids: np.ndarray):
+        self._metric = metric
         _, first, self._of_place = np.unique(ids, return_index=True, return_inverse=True)
-        self._counts = {name: values[first] for name, values in store.counts(study_id, metric).items()}
+        self.answers_in = metric if metric.counts_images else METRICS["top1"]
+        answers = store.counts(study_id, self.answers_in.name)
+        counts = answers if metric.counts_images else store.moments(study_id, metric.statistic)
+        self._counts = {name: values[first] for name, values in counts.items()}
+        self._answers = {name: answers[name][first] for name in ("num_images", "num_correct")}
+
+    @property
+    def intact_answers(self) -> tuple[int, int]:
+        """Of how many images the intact network is right, and of how many it is known: of the most for any ablation."""
+        place = int(self._answers["num_images"].argmax())
+        return int(self._answers["num_correct"][place]), int(self._answers["num_images"][place])
 
     @property
     def counts(self) -> dict[str, np.ndarray]:
@@ -63,12 +79,21 @@ class _Tally:
     def add(self, task: schedule.Task, measured: Measured) -> None:
         """Count in what a task measured."""
         index = self._of_place[np.array(task.places)]
+        before = self.answers_in.right(measured.intact_correct)
+        self._answers["num_images"][index] += len(before)
+        self._answers["num_correct"][index] += int(before.sum())
+        self._counts["num_images"][index] += len(before)
+        if not self._metric.counts_images:
+            values = measured.values[self._metric.statistic]
+            changes = values.changes.astype(np.float64)
+            self._counts["intact"][index] += values.intact.sum(dtype=np.float64)
+            self._counts["change"][index] += changes.sum(1)
+            self._counts["squares"][index] += (changes**2).sum(1)
+            return
         of_change = np.repeat(index, measured.counts)
-        before = (measured.targets == measured.predictions) if self.bit == 1 else measured.top5
-        was, now = before[measured.positions], (measured.correct & self.bit).astype(bool)
+        was, now = before[measured.positions], self._metric.right(measured.correct)
         for name, changed in (("lost", was & ~now), ("gained", ~was & now)):
             self._counts[name] += np.bincount(of_change[changed], minlength=len(self._counts[name]))
-        self._counts["num_images"][index] += len(before)
         self._counts["num_correct"][index] += int(before.sum())
 
 
@@ -85,7 +110,7 @@ class Execution:
     study_id: int
     context_id: int
     name: str
-    metric: str
+    metric: Metric
     work: Work
     evaluator: Evaluator
     rule: StoppingRule | None
@@ -99,6 +124,14 @@ class Execution:
     jobs: int = 1
     doubt: str | None = None
     distrusted: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def _most_kept(self) -> int | None:
+        """Of how many images of a shard the change of a number is kept for each ablation; None: of all."""
+        num_numbers = len(self.study.ablations) * len(self.work.data)
+        if num_numbers <= MOST_NUMBERS_KEPT:
+            return None
+        return max(1, MOST_NUMBERS_KEPT * self.shard_size // num_numbers)
 
     def run(self) -> int:
         """Measure all that is missing; return how many ablations the stopping rule settled. Raises Interrupted."""
@@ -210,6 +243,7 @@ class Execution:
             self.study_id,
             self._done,
             self._total,
+            self._most_kept,
         )
         self._tally.add(task, measured)
         self._doubt_guesses()
@@ -219,11 +253,9 @@ class Execution:
 
     def _doubt_guesses(self) -> None:
         """Say, as soon as it is seen, that the intact network does no better than guessing."""
-        counts = self._tally.counts
-        place = int(counts["num_images"].argmax())
         if self.doubt is None:
-            num_correct, num_images = int(counts["num_correct"][place]), int(counts["num_images"][place])
-            self.doubt = chance_note(num_correct, num_images, self.num_classes, self.metric)
+            num_correct, num_images = self._tally.intact_answers
+            self.doubt = chance_note(num_correct, num_images, self.num_classes, self._tally.answers_in.guesses)
             if self.doubt:
                 self.say(self.doubt)
 

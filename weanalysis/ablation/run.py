@@ -34,7 +34,8 @@ from weanalysis.models import Model, save_checkpoint
 from weanalysis.results.contrast import lowest_and_highest
 from weanalysis.results.multipliers import save_multipliers
 from weanalysis.results.statistics import StoppingRule
-from weanalysis.results.store import METRICS, Store, content_key
+from weanalysis.results.store import Store, content_key
+from weanalysis.tasks import find_metric
 from weanalysis.versions import versions
 
 EVALUATIONS = ("exact", "screened", "naive")
@@ -165,8 +166,9 @@ def _measure(
         probes=probes[0],
     )
     num_classes = evaluator.logits(probes[0]).shape[1]
-    if settings.metric == "top5" and num_classes <= 5:
-        raise StudyError(f"metric top5 says nothing of a network with {num_classes} classes; use top1")
+    metric = find_metric(settings.metric)
+    if num_classes <= metric.guesses:
+        raise StudyError(f"metric {metric.name} says nothing of a network with {num_classes} classes; use top1")
     check_targets(images, num_classes)
     seconds_per_image = _time_forward(evaluator, *probes)
     evaluator.batch_size = settings.batch_size or _fitting_batch(evaluator, probes[0], study.ablations)
@@ -209,7 +211,7 @@ def _measure(
             study_id,
             context_id,
             name,
-            settings.metric,
+            metric,
             work,
             evaluator,
             settings.rule,
@@ -314,8 +316,7 @@ def check_settings(
 
     It needs no network, so that nothing is trained or loaded for settings that cannot be.
     """
-    if metric not in METRICS:
-        raise StudyError(unknown_name("metric", metric, METRICS))
+    counts_images = find_metric(metric).counts_images
     if evaluate not in EVALUATIONS:
         raise StudyError(unknown_name("evaluation", evaluate, EVALUATIONS))
     if dtype not in DTYPES:
@@ -331,6 +332,16 @@ def check_settings(
     rule = StoppingRule(until_ci, until_significant) if until_ci is not None or until_significant else None
     if rule and evaluate not in ("exact", "naive"):
         raise StudyError(f"--{rule} needs measured answers: use --evaluate exact, not {evaluate}")
+    if not counts_images and rule:
+        raise StudyError(
+            f"--{rule} needs a metric in which images are right or wrong (top1, top5), not {metric}: an interval that "
+            "holds however often it is looked at is proven for those alone; leave the rule out"
+        )
+    if not counts_images and evaluate == "screened":
+        raise StudyError(
+            f"--evaluate screened leaves out images whose answer cannot change, and their {metric} does: use "
+            "--evaluate exact, or --metric top1"
+        )
     devices = find_devices(device)
     if dtype == "tf32" and not devices[0].startswith("cuda"):
         raise StudyError(f"dtype tf32 is arithmetic of NVIDIA GPUs, and the device is {devices[0]}: use float32")

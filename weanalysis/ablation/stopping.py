@@ -8,6 +8,7 @@ import numpy as np
 
 from weanalysis.results.statistics import Replay, StoppingRule
 from weanalysis.results.store import Store
+from weanalysis.tasks import METRICS
 
 # A shard of images (start, stop), and the positions of the ablations that are to be measured on it.
 Need = tuple[tuple[int, int], np.ndarray]
@@ -25,7 +26,7 @@ class Needs:
     def __init__(self, store: Store, study_id: int, shards: list[tuple[int, int]], rule: StoppingRule | None):
         self._store, self._study_id, self._shards = store, study_id, shards
         about = store.describe(study_id)
-        self._context_id, self._metric = int(about["context_id"]), str(about["metric"])
+        self._context_id, self._metric = int(about["context_id"]), METRICS[str(about["metric"])]
         self._ids = store.ablation_ids(study_id)
         _, places = np.unique(self._ids, return_index=True)
         self._places_once = np.sort(places)
@@ -75,7 +76,7 @@ class Needs:
         if self._replay is not None:
             open_places = open_places[self._replay.is_open[open_places]]
         for shard in self._shards[self._next_shard : stop]:
-            done = self._store.done(self._context_id, *shard)
+            done = self._store.done(self._context_id, *shard, self._metric.statistic)
             places = open_places[~np.isin(self._ids[open_places], done)]
             if len(places):
                 yield shard, places
@@ -85,9 +86,9 @@ class Needs:
         while self._replay is not None and self._goes_on():
             shard = self._shards[self._next_shard]
             # A shard that is not there in full is looked at once it is: the replay takes each one once.
-            done = self._store.done(self._context_id, *shard)
+            done = self._store.done(self._context_id, *shard, self._metric.statistic)
             if not np.isin(self._ids[self._replay.is_open], done).all():
                 return
-            counts = self._store.shard_counts(self._study_id, shard, self._metric)
+            counts = self._store.shard_counts(self._study_id, shard, self._metric.name)
             self._replay.add(counts["lost"], counts["gained"], counts["num_images"])
             self._next_shard += 1

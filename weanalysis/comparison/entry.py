@@ -11,8 +11,8 @@ from weanalysis.comparison.sides import SideGiven, StudyOf, find_side
 from weanalysis.comparison.studies import StudyComparison, compare_studies
 from weanalysis.data import as_images
 from weanalysis.devices import find_devices
-from weanalysis.errors import DataError, StudyError, unknown_name
-from weanalysis.results import METRICS
+from weanalysis.errors import DataError, StudyError
+from weanalysis.tasks import COUNTING, find_metric
 
 
 def compare(
@@ -43,8 +43,8 @@ def compare(
         DataError: no images known, different ones, or ones that do not fit a network.
         ModelError, DeviceError: a checkpoint that cannot be read, a device that is not there.
     """
-    if metric is not None and metric not in METRICS:
-        raise StudyError(unknown_name("metric", metric, METRICS))
+    if metric is not None:
+        find_metric(metric, COUNTING)
     for accuracy in reach:
         if not 0 < accuracy <= 100:
             raise StudyError(f"an accuracy of {accuracy:g} % cannot be reached; give percent above 0, up to 100")

@@ -20,8 +20,8 @@ from weanalysis.errors import DataError, StudyError, WeanalysisError
 from weanalysis.excitation import costs
 from weanalysis.loading import load_data
 from weanalysis.models import Model
-from weanalysis.results import METRICS
 from weanalysis.results.statistics import Estimate, chance_note, compare_correctness, compare_runs
+from weanalysis.tasks import METRICS
 from weanalysis.training import Run, differing_fields
 from weanalysis.training.recipe import whole_spec
 
@@ -122,8 +122,9 @@ class Look:
         """Find out which images a network has right; raise WeanalysisError, with its name, where it cannot say."""
         model = member.load(self.cache)
         try:
-            if self.metric == "top5" and model.num_classes and model.num_classes <= 5:
-                raise StudyError(f"metric top5 says nothing of {model.num_classes} classes; use top1")
+            metric = METRICS[self.metric]
+            if model.num_classes and model.num_classes <= metric.guesses:
+                raise StudyError(f"metric {metric.name} says nothing of {model.num_classes} classes; use top1")
             images = self.data
             if isinstance(images, str):
                 images = load_data(images, num_images=self.num_images, model=model, cache=self.cache)
@@ -131,7 +132,7 @@ class Look:
         except WeanalysisError as error:
             raise type(error)(f"{member.name}: {error}") from error
         notes = [*model.notes, *getattr(images, "notes", ()), *self._notes(member, images.fingerprint)]
-        if note := chance_note(int(right.sum()), len(right), model.num_classes, self.metric):
+        if note := chance_note(int(right.sum()), len(right), model.num_classes, metric.guesses):
             notes.append(f"{member.name}: {note}")
         counted = _count_costs(model, images) if with_costs else dict.fromkeys(COUNTED, math.nan)
         return _Answers(np.asarray(images.ids), right, counted, notes)
@@ -143,7 +144,7 @@ class Look:
         for start in range(0, len(images), self.batch_size):
             decided = evaluator.intact(*images.batch(start, start + self.batch_size))
             correct = decided.correct.cpu().numpy()
-            right[start : start + len(correct)] = correct & METRICS[self.metric] > 0
+            right[start : start + len(correct)] = METRICS[self.metric].right(correct)
             if self.report:
                 self.report(name, start + len(correct), len(images))
         return right

@@ -12,11 +12,12 @@ from weanalysis.errors import StudyError
 from weanalysis.figures import points
 from weanalysis.kinds import Kind, kind_of, named
 from weanalysis.report.page import Chapter, Picture, Table
-from weanalysis.report.words import METRICS, RATE, correlation, counted, plain_number, sentence_of, with_interval
+from weanalysis.report.words import RATE, correlation, counted, plain_number, sentence_of, with_interval
 from weanalysis.results import Store
 from weanalysis.results.export import to_json_value
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words, sample_words
 from weanalysis.results.statistics import adjust_holm
+from weanalysis.tasks import METRICS
 
 _SHOWN = 10
 
@@ -68,7 +69,7 @@ def _chapter(
         [
             ("First", one),
             ("Second", two),
-            ("Metric", METRICS.get(found.metric, found.metric)),
+            ("Metric", METRICS[found.metric].label),
             ("Images", f"{found.num_images:,}, measured by both"),
             ("Places", f"{len(found.places):,}, measured by both"),
             *((("Notes", " ".join(f"{note[0].upper()}{note[1:]}." for note in found.notes)),) if found.notes else ()),

@@ -15,13 +15,14 @@ from typing import Any
 from weanalysis import figures
 from weanalysis.cache import Cache, find_cache, storable, write_atomically
 from weanalysis.comparison import StudyOf, find_named, find_run_folder
-from weanalysis.errors import StoreError, StudyError, unknown_name
+from weanalysis.errors import StoreError
 from weanalysis.report.comparisons import chapters_of_comparisons
 from weanalysis.report.page import Chapter, render
 from weanalysis.report.runs import chapter_of_runs
 from weanalysis.report.studies import chapter_of_study
 from weanalysis.report.words import moment, settings
-from weanalysis.results import METRICS, Store
+from weanalysis.results import Store
+from weanalysis.tasks import find_metric
 from weanalysis.training import Run
 from weanalysis.versions import versions
 
@@ -79,8 +80,8 @@ def write_report(
     path = Path(path).expanduser()
     if path.suffix.lower() not in (".html", ".htm"):
         raise StoreError(f"a report is an HTML page: {path.name!r} must end in .html")
-    if metric is not None and metric not in METRICS:
-        raise StudyError(unknown_name("metric", metric, METRICS))
+    if metric is not None:
+        find_metric(metric)
     if pictures is not None:
         figures.check_pictures(tuple(formats))
     found_cache = cache if isinstance(cache, Cache) else find_cache(cache)

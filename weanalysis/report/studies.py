@@ -16,7 +16,6 @@ from weanalysis.kinds import kind_of, named
 from weanalysis.report.kinds import Study, read
 from weanalysis.report.page import Chapter, Picture, Table
 from weanalysis.report.words import (
-    METRICS,
     RATE,
     counted,
     moment,
@@ -28,6 +27,7 @@ from weanalysis.results import Improvements, Store, find_improvements
 from weanalysis.results.export import to_json_value
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, interval_words
 from weanalysis.results.statistics import selected_intervals
+from weanalysis.tasks import METRICS
 from weanalysis.training import value_word
 
 _SHOWN_AT_LEAST, _SHOWN_AT_MOST = 10, 25
@@ -130,7 +130,7 @@ def _findings(study: Study) -> list[str]:
     found, rows = study.found, study.measured
     sentences = [
         f"The intact network has {study.intact:.2f} % of {counted(found.most_images, 'image')} right "
-        f"({METRICS.get(study.metric, study.metric)})."
+        f"({METRICS[study.metric].label})."
     ]
     correction = f"after correction for their number (false discovery rate {RATE})"
     if found.num_found:
@@ -307,7 +307,7 @@ def _setting(study: Study) -> list[tuple[str, str]]:
         ("Network", about["model"]),
         ("Weights", about.get("weights")),
         ("Images", f"{about['data']}, {counted(about['num_images'], 'image')} asked for"),
-        ("Metric", METRICS.get(study.metric, study.metric)),
+        ("Metric", METRICS[study.metric].label),
         ("Study", about["kind"]),
         ("Options", settings(about.get("options") or {})),
         ("Layers", f"{len(about['layers']):,}" if about.get("layers") else ""),

@@ -12,7 +12,6 @@ from weanalysis.results.findings import FALSE_DISCOVERY_RATE
 from weanalysis.training import value_word
 
 RATE = f"{100 * FALSE_DISCOVERY_RATE:g} %"
-METRICS = {"top1": "top-1", "top5": "top-5"}
 
 
 def counted(number: int, noun: str) -> str:

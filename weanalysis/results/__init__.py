@@ -2,11 +2,10 @@
 
 from weanalysis.results.export import export_table, to_json_rows
 from weanalysis.results.improvements import Improvements, find_improvements
-from weanalysis.results.store import COLUMNS, METRICS, Store
+from weanalysis.results.store import COLUMNS, Store
 
 __all__ = [
     "COLUMNS",
-    "METRICS",
     "Improvements",
     "Store",
     "export_table",

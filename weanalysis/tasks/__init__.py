@@ -3,6 +3,6 @@
 Metrics are read without torch; `tasks.classification`, which reads outputs, is the one module here that needs it.
 """
 
-from weanalysis.tasks.metrics import METRICS, STATISTICS, Metric, find_metric
+from weanalysis.tasks.metrics import COUNTING, METRICS, STATISTICS, Metric, find_metric
 
-__all__ = ["METRICS", "STATISTICS", "Metric", "find_metric"]
+__all__ = ["COUNTING", "METRICS", "STATISTICS", "Metric", "find_metric"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 # Rows of probabilities sum to 1 but for rounding.
@@ -27,6 +26,7 @@ class Classification:
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The cross-entropy of each image in nats, (N,), in float32; infinite where the target's probability is 0.
 
+        >>> import torch
         >>> Classification().loss(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
         tensor([0.6931])
         """

@@ -70,3 +70,7 @@ def find_metric(name: str, among: Collection[str] | None = None) -> Metric:
     if name not in METRICS or (among is not None and name not in among):
         raise StudyError(unknown_name("metric", name, METRICS if among is None else among))
     return METRICS[name]
+
+
+# Those in which images are right or wrong.
+COUNTING = tuple(metric.name for metric in METRICS.values() if metric.counts_images)

@@ -71,6 +71,11 @@ class Measured:
     screen: Screen | None = None
     values: dict[str, Values] = field(default_factory=dict)
 
+    @property
+    def intact_correct(self) -> np.ndarray:
+        """The bits of correctness of the intact network's answers, (N,) uint8."""
+        return (self.targets == self.predictions).astype(np.uint8) + 2 * self.top5.astype(np.uint8)
+
 
 @dataclass(frozen=True)
 class Values:
@@ -82,7 +87,7 @@ class Values:
 
 @dataclass
 class Decisions:
-    """Per image: the predicted class (−1: NaN), whether the target is first, in the first 5, whether it is near; loss."""
+    """Per image: the class (−1: NaN), whether the target is first, or in the first 5; if it is near; its loss."""
 
     predictions: Tensor
     correct: Tensor
@@ -146,8 +151,12 @@ class Batch:
 
     @classmethod
     def of(cls, targets: Tensor, intact: Decisions) -> Batch:
-        arrays = (one.cpu().numpy() for one in (targets, intact.predictions, intact.correct, intact.loss))
-        return cls(*arrays)
+        return cls(
+            targets.cpu().numpy(),
+            intact.predictions.cpu().numpy(),
+            intact.correct.cpu().numpy(),
+            intact.loss.cpu().numpy(),
+        )
 
     def add(self, decisions: Decisions) -> None:
         predictions, correct = decisions.predictions.cpu().numpy(), decisions.correct.cpu().numpy()
@@ -216,7 +225,7 @@ def together(parts: Sequence[tuple[Sequence[int], Measured]], screened: bool) ->
             screen.about = part.screen.about
             for name in SCREENED:
                 getattr(screen, name)[list(places)] = getattr(part.screen, name)
-    shard = Batch(first.targets, first.predictions, _intact_correct(first), np.empty(0), changes)
+    shard = Batch(first.targets, first.predictions, first.intact_correct, np.empty(0), changes)
     shard.num_rechecked = sum(part.num_rechecked for _, part in parts)
     whole = merge([shard], first.start)
     whole.screen = screen if screened else None
@@ -226,7 +235,3 @@ def together(parts: Sequence[tuple[Sequence[int], Measured]], screened: bool) ->
             new[list(places)] = part.values["loss"].changes
         whole.values = {"loss": Values(first.values["loss"].intact, new)}
     return whole
-
-
-def _intact_correct(measured: Measured) -> np.ndarray:
-    return (measured.targets == measured.predictions).astype(np.uint8) + 2 * measured.top5.astype(np.uint8)

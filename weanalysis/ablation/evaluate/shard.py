@@ -404,11 +404,11 @@ class Shard:
     def _result(self, computed: _Computed) -> Measured:
         rows, columns = computed.all("rows", np.int64), computed.all("columns", np.int64)
         predictions, correct = computed.all("predictions", np.int64), computed.all("correct", np.uint8)
-        arrays = (
+        targets, intact, before, losses = (
             np.concatenate([getattr(batch, name) for batch in self._intact])
             for name in ("targets", "predictions", "correct", "losses")
         )
-        shard = Batch(*arrays, num_rechecked=self._num_rechecked)
+        shard = Batch(targets, intact, before, losses, num_rechecked=self._num_rechecked)
         changed = (predictions != shard.predictions[rows]) | (correct != shard.correct[rows])
         order = np.lexsort((rows, columns))
         order = order[changed[order]]
@@ -417,7 +417,7 @@ class Shard:
             part = order[bounds[column] : bounds[column + 1]]
             shard.changes.append((rows[part], predictions[part], correct[part]))
         if len(rows) == self._num_images * len(self._columns):
-            losses = np.empty((len(self._columns), self._num_images), np.float32)
-            losses[self._places[columns], rows] = computed.all("loss", np.float32)
-            shard.new_losses = list(losses)
+            new = np.empty((len(self._columns), self._num_images), np.float32)
+            new[self._places[columns], rows] = computed.all("loss", np.float32)
+            shard.new_losses = list(new)
         return merge([shard], self._start)

@@ -20,9 +20,8 @@ def is_at_chance(num_correct: int, num_images: int, num_classes: int, guesses: i
     return bool(could_be_guessed and upper < (1 + chance) / 2)
 
 
-def chance_note(num_correct: int, num_images: int, num_classes: int, metric: str = "top1") -> str | None:
+def chance_note(num_correct: int, num_images: int, num_classes: int, guesses: int = 1) -> str | None:
     """Word the warning for an accuracy that `is_at_chance`; None for any other."""
-    guesses = 5 if metric == "top5" else 1
     if not is_at_chance(num_correct, num_images, num_classes, guesses):
         return None
     accuracy, chance = 100 * num_correct / num_images, 100 * guesses / num_classes

@@ -69,6 +69,6 @@ def compare_values(
     images = common_images(*ids)
     one, other = (each[pd.Index(these).get_indexer(images)] for these, each in zip(ids, values, strict=True))
     apart = other - one
-    found = mean_change(len(images), apart.sum(), (apart**2).sum(), confidence)
+    difference, low, high, p_value = mean_change(len(images), apart.sum(), (apart**2).sum(), confidence)
     num_left_out = len(ids[0]) + len(ids[1]) - 2 * len(images)
-    return Comparison(*(float(number) for number in found), len(images), num_left_out)
+    return Comparison(float(difference), float(low), float(high), float(p_value), len(images), num_left_out)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weanalysis.results.store.checked import Block, BlockValues, Intact, json_object, numbers, screen_numbers
+from weanalysis.results.store.checked import Block, BlockValues, Intact, json_object, screen_numbers
+from weanalysis.results.store.checked import numbers as checked_numbers
 from weanalysis.results.store.schema import SCREENED
 from weanalysis.results.store.studies import Studies
 from weanalysis.tasks import METRICS
@@ -86,7 +87,9 @@ class Counts(Studies):
         )
         if row is None:
             return
-        intact = numbers(row[0], np.float32, f"the {statistic} of images {shard[0]} to {shard[1]}", shard[1] - shard[0])
+        intact = checked_numbers(
+            row[0], np.float32, f"the {statistic} of images {shard[0]} to {shard[1]}", shard[1] - shard[0]
+        )
         for block, index in self._first_blocks(context_id, shard, ids, statistic):
             found = self._row("SELECT * FROM block_values WHERE block_id = ? AND statistic = ?", block.id, statistic)
             yield block, index, intact, BlockValues.of(found, block)

@@ -30,7 +30,6 @@ class Changes(Protocol):
     stop: int
     targets: np.ndarray
     predictions: np.ndarray
-    top5: np.ndarray
     counts: np.ndarray
     positions: np.ndarray
     classes: np.ndarray
@@ -42,7 +41,11 @@ class Changes(Protocol):
     seconds: float
     distrusted: dict[str, str]
     screen: Any
-    values: Mapping[str, Any]
+    values: Any
+
+    @property
+    def intact_correct(self) -> np.ndarray:
+        """The bits of correctness of the intact network's answers, (N,) uint8."""
 
 
 class Studies(ResultsFile):
@@ -111,14 +114,16 @@ class Studies(ResultsFile):
 
     def done(self, context_id: int, start: int, stop: int, statistic: str = "correct") -> np.ndarray:
         """The ids of the ablations of which this shard has a statistic, sorted; older blocks lack some."""
-        having = "" if statistic == "correct" else " AND id IN (SELECT block_id FROM block_values WHERE statistic = ?)"
-        rows = self._rows(
-            f"SELECT ablation_ids FROM blocks WHERE context_id = ? AND start = ? AND stop = ?{having}",
-            context_id,
-            start,
-            stop,
-            *([statistic] if having else []),
-        )
+        query, key = "SELECT ablation_ids FROM blocks", (context_id, start, stop)
+        if statistic == "correct":
+            rows = self._rows(f"{query} WHERE context_id = ? AND start = ? AND stop = ?", *key)
+        elif self._has("block_values"):
+            query += " JOIN block_values ON block_id = id"
+            rows = self._rows(
+                f"{query} WHERE context_id = ? AND start = ? AND stop = ? AND statistic = ?", *key, statistic
+            )
+        else:
+            rows = iter(())
         ids = [numbers(row[0], np.int32, f"a block of images {start} to {stop}") for row in rows]
         return np.unique(np.concatenate([np.empty(0, np.int32), *ids]))
 
@@ -136,11 +141,11 @@ class Studies(ResultsFile):
         """Keep what some ablations changed in one shard, and the study's progress, in one transaction.
 
         Of numbers of each image, such as the loss, the changes of at most `most_kept` images are kept for each
-        ablation, of those that changed most (None: of all). Raises StoreError where the intact network answers otherwise than when the shard was first measured.
+        ablation, of those that changed most (None: of all). Raises StoreError where the intact network answers
+        otherwise than when the shard was first measured.
         """
         ids = np.ascontiguousarray(ablation_ids, np.int32)
         assert len(np.unique(ids)) == len(ids), "an ablation counts once"
-        intact = (measured.targets == measured.predictions).astype(np.uint8) + 2 * measured.top5.astype(np.uint8)
         self._check_intact(context_id, measured)
         with self._writing() as db:
             db.execute(
@@ -152,7 +157,7 @@ class Studies(ResultsFile):
                     np.asarray(image_ids, np.int32).tobytes(),
                     measured.targets.astype(np.int32).tobytes(),
                     measured.predictions.astype(np.int32).tobytes(),
-                    intact.tobytes(),
+                    measured.intact_correct.tobytes(),
                 ),
             )
             block = db.execute(

@@ -81,8 +81,8 @@ class Store(Counts):
         if about["evaluate"] == "screened" and name != about["screen"]["metric"]:
             again += ", or with --evaluate exact" if metric.counts_images else " and --evaluate exact"
             raise StoreError(
-                f"study {about['id']} was screened for {about['screen']['metric']}, so that changes of {name} were left "
-                f"out; {again}"
+                f"study {about['id']} was screened for {about['screen']['metric']}, so that changes of {name} were "
+                f"left out; {again}"
             )
         if about.get("stopping") and not metric.counts_images:
             raise StoreError(
@@ -249,8 +249,10 @@ class Store(Counts):
 
         asked = self._metric(self.describe(study_id), metric)
         if not asked.counts_images:
-            values = (self.value_changes(study_id, place, asked.statistic) for place in (first, second))
-            return compare_values(*((one["image_id"], asked.worse * (one["after"] - one["before"])) for one in values))
+            one, other = (self.value_changes(study_id, place, asked.statistic) for place in (first, second))
+            one_id, other_id = one.pop("image_id"), other.pop("image_id")
+            one_drop, other_drop = (asked.worse * (side["after"] - side["before"]) for side in (one, other))
+            return compare_values((one_id, one_drop), (other_id, other_drop))
         one, other = self.correctness(study_id, first, metric), self.correctness(study_id, second, metric)
         # D is what accuracy loses: D of the second minus D of the first is the first's accuracy minus the second's.
         return compare_correctness(other.index, other.to_numpy(), one.index, one.to_numpy())
