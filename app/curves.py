@@ -53,7 +53,7 @@ def find_curves(cache: Cache) -> list[Curves]:
     own: list[Curves] = []
     others: list[Curves] = []
     for path in sorted(cache.runs.iterdir()):
-        if path.is_dir() and (path / "recipe.json").is_file():
+        if path.is_dir() and Run(path).recipe_file.is_file():
             own.append(_own_run(Run(path)))
         elif path.is_dir():
             others += _foreign_folder(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +53,9 @@ def costs(about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checkpoint(about: dict[str, Any]) -> Path | None:
-    """Return the checkpoint of this program that a study's command named, if it is still there."""
-    words = shlex.split(about.get("command") or "")
-    named = [Path(word) for word in words if word.endswith(".safetensors")]
-    return next((path for path in named if path.is_absolute() and path.is_file()), None)
+    """Return the checkpoint of this program that a study was run on, if it is still there."""
+    path = about.get("checkpoint")
+    return Path(path) if path and Path(path).is_file() else None
 
 
 @st.cache_data(show_spinner="Counting parameters and operations…", max_entries=32)

@@ -131,7 +131,11 @@ def _candidates(root: str, states: tuple[tuple[int, float], ...]) -> list[compar
     with Store.open(Cache(Path(root)).results, readonly=True) as store:
         described = [store.describe(number) for number, _ in states]
     described.sort(key=lambda about: bool(about.get("stopping")))
-    return [comparison.Candidate.of(about, _multipliers_file(about).is_file()) for about in described]
+    # Studies of an older version do not say it, but kept the multipliers.
+    return [
+        comparison.Candidate.of(about, bool(about.get("excitation")) or _multipliers_file(about).is_file())
+        for about in described
+    ]
 
 
 def intact(study: pd.Series) -> pd.DataFrame:
@@ -221,7 +225,7 @@ def _maps(path: str, changed: float) -> SaliencyMaps:
 
 def _weights_file(study: pd.Series) -> tuple[str, float]:
     """Return the file of weights of a study, and when it last changed."""
-    path = cache().weights / f"{safe_name(str(study['weights_hash']))}.safetensors"
+    path = cache().weights_file(safe_name(str(study["weights_hash"])))
     return str(path), path.stat().st_mtime if path.is_file() else 0.0
 
 

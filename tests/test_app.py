@@ -663,7 +663,7 @@ def test_compare_counts_the_costs_of_both_networks(open_page: Open, cache: Path)
             num_images=250,
             architecture=plain,
             transform={"image_size": 16},
-            command=f"weanalysis ablate --model '{model}'",
+            checkpoint=model,
         )
     app = open_page("compare", first="lwe · 2", second="gone · 1")
     app.toggle(key="costs").set_value(True).run()

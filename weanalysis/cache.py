@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ class Cache:
     def weights(self) -> Path:
         return self.root / "weights"
 
+    def weights_file(self, weights_hash: str) -> Path:
+        """The weights that studies zeroed."""
+        return self.weights / f"{weights_hash}.safetensors"
+
     def multipliers_file(self, weights_hash: str) -> Path:
         return self.weights / f"{weights_hash}-multipliers.safetensors"
 
@@ -55,6 +60,23 @@ class Cache:
     def locks(self) -> Path:
         return self.root / "locks"
 
+    def lock_file(self, what: str) -> Path:
+        """What a process holds while it alone may do something, such as "study-KEY" or "run-NAME"."""
+        return self.locks / f"{what}.lock"
+
+    def job_log(self, number: int) -> Path:
+        return self.root / "jobs" / f"{number}.log"
+
+    @property
+    def fingerprints(self) -> Path:
+        """The fingerprints of folders of images, so that they are not read twice."""
+        return self.data / "fingerprints.json"
+
+    @property
+    def huggingface(self) -> Path:
+        """What the Hub's client downloads, and keeps in its own way."""
+        return self.data / "huggingface"
+
     def ready(self) -> Cache:
         """Make the folder if it is not there; raise StoreError where it cannot be written."""
         try:
@@ -68,6 +90,18 @@ class Cache:
                 f"choose another folder with --cache DIR or {ENVIRONMENT_VARIABLE}"
             ) from error
         return self
+
+
+class RunFile(StrEnum):
+    """The files in the folder of a training run."""
+
+    RECIPE = "recipe.json"
+    METRICS = "metrics.csv"
+    LAST = "last.safetensors"
+    BEST = "best.safetensors"
+    STATE = "state.safetensors"
+    RESULT = "result.json"
+    LOG = "log.txt"
 
 
 def find_cache(path: str | os.PathLike[str] | None = None) -> Cache:

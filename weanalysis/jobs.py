@@ -183,7 +183,7 @@ class Jobs:
             )
 
     def _log_file(self, job_id: int) -> Path:
-        return self.cache.root / "jobs" / f"{job_id}.log"
+        return self.cache.job_log(job_id)
 
     def _read(self) -> tuple[list[Job], list[str]]:
         if not self.cache.jobs.is_file():

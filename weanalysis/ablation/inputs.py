@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from weanalysis.ablation.behaviour import describe_behaviour
 from weanalysis.ablation.copies import copied
+from weanalysis.cache import storable
 from weanalysis.errors import ExcitationError, ModelError
-from weanalysis.excitation import multipliers
-from weanalysis.models import Model
+from weanalysis.excitation import excitation_of, multipliers
+from weanalysis.models import Model, load_network
 
 # An architecture from this source is a module of the caller's: it cannot be rebuilt from a description.
 UNNAMED_SOURCE = "module"
@@ -44,3 +45,20 @@ def multipliers_of(model: Model) -> dict[str, Tensor]:
         return {name: m.detach().contiguous() for name, m in multipliers(model.net).items()}
     except ExcitationError:
         return {}
+
+
+def excitation_kind(model: Model) -> str | None:
+    """By what the network's weights are excited, such as "lwe"; None for plain weights."""
+    found = excitation_of(model.net)
+    return None if found is None else str(found["kind"])
+
+
+def checkpoint_of(model: Model) -> str | None:
+    """The checkpoint file that the network was loaded from; None where it has other weights by now, or had no file."""
+    if model.checkpoint is None:
+        return None
+    try:
+        kept = load_network(str(model.checkpoint))
+    except ModelError:
+        return None
+    return storable(str(model.checkpoint)) if kept.weights_hash == model.weights_hash else None

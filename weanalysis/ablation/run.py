@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +19,7 @@ from weanalysis.ablation import schedule
 from weanalysis.ablation.behaviour import NUM_PROBES
 from weanalysis.ablation.evaluate import KEPT_BYTES, Evaluator, Mode, ScreenSettings
 from weanalysis.ablation.execution import Execution, Status
-from weanalysis.ablation.inputs import as_model, multipliers_of
+from weanalysis.ablation.inputs import as_model, checkpoint_of, excitation_kind, multipliers_of
 from weanalysis.ablation.preparation import Prepared, classes_of, prepare
 from weanalysis.ablation.schedule import Work
 from weanalysis.ablation.studies import Ablation, Study, find_layers, make_study
@@ -31,6 +29,7 @@ from weanalysis.devices import DTYPES, find_devices
 from weanalysis.errors import StoreError, StudyError, unknown_name
 from weanalysis.kinds import DEFAULT, kind_called
 from weanalysis.models import Model, save_checkpoint
+from weanalysis.provenance import called_as
 from weanalysis.results.contrast import lowest_and_highest
 from weanalysis.results.multipliers import save_multipliers
 from weanalysis.results.statistics import StoppingRule
@@ -103,6 +102,7 @@ def ablate(
     `doubt` a line where the intact network only guesses. Work already in the cache is not repeated. `report` is called
     as results come, `say` with lines for a person. Raises WeanalysisError for unusable input, Interrupted after Ctrl-C.
     """
+    command = called_as(ablate, locals(), **options)
     say = say or (lambda line: None)
     settings = check_settings(
         evaluate,
@@ -129,6 +129,7 @@ def ablate(
         study = replace(study, options={**study.options, **settings.rule.options})
     check_ablations(study.ablations, given.net)
     learned = multipliers_of(given)
+    made_by = {"command": command, "checkpoint": checkpoint_of(given), "excitation": excitation_kind(given)}
     began = time.perf_counter()
     probes, targets = images.batch(0, min(NUM_PROBES, len(images)))
     touched = {layer for ablation in study.ablations for layer in ablation.layers}
@@ -137,7 +138,9 @@ def ablate(
     prepared = prepare(given, touched, probes, forward_seed, batch_size, own, output, classes)
     for note in (*study.notes, *prepared.notes):
         say(note)
-    return _measure(settings, prepared, images, study, name, cache, learned, began, (probes, targets), report, say)
+    return _measure(
+        settings, prepared, images, study, name, cache, learned, made_by, began, (probes, targets), report, say
+    )
 
 
 def _measure(
@@ -148,6 +151,7 @@ def _measure(
     name: str | None,
     cache: Cache,
     learned: dict[str, torch.Tensor],
+    made_by: dict[str, str | None],
     began: float,
     probes: tuple[torch.Tensor, torch.Tensor],
     report: Callable[[Status], None] | None,
@@ -183,7 +187,7 @@ def _measure(
             )
         context_id = store.context(context)
         plan = [(ablation.key, _labels(ablation)) for ablation in study.ablations]
-        about = _about(settings, prepared, images, study, evaluator.note)
+        about = {**_about(settings, prepared, images, study, evaluator.note), **made_by}
         study_id = store.begin_study(context_id, study.key, study.kind, name, settings.metric, len(images), plan, about)
         work = Work(
             content_key([context, weights_file.name, evaluator.batch_size]),
@@ -195,7 +199,7 @@ def _measure(
             settings.dtype,
             evaluator.batch_size,
             settings.devices,
-            cache.locks,
+            cache,
             screen,
             conduct,
         )
@@ -282,7 +286,6 @@ def _about(settings: Settings, prepared: Prepared, images: Any, study: Study, ev
         "notes": [*study.notes, *prepared.notes],
         "classes": list(model.classes or getattr(images, "classes", None) or ()),
         "transform": images.transform.describe() if images.transform else None,
-        "command": shlex.join(["weanalysis", *sys.argv[1:]]),
         "evaluation_note": evaluation_note,
         "stopping": str(settings.rule) if settings.rule else None,
         "versions": versions(),
@@ -291,7 +294,7 @@ def _about(settings: Settings, prepared: Prepared, images: Any, study: Study, ev
 
 def _keep_weights(cache: Cache, model: Model, learned: dict[str, torch.Tensor]) -> Path:
     """Keep the weights that are ablated, and LWE's multipliers, where other processes and the dashboard find them."""
-    path = cache.weights / f"{model.weights_hash}.safetensors"
+    path = cache.weights_file(model.weights_hash)
     if not path.is_file():
         save_checkpoint(path, model.net, model.architecture, {"name": model.name})
     if learned:
@@ -432,7 +435,7 @@ def _labels(ablation: Ablation) -> Mapping[str, Any]:
 
 def _only_writer(cache: Cache, key: str, name: str) -> filelock.BaseFileLock:
     """Hold the study for this process; raise StoreError where another one is at it. Killed processes let go."""
-    lock = filelock.FileLock(cache.locks / f"study-{key}.lock")
+    lock = filelock.FileLock(cache.lock_file(f"study-{key}"))
     try:
         cache.locks.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from weanalysis.ablation.behaviour import NUM_PROBES, Conduct
 from weanalysis.ablation.evaluate import Evaluator, Measured, Mode, ScreenSettings
 from weanalysis.ablation.studies import Ablation
+from weanalysis.cache import Cache
 from weanalysis.devices import DTYPES
 from weanalysis.errors import DeviceError, WeanalysisError
 from weanalysis.orphans import end_with
@@ -57,7 +58,7 @@ class Work:
     dtype: str
     batch_size: int
     devices: tuple[str, ...]
-    locks: Path
+    cache: Cache
     screen: ScreenSettings | None = None
     conduct: Conduct = field(default_factory=Conduct)
 
@@ -187,7 +188,7 @@ def _claim(work: Work) -> str:
     if len(work.devices) == 1:
         return work.devices[0]
     for device in work.devices:
-        lock = filelock.FileLock(work.locks / f"{work.key}-{device.replace(':', '-')}.lock")
+        lock = filelock.FileLock(work.cache.lock_file(f"{work.key}-{device.replace(':', '-')}"))
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import sys
 import traceback
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from weanalysis.cache import is_full
 from weanalysis.cli import ablate, compare, costs, demo, prune, report, saliency, show, train
 from weanalysis.errors import WeanalysisError
+from weanalysis.provenance import command_line
 
 HELP = """Show which weights of a trained ConvNet matter, and where they are.
 
@@ -36,7 +39,17 @@ COMMANDS = (
 )
 
 
-@click.group(help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _Commands(click.Group):
+    """The commands; what one of them makes says by which command line."""
+
+    def main(self, args: Sequence[str] | None = None, *given: Any, **more: Any) -> Any:
+        with command_line(sys.argv[1:] if args is None else args):
+            return super().main(args, *given, **more)
+
+
+@click.group(
+    cls=_Commands, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(package_name="weanalysis")
 def cli() -> None:
     pass

@@ -15,7 +15,6 @@ import numpy as np
 from weanalysis.cache import Cache, write_atomically
 from weanalysis.data.pictures import Examined, Pictures, digest
 
-MEMO = "fingerprints.json"
 _MEMO_ENTRIES = 200
 _MEMO_VERSION = 2
 _BLOCK = 64
@@ -38,12 +37,12 @@ def examine(pictures: Pictures, labels: np.ndarray, cache: Cache | None, decode:
     """Hash names, labels and contents of all usable pictures, once for as long as their listing stays the same.
 
     `decode` looks for broken pictures by decoding each, otherwise only headers are read. The memo lies in
-    `cache.data`; without a cache, and for pictures in memory, there is none.
+    the cache; without one, and for pictures in memory, there is none.
     """
     listing = pictures.listing() if cache else None
     if cache is None or listing is None:
         return _examine(pictures, labels, decode)[0]
-    memo = cache.data / MEMO
+    memo = cache.fingerprints
     address = digest([_MEMO_VERSION, listing, labels.tolist(), decode])
     known = _read(memo).get(address)
     if known is not None:

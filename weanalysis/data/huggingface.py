@@ -54,7 +54,7 @@ def _load(datasets: Any, name: str, config: str | None, cache: Cache | None) -> 
     folder = Path(name).expanduser()
     is_local = folder.is_dir()
     # A local folder is unpacked below the cache; what comes from the hub stays where all its other users find it.
-    options = {"cache_dir": str(cache.ready().data / "huggingface")} if is_local and cache else {}
+    options = {"cache_dir": str(cache.ready().huggingface)} if is_local and cache else {}
     try:
         return datasets.load_dataset(str(folder.resolve()) if is_local else name, config, **options)
     # The library and the network beneath it raise exceptions of many unrelated families.

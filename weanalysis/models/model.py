@@ -47,7 +47,7 @@ class Model:
     "excitation" (the arguments of `excitation.excite`) and "pruned" (the sizes that removed channels left, see
     `models.pruned`). `weights` is a label. `classes` and `synsets` (ImageNet's
     wnids) name the outputs in order, `transform` makes the inputs; each is None where it is not known. `notes` are
-    lines that a user should see.
+    lines that a user should see. `checkpoint` is the file of this program that it was loaded from, if there was one.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Model:
     transform: Transform | None = None
     notes: list[str] = field(default_factory=list)
     synsets: tuple[str, ...] | None = None
+    checkpoint: Path | None = None
 
     @property
     def weights_hash(self) -> str:
@@ -269,6 +270,7 @@ def _from_own(file: WeightsFile, num_classes: int | None, options: Mapping[str, 
         transform=transform,
         notes=notes,
         synsets=synsets,
+        checkpoint=file.path.resolve(),
     )
 
 

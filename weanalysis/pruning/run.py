@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +27,7 @@ from weanalysis.devices import find_devices, precision
 from weanalysis.errors import ModelError, StudyError, unknown_name
 from weanalysis.models import Model, build
 from weanalysis.models.pruned import sizes_of
+from weanalysis.provenance import called_as
 from weanalysis.pruning.channels import find_groups, group_scores, remove_channels
 from weanalysis.pruning.units import Scope, Unit, choose_lowest, scores_of_criterion, scores_of_study
 from weanalysis.results.statistics import chance_note, drop_table
@@ -80,6 +79,7 @@ def prune(
     over the whole network or, with `scope` "layer", in each layer. An excited network is pruned in its folded weights;
     the network given is not changed. Nothing is trained afterwards. Raises WeanalysisError for unusable input.
     """
+    command = called_as(prune, locals())
     say = say or (lambda line: None)
     _check(by, sparsity, unit, scope, study, curve, batch_size)
     device = find_devices(device)[0]
@@ -135,7 +135,7 @@ def prune(
         "intact_params": _sizes(plain.net, first[:1]),
         "of": plain.weights,
         "of_weights_hash": plain.weights_hash,
-        "command": shlex.join(["weanalysis", *sys.argv[1:]]),
+        "command": command,
     }
     row = table[table["sparsity"] == sparsity].iloc[0]
     share = f"{row['num_pruned']:,.0f} of {row['num_units']:,.0f}"
@@ -143,6 +143,7 @@ def prune(
     pruned = replace(
         plain,
         net=wanted,
+        checkpoint=None,
         architecture=_architecture(plain, wanted, unit),
         weights=f"{plain.weights}, pruned",
         notes=[*plain.notes, f"{words} on {len(images):,} images of {images.spec}"],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,6 +14,7 @@ from weanalysis import figures
 from weanalysis.cache import Cache, find_cache, storable, write_atomically
 from weanalysis.comparison import StudyOf, find_named, find_run_folder
 from weanalysis.errors import StoreError
+from weanalysis.provenance import called_as
 from weanalysis.report.comparisons import chapters_of_comparisons
 from weanalysis.report.page import Chapter, render
 from weanalysis.report.runs import chapter_of_runs
@@ -77,6 +76,7 @@ def write_report(
         StudyError: an unknown metric.
         TrainingError: a run that cannot be read.
     """
+    command = called_as(write_report, locals())
     path = Path(path).expanduser()
     if path.suffix.lower() not in (".html", ".htm"):
         raise StoreError(f"a report is an HTML page: {path.name!r} must end in .html")
@@ -101,7 +101,7 @@ def write_report(
     trained = [chapter_of_runs(runs)] if runs else []
     chapters = [*studies, *compared, *trained]
     title = title or _title(chapters)
-    page = render(title, chapters, _made(), notes)
+    page = render(title, chapters, _made(command), notes)
     drawn: list[Path] = []
     if pictures is not None:
         wanted = {name: figure for chapter in chapters for name, figure in chapter.figures().items()}
@@ -146,10 +146,10 @@ def _title(chapters: Sequence[Chapter]) -> str:
     return chapters[0].title if len(chapters) == 1 else "Which weights matter: a report"
 
 
-def _made() -> list[tuple[str, str]]:
+def _made(command: str) -> list[tuple[str, str]]:
     """Say by what the page was made, and when."""
     return [
         ("made", moment(time.time())),
         ("with", settings(versions())),
-        ("by", shlex.join(["weanalysis", *sys.argv[1:]])),
+        ("by", command),
     ]

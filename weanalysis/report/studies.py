@@ -333,7 +333,9 @@ def _provenance(study: Study) -> list[tuple[str, str]]:
         )
     )
     pairs: list[tuple[str, Any]] = [
-        ("Command", about.get("command")),
+        ("Made by", about.get("command")),
+        ("Checkpoint", about.get("checkpoint")),
+        ("Excitation in training", about.get("excitation")),
         ("Study number", f"{study.number} in its cache"),
         ("Weights' hash", about.get("weights_hash")),
         ("Images' fingerprint", about.get("fingerprint")),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +21,7 @@ from weanalysis.data import as_images
 from weanalysis.devices import find_devices
 from weanalysis.errors import StudyError, unknown_name
 from weanalysis.models import Model
+from weanalysis.provenance import called_as
 from weanalysis.results.saliency import WEIGHT, MappedLayer, SaliencyMaps, load_maps, save_maps
 from weanalysis.results.store import content_key
 from weanalysis.saliency.criteria import CRITERIA
@@ -78,6 +77,7 @@ def saliency_maps(
     is called as it goes, `say` with lines for a person. Raises WeanalysisError for unusable input, and where the
     network lacks what every criterion asked for needs.
     """
+    command = called_as(saliency_maps, locals())
     say = say or (lambda line: None)
     chosen = parse_criteria(criteria)
     if batch_size is not None and batch_size < 1:
@@ -118,8 +118,9 @@ def saliency_maps(
         # m is folded away, so that the weights alone do not tell two networks apart.
         "multipliers": content_key({name: m.tolist() for name, m in learned.items()}) if learned else None,
     }
-    path = cache.saliency_file(content_key(settings))
-    of_weights = path.with_name(f"{path.stem}-weights.safetensors")
+    key = content_key(settings)
+    path = cache.saliency_file(key)
+    of_weights = cache.saliency_file(f"{key}-weights")
     if path.is_file() and of_weights.is_file():
         maps, weights = load_maps(path), load_maps(of_weights)
         return Measured(maps, _with_those_of_weights(weights, plain.net, selected), path, lacking, True)
@@ -155,7 +156,7 @@ def saliency_maps(
         "created": time.time(),
         "formulas": {name: CRITERIA[name].formula for name in chosen},
         "sources": {name: CRITERIA[name].source for name in chosen},
-        "command": shlex.join(["weanalysis", *sys.argv[1:]]),
+        "command": command,
     }
     units, single = _score(seen, chosen)
     maps = SaliencyMaps(mapped, chosen, about, units)

@@ -122,7 +122,7 @@ def _only_one(cache: Cache, run: Run, wait: bool, accelerator: Accelerator) -> I
         return
     cache.locks.mkdir(parents=True, exist_ok=True)
     try:
-        with filelock.FileLock(cache.locks / f"run-{run.name}.lock", timeout=-1 if wait else _LOCK_PATIENCE_S):
+        with filelock.FileLock(cache.lock_file(f"run-{run.name}"), timeout=-1 if wait else _LOCK_PATIENCE_S):
             yield
     except filelock.Timeout as error:
         raise TrainingError(

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from weanalysis import schema
-from weanalysis.cache import Cache, safe_name, storable
+from weanalysis.cache import Cache, RunFile, safe_name, storable
 from weanalysis.errors import TrainingError, one_line
 from weanalysis.training.recipe import check_values
 
@@ -42,35 +42,35 @@ class Run:
 
     @property
     def recipe_file(self) -> Path:
-        return self.folder / "recipe.json"
+        return self.folder / RunFile.RECIPE
 
     @property
     def metrics_file(self) -> Path:
-        return self.folder / "metrics.csv"
+        return self.folder / RunFile.METRICS
 
     @property
     def checkpoint(self) -> Path:
         """The network after the last finished epoch."""
-        return self.folder / "last.safetensors"
+        return self.folder / RunFile.LAST
 
     @property
     def best_checkpoint(self) -> Path:
         """The network after the epoch with the highest validation accuracy, the first of equals."""
-        return self.folder / "best.safetensors"
+        return self.folder / RunFile.BEST
 
     @property
     def state_file(self) -> Path:
         """All that is needed to continue; gone once the run is finished."""
-        return self.folder / "state.safetensors"
+        return self.folder / RunFile.STATE
 
     @property
     def result_file(self) -> Path:
         """Written last: a run that has it is finished."""
-        return self.folder / "result.json"
+        return self.folder / RunFile.RESULT
 
     @property
     def log_file(self) -> Path:
-        return self.folder / "log.txt"
+        return self.folder / RunFile.LOG
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -140,7 +140,7 @@ def unreadable_runs(cache: Cache) -> list[str]:
 def _sort_out(cache: Cache) -> tuple[list[tuple[Run, dict[str, Any]]], list[str]]:
     """Tell the runs that can be read, newest first, with what they say, from the others: a line for each of these."""
     found, problems = [], []
-    for path in sorted(cache.runs.glob("*/recipe.json")):
+    for path in sorted(cache.runs.glob(f"*/{RunFile.RECIPE}")):
         run = Run(path.parent)
         try:
             description = run.description
@@ -207,7 +207,7 @@ def read_metrics(run: Run | Path | str) -> pd.DataFrame:
     (of training: on augmented batches, before their step), `seconds` the time trained until the epoch's end. Raises
     TrainingError for a file that is no such table.
     """
-    path = run.metrics_file if isinstance(run, Run) else Path(run) / "metrics.csv"
+    path = (run if isinstance(run, Run) else Run(Path(run))).metrics_file
     if not path.is_file():
         return pd.DataFrame(columns=list(METRICS), dtype="float64")
     try:

@@ -184,6 +184,8 @@ _FIELDS: dict[str, Callable[[object], bool]] = {
     "weights": _or_none(_is_text),
     "data": _or_none(_is_text),
     "command": _or_none(_is_text),
+    "checkpoint": _or_none(_is_text),
+    "excitation": _or_none(_is_text),
     "stopping": _or_none(_is_text),
     "evaluation_note": _or_none(_is_text),
     "fingerprint": _or_none(_is_text),

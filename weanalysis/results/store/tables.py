@@ -245,13 +245,18 @@ class Store(Counts):
         interval and McNemar's exact test, of means with Student's t over the images whose changes are kept. Raises
         StudyError where they have no image in common.
         """
-        from weanalysis.results.statistics import compare_correctness, compare_values
+        from weanalysis.results.statistics import Comparison, compare_correctness, compare_values
 
         asked = self._metric(self.describe(study_id), metric)
         if not asked.counts_images:
             one, other = (self.value_changes(study_id, place, asked.statistic) for place in (first, second))
             one_id, other_id = one.pop("image_id"), other.pop("image_id")
             one_drop, other_drop = (asked.worse * (side["after"] - side["before"]) for side in (one, other))
+            table = self.table(study_id, metric).iloc[[first, second]]
+            if (table["num_images"].to_numpy() > [len(one_id), len(other_id)]).any():
+                # Those that changed most are kept alone: the difference is known, how sure it is is not.
+                apart = float(table["drop"].iloc[1] - table["drop"].iloc[0])
+                return Comparison(apart, np.nan, np.nan, np.nan, int(table["num_images"].min()))
             return compare_values((one_id, one_drop), (other_id, other_drop))
         one, other = self.correctness(study_id, first, metric), self.correctness(study_id, second, metric)
         # D is what accuracy loses: D of the second minus D of the first is the first's accuracy minus the second's.
