@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import save_file
 
+from weanalysis.ablation.evaluate import Measured, Values
 from weanalysis.results import COLUMNS, Store
 from weanalysis.results.saliency import MappedLayer, SaliencyMaps, save_maps
 from weanalysis.results.statistics import drop_table
@@ -161,28 +161,6 @@ def finished(plan: pd.DataFrame, num_images: int = 2000, num_done: int | None = 
     return table.reindex(columns=list(COLUMNS))
 
 
-@dataclass
-class MadeShard:
-    """What the engine would hand to the store for one shard."""
-
-    start: int
-    stop: int
-    targets: np.ndarray
-    predictions: np.ndarray
-    top5: np.ndarray
-    counts: np.ndarray
-    positions: np.ndarray
-    classes: np.ndarray
-    correct: np.ndarray
-    largest_difference: float = 1e-6
-    num_rechecked: int = 0
-    num_checked: int = 0
-    num_differed: int = 0
-    distrusted: dict[str, str] = field(default_factory=dict)
-    screen: None = None
-    seconds: float = 0.5
-
-
 def write_study(
     path: Path,
     kind: str,
@@ -229,7 +207,7 @@ def write_study(
     return study_id
 
 
-def _made_shard(generator: np.random.Generator, plan: pd.DataFrame, start: int, stop: int, share: float) -> MadeShard:
+def _made_shard(generator: np.random.Generator, plan: pd.DataFrame, start: int, stop: int, share: float) -> Measured:
     count = stop - start
     targets = digit_targets()[start:stop]
     right = generator.random(count) < share
@@ -243,7 +221,7 @@ def _made_shard(generator: np.random.Generator, plan: pd.DataFrame, start: int, 
         positions.append(places)
         classes.append(np.where(now, targets[places], (targets[places] + 2) % CLASSES))
         correct.append(np.where(now, 3, 2))
-    return MadeShard(
+    return Measured(
         start,
         stop,
         targets,
@@ -253,7 +231,19 @@ def _made_shard(generator: np.random.Generator, plan: pd.DataFrame, start: int, 
         np.concatenate(positions),
         np.concatenate(classes),
         np.concatenate(correct),
+        largest_difference=1e-6,
+        seconds=0.5,
+        values={"loss": _made_losses(plan, right, start)},
     )
+
+
+def _made_losses(plan: pd.DataFrame, right: np.ndarray, start: int) -> Values:
+    """Losses that are small where the answer is right, and grow a little with what an ablation costs."""
+    generator = np.random.default_rng([start, len(plan)])
+    intact = generator.gamma(0.3, np.where(right, 0.2, 4.0))
+    cost = (plan["loses"] - plan["gains"]).to_numpy()[:, None]
+    changes = cost * generator.gamma(0.5, 4.0, (len(plan), len(right))) + generator.normal(0, 0.002, (1, len(right)))
+    return Values(intact.astype(np.float32), changes.astype(np.float32))
 
 
 def write_weights(root: Path, weights_hash: str, seed: int = 0) -> None:

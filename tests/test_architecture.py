@@ -116,6 +116,7 @@ def test_nothing_depends_on_itself_through_others() -> None:
                 "models",
                 "pruning",
                 "saliency",
+                "tasks",
                 "training",
                 "_torchvision",
                 "devices",

@@ -115,20 +115,42 @@ def predict(logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     return torch.where(logits.isnan().any(1), -1, logits.argmax(1)).numpy(), clear.numpy()
 
 
-def by_a_plain_loop(odd: Odd, ablations: list[Ablation]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The intact classes (N,), the classes under each ablation (A, N), and which of these are clear (A, N)."""
+def loss_of(logits: torch.Tensor, targets: np.ndarray) -> np.ndarray:
+    """Each image's cross-entropy, written out: of probabilities where the network gives these."""
+    scores = logits.double()
+    rows = torch.arange(len(scores)), torch.tensor(targets)
+    if bool(((scores >= 0) & (scores <= 1)).all() and ((scores.sum(1) - 1).abs() < 1e-3).all()):
+        return -scores[rows].log().numpy()
+    largest = scores.max(1, keepdim=True).values
+    return ((scores - largest).exp().sum(1).log() + largest[:, 0] - scores[rows]).numpy()
+
+
+def by_a_plain_loop(
+    odd: Odd, ablations: list[Ablation], targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+    """The intact classes (N,); classes under each ablation, which of these are clear, and losses' changes (A, N).
+
+    And by how much these may differ for rounding.
+    """
     net = plainly(odd)
-    intact, _ = predict(run(net))
+    intact_logits = run(net)
+    intact, _ = predict(intact_logits)
     assert np.array_equal(intact, predict(run(odd.make()))[0]), "the plain network is another one"
-    classes, clear = [], []
+    classes, clear, changes, before_loss = [], [], [], loss_of(intact_logits, targets)
+    largest = intact_logits.abs().nan_to_num().max().item()
     for ablation in ablations:
         wounded = net if odd.again else plainly(odd)
         before = zero(odd, wounded, ablation)
-        found = predict(run(wounded))
+        logits = run(wounded)
+        found = predict(logits)
+        largest = max(largest, logits.abs().nan_to_num().max().item())
+        with np.errstate(invalid="ignore"):
+            changes.append(loss_of(logits, targets) - before_loss)
         classes.append(found[0]), clear.append(found[1])
         for weight, values in before if odd.again else ():
             weight.copy_(values)
-    return intact, np.array(classes), np.array(clear)
+    rounding = largest * 2**6 * torch.finfo(intact_logits.dtype).eps
+    return intact, np.array(classes), np.array(clear), np.array(changes), rounding
 
 
 def is_lively(odd: Odd, ablations: list[Ablation], intact: np.ndarray, classes: np.ndarray) -> None:
@@ -163,13 +185,34 @@ def answer(net: nn.Module, study: Study, targets: np.ndarray, mode: str, cache: 
     with Store.open(cache.results, readonly=True) as store:
         intact = store.intact(table.attrs["study_id"])["prediction"].to_numpy()
         changes = store.all_changes(table.attrs["study_id"])
+        losses = None
+        if mode != "screened":
+            by_loss = store.table(table.attrs["study_id"], "loss")
+            losses = [
+                (drop, store.value_changes(table.attrs["study_id"], position, "loss"))
+                for position, drop in enumerate(by_loss["drop"])
+            ]
     positions, ids, after = (changes[name].to_numpy() for name in ("position", "image_id", "after"))
     for position, row in enumerate(table.to_dict("records")):
         mine = positions == position
         classes = intact.copy()
         classes[ids[mine]] = after[mine]
-        found[tuple(None if value != value else value for value in (row[name] for name in LABELS))] = classes, row
+        key = tuple(None if value != value else value for value in (row[name] for name in LABELS))
+        found[key] = classes, row, losses and losses[position]
     return intact, found
+
+
+def wrong_loss(drop: float, told: dict[str, np.ndarray], change: np.ndarray, rounding: float) -> str:
+    """What is kept of an ablation's losses that the plain loop's changes (N,) do not have, in words."""
+    kept = np.empty(NUM_IMAGES)
+    kept[told["image_id"].astype(int)] = told["after"] - told["before"]
+    finite = np.isfinite(change)
+    far = np.abs(kept - change)[finite] > rounding + 2**-10 * np.abs(change[finite])
+    if far.any() or not np.array_equal(finite, np.isfinite(kept)):
+        return f"{far.sum()} images are wrong, by up to {np.abs(kept - change)[finite].max():.2g} nats"
+    if finite.all() and not abs(drop - change.mean()) <= rounding:
+        return f"D is {drop:.6g}, not {change.mean():.6g}"
+    return "D is given where a loss is none" if not finite.all() and drop == drop else ""
 
 
 def wrong(
@@ -188,17 +231,20 @@ def wrong(
     gone = {a.layer for a in study.ablations if label(a) not in found} - set(odd.left_out)
     faults += [f"no row for {layer}" for layer in sorted(map(str, gone))]
     if study.layers not in known:
-        known[study.layers] = by_a_plain_loop(odd, list(study.ablations))
-    true_intact, every_class, every_clear = known[study.layers]
+        known[study.layers] = by_a_plain_loop(odd, list(study.ablations), targets)
+    true_intact, every_class, every_clear, every_loss, rounding = known[study.layers]
     chosen = [place for place, ablation in enumerate(study.ablations) if label(ablation) in found]
     ablations, classes, clear = [study.ablations[place] for place in chosen], every_class[chosen], every_clear[chosen]
+    losses = every_loss[chosen]
     if not np.array_equal(intact, true_intact):
         return [*faults, f"the intact network's classes differ on {(intact != true_intact).sum()} images"]
     if odd.name in ODD:  # one of two that look alike need not be
         is_lively(odd, ablations, true_intact, classes)
     outside, num_wrong, largest = 0, collections.Counter(), 0.0
-    for ablation, expected, sure in zip(ablations, classes, clear, strict=True):
-        got, row = found[label(ablation)]
+    for ablation, expected, sure, loss in zip(ablations, classes, clear, losses, strict=True):
+        got, row, by_loss = found[label(ablation)]
+        if by_loss is not None and (fault := wrong_loss(*by_loss, loss, rounding)):
+            faults.append(f"the loss without {label(ablation)}: {fault}")
         true = 100 * ((true_intact == targets).mean() - (expected == targets).mean())
         least, most = true - 100 * (~sure).mean() - 1e-6, true + 100 * (~sure).mean() + 1e-6
         told = (got != expected) & sure

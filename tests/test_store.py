@@ -1,12 +1,12 @@
 """The store gives back what was written, sums it as a plain loop does, and never does work twice."""
 
 import sqlite3
-import types
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from weanalysis.ablation.evaluate import Measured, Values
 from weanalysis.errors import StoreError
 from weanalysis.results import COLUMNS, Store
 from weanalysis.results.statistics import paired_difference
@@ -49,11 +49,13 @@ class World:
         self.after_top5 = np.where(
             same, self.intact_top5, (self.after == self.targets) | (rng.random(self.after.shape) < 0.4)
         )
+        self.loss = rng.gamma(0.5, 1.0, len(self.targets)).astype(np.float32)
+        self.loss_change = rng.normal(0.1, 1.0, self.after.shape).astype(np.float32)
         self.keys = [f"conv[{a};0]" for a in range(num_ablations)]
         labels = {"layer": "conv", "depth": 0, "selection": "kernel", "in_channel": 0, "num_weights": 9}
         self.plan = [(key, {**labels, "out_channel": a}) for a, key in enumerate(self.keys)]
 
-    def measured(self, start: int, stop: int, ablations: list[int]) -> types.SimpleNamespace:
+    def measured(self, start: int, stop: int, ablations: list[int]) -> Measured:
         span = slice(start, stop)
         counts, positions, classes, correct = [], [], [], []
         for a in ablations:
@@ -64,7 +66,7 @@ class World:
             classes += after[places].tolist()
             right = (after == self.targets[span])[places]
             correct += (right.astype(int) + 2 * top5[places].astype(int)).tolist()
-        return types.SimpleNamespace(
+        return Measured(
             start=start,
             stop=stop,
             targets=self.targets[span],
@@ -79,8 +81,7 @@ class World:
             num_checked=4,
             num_differed=0,
             seconds=0.5,
-            distrusted={},
-            screen=None,
+            values={"loss": Values(self.loss[span], self.loss_change[ablations][:, span])},
         )
 
 

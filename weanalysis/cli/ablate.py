@@ -21,6 +21,7 @@ from weanalysis.cli.options import (
 )
 from weanalysis.errors import StudyError
 from weanalysis.kinds import DEFAULT, KINDS, Kind, kind_called, kinds_where, options_by_name
+from weanalysis.tasks import METRICS
 
 EXAMPLES = """Measure how much worse a network gets when weights are zeroed.
 
@@ -69,7 +70,14 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help=f"What to zero ({_names(lambda kind: kind.needs_multipliers)}: of a network trained with LWE).",
 )
 @study_options
-@click.option("--metric", default="top1", show_default=True, metavar="top1|top5", help="What D is the decrease of.")
+@click.option(
+    "--metric",
+    default="top1",
+    show_default=True,
+    metavar="|".join(METRICS),
+    help="What D is the change of, for the worse: an accuracy (points) or the mean cross-entropy (nats). "
+    "One run measures all of them; another metric of the same study takes no time.",
+)
 @click.option(
     "--evaluate",
     default="exact",
@@ -175,7 +183,9 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
     if given["find"] is not None:
         if given["find"] != "detrimental":
             raise StudyError(unknown_name("thing to --find", given["find"], ["detrimental"]))
-        check_findable(kind.name, given["evaluate"], given["until_ci"] is not None or given["until_significant"])
+        check_findable(
+            kind.name, given["metric"], given["evaluate"], given["until_ci"] is not None or given["until_significant"]
+        )
 
     def check(net: Any) -> None:
         # On data other than digits the newest run may be an LWE network's: whether it is, only that network tells.
@@ -292,6 +302,9 @@ def _print_json(table: Any, kind: str, given: dict[str, Any], more: dict[str, An
     from weanalysis.results.statistics import plan_images
 
     about = table.attrs
+    images_needed = None
+    if METRICS[given["metric"]].counts_images:
+        images_needed = to_json_value(plan_images(table, given["detect"])._asdict())
     contrast = {key: value for key, value in about.items() if key.startswith(("d_low", "d_high", "multiplier_of"))}
     click.echo(
         json.dumps(
@@ -308,7 +321,7 @@ def _print_json(table: Any, kind: str, given: dict[str, Any], more: dict[str, An
                 "num_settled": about["num_settled"],
                 "checks": {name: about[name] for name in ("num_answers", "num_checked", "num_differed", "distrusted")},
                 "doubt": about["doubt"],
-                "images_needed": to_json_value(plan_images(table, given["detect"])._asdict()),
+                "images_needed": images_needed,
                 **contrast,
                 **more,
                 "rows": to_json_rows(table),

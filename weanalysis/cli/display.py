@@ -6,7 +6,6 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -19,6 +18,7 @@ from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words
 
 if TYPE_CHECKING:
     from weanalysis.ablation import Status
+    from weanalysis.tasks import Metric
     from weanalysis.training import Progress
 
 # Without a terminal, progress is a line now and then: in a log, a thousand lines hide the one that matters.
@@ -40,12 +40,13 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
-def points(row: Any) -> str:
+def points(row: Any, decimals: int = 2) -> str:
     """Word a D with the interval for rows that were chosen by it: "+1.39 [+0.42, +3.61]"."""
-    return f"{row.drop:+.2f} [{row.selected_low:+.2f}, {row.selected_high:+.2f}]"
+    drop, low, high = (f"{value:+.{decimals}f}" for value in (row.drop, row.selected_low, row.selected_high))
+    return f"{drop} [{low}, {high}]" if row.selected_low == row.selected_low else f"{drop} [no interval]"
 
 
-def rows_table(rows: pd.DataFrame) -> Table:
+def rows_table(rows: pd.DataFrame, metric: Metric) -> Table:
     """Lay out chosen rows of a study's table: what is zeroed, D with its interval, q if it is known, images flipped.
 
     A star marks what differs from 0 after correction.
@@ -53,14 +54,16 @@ def rows_table(rows: pd.DataFrame) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     has_q = "q_value" in rows
     table.add_column("zeroed")
-    table.add_column("D, points [interval]", justify="right")
+    table.add_column(f"D, {metric.unit} [interval]", justify="right")
     if has_q:
         table.add_column("q", justify="right")
-    table.add_column("flipped", justify="right")
+    if metric.counts_images:
+        table.add_column("flipped", justify="right")
     for row in rows.itertuples():
         star = "*" if has_q and row.q_value <= FALSE_DISCOVERY_RATE else " "
         q = [f"{row.q_value:.2g}{star}"] if has_q else []
-        table.add_row(named(row), points(row), *q, f"{row.num_flipped:.0f} of {row.num_images:.0f}")
+        flipped = [f"{row.num_flipped:.0f} of {row.num_images:.0f}"] if metric.counts_images else []
+        table.add_row(named(row), points(row, metric.decimals), *q, *flipped)
     return table
 
 
@@ -130,11 +133,12 @@ class Watcher:
                 self._last = time.monotonic()
                 compared = int((status.counts["num_images"] > 0).sum())
                 title = Text(f"most important so far: {interval_words(len(found), compared)}")
-                self._found: RenderableType = Group(title, rows_table(found)) if len(found) else Text("")
+                self._found: RenderableType = Group(title, rows_table(found, status.metric)) if len(found) else Text("")
             self._show(share, Group(_bar(share, words), self._found), "", last)
         else:
             top = (
-                "; so far most: " + ", ".join(f"{named(row)} {points(row)}" for row in found.itertuples())
+                "; so far most: "
+                + ", ".join(f"{named(row)} {points(row, status.metric.decimals)}" for row in found.itertuples())
                 if found is not None and len(found) and not last
                 else ""
             )
@@ -149,15 +153,14 @@ def _bar(share: float, words: str) -> RenderableType:
 
 def most_important(status: Status, number: int = 5) -> pd.DataFrame:
     """The ablations of a running study with the largest D so far, with intervals that count with that choice."""
-    from weanalysis.results.statistics import StoppingRule, selected_intervals
+    from weanalysis.results.statistics import StoppingRule, drop_table, mean_table, selected_intervals
 
-    counts = status.counts
-    with np.errstate(invalid="ignore", divide="ignore"):
-        drop = (counts["lost"] - counts["gained"]) / counts["num_images"]
-    (measured,) = np.nonzero(counts["num_images"])
-    places = measured[np.argsort(-drop[measured], kind="stable")][:number]
-    rows = pd.DataFrame({name: values[places] for name, values in counts.items()})
-    rows["drop"], rows["num_flipped"] = 100 * drop[places], rows["lost"] + rows["gained"]
+    counts, metric = pd.DataFrame(status.counts), status.metric
+    table = drop_table(counts) if metric.counts_images else mean_table(counts, metric.worse)
+    measured = table[table["num_images"] > 0]
+    rows = measured.sort_values("drop", ascending=False, kind="stable")[:number].drop(columns=["p_value", "q_value"])
+    rows["metric"] = metric.name
+    rows["num_flipped"] = rows["lost"] + rows["gained"] if metric.counts_images else math.nan
     for label in ("layer", "selection", "out_channel", "in_channel", "percentile", "fraction", "draw"):
-        rows[label] = [getattr(status.study.ablations[place], label) for place in places]
+        rows[label] = [getattr(status.study.ablations[place], label) for place in rows.index]
     return selected_intervals(rows, max(1, len(measured)), StoppingRule.of(status.study.options) is not None)

@@ -17,6 +17,7 @@ from weanalysis.cli.display import duration, points, rows_table
 from weanalysis.kinds import named
 from weanalysis.results import Store
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, interval_words
+from weanalysis.tasks import METRICS, Metric
 
 if TYPE_CHECKING:
     from weanalysis.results import Improvements
@@ -31,11 +32,12 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
     from weanalysis.results.statistics import selected_intervals
 
     about = table.attrs
-    metric = {"top1": "top-1", "top5": "top-5"}[table["metric"].iloc[0]]
+    metric = METRICS[table["metric"].iloc[0]]
     measured = table.dropna(subset="drop")
     ordered = measured.sort_values("drop", ascending=False, kind="stable")
     console.print(
-        f"\n[bold]{escape(about['name'])}[/bold]: intact {metric} {about['intact']:.2f} % on "
+        f"\n[bold]{escape(about['name'])}[/bold]: intact {metric.label} "
+        f"{about['intact']:.{metric.decimals}f} {metric.mark} on "
         f"{about['num_images']:,} images; {len(table):,} ablations in {duration(about['seconds'])}"
         + (f" ({about['reused']:,} measurements were in the cache)" if about["reused"] else ""),
         soft_wrap=True,
@@ -43,21 +45,22 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
     for title, rows in (("most important", ordered[:shown]), ("least important", ordered[::-1][:shown])):
         chosen = selected_intervals(rows, len(ordered), bool(about["stopping"]))
         console.print(f"[bold]{title}[/bold]: {interval_words(len(rows), len(ordered))}", soft_wrap=True)
-        console.print(rows_table(chosen))
+        console.print(rows_table(chosen, metric))
     console.print(f"* differs from 0 after correction for their number (q ≤ {FALSE_DISCOVERY_RATE:g})", soft_wrap=True)
     if "d_low" in about:
-        _print_contrast(console, about)
+        _print_contrast(console, about, metric)
     found = find(table, bool(about["stopping"]))
     console.print(
         f"Of {found.num_measured:,} ablations, {found.num_worse:,} make the network worse and {found.num_better:,} "
-        f"better beyond chance ({'anytime-valid' if about['stopping'] else 'exact McNemar'} test, "
-        f"{FALSE_DISCOVERY_RATE:.0%} false discovery rate); {found.num_silent:,} flip no image.",
+        f"better beyond chance ({'anytime-valid' if about['stopping'] else metric.test} test, "
+        f"{FALSE_DISCOVERY_RATE:.0%} false discovery rate); {found.num_silent:,} "
+        f"{'flip no image' if metric.counts_images else 'change nothing'}.",
         soft_wrap=True,
     )
-    _print_plan(console, table, detect)
+    if metric.counts_images:
+        _print_plan(console, table, detect)
     console.print(
-        "D is the decrease of accuracy in percentage points; its interval is for the population that the "
-        "images were drawn from.",
+        f"{metric.meaning}; its interval is for the population that the images were drawn from.",
         soft_wrap=True,
     )
     if measured["evaluate"].iloc[0] == "screened":
@@ -161,15 +164,16 @@ def _print_plan(console: Console, table: pd.DataFrame, detect: float) -> None:
         )
 
 
-def _print_contrast(console: Console, about: dict[str, Any]) -> None:
+def _print_contrast(console: Console, about: dict[str, Any], metric: Metric) -> None:
     def with_interval(key: str) -> str:
         low, high = about[f"{key}_interval"]
-        return f"{about[key]:+.2f} [{low:+.2f}, {high:+.2f}]"
+        value, low, high = (f"{number:+.{metric.decimals}f}" for number in (about[key], low, high))
+        return f"{value} [{low}, {high}]"
 
     console.print(
         f"In every layer at once, without the {about['multiplier_of']} of the lowest multiplier: "
         f"D_L = {with_interval('d_low')}; of the highest: D_H = {with_interval('d_high')}; "
-        f"D_H - D_L = {with_interval('d_high_minus_d_low')} points, exact McNemar p = "
+        f"D_H - D_L = {with_interval('d_high_minus_d_low')} {metric.unit}, {metric.test} p = "
         f"{about['d_high_minus_d_low_p_value']:.2g}.",
         soft_wrap=True,
     )

@@ -14,6 +14,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from weanalysis.tasks import METRICS
+
 _MOST_DOTS = 500  # beyond it dots lie on each other, and each is an element that the browser draws
 MOST_MARKERS = 50  # of a curve, for the same reason; every point tells what it is, marked or not
 
@@ -322,5 +324,5 @@ def colour_bar(theme: str, title: str, height: int | None = None, **more: Any) -
 
 
 def unit(metric: str) -> str:
-    """Return what a D of `metric` is counted in."""
-    return "" if "loss" in metric else "points"
+    """Return what a D of `metric` is counted in: "points" or "nats"."""
+    return METRICS[metric].unit

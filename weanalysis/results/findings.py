@@ -26,6 +26,8 @@ def interval_words(num_shown: int, num_compared: int) -> str:
 class Findings:
     """Counts of ablations, and what the images could show; D in percentage points, NaN where it cannot be said.
 
+    In a metric that counts no images, such as the loss, the last three are NaN, and silent is what changes nothing.
+
     Of `num_ablations`, `num_measured` have a D: `num_worse` and `num_better` differ from 0 at a false discovery rate of
     5 % over the study, `num_silent` flip no image. `fewest_images` and `most_images` were looked at. `smallest_finding`
     is the smallest D that could have been found beside these. `silent_reach` is how far the interval of an ablation
@@ -66,6 +68,7 @@ def find(table: pd.DataFrame, stopped: bool = False) -> Findings:
     measured = table[table["drop"].notna()]
     found = measured["q_value"] <= FALSE_DISCOVERY_RATE
     fewest, most = (int(measured["num_images"].agg(which)) if len(measured) else 0 for which in ("min", "max"))
+    counts_images = measured["num_flipped"].notna().all()
     high = sequential_interval(0, 0, most)[1] if stopped else paired_difference(0, 0, most)[2]
     undecided = measured[~found]
     flipped = float(np.median(undecided["num_flipped"] / undecided["num_images"])) if len(undecided) else np.nan
@@ -76,12 +79,16 @@ def find(table: pd.DataFrame, stopped: bool = False) -> Findings:
         num_measured=len(measured),
         num_worse=int((found & (measured["drop"] > 0)).sum()),
         num_better=int((found & (measured["drop"] < 0)).sum()),
-        num_silent=int((measured["num_flipped"] == 0).sum()),
+        num_silent=int(((measured["num_flipped"] if counts_images else measured["drop"]) == 0).sum()),
         fewest_images=fewest,
         most_images=most,
-        smallest_finding=100 * smallest_finding(most, level, stopped),
-        silent_reach=100 * float(high),
-        detectable=100 * detectable_difference(flipped, most, 0.8, level) if len(undecided) and not stopped else np.nan,
+        smallest_finding=100 * smallest_finding(most, level, stopped) if counts_images else np.nan,
+        silent_reach=100 * float(high) if counts_images else np.nan,
+        detectable=(
+            100 * detectable_difference(flipped, most, 0.8, level)
+            if counts_images and len(undecided) and not stopped
+            else np.nan
+        ),
     )
 
 

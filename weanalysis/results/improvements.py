@@ -10,6 +10,7 @@ import pandas as pd
 from weanalysis.errors import StudyError
 from weanalysis.kinds import kind_of, kinds_where
 from weanalysis.results.store import Store
+from weanalysis.tasks import COUNTING
 
 SIGNIFICANCE = 0.05
 
@@ -65,10 +66,11 @@ def find_improvements(store: Store, study_id: int, metric: str | None = None) ->
     computed, and where a half has no image.
     """
     about = store.describe(study_id)
-    check_findable(about["kind"], about["evaluate"], about.get("stopping"))
+    metric = metric or str(about["metric"])
+    check_findable(about["kind"], metric, about["evaluate"], about.get("stopping"))
     from weanalysis.results.statistics import confirm_improvements
 
-    halves = [pd.DataFrame(store.counts(study_id, metric or about["metric"], half)) for half in (0, 1)]
+    halves = [pd.DataFrame(store.counts(study_id, metric, half)) for half in (0, 1)]
     measured = (halves[0]["num_images"] > 0) & (halves[1]["num_images"] > 0)
     if not measured.any():
         raise StudyError(f"{about['name']} has no image in one of the halves yet: measure two images or more")
@@ -84,8 +86,13 @@ def find_improvements(store: Store, study_id: int, metric: str | None = None) ->
     )
 
 
-def check_findable(kind: str, evaluate: str, stopping: object) -> None:
+def check_findable(kind: str, metric: str, evaluate: str, stopping: object) -> None:
     """Raise StudyError for a study in which improvements cannot be searched."""
+    if metric not in COUNTING:
+        raise StudyError(
+            f"--find detrimental counts images that turn right or wrong: use --metric {' or '.join(COUNTING)}, not "
+            f"{metric}"
+        )
     if not kind_of(kind).searchable:
         searchable = ", ".join(kinds_where(lambda one: one.searchable))
         raise StudyError(f"--find detrimental needs a study of {searchable}, not {kind}")

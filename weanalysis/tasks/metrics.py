@@ -39,6 +39,23 @@ class Metric:
     guesses: int = 0
 
     @property
+    def test(self) -> str:
+        """By which test a D is told from 0."""
+        return "exact McNemar" if self.counts_images else "Student's t"
+
+    @property
+    def meaning(self) -> str:
+        """What D is, in a sentence."""
+        if self.counts_images:
+            return f"D is the decrease of {self.label} accuracy in percentage points"
+        return f"D is the increase of the mean {self.label} in {self.unit}"
+
+    @property
+    def decimals(self) -> int:
+        """With how many decimals a value or a D is shown."""
+        return 2 if self.counts_images else 4
+
+    @property
     def counts_images(self) -> bool:
         """Whether images are right or wrong in it, so that those that flip can be counted."""
         return self.inference == "proportion"

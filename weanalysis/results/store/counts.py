@@ -13,7 +13,7 @@ from weanalysis.results.store.checked import Block, BlockValues, Intact, json_ob
 from weanalysis.results.store.checked import numbers as checked_numbers
 from weanalysis.results.store.schema import SCREENED
 from weanalysis.results.store.studies import Studies
-from weanalysis.tasks import METRICS
+from weanalysis.tasks import COUNTING, find_metric
 
 if TYPE_CHECKING:
     from weanalysis.results.statistics import StoppingRule
@@ -128,7 +128,7 @@ class Counts(Studies):
         self, context_id: int, shard: tuple[int, int], ids: np.ndarray, metric: str, half: int | None = None
     ) -> dict[str, np.ndarray]:
         """Count for the ablations `ids`, sorted and different, what changed in one shard; 0 where not measured."""
-        right = METRICS[metric].right
+        right = find_metric(metric, COUNTING).right
         counted = {name: np.zeros(len(ids), np.int64) for name in ("num_images", "num_correct", "lost", "gained")}
         intact = self._intact(context_id, shard)
         if intact is None:
