@@ -265,7 +265,7 @@ def _print_studies(console: Console, found: StudyComparison, shown: int = 5) -> 
         "discovery rate).",
         soft_wrap=True,
     )
-    table = _table("zeroed", "D in A", "D in B", "B - A [interval]", "q")
+    table = _table("zeroed", "D in A", "D in B", r"B - A \[interval]", "q")
     largest = found.largest(shown)
     for row in _rows(largest):
         star = "*" if row.q_value <= FALSE_DISCOVERY_RATE else " "

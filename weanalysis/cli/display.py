@@ -54,7 +54,7 @@ def rows_table(rows: pd.DataFrame, metric: Metric) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     has_q = "q_value" in rows
     table.add_column("zeroed")
-    table.add_column(f"D, {metric.unit} [interval]", justify="right")
+    table.add_column(rf"D, {metric.unit} \[interval]", justify="right")
     if has_q:
         table.add_column("q", justify="right")
     if metric.counts_images:

@@ -141,7 +141,7 @@ def print_improvements(console: Console, found: Improvements, shown: int = 10) -
         console.print(f"confirmed: {interval_words(len(rows), len(found.table))}", soft_wrap=True)
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("improves when zeroed")
-        table.add_column("D on the confirming half [interval]", justify="right")
+        table.add_column(r"D on the confirming half \[interval]", justify="right")
         table.add_column("q", justify="right")
         for row in rows.itertuples():
             table.add_row(named(row), points(row), f"{row.q_value:.2g}")

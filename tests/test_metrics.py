@@ -1,0 +1,303 @@
+"""Metrics: what is kept of each image, what follows from it, and what one line says where a metric cannot be had."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import run
+from scipy import stats
+from torch import nn
+
+from weanalysis.ablation import Evaluator, ablate, make_study
+from weanalysis.errors import StoreError, StudyError
+from weanalysis.results import Store, find_improvements
+from weanalysis.results.statistics import compare_values, mean_change, mean_table, selected_intervals
+from weanalysis.results.store.studies import encode_values
+from weanalysis.tasks import COUNTING, METRICS, find_metric
+from weanalysis.tasks.classification import Classification
+
+NUM_IMAGES = 60
+
+
+class Images(torch.utils.data.Dataset):
+    """Noise, with the answers of a network as targets, but for a tenth."""
+
+    def __init__(self, net: nn.Module):
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randn(NUM_IMAGES, 3, 10, 10, generator=generator)
+        with torch.no_grad():
+            self.targets = net(self.images).argmax(1)
+        self.targets[:6] = (self.targets[:6] + 1) % 6
+
+    def __len__(self) -> int:
+        return NUM_IMAGES
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.images[index], int(self.targets[index])
+
+
+def network(*last: nn.Module) -> nn.Sequential:
+    torch.manual_seed(1)
+    first = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU()]
+    net = nn.Sequential(*first, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(20, 6), *last).eval()
+    net[7].weight.data *= 6
+    return net
+
+
+def plain_losses(net: nn.Module, data: Images) -> torch.Tensor:
+    with torch.no_grad():
+        return nn.functional.cross_entropy(net(data.images).double(), data.targets, reduction="none")
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory):
+    """A study of all kernels in shards of 25 images, measured once, for the loss."""
+    cache, net = tmp_path_factory.mktemp("cache"), network()
+    data = Images(net)
+    table = ablate(net, data, "location", metric="loss", cache=str(cache), grid="all", shard_size=25)
+    return cache / "results.sqlite", net, data, table
+
+
+# What is measured -----------------------------------------------------------------------------------------------------
+
+
+def test_a_row_of_the_loss_is_a_paired_t_test_over_images(studied):
+    _, net, data, table = studied
+    before = plain_losses(net, data)
+    assert (table["metric"] == "loss").all() and (table["num_images"] == NUM_IMAGES).all()
+    assert table["num_flipped"].isna().all() and (table["screen_low"] == table["drop"]).all()
+    for row in table.itertuples():
+        wounded = network()
+        wounded.get_submodule(row.layer).weight.data[int(row.out_channel), int(row.in_channel)] = 0
+        change = (plain_losses(wounded, data) - before).numpy()
+        test = stats.ttest_1samp(change, 0)
+        low, high = test.confidence_interval(0.95)
+        assert row.intact == pytest.approx(before.mean().item(), abs=1e-6)
+        assert row.ablated == pytest.approx(before.mean().item() + change.mean(), abs=1e-6)
+        assert (row.drop, row.drop_low, row.drop_high) == pytest.approx((change.mean(), low, high), abs=1e-6)
+        assert row.p_value == pytest.approx(test.pvalue, abs=1e-4)
+    assert (table["q_value"] <= 0.05).sum() > 5
+
+
+def test_one_run_answers_every_metric(studied):
+    path, net, data, table = studied
+    again = ablate(net, data, "location", cache=str(path.parent), grid="all", shard_size=25)
+    assert again.attrs["reused"] == 3 * len(again) and again.attrs["study_id"] == table.attrs["study_id"]
+    assert (again["metric"] == "top1").all() and again["num_flipped"].notna().all()
+    with Store.open(path, readonly=True) as store:
+        assert store.table(1, "loss")["drop"].tolist() == table["drop"].tolist()
+        assert store.table(1, "top5")["metric"].tolist() == ["top5"] * len(table)
+
+
+def test_naive_exact_and_pooled_agree_on_each_image(studied):
+    _, net, data, _ = studied
+    ablations = make_study("location", net, grid="all").ablations
+    results = []
+    for mode, pooled in (("naive", False), ("exact", False), ("exact", True)):
+        evaluator = Evaluator(net, mode, batch_size=13)
+        evaluator.pooled = pooled
+        results.append(evaluator.measure(data.images, data.targets, ablations).values["loss"])
+    for other in results[1:]:
+        assert np.abs(other.intact - results[0].intact).max() < 1e-5
+        assert np.abs(other.changes - results[0].changes).max() < 1e-5 < np.abs(other.changes).max()
+    assert Evaluator(net, "screened").measure(data.images, data.targets, ablations).values == {}
+
+
+def test_probabilities_are_not_taken_for_logits(tmp_path):
+    plain, net = network(), network(nn.Softmax(1))
+    data = Images(plain)
+    tables = [ablate(one, data, "layer", metric="loss", cache=str(tmp_path)) for one in (plain, net)]
+    assert tables[1]["drop"].to_numpy() == pytest.approx(tables[0]["drop"].to_numpy(), abs=1e-4)
+    assert not Classification.of(torch.tensor([[0.5, 0.6]])).probabilities
+    assert not Classification.of(torch.tensor([[1.5, -0.5]])).probabilities
+
+
+# What is kept ---------------------------------------------------------------------------------------------------------
+
+
+def test_changes_of_each_image_are_kept_in_half_precision(studied):
+    path, net, data, _ = studied
+    with Store.open(path, readonly=True) as store:
+        found = store.value_changes(1, 3, "loss")
+    wounded, before = network(), plain_losses(net, data).numpy()
+    wounded[0].weight.data[1, 0] = 0
+    after = plain_losses(wounded, data).numpy()
+    ids = found["image_id"].astype(int)
+    assert sorted(ids) == list(range(NUM_IMAGES))
+    assert found["before"] == pytest.approx(before[ids], abs=1e-5)
+    assert found["after"] == pytest.approx(after[ids], abs=1e-5 + 2**-11 * np.abs(after - before).max())
+
+
+def test_of_a_large_study_those_images_are_kept_that_changed_most(studied, tmp_path, monkeypatch):
+    path, net, data, whole = studied
+    monkeypatch.setattr("weanalysis.ablation.execution.MOST_NUMBERS_KEPT", len(whole) * 12)
+    table = ablate(net, data, "location", metric="loss", cache=str(tmp_path), grid="all", shard_size=25)
+    assert table["drop"].tolist() == whole["drop"].tolist() and table["p_value"].tolist() == whole["p_value"].tolist()
+    with Store.open(path, readonly=True) as store, Store.open(tmp_path / "results.sqlite", readonly=True) as small:
+        every, some = store.value_changes(1, 3, "loss"), small.value_changes(1, 3, "loss")
+        assert len(some["image_id"]) == 15, "5 of each of three shards"
+        sizes = np.abs(every["after"] - every["before"])
+        kept = np.isin(every["image_id"], some["image_id"])
+        for low in (0, 25, 50):
+            span = slice(low, low + 25)
+            assert sizes[span][kept[span]].min() >= sizes[span][~kept[span]].max()
+        assert np.isnan(small.compare(1, 0, 3, "loss").difference_low), "not from a part of the images"
+        assert small.compare(1, 0, 3, "loss").difference == pytest.approx(store.compare(1, 0, 3, "loss").difference, abs=1e-3)
+
+
+def test_what_is_no_number_is_kept_first_and_gives_no_drop():
+    changes = np.array([[0.1, np.nan, 0.2], [3.0, -4.0, 1.0]], np.float32)
+    moments, kept, positions, values = encode_values(changes, 1)
+    assert kept == 1 and np.frombuffer(positions, np.int32).tolist() == [1, 1]
+    assert np.isnan(np.frombuffer(values, np.float16)[0]) and np.frombuffer(values, np.float16)[1] == -4
+    sums = np.frombuffer(moments, np.float64).reshape(2, 2)
+    mean, low, _, p_value = mean_change(3, *sums)
+    assert np.isnan([mean[0], low[0], p_value[0]]).all() and mean[1] == 0
+
+
+def test_a_file_of_an_older_version_keeps_its_results_and_gets_losses_when_asked(studied, tmp_path):
+    path, net, data, _ = studied
+    old = tmp_path / "results.sqlite"
+    old.write_bytes(path.read_bytes())
+    with sqlite3.connect(old) as db:
+        db.executescript("DROP TABLE intact_values; DROP TABLE block_values; PRAGMA user_version = 3;")
+    with Store.open(old, readonly=True) as store:
+        before = store.table(1, "top1")
+        losses = store.table(1, "loss")
+    assert losses["drop"].isna().all() and (losses["num_images"] == 0).all()
+    same = ablate(net, data, "location", cache=str(tmp_path), grid="all", shard_size=25)
+    assert same.attrs["reused"] == 3 * len(same), "answers are not measured again"
+    assert same.drop(columns="metric").equals(before.drop(columns="metric"))
+    table = ablate(net, data, "location", metric="loss", cache=str(tmp_path), grid="all", shard_size=25)
+    assert table.attrs["reused"] == 0 and (table["num_images"] == NUM_IMAGES).all()
+    with Store.open(old, readonly=True) as store:
+        assert store.table(1, "top1").equals(before), "an image counts once"
+        assert store.table(1, "loss")["drop"].tolist() == table["drop"].tolist()
+
+
+def test_forgetting_some_ablations_keeps_the_losses_of_the_others(studied, tmp_path):
+    path, *_ = studied
+    copy = tmp_path / "results.sqlite"
+    copy.write_bytes(path.read_bytes())
+    with Store.open(copy) as store:
+        ids, before = store.ablation_ids(1), store.table(1, "loss")
+        store.forget(1, ids[2:4])
+        after = store.table(1, "loss")
+    assert after["num_images"].tolist() == [0 if place in (2, 3) else NUM_IMAGES for place in range(len(ids))]
+    left = [place for place in range(len(ids)) if place not in (2, 3)]
+    assert after.loc[left, "drop"].tolist() == before.loc[left, "drop"].tolist()
+
+
+@pytest.mark.parametrize("damage", ["moments = x'00'", "num_kept = 99", "changes = x'0000'", "num_kept = 1"])
+def test_damaged_losses_are_one_line(studied, tmp_path, damage):
+    copy = tmp_path / "results.sqlite"
+    copy.write_bytes(studied[0].read_bytes())
+    with sqlite3.connect(copy) as db:
+        db.execute(f"UPDATE block_values SET {damage}")
+    with Store.open(copy, readonly=True) as store, pytest.raises(StoreError, match="loss of block 1 is damaged"):
+        store.table(1, "loss")
+
+
+# What follows ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_mean_has_no_interval_where_its_spread_says_nothing():
+    mean, low, high, p_value = mean_change([4, 4, 1, 0], [0.0, 2.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0])
+    assert mean[:3].tolist() == [0.0, 0.5, 1.0] and np.isnan(mean[3])
+    assert np.isnan(low).all() and np.isnan(high).all()
+    assert p_value[0] == 1.0 and np.isnan(p_value[1:]).all()
+    with pytest.raises(ValueError, match="confidence"):
+        mean_change(4, 1.0, 1.0, 1.5)
+
+
+def test_a_metric_of_which_more_is_better_has_the_sign_turned(studied):
+    import pandas as pd
+
+    moments = pd.DataFrame({"num_images": [4], "intact": [2.0], "change": [2.0], "squares": [4.0]})
+    loss, gain = mean_table(moments), mean_table(moments, worse=-1)
+    assert gain["drop"].item() == -loss["drop"].item() and gain["drop_low"].item() == -loss["drop_high"].item()
+    assert gain["ablated"].item() == loss["ablated"].item() == 1.0
+
+
+def test_intervals_of_chosen_rows_are_students_at_a_higher_confidence(studied):
+    table = studied[3]
+    top = table.sort_values("drop", ascending=False)[:2]
+    chosen = selected_intervals(top, len(table))
+    level = 1 - 0.05 * 2 / len(table)
+    for row in chosen.itertuples():
+        error = (row.drop_high - row.drop_low) / 2 / stats.t.ppf(0.975, NUM_IMAGES - 1)
+        reach = error * stats.t.ppf((1 + level) / 2, NUM_IMAGES - 1)
+        assert (row.selected_low, row.selected_high) == pytest.approx((row.drop - reach, row.drop + reach))
+
+
+def test_two_ablations_are_compared_on_the_same_images():
+    generator = np.random.default_rng(0)
+    one, other = generator.normal(0, 1, 50), generator.normal(0.5, 1, 40)
+    found = compare_values((np.arange(50), one), (np.arange(20, 60), other))
+    apart = other[:30] - one[20:]
+    test = stats.ttest_1samp(apart, 0)
+    assert found.num_images == 30 and found.num_left_out == 30
+    assert found.difference == pytest.approx(apart.mean()) and found.p_value == pytest.approx(test.pvalue)
+    assert (found.difference_low, found.difference_high) == pytest.approx(tuple(test.confidence_interval(0.95)))
+
+
+# What cannot be had ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"evaluate": "screened"}, "--evaluate screened leaves out images .* use --evaluate exact, or --metric top1"),
+        ({"until_ci": 1.0}, r"--until-ci 1 needs a metric in which images are right or wrong \(top1, top5\), not loss"),
+        ({"until_significant": True}, "--until-significant needs a metric"),
+    ],
+)
+def test_what_the_loss_does_not_support_is_one_line(tmp_path, settings, line):
+    net = network()
+    with pytest.raises(StudyError, match=line):
+        ablate(net, Images(net), metric="loss", cache=str(tmp_path), **settings)
+
+
+def test_readers_ask_what_a_metric_supports(studied, tmp_path):
+    path, net, data, _ = studied
+    with Store.open(path, readonly=True) as store:
+        for ask in (lambda: store.changes(1, 0, "loss"), lambda: store.correctness(1, 0, "loss")):
+            with pytest.raises(StoreError, match="no image is right or wrong in loss: choose from top1, top5"):
+                ask()
+        with pytest.raises(StudyError, match=r"--find detrimental counts images .* top1 or top5, not loss"):
+            find_improvements(store, 1, "loss")
+        with pytest.raises(StudyError, match="unknown metric"):
+            store.counts(1, "loss")
+    ablate(net, data, "layer", cache=str(tmp_path), until_ci=50.0)
+    ablate(net, data, "location", cache=str(tmp_path), evaluate="screened", grid="2x2")
+    with Store.open(tmp_path / "results.sqlite", readonly=True) as store:
+        with pytest.raises(StoreError, match=r"stopped early by what its top1 showed .* no interval of its loss holds"):
+            store.table(1, "loss")
+        with pytest.raises(StoreError, match=r"screened for top1, .* loss were left out; .*--evaluate exact"):
+            store.table(2, "loss")
+
+
+def test_an_unknown_metric_lists_those_there_are():
+    with pytest.raises(StudyError, match="choose from loss, top1, top5"):
+        find_metric("auc")
+    with pytest.raises(StudyError, match="choose from top1, top5"):
+        find_metric("loss", COUNTING)
+    assert [metric.worse for metric in METRICS.values()] == [-1, -1, 1]
+
+
+def test_the_command_measures_and_tells_the_loss(tmp_path: Path, capsys):
+    words = ["ablate", "--model", "resnet20", "--weights", "none", "--images", "40", "--grid", "1x1"]
+    words += ["--metric", "loss", "--cache", str(tmp_path)]
+    assert run(*words, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["metric"] == "loss" and told["images_needed"] is None and 1 < told["intact"] < 5
+    assert all(row["num_flipped"] is None and row["drop"] is not None for row in told["rows"])
+    assert run(*words) == 0
+    out = capsys.readouterr().out
+    assert "D, nats [interval]" in out and "Student's t test" in out and "increase of the mean loss in nats" in out
+    assert "points" not in out and "flip" not in out
+    assert run(*words, "--find", "detrimental") == 1
+    assert "--metric top1 or top5, not loss" in capsys.readouterr().err
