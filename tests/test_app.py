@@ -412,14 +412,6 @@ def test_a_channel_study_that_runs_is_shown_as_far_as_it_is(num_shards: int, ope
         assert f"{measured if num_shards else 0} of {measured} " in words(app) and "running" in words(app)
 
 
-def test_the_overview_leads_to_the_page_of_every_kind_of_study(open_page: Open, cache: Path) -> None:
-    write_channels(cache)
-    app = open_page("overview")
-    for kind in KINDS.values():
-        assert (app_folder() / "views" / f"{kind.page}.py").is_file()
-    assert set(app.dataframe[0].value["kind"]) == {"channel", "layer"}
-
-
 def test_saliency_is_held_against_a_layer_study_too(open_page: Open, cache: Path) -> None:
     write_channels(cache)
     write_saliency(cache)
