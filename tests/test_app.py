@@ -412,14 +412,6 @@ def test_a_channel_study_that_runs_is_shown_as_far_as_it_is(num_shards: int, ope
         assert f"{measured if num_shards else 0} of {measured} " in words(app) and "running" in words(app)
 
 
-def test_the_overview_leads_to_the_page_of_every_kind_of_study(open_page: Open, cache: Path) -> None:
-    write_channels(cache)
-    app = open_page("overview")
-    for kind in KINDS.values():
-        assert (app_folder() / "views" / f"{kind.page}.py").is_file()
-    assert set(app.dataframe[0].value["kind"]) == {"channel", "layer"}
-
-
 def test_saliency_is_held_against_a_layer_study_too(open_page: Open, cache: Path) -> None:
     write_channels(cache)
     write_saliency(cache)
@@ -437,6 +429,12 @@ def test_two_channel_studies_are_compared(open_page: Open, cache: Path) -> None:
     is_well(app)
     assert [app.selectbox(key=side).value for side in ("first", "second")] == ["s1 · 1", "s2 · 2"]
     assert "The largest differences" in words(app) and len(app.dataframe[0].value) == 10
+    found = compare_studies(1, 2, Cache(cache))
+    *_, place = chart(app)["data"][1]["customdata"][3]
+    assert figures.points(found.places["difference"].loc[place]) in chart(app)["data"][1]["hovertext"][3]
+    assert "Difference of the filters" in words(app) and "Difference of the input channels" in words(app)
+    written = write_report([1, 2], cache / "both.html", cache=Cache(cache))
+    assert "Difference of the filters. Red" in written.path.read_text(encoding="utf-8")
 
 
 def test_magnitude_shows_curve_weight_and_images_of_a_percentile(open_page: Open, cache: Path) -> None:

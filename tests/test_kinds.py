@@ -75,8 +75,8 @@ def test_every_kind_is_made_shown_and_on_the_command() -> None:
     for kind in KINDS.values():
         assert kind.asks().endswith((".", ")")) and "{" not in kind.asks() and kind.zeroes and kind.row
         assert kind.asks({option.name: "damaged" for option in kind.options}) == kind.asks()
-        assert kind.page is not None and f'"views/{kind.page}.py"' in main
-        assert (app_folder() / "views" / f"{kind.page}.py").is_file()
+        if kind.page is not None:  # the overview says what else shows one without
+            assert f'"views/{kind.page}.py"' in main and (app_folder() / "views" / f"{kind.page}.py").is_file()
     own = {option.name: option for option in cli.commands["ablate"].params}
     assert own["study"].metavar == "|".join(KINDS) and own["study"].default in KINDS
     for name, homes in options_by_name().items():

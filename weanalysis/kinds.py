@@ -179,6 +179,12 @@ def called(selection: str) -> str:
     return known.called if known else "ablation"
 
 
+def channels_of(selection: str) -> tuple[str, ...] | None:
+    """Return the columns that number the unit of a layer that a row with that selection zeroes; None for no unit."""
+    known = SELECTIONS.get(selection)
+    return known.channels if known else None
+
+
 # What rows zero ----------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ import streamlit as st
 from weanalysis import figures
 from weanalysis.comparison import StudyComparison
 from weanalysis.errors import StudyError
-from weanalysis.kinds import DEFAULT, kind_of, named
+from weanalysis.kinds import DEFAULT, channels_of, kind_of, named
 from weanalysis.results.findings import interval_words, sample_words
 
 SHOWN = 10
@@ -257,6 +257,25 @@ def curves() -> None:
     )
 
 
+def difference_strips(compared: StudyComparison) -> None:
+    """Show where the channels of the two networks differ; whole layers are in the figures below."""
+    table = compared.as_table()
+    for selection in table["selection"].unique():
+        if channels_of(selection):
+            st.markdown(
+                f"**Difference of the {selection}s**, second minus first", help="Red: the second needs it more."
+            )
+            shared.show(
+                figures.channel_strips(
+                    table[table["selection"] == selection], quantity="difference of D", theme=shared.theme()
+                ),
+                key=f"difference-{selection.replace(' ', '-')}",
+                data=compared.places,
+                name=f"difference-{first['name']}-{second['name']}",
+                alt=f"Difference of the {selection}s",
+            )
+
+
 def distributions() -> None:
     st.markdown("**How much of either network is needed**", help="Share of the ablations that cost at least a given D.")
     shared.show(
@@ -344,6 +363,8 @@ if drawing == "maps":
     kernel_by_kernel()
 elif drawing == "curves":
     curves()
+elif drawing == "strips" and compared is not None:
+    difference_strips(compared)
 grid = st.grid(columns=2, min_column_width=420, gap="medium")
 with grid.cell():
     distributions()

@@ -19,6 +19,7 @@ from weanalysis.cli.options import (
     quiet_option,
 )
 from weanalysis.errors import ModelError, StudyError
+from weanalysis.kinds import KINDS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +39,9 @@ Examples:
   weanalysis prune net.safetensors --by fisher --unit channel --sparsity 0.3 -o smaller.safetensors
   weanalysis prune --model resnet20 --by drop --study all-kernels --sparsity 0.7 --scope layer
 """
+
+
+_UNITS = "|".join(kind.prunes.unit for kind in KINDS.values() if kind.prunes)
 
 
 @click.command(help=PRUNE_HELP, short_help="Prune what matters least; accuracy over sparsity.")
@@ -60,7 +64,7 @@ Examples:
     metavar="SHARE",
     help="The share of units to prune, between 0 and 1.",
 )
-@click.option("--unit", default="kernel", show_default=True, metavar="kernel|channel", help="What is pruned.")
+@click.option("--unit", default="kernel", show_default=True, metavar=_UNITS, help="What is pruned.")
 @click.option(
     "--scope",
     default="network",

@@ -18,6 +18,7 @@ from weanalysis.cli.options import (
     quiet_option,
 )
 from weanalysis.errors import StoreError, StudyError, unknown_name
+from weanalysis.kinds import kinds_where
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +49,8 @@ AGAINST: dict[str, tuple[MeasuredColumn, str]] = {
     "flipped": ("num_flipped", "number of images flipped"),
 }
 
+_SCORED = " or ".join(kinds_where(lambda kind: kind.scored))
+
 SUFFIXES = (".parquet", ".csv", ".json", ".safetensors")
 
 
@@ -61,8 +64,7 @@ SUFFIXES = (".parquet", ".csv", ".json", ".safetensors")
 @click.option(
     "--study",
     metavar="STUDY",
-    help="Compare with this study, by number or name (default: every location, "
-    "channel, layer and magnitude study of these weights in the cache).",
+    help=f"Compare with this study, by number or name (default: every {_SCORED} study of these weights in the cache).",
 )
 @click.option(
     "--against",

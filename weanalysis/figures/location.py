@@ -215,13 +215,15 @@ def _limit(shades: pd.Series, largest: float) -> float:
     return usual if 0 < 1.5 * usual < largest else largest
 
 
-def shared_limit(shades: pd.Series, metric: str) -> tuple[float, dict[str, Any]]:
+def shared_limit(shades: pd.Series, metric: str, quantity: str = "D") -> tuple[float, dict[str, Any]]:
     """Return where one scale of D for all layers ends, and the title and ticks of its colour bar."""
     largest = float(shades.abs().max())
     largest = largest if largest > 0 else 1.0
     limit = _limit(shades, largest)
     measured_in = unit(metric)
-    return limit, _bar_marks("drop", "shared", limit, largest, f"D, {measured_in}" if measured_in else "D")
+    return limit, _bar_marks(
+        "drop", "shared", limit, largest, f"{quantity}, {measured_in}" if measured_in else quantity
+    )
 
 
 def _title(quantity: str, kernels: pd.DataFrame) -> str:

@@ -23,7 +23,7 @@ from weanalysis.figures.style import (
     translucent,
     unit,
 )
-from weanalysis.kinds import SELECTIONS
+from weanalysis.kinds import channels_of
 
 Order = Literal["channel", "drop"]
 
@@ -41,6 +41,7 @@ def channel_strips(
     *,
     marked: Collection[int] = (),
     selected: int | None = None,
+    quantity: str = "D",
     theme: str = "light",
 ) -> go.Figure:
     """Draw the channels of every layer as a strip of cells, coloured by D; the strips lie in network order.
@@ -49,7 +50,8 @@ def channel_strips(
     channels; its index is their place in the study. Strips of few channels are stretched by whole numbers. `order`
     "drop" sorts each strip, so that its length in red is the share of channels that the layer needs.
     `hide_insignificant` greys what cannot be told from zero (q > 0.05). The rows whose places are `marked` carry a
-    diamond, the one `selected` is framed. A click on a cell carries customdata [layer, channel, place].
+    diamond, the one `selected` is framed. `quantity` names what the column drop holds, if not D itself. A click on a
+    cell carries customdata [layer, channel, place].
     """
     rows, column = _units(table)
     if rows.empty or column is None:
@@ -60,10 +62,37 @@ def channel_strips(
     shades = rows["drop"].astype(float)
     if hide_insignificant:
         shades = shades.where(significance(rows) <= SIGNIFICANT_Q)
-    limit, marks = shared_limit(shades, str(rows["metric"].iloc[0]))
+    limit, marks = shared_limit(shades, str(rows["metric"].iloc[0]), quantity)
     z = np.full((len(layers), width), np.nan, dtype=np.float32)
     for strip, left, right, shade in zip(rows["strip"], rows["left"], rows["right"], shades, strict=True):
         z[strip, left:right] = shade
+    figure = _strips_figure(z, layers, limit, marks, order, theme)
+    middles = (rows["left"] + rows["right"] - 1) / 2
+    figure.update_layout(
+        shapes=[*_grounds(rows, theme), *_frame(rows, selected, theme)],
+        showlegend=bool(len(marked)),
+    )
+    if len(rows) <= _MOST_MARKERS:
+        figure.add_trace(clickable(middles, rows["strip"], _keys(rows, column), _words(rows, column, quantity)))
+    if len(found := rows[rows.index.isin(list(marked))]):
+        marker = {"symbol": "diamond", "size": 8, "color": THEMES[theme].accent}
+        figure.add_trace(
+            go.Scatter(
+                x=middles[found.index],
+                y=found["strip"],
+                mode="markers",
+                name="better off without, confirmed",
+                marker={**marker, "line": {"width": 1.5, "color": THEMES[theme].page}},
+                hoverinfo="skip",
+            )
+        )
+    return figure
+
+
+def _strips_figure(
+    z: np.ndarray, layers: list[str], limit: float, marks: dict[str, Any], order: Order, theme: str
+) -> go.Figure:
+    """Draw the cells (layers, width) of all strips, and name the layers."""
     height = max(_LEAST_PIXELS, _STRIP_PIXELS * len(layers))
     figure = new_figure(
         theme,
@@ -72,22 +101,10 @@ def channel_strips(
         hovermode="closest",
         hoverdistance=-1,
         uirevision=f"{order} {len(layers)}",
-        xaxis={
-            "showticklabels": False,
-            "ticks": "",
-            "showgrid": False,
-            "zeroline": False,
-            "range": [-0.5, width - 0.5],
-        },
         xaxis_title_text="channels in their order" if order == "channel" else "channels, the most needed first",
-        yaxis={
-            "range": [len(layers) - 0.5, -0.5],
-            "showgrid": False,
-            "zeroline": False,
-            **layer_ticks(layers, most=60),
-        },
     )
-    figure.update_yaxes(**layer_ticks(layers, most=60))
+    figure.update_xaxes(showticklabels=False, ticks="", showgrid=False, zeroline=False, range=[-0.5, z.shape[1] - 0.5])
+    figure.update_yaxes(**layer_ticks(layers, most=60), showgrid=False, zeroline=False, range=[len(layers) - 0.5, -0.5])
     figure.add_trace(
         go.Heatmap(
             z=z,
@@ -99,29 +116,6 @@ def channel_strips(
             colorbar=colour_bar(theme, height=height, **marks),
         )
     )
-    middles = (rows["left"] + rows["right"] - 1) / 2
-    figure.update_layout(
-        shapes=[*_grounds(rows, theme), *_frame(rows, selected, theme)],
-        showlegend=bool(len(marked)),
-    )
-    if len(rows) <= _MOST_MARKERS:
-        figure.add_trace(clickable(middles, rows["strip"], _keys(rows, column), _words(rows, column)))
-    if len(found := rows[rows.index.isin(list(marked))]):
-        figure.add_trace(
-            go.Scatter(
-                x=middles[found.index],
-                y=found["strip"],
-                mode="markers",
-                name="better off without, confirmed",
-                marker={
-                    "symbol": "diamond",
-                    "size": 8,
-                    "color": THEMES[theme].accent,
-                    "line": {"width": 1.5, "color": THEMES[theme].page},
-                },
-                hoverinfo="skip",
-            )
-        )
     return figure
 
 
@@ -183,8 +177,8 @@ def channel_intervals(
 def _units(table: pd.DataFrame) -> tuple[pd.DataFrame, str | None]:
     """Return the rows that zero one channel each, in network order, and the column that numbers them."""
     rows = table.dropna(subset=["layer"])
-    known = [SELECTIONS[name].channels for name in rows["selection"].unique() if name in SELECTIONS]
-    column = next((channels[0] for channels in known if channels is not None and len(channels) == 1), None)
+    known = [channels_of(name) or () for name in rows["selection"].unique()]
+    column = next((channels[0] for channels in known if len(channels) == 1), None)
     if column is None:
         return rows.iloc[:0], None
     return rows.dropna(subset=[column]).sort_values(["depth", "layer", column], kind="stable"), column
@@ -208,8 +202,8 @@ def _keys(rows: pd.DataFrame, column: str) -> list[list[Any]]:
     ]
 
 
-def _words(rows: pd.DataFrame, column: str) -> list[str]:
-    places = zip(rows["layer"], rows["selection"], rows[column], measurements(rows), strict=True)
+def _words(rows: pd.DataFrame, column: str, quantity: str = "D") -> list[str]:
+    places = zip(rows["layer"], rows["selection"], rows[column], measurements(rows, quantity), strict=True)
     return [
         f"<b>{html.escape(str(layer))}</b><br>{html.escape(str(selection))} {channel:.0f}{words}"
         for layer, selection, channel, words in places

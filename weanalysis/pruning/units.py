@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from weanalysis.ablation.studies import Layer
 from weanalysis.errors import StudyError
-from weanalysis.kinds import KINDS
-from weanalysis.kinds import SELECTIONS as KIND_SELECTIONS
+from weanalysis.kinds import KINDS, channels_of
 from weanalysis.results.saliency import SaliencyMaps
 from weanalysis.results.store import Store
 
@@ -59,7 +58,7 @@ def scores_of_study(store: Store, study_id: int, layers: list[Layer], weights_ha
             continue
         own = rows[rows["layer"] == layer.name]
         scores = np.full(layer.shape if unit == "kernel" else layer.shape[:1], np.nan)
-        columns = KIND_SELECTIONS[SELECTIONS[unit]].channels or ()
+        columns = channels_of(SELECTIONS[unit]) or ()
         scores[tuple(own[column].to_numpy(dtype=np.int64) for column in columns)] = own["drop"]
         if missing := int(np.isnan(scores).sum()):
             raise StudyError(

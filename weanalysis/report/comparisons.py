@@ -10,7 +10,7 @@ from weanalysis.cache import Cache
 from weanalysis.comparison import StudyComparison, compare_studies
 from weanalysis.errors import StudyError
 from weanalysis.figures import points
-from weanalysis.kinds import Kind, kind_of, named
+from weanalysis.kinds import Kind, channels_of, kind_of, named
 from weanalysis.report.page import Chapter, Picture, Table
 from weanalysis.report.words import RATE, correlation, counted, plain_number, sentence_of, with_interval
 from weanalysis.results import Store
@@ -143,6 +143,17 @@ def _pictures(
                 "D against the percentile b of |w|, with 95 % intervals over images, of each network by itself.",
             )
         )
+    if kind.drawing == "strips":
+        table = found.as_table()
+        pictures += [
+            Picture(
+                f"difference-{selection.replace(' ', '-')}",
+                figures.channel_strips(table[table["selection"] == selection], quantity="difference of D"),
+                f"Difference of the {selection}s. Red: the second network needs this one more; blue: the first.",
+            )
+            for selection in table["selection"].unique()
+            if channels_of(selection)
+        ]
     pictures += [
         Picture("agreement", figures.drop_agreement(found.places, one, two), "D of every place in either network."),
         Picture(

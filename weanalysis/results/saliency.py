@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 from weanalysis.cache import storable, write_atomically
 from weanalysis.errors import StoreError
-from weanalysis.kinds import FILTER, INPUT_CHANNEL, KERNEL, LAYER, SELECTIONS
+from weanalysis.kinds import FILTER, INPUT_CHANNEL, KERNEL, LAYER, channels_of
 
 # What a score can be of, in the words of a study's column `selection`; "weight" stands for a single weight.
 UNITS = (KERNEL.name, FILTER.name, INPUT_CHANNEL.name, LAYER.name)
@@ -72,7 +72,7 @@ class SaliencyMaps:
         for (layer, unit), own in groups:
             if layer not in mapped or unit not in UNITS:
                 continue
-            columns = SELECTIONS[unit].channels or ()
+            columns = channels_of(unit) or ()
             places = tuple(own[column].to_numpy(dtype=np.int64) for column in columns)
             found[own.index] = self.of(criterion, unit, str(layer))[places]
         return found
@@ -84,7 +84,7 @@ class SaliencyMaps:
             for unit in units:
                 shape = _shape(layer, unit)
                 places = np.indices(shape).reshape(len(shape), math.prod(shape))
-                columns = SELECTIONS[unit].channels or ()
+                columns = channels_of(unit) or ()
                 frame = pd.DataFrame(
                     {
                         "layer": layer.name,
