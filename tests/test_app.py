@@ -137,12 +137,16 @@ def test_a_file_that_is_no_store_is_one_clear_line(page: str, open_page: Open, c
     assert "cannot be opened as a results file" in app.error[0].value
 
 
+def write_full(root: Path) -> None:
+    """Fill a cache with something for every page."""
+    write_demo(root)
+    write_channels(root)
+    write_runs(root)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_full_data_shows_a_page_without_complaint(page: str, open_page: Open, cache: Path) -> None:
-    write_demo(cache)
-    write_runs(cache)
-    if page == "channels":
-        write_channels(cache)
+    write_full(cache)
     app = open_page(page)
     is_well(app)
     assert page in ("overview", "multipliers", "jobs") or drawings(app)
