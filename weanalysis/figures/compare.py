@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from weanalysis.figures.style import CATEGORICAL, THEMES, message_figure, new_figure, points, translucent, unit
+from weanalysis.figures.style import CATEGORICAL, THEMES, message_figure, metric_of, new_figure, points, translucent
 
 _NOTHING = "Nothing has been measured in either study yet."
 
@@ -23,11 +23,11 @@ def drop_distributions(tables: Mapping[str, pd.DataFrame], *, theme: str = "ligh
     drops = {name: values for name, values in drops.items() if len(values)}
     if not drops:
         return message_figure(_NOTHING, theme)
-    measured_in = unit(str(next(iter(tables.values()))["metric"].iloc[0]))
+    metric = metric_of(next(iter(tables.values())))
     figure = new_figure(
         theme,
         380,
-        xaxis_title_text=f"D ({measured_in})" if measured_in else "D",
+        xaxis_title_text=f"D ({metric.unit})",
         yaxis_title_text="ablations with at least this D (%)",
         hovermode="closest",
     )
@@ -40,7 +40,7 @@ def drop_distributions(tables: Mapping[str, pd.DataFrame], *, theme: str = "ligh
                 mode="lines",
                 line={"shape": "vh", "width": 2, "color": CATEGORICAL[place % len(CATEGORICAL)]},
                 name=html.escape(name),
-                hovertemplate="%{y:.1f} % cost at least D = %{x:+.2f}<extra></extra>",
+                hovertemplate=f"%{{y:.1f}} % cost at least D = %{{x:+.{metric.decimals}f}}<extra></extra>",
             )
         )
     figure.add_vline(x=0, line={"color": THEMES[theme].muted, "width": 1})

@@ -16,10 +16,10 @@ from weanalysis.figures.style import (
     each,
     measurement,
     message_figure,
+    metric_of,
     new_figure,
     new_panels,
     screenings,
-    unit,
 )
 
 _MOST_WRITTEN = 49  # weights of a kernel that are written as numbers
@@ -73,7 +73,7 @@ def kernel_neighbours(
     kernels = kernels[(kernels["layer"] == layer) & kernels["drop"].notna()]
     if kernels.empty:
         return message_figure(f"No kernel of {layer} has been measured yet.", theme)
-    measured_in = unit(str(kernels["metric"].iloc[0]))
+    metric = metric_of(kernels)
     panels = {"rows": 2, "vertical_spacing": 0.26, "shared_yaxes": "all"}
     figure = new_panels(theme, 380, panels, margin={"l": 8, "r": 8, "t": 28, "b": 8}, showlegend=False)
     sides = (
@@ -104,7 +104,7 @@ def kernel_neighbours(
                 },
                 text=[
                     f"<b>{html.escape(layer)}</b><br>output {out:.0f}, input {into:.0f}"
-                    + measurement(drop, low, high, measured_in)
+                    + measurement(drop, low, high, metric)
                     + screened
                     for out, into, drop, low, high, screened in each(
                         shown.assign(screened=screenings(shown)),
@@ -118,7 +118,5 @@ def kernel_neighbours(
         )
         figure.update_xaxes(title_text=title, row=place + 1, col=1)
     figure.update_xaxes(zeroline=False)
-    figure.update_yaxes(
-        title_text=f"D ({measured_in})" if measured_in else "D", zeroline=True, zerolinecolor=THEMES[theme].muted
-    )
+    figure.update_yaxes(title_text=f"D ({metric.unit})", zeroline=True, zerolinecolor=THEMES[theme].muted)
     return figure

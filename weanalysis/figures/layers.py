@@ -17,10 +17,10 @@ from weanalysis.figures.style import (
     layer_ticks,
     measurement,
     message_figure,
+    metric_of,
     new_figure,
     thinned,
     translucent,
-    unit,
 )
 
 _MOST_INTERVALS = 60  # with more, intervals lie on each other and hide the points
@@ -46,12 +46,12 @@ def drop_by_layer(
         place=rows["layer"].map({layer: place for place, layer in enumerate(layers)})
         + (generator.uniform(-0.28, 0.28, len(rows)) if crowded else 0.0)
     )
-    measured_in = unit(str(rows["metric"].iloc[0]))
+    metric = metric_of(rows)
     figure = new_figure(
         theme,
         400,
         margin={"l": 8, "r": 12, "t": 28, "b": 8},
-        yaxis_title_text=f"D ({measured_in})" if measured_in else "D",
+        yaxis_title_text=f"D ({metric.unit})",
         hovermode="closest",
     )
     found = rows["q_value"] <= SIGNIFICANT_Q
@@ -91,7 +91,7 @@ def drop_by_layer(
                     f"<b>{html.escape(str(layer))}</b><br>{html.escape(str(selection))}"
                     + ("" if np.isnan(out) else f", output {out:.0f}")
                     + ("" if np.isnan(into) else f", input {into:.0f}")
-                    + measurement(drop, low, high, measured_in)
+                    + measurement(drop, low, high, metric)
                     for layer, selection, out, into, drop, low, high in each(
                         shown, "layer", "selection", "out_channel", "in_channel", "drop", "drop_low", "drop_high"
                     )

@@ -21,15 +21,15 @@ from weanalysis.figures.style import (
     layer_ticks,
     measurement,
     message_figure,
+    metric_of,
     new_figure,
-    points,
     screenings,
     shorten,
     thinned,
     translucent,
-    unit,
     worded_once,
 )
+from weanalysis.tasks import Metric
 
 Value = Literal["drop", "significance", "flipped"]
 Scale = Literal["shared", "layer"]
@@ -95,7 +95,7 @@ def location_mosaic(
     )
     # Lines between the kernels, as long as a kernel is much larger than a line.
     hairline = 1 if mosaic.height <= 60 else 0
-    marks = _bar_marks(value, scale, limit, largest, _title(quantity, kernels))
+    marks = _bar_marks(value, scale, limit, largest, metric_of(kernels), quantity)
     figure.add_trace(
         go.Heatmap(
             z=mosaic.spread(shades),
@@ -133,12 +133,12 @@ def layer_spread(table: pd.DataFrame, *, theme: str = "light", seed: int = 0) ->
     spreads = pd.DataFrame([_spread(layer, rows["drop"], generator) for layer, rows in _by_layer(kernels)])
     places = dict(zip(spreads["layer"], range(len(spreads)), strict=True))
     dots = thinned(kernels, generator)
-    measured_in = unit(str(kernels["metric"].iloc[0]))
+    metric = metric_of(kernels)
     figure = new_figure(
         theme,
         380,
         margin={"l": 8, "r": 12, "t": 8, "b": 8},
-        yaxis_title_text=f"D ({measured_in})" if measured_in else "D",
+        yaxis_title_text=f"D ({metric.unit})",
         hovermode="closest",
     )
     figure.add_trace(
@@ -169,8 +169,8 @@ def layer_spread(table: pd.DataFrame, *, theme: str = "light", seed: int = 0) ->
                 "width": 3,
             },
             text=[
-                f"<b>{html.escape(layer)}</b><br>standard deviation {points(sd, signed=False)} {measured_in}"
-                f"<br>95 % interval {points(low, signed=False)} to {points(high, signed=False)}"
+                f"<b>{html.escape(layer)}</b><br>standard deviation {metric.words(sd, signed=False)} {metric.unit}"
+                f"<br>95 % interval {metric.words(low, signed=False)} to {metric.words(high, signed=False)}"
                 f"<br>{count} kernels"
                 for layer, sd, low, high, count in each(spreads, "layer", "sd", "low", "high", "num_kernels")
             ],
@@ -215,23 +215,17 @@ def _limit(shades: pd.Series, largest: float) -> float:
     return usual if 0 < 1.5 * usual < largest else largest
 
 
-def shared_limit(shades: pd.Series, metric: str, quantity: str = "D") -> tuple[float, dict[str, Any]]:
+def shared_limit(shades: pd.Series, metric: Metric, quantity: str = "D") -> tuple[float, dict[str, Any]]:
     """Return where one scale of D for all layers ends, and the title and ticks of its colour bar."""
     largest = float(shades.abs().max())
     largest = largest if largest > 0 else 1.0
     limit = _limit(shades, largest)
-    measured_in = unit(metric)
-    return limit, _bar_marks(
-        "drop", "shared", limit, largest, f"{quantity}, {measured_in}" if measured_in else quantity
-    )
+    return limit, _bar_marks("drop", "shared", limit, largest, metric, quantity)
 
 
-def _title(quantity: str, kernels: pd.DataFrame) -> str:
-    measured_in = unit(str(kernels["metric"].iloc[0]))
-    return f"{quantity}, {measured_in}" if measured_in else quantity
-
-
-def _bar_marks(value: Value, scale: Scale, limit: float, largest: float, quantity: str) -> dict[str, Any]:
+def _bar_marks(
+    value: Value, scale: Scale, limit: float, largest: float, metric: Metric, quantity: str
+) -> dict[str, Any]:
     """Return title and ticks of the colour bar; a scale that ends below the largest value says so."""
     signs = (1,) if value == "flipped" else (-1, 1)
     if scale == "layer":
@@ -248,11 +242,11 @@ def _bar_marks(value: Value, scale: Scale, limit: float, largest: float, quantit
             "tickvals": [0, *(sign * mark for sign in signs for mark in logs)],
             "ticktext": ["1", *(f"{10**-mark:.4g} {word}" for word in ("better", "worse") for mark in logs)],
         }
-    title = "images<br>flipped, %" if value == "flipped" else quantity
+    title = "images<br>flipped, %" if value == "flipped" else f"{quantity}, {metric.unit}"
     if largest <= limit:
         return {"title": title}
     ticks = [sign * part * limit for sign in signs for part in (0.5, 1.0)]
-    words = [points(tick, signed=False) for tick in ticks]
+    words = [metric.words(tick, signed=False) for tick in ticks]
     return {
         "title": title,
         "tickvals": [0, *ticks],
@@ -332,15 +326,15 @@ def _hover_texts(kernels: pd.DataFrame, quantity: str = "D") -> list[str]:
 
 def measurements(rows: pd.DataFrame, quantity: str = "D") -> list[str]:
     """Word for each row of a study's table what was measured, in a few lines of a hover text."""
-    measured_in = unit(str(rows["metric"].iloc[0]))
+    metric = metric_of(rows)
     measured = ("drop", "drop_low", "drop_high", "screened", "num_flipped", "num_images", "q")
     worded = rows.assign(q=significance(rows), screened=screenings(rows))
     different, place = worded_once(worded, *measured)
     words = [
-        measurement(drop, low, high, measured_in, quantity)
+        measurement(drop, low, high, metric, quantity)
         + screened
         + ("" if np.isnan(q) else f"<br>q = {q:.2g}")
-        + (f"<br>{flipped:,.0f} of {images:,.0f} images flipped" if images > 0 else "")
+        + (f"<br>{flipped:,.0f} of {images:,.0f} images flipped" if images > 0 and flipped == flipped else "")
         for drop, low, high, screened, flipped, images, q in each(different, *measured)
     ]
     return [words[number] for number in place.tolist()]

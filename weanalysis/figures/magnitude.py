@@ -21,13 +21,14 @@ from weanalysis.figures.style import (
     layer_ticks,
     measurement,
     message_figure,
+    metric_of,
     new_figure,
     screenings,
     thinned,
     translucent,
-    unit,
     worded_once,
 )
+from weanalysis.tasks import Metric
 
 _NOTHING = "No percentile has been measured yet."
 
@@ -53,17 +54,17 @@ def magnitude_curves(
     measured = {name: rows for name, rows in measured.items() if len(rows)}
     if not measured:
         return message_figure(_NOTHING, theme)
-    measured_in = unit(str(next(iter(measured.values()))["metric"].iloc[0]))
+    metric = metric_of(next(iter(measured.values())))
     figure = new_figure(
         theme,
         420,
         hovermode="closest",
         xaxis_title_text="percentile b of |w| (0: smallest, 100: largest)",
-        yaxis_title_text=f"D ({measured_in})" if measured_in else "D",
+        yaxis_title_text=f"D ({metric.unit})",
     )
     for place, (name, rows) in enumerate(measured.items()):
         colour = THEMES[theme].line if len(measured) == 1 else CATEGORICAL[place % len(CATEGORICAL)]
-        _add_curve(figure, name, rows, colour, measured_in, alone=len(measured) == 1)
+        _add_curve(figure, name, rows, colour, metric, alone=len(measured) == 1)
     figure.add_hline(y=0, line={"color": THEMES[theme].muted, "width": 1})
     if mark is not None:
         figure.add_vline(x=mark, line={"color": CATEGORICAL[1], "width": 1.5, "dash": "dash"})
@@ -72,7 +73,7 @@ def magnitude_curves(
     return figure
 
 
-def _add_curve(figure: go.Figure, name: str, rows: pd.DataFrame, colour: str, measured_in: str, *, alone: bool) -> None:
+def _add_curve(figure: go.Figure, name: str, rows: pd.DataFrame, colour: str, metric: Metric, *, alone: bool) -> None:
     curve = rows.groupby("percentile", as_index=False)[_measured(rows)].mean()
     curve = curve.assign(screened=screenings(curve))
     num_draws = rows.groupby("percentile").size().to_numpy()
@@ -103,7 +104,7 @@ def _add_curve(figure: go.Figure, name: str, rows: pd.DataFrame, colour: str, me
                 showlegend=alone,
                 marker={"size": 5, "color": translucent(CATEGORICAL[8] if alone else colour, 0.5)},
                 customdata=[[percentile] for percentile in dots["percentile"].tolist()],
-                hovertemplate="b = %{x}<br>D = %{y:+.2f}<extra>one draw</extra>",
+                hovertemplate=f"b = %{{x}}<br>D = %{{y:+.{metric.decimals}f}}<extra>one draw</extra>",
             )
         )
     figure.add_trace(
@@ -119,7 +120,7 @@ def _add_curve(figure: go.Figure, name: str, rows: pd.DataFrame, colour: str, me
             text=[
                 ("" if alone else f"{title}<br>")
                 + f"<b>b = {percentile:g}</b>"
-                + measurement(drop, low, high, measured_in)
+                + measurement(drop, low, high, metric)
                 + screened
                 + (f"<br>mean of {count} draws" if count > 1 else "")
                 for (percentile, drop, low, high, screened), count in zip(
@@ -145,7 +146,7 @@ def magnitude_map(table: pd.DataFrame, *, selected: tuple[str, float] | None = N
     z = means.pivot(index="layer", columns="percentile", values="drop").loc[layers]
     percentiles = z.columns.to_numpy(dtype=np.float64)
     limit = float(np.nanmax(np.abs(z.to_numpy()))) or 1.0
-    measured_in = unit(str(rows["metric"].iloc[0]))
+    metric = metric_of(rows)
     height = max(260, 90 + 20 * len(layers)) if len(layers) <= 60 else 1290
     figure = new_figure(
         theme,
@@ -165,7 +166,7 @@ def magnitude_map(table: pd.DataFrame, *, selected: tuple[str, float] | None = N
             colorscale=THEMES[theme].diverging,
             zmin=-limit,
             zmax=limit,
-            colorbar=colour_bar(theme, f"D, {measured_in}" if measured_in else "D", height - 60),
+            colorbar=colour_bar(theme, f"D, {metric.unit}", height - 60),
         )
     )
     cells = means.assign(place=means["layer"].map({layer: place for place, layer in enumerate(layers)}))
@@ -173,7 +174,7 @@ def magnitude_map(table: pd.DataFrame, *, selected: tuple[str, float] | None = N
     measured = ("drop", "drop_low", "drop_high", "screened")
     different, wording = worded_once(cells, *measured)
     words = [
-        measurement(drop, low, high, measured_in) + screened for drop, low, high, screened in each(different, *measured)
+        measurement(drop, low, high, metric) + screened for drop, low, high, screened in each(different, *measured)
     ]
     figure.add_trace(
         clickable(

@@ -21,10 +21,10 @@ from weanalysis.figures.style import (
     layer_ticks,
     measurement,
     message_figure,
+    metric_of,
     new_figure,
     thinned,
     translucent,
-    unit,
 )
 
 _MOST_CELLS = 512  # rows or columns of a map that are drawn; a screen has no more pixels for it
@@ -40,13 +40,13 @@ def multiplier_drops(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
     if rows.empty:
         return message_figure("No layer has been measured yet.", theme)
     layers = list(dict.fromkeys(rows.sort_values("depth")["layer"]))
-    measured_in = unit(str(rows["metric"].iloc[0]))
+    metric = metric_of(rows)
     figure = new_figure(
         theme,
         max(240, 90 + 22 * len(layers)),
         hovermode="closest",
         margin={"l": 8, "r": 8, "t": 28, "b": 8},
-        xaxis_title_text=f"D ({measured_in})" if measured_in else "D",
+        xaxis_title_text=f"D ({metric.unit})",
     )
     for selection, name, colour, shift in (
         ("lowest", "D_L: lowest multiplier", THEMES[theme].line, 0.15),
@@ -71,7 +71,7 @@ def multiplier_drops(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
                 text=[
                     f"<b>{html.escape(layer)}</b><br>{selection} multiplier"
                     + _unit_words(out, channel)
-                    + measurement(drop, low, high, measured_in)
+                    + measurement(drop, low, high, metric)
                     for layer, out, channel, drop, low, high in each(
                         own, "layer", "out_channel", "in_channel", "drop", "drop_low", "drop_high"
                     )
@@ -105,13 +105,13 @@ def multiplier_curve(table: pd.DataFrame, ranked: str = "input channel", *, them
     rows = table[table["layer"].isna() & table["fraction"].notna() & table["drop"].notna()]
     if rows.empty:
         return message_figure("No share of channels has been measured yet.", theme)
-    measured_in = unit(str(rows["metric"].iloc[0]))
+    metric = metric_of(rows)
     figure = new_figure(
         theme,
         400,
         hovermode="closest",
         xaxis_title_text=f"{ranked}s zeroed in every layer (%)",
-        yaxis_title_text=f"D ({measured_in})" if measured_in else "D",
+        yaxis_title_text=f"D ({metric.unit})",
     )
     for selection, colour, name in (
         ("highest", CATEGORICAL[1], "highest multiplier first"),
@@ -146,7 +146,7 @@ def multiplier_curve(table: pd.DataFrame, ranked: str = "input channel", *, them
                     marker={"size": 5, "color": translucent(colour, 0.6)},
                     legendgroup=selection,
                     showlegend=False,
-                    hovertemplate="%{x:g} %<br>D = %{y:+.2f}<extra>one draw</extra>",
+                    hovertemplate=f"%{{x:g}} %<br>D = %{{y:+.{metric.decimals}f}}<extra>one draw</extra>",
                 )
             )
         figure.add_trace(
@@ -160,7 +160,7 @@ def multiplier_curve(table: pd.DataFrame, ranked: str = "input channel", *, them
                 marker={"maxdisplayed": MOST_MARKERS},
                 text=[
                     f"<b>{name}</b><br>{100 * fraction:g} % of the {ranked.split()[-1]}s"
-                    + measurement(drop, low, high, measured_in)
+                    + measurement(drop, low, high, metric)
                     for fraction, drop, low, high in each(mean, "fraction", "drop", "drop_low", "drop_high")
                 ],
                 hovertemplate="%{text}<extra></extra>",

@@ -19,9 +19,9 @@ from weanalysis.figures.style import (
     layer_ticks,
     measurement,
     message_figure,
+    metric_of,
     new_figure,
     translucent,
-    unit,
 )
 
 
@@ -101,8 +101,8 @@ def score_against_drop(
     rows = rows[rows[criterion] > 0]
     if rows.empty:
         return message_figure(f"No place has both a D and a score above 0 under {criterion}.", theme)
-    measured_in = unit(str(rows["metric"].iloc[0]))
-    title = "images flipped" if measured == "num_flipped" else f"D ({measured_in})" if measured_in else "D"
+    metric = metric_of(rows)
+    title = "images flipped" if measured == "num_flipped" else f"D ({metric.unit})"
     figure = new_figure(
         theme,
         360,
@@ -131,7 +131,7 @@ def score_against_drop(
                 + ("" if np.isnan(out) else f"<br>output {out:.0f}")
                 + ("" if np.isnan(into) else f"<br>input {into:.0f}")
                 + f"<br>{html.escape(criterion)} = {score:.3g}"
-                + measurement(drop, low, high, measured_in)
+                + measurement(drop, low, high, metric)
                 for layer, out, into, score, drop, low, high in each(
                     rows, "layer", "out_channel", "in_channel", criterion, "drop", "drop_low", "drop_high"
                 )

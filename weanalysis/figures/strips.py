@@ -19,9 +19,9 @@ from weanalysis.figures.style import (
     diamond,
     layer_ticks,
     message_figure,
+    metric_of,
     new_figure,
     translucent,
-    unit,
 )
 from weanalysis.kinds import channels_of
 
@@ -62,7 +62,7 @@ def channel_strips(
     shades = rows["drop"].astype(float)
     if hide_insignificant:
         shades = shades.where(significance(rows) <= SIGNIFICANT_Q)
-    limit, marks = shared_limit(shades, str(rows["metric"].iloc[0]), quantity)
+    limit, marks = shared_limit(shades, metric_of(rows), quantity)
     z = np.full((len(layers), width), np.nan, dtype=np.float32)
     for strip, left, right, shade in zip(rows["strip"], rows["left"], rows["right"], shades, strict=True):
         z[strip, left:right] = shade
@@ -130,13 +130,13 @@ def channel_intervals(
     rows = rows[rows["layer"] == layer].dropna(subset=["drop"])
     if rows.empty or column is None:
         return message_figure("No channel of this layer has been measured yet.", theme)
-    measured_in = unit(str(rows["metric"].iloc[0]))
+    metric = metric_of(rows)
     figure = new_figure(
         theme,
         320,
         margin={"l": 8, "r": 12, "t": 28, "b": 8},
         xaxis_title_text=str(rows["selection"].iloc[0]),
-        yaxis_title_text=f"D ({measured_in})" if measured_in else "D",
+        yaxis_title_text=f"D ({metric.unit})",
         hovermode="closest",
     )
     certain = significance(rows) <= SIGNIFICANT_Q

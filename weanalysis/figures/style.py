@@ -14,7 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from weanalysis.tasks import METRICS
+from weanalysis.tasks import METRICS, Metric
 
 _MOST_DOTS = 500  # beyond it dots lie on each other, and each is an element that the browser draws
 MOST_MARKERS = 50  # of a curve, for the same reason; every point tells what it is, marked or not
@@ -202,9 +202,9 @@ def each(table: pd.DataFrame, *columns: str) -> Iterator[tuple[Any, ...]]:
     return zip(*(table[column].tolist() for column in columns), strict=True)
 
 
-def measurement(drop: float, low: float, high: float, measured_in: str, quantity: str = "D") -> str:
+def measurement(drop: float, low: float, high: float, metric: Metric, quantity: str = "D") -> str:
     """Word a D and its interval in two lines of a hover text."""
-    return f"<br>{quantity} = {points(drop)} {measured_in}<br>95 % interval {interval(low, high)}"
+    return f"<br>{quantity} = {metric.words(drop)} {metric.unit}<br>95 % interval {metric.interval(low, high)}"
 
 
 def screenings(table: pd.DataFrame) -> pd.Series:
@@ -297,15 +297,13 @@ def layer_ticks(layers: Sequence[str], most: int, length: int = 20) -> dict[str,
 
 
 def points(value: float, signed: bool = True) -> str:
-    """Word a D: two decimals and a true minus sign, or "not measured"."""
-    if math.isnan(value):
-        return "not measured"
-    return f"{value:+.2f}".replace("-", "−") if signed else f"{value:.2f}".replace("-", "−")
+    """Word a D in percentage points: two decimals and a true minus sign, or "not measured"."""
+    return METRICS["top1"].words(value, signed)
 
 
 def interval(low: float, high: float) -> str:
-    """Word an interval, or say that there is none."""
-    return "no interval" if math.isnan(low) or math.isnan(high) else f"{points(low)} to {points(high)}"
+    """Word an interval in percentage points, or say that there is none."""
+    return METRICS["top1"].interval(low, high)
 
 
 def colour_bar(theme: str, title: str, height: int | None = None, **more: Any) -> dict[str, Any]:
@@ -323,6 +321,6 @@ def colour_bar(theme: str, title: str, height: int | None = None, **more: Any) -
     return bar | more
 
 
-def unit(metric: str) -> str:
-    """Return what a D of `metric` is counted in: "points" or "nats"."""
-    return METRICS[metric].unit
+def metric_of(rows: pd.DataFrame) -> Metric:
+    """Return the metric of a study's table."""
+    return METRICS[str(rows["metric"].iloc[0])]

@@ -55,6 +55,24 @@ class Metric:
         """With how many decimals a value or a D is shown."""
         return 2 if self.counts_images else 4
 
+    def words(self, value: float, signed: bool = True) -> str:
+        """Word a D or a value in the metric's unit, with a true minus sign; "not measured" where it is missing.
+
+        >>> METRICS["top1"].words(-1.5), METRICS["loss"].words(0.0213)
+        ('−1.50', '+0.0213')
+        """
+        if value != value:
+            return "not measured"
+        return f"{value:{'+' if signed else ''}.{self.decimals}f}".replace("-", "−")
+
+    def interval(self, low: float, high: float) -> str:
+        """Word an interval, or say that there is none.
+
+        >>> METRICS["top1"].interval(-0.5, 1.25)
+        '−0.50 to +1.25'
+        """
+        return "no interval" if low != low or high != high else f"{self.words(low)} to {self.words(high)}"
+
     @property
     def counts_images(self) -> bool:
         """Whether images are right or wrong in it, so that those that flip can be counted."""
