@@ -18,6 +18,7 @@ from weanalysis.results import Improvements, Store, find_improvements
 from weanalysis.results.contrast import Contrast, lowest_and_highest
 from weanalysis.results.multipliers import load_multipliers, natural
 from weanalysis.results.saliency import SaliencyMaps, list_maps, load_maps
+from weanalysis.tasks import METRICS
 
 _STUDY_COLUMNS = [
     *("id", "name", "kind", "model", "weights", "data", "metric", "state"),
@@ -62,7 +63,7 @@ def _table(path: str, study_id: int, metric: str, updated: float) -> pd.DataFram
 
 def changes(study: pd.Series, position: int) -> pd.DataFrame:
     """Return the images that the ablation in row `position` of a study's table changed."""
-    return _changes(str(cache().results), int(study["id"]), position, study["metric"], float(study["updated"]))
+    return _changes(str(cache().results), int(study["id"]), position, answers_in(study), float(study["updated"]))
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
@@ -74,7 +75,7 @@ def _changes(path: str, study_id: int, position: int, metric: str, updated: floa
 def all_changes(study: pd.Series) -> pd.DataFrame:
     """Return the changed images of every ablation of a study as one table, with the column position."""
     with Store.open(cache().results, readonly=True) as store:
-        return store.all_changes(int(study["id"]), study["metric"])
+        return store.all_changes(int(study["id"]), answers_in(study))
 
 
 def improvements(study: pd.Series) -> Improvements:
@@ -104,9 +105,12 @@ def contrast(study: pd.Series) -> Contrast | None:
 
 
 def compare_studies(first: pd.Series, second: pd.Series) -> comparison.StudyComparison:
-    """Compare two studies in the metric of the first; raise StudyError where they cannot be paired."""
+    """Compare two studies in the metric of the first, top-1 where no image is right or wrong in that.
+
+    Raises StudyError where they cannot be paired.
+    """
     numbers = int(first["id"]), int(second["id"])
-    return _compared(str(cache().root), numbers, first["metric"], (float(first["updated"]), float(second["updated"])))
+    return _compared(str(cache().root), numbers, answers_in(first), (float(first["updated"]), float(second["updated"])))
 
 
 @st.cache_resource(show_spinner="Pairing the images of every place…", max_entries=8)
@@ -150,8 +154,12 @@ def _intact(path: str, study_id: int, updated: float) -> pd.DataFrame:
 
 
 def accuracies(studies: pd.DataFrame) -> list[float]:
-    """Return the metric of each study's intact network in percent, over its images so far; NaN where there are none."""
-    wanted = zip(studies["id"].tolist(), studies["metric"], studies["updated"].tolist(), strict=True)
+    """Return the accuracy of each study's intact network in percent, over its images so far; NaN where there are none.
+
+    It is that of the study's metric, top-1 where that is none in which images are right or wrong.
+    """
+    answers = [answers_in(study) for _, study in studies.iterrows()]
+    wanted = zip(studies["id"].tolist(), answers, studies["updated"].tolist(), strict=True)
     return _accuracies(str(cache().results), tuple(wanted))
 
 
@@ -254,4 +262,25 @@ def again(study: pd.Series) -> pd.Series:
     """Return the row of a study as it is now: it may have gone on since the page was drawn."""
     found = studies()
     found = found[found["id"] == study["id"]]
-    return found.iloc[0] if len(found) else study
+    return in_metric(found.iloc[0], study["metric"]) if len(found) else study
+
+
+def in_metric(study: pd.Series, metric: str) -> pd.Series:
+    """Return the row of a study as it is read in another of its metrics."""
+    return pd.Series({**study, "metric": metric})
+
+
+def metrics(study: pd.Series) -> list[str]:
+    """Return the metrics in which a study can be read, its own first."""
+    return _metrics(str(cache().results), int(study["id"]), float(study["updated"]))
+
+
+@st.cache_data(show_spinner=False, max_entries=32)
+def _metrics(path: str, study_id: int, updated: float) -> list[str]:
+    with Store.open(path, readonly=True) as store:
+        return store.metrics(study_id)
+
+
+def answers_in(study: pd.Series) -> str:
+    """Return the metric in which a study's images are right or wrong: its own, or top-1."""
+    return study["metric"] if METRICS[study["metric"]].counts_images else "top1"

@@ -21,6 +21,7 @@ from weanalysis.errors import WeanalysisError
 from weanalysis.kinds import called, kind_of, kinds_where
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words
 from weanalysis.results.statistics import selected_intervals
+from weanalysis.tasks import METRICS
 
 Colour = Literal["blue", "green", "orange", "red", "gray"]
 
@@ -172,8 +173,28 @@ def choose_study(page: str) -> pd.Series:
         how_to_begin(kinds[0])
         st.stop()
     by_label = {label(study): study for _, study in found.iterrows()}
-    chosen = st.selectbox("Study", list(by_label), key="study", bind="query-params", width=640)
-    return by_label[chosen]
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        chosen = st.selectbox("Study", list(by_label), key="study", bind="query-params", width=640)
+        return choose_metric(by_label[chosen])
+
+
+def choose_metric(study: pd.Series) -> pd.Series:
+    """Let the reader choose in which of its metrics a study is read, where there are several; return it so."""
+    offered = reading.metrics(study)
+    if len(offered) < 2:
+        return study
+    chosen = st.segmented_control(
+        "D of",
+        offered,
+        format_func=lambda name: METRICS[name].label,
+        default=offered[0],
+        required=True,
+        key="metric",
+        bind="query-params",
+        help="One run measures all of them. An accuracy changes only where an image turns right or wrong; the loss "
+        "changes with nearly every weight.",
+    )
+    return reading.in_metric(study, chosen)
 
 
 def how_to_begin(kind: str | None = None) -> None:
@@ -195,7 +216,8 @@ def headline(study: pd.Series, rows: pd.DataFrame) -> None:
     """Say in one line what was measured, on what, and how far it is."""
     parts = [f"**{plain(study['model'])}** on **{plain(study['data'])}**"]
     if len(intact := rows["intact"].dropna()):
-        parts.append(f"intact {study['metric']} {intact.iloc[0]:.2f} %")
+        metric = METRICS[study["metric"]]
+        parts.append(f"intact {metric.label} {metric.words(intact.iloc[0], signed=False)} {metric.mark}")
     parts.append(f"{rows['drop'].notna().sum():,} of {len(rows):,} {kind_of(study['kind']).row}s measured")
     if len(counts := rows["num_images"].dropna()) and counts.max() > 0:
         parts.append(f"on {int(counts.max()):,} images")
@@ -217,14 +239,14 @@ def headline(study: pd.Series, rows: pd.DataFrame) -> None:
 
 def measured(row: pd.Series) -> None:
     """Tell D of one row of a study's table, and how sure it is."""
-    what = called(row["selection"])
+    what, metric = called(row["selection"]), METRICS[row["metric"]]
     with st.container(horizontal=True):
         st.metric(
-            "D (points)",
-            figures.points(row["drop"]),
-            help=f"Accuracy lost when this {what} is zeroed. Positive: it was needed.",
+            f"D ({metric.unit})",
+            metric.words(row["drop"]),
+            help=f"{metric.meaning}, when this {what} is zeroed. Positive: it was needed.",
         )
-        st.metric("95 % interval", figures.interval(row["drop_low"], row["drop_high"]), help=f"{INTERVALS}.")
+        st.metric("95 % interval", metric.interval(row["drop_low"], row["drop_high"]), help=f"{INTERVALS}.")
         if figures.is_screened(row.to_frame().T).any():
             bounds = figures.interval(row["screen_low"], row["screen_high"])
             st.metric("D on these images", bounds, help=f"{SCREENED}.")
@@ -236,6 +258,7 @@ def most_important(rows: pd.DataFrame, row: str, stopped: bool = False, count: i
     worst = selected_intervals(measured.nlargest(count, "drop"), len(measured), stopped)
     if worst.empty:
         return
+    metric = METRICS[worst["metric"].iloc[0]]
     st.markdown(
         f"**The {len(worst)} most important {row}s**: {interval_words(len(worst), len(measured))}",
         help="The largest of many noisy values is likely overestimated. Of intervals adjusted for the choice, five in "
@@ -249,7 +272,7 @@ def most_important(rows: pd.DataFrame, row: str, stopped: bool = False, count: i
                 "in": worst["in_channel"],
                 "drop": worst["drop"],
                 "interval": [
-                    figures.interval(low, high)
+                    metric.interval(low, high)
                     for low, high in zip(worst["selected_low"], worst["selected_high"], strict=True)
                 ],
                 "bounds": [
@@ -266,7 +289,7 @@ def most_important(rows: pd.DataFrame, row: str, stopped: bool = False, count: i
             "layer": st.column_config.TextColumn("Layer"),
             "out": st.column_config.NumberColumn("Output channel", format="%d"),
             "in": st.column_config.NumberColumn("Input channel", format="%d"),
-            "drop": st.column_config.NumberColumn("D (points)", format="%+.2f"),
+            "drop": st.column_config.NumberColumn(f"D ({metric.unit})", format=f"%+.{metric.decimals}f"),
             "interval": st.column_config.TextColumn(
                 "Interval", help=f"{INTERVALS}; widened for the choice of the largest (Benjamini and Yekutieli, 2005)."
             ),

@@ -13,6 +13,7 @@ import streamlit as st
 from weanalysis import figures
 from weanalysis.figures import Scale, Value
 from weanalysis.kinds import kind_of
+from weanalysis.tasks import METRICS
 
 VALUES: dict[str, Value] = {"D": "drop", "Significance": "significance", "Flipped images": "flipped"}
 SCALES: dict[str, Scale] = {"Shared": "shared", "Per layer": "layer"}
@@ -24,17 +25,19 @@ st.caption(
 )
 
 study = shared.choose_study("location")
+metric = METRICS[study["metric"]]
+offered = [name for name, value in VALUES.items() if value != "flipped" or metric.counts_images]
 with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
     value = st.segmented_control(
         "Colour shows",
-        list(VALUES),
+        offered,
         default="D",
         required=True,
         key="value",
         bind="query-params",
-        help="**D**: loss of the metric when the kernel is zeroed, in percentage points. **Significance**: q, the "
-        "false discovery rate at which this D differs from zero (McNemar's exact test, Benjamini-Hochberg). "
-        "**Flipped images**: share of images that turned right or wrong.",
+        help=f"**D**: {metric.meaning.removeprefix('D is ')}, when the kernel is zeroed. **Significance**: q, the "
+        f"false discovery rate at which this D differs from zero ({metric.test} test, Benjamini-Hochberg)."
+        + (" **Flipped images**: share of images that turned right or wrong." if metric.counts_images else ""),
     )
     scale = st.segmented_control(
         "Colour scale",

@@ -13,6 +13,7 @@ import streamlit as st
 from weanalysis import figures
 from weanalysis.kinds import MULTIPLIER, kind_of
 from weanalysis.results.contrast import RANKED, ranked_unit
+from weanalysis.tasks import METRICS, Metric
 
 st.title("Multipliers")
 st.caption(
@@ -52,11 +53,11 @@ def take_click() -> None:
         st.session_state["layer"] = data[0]
 
 
-def with_interval(title: str, value: float, low: float, high: float, how: str) -> None:
+def with_interval(title: str, value: float, low: float, high: float, metric: Metric, how: str) -> None:
     st.metric(
-        f"{title} (points)",
-        figures.points(value),
-        f"95 %: {figures.interval(low, high)}",
+        f"{title} ({metric.unit})",
+        metric.words(value),
+        f"95 %: {metric.interval(low, high)}",
         delta_color="off",
         delta_arrow="off",
         help=how,
@@ -69,16 +70,19 @@ def lowest_and_highest() -> None:
     study = reading.again(studies[source])
     rows = reading.table(study)
     shared.headline(study, rows)
+    metric = METRICS[study["metric"]]
     unit = RANKED["kernel" if ranks_kernels() else "channel"]
     value = "m" if ranks_kernels() else "mean m"
     if contrast := reading.contrast(study):
         with st.container(horizontal=True):
             for name, title, row in (("lowest", "D_L", contrast.lowest), ("highest", "D_H", contrast.highest)):
-                how = f"Accuracy lost when, in every layer at once but the first, the {unit} of the {name} {value} is"
-                with_interval(title, row["drop"], row["drop_low"], row["drop_high"], f"{how} zeroed.")
+                how = (
+                    f"{metric.meaning}, when, in every layer at once but the first, the {unit} of the {name} {value} is"
+                )
+                with_interval(title, row["drop"], row["drop_low"], row["drop_high"], metric, f"{how} zeroed.")
             if (apart := contrast.comparison) is not None:
-                how = f"On the same images; p = {apart.p_value:.2g} (McNemar's exact test)."
-                with_interval("D_H − D_L", apart.difference, apart.difference_low, apart.difference_high, how)
+                how = f"On the same images; p = {apart.p_value:.2g} ({metric.test} test)."
+                with_interval("D_H − D_L", apart.difference, apart.difference_low, apart.difference_high, metric, how)
     grid = st.grid(columns=2, min_column_width=380, gap="medium")
     with grid.cell():
         st.markdown(

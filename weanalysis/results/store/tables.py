@@ -52,6 +52,21 @@ class Store(Counts):
             self._add_screen(table, study_id, confidence)
         return table[list(COLUMNS)]
 
+    def metrics(self, study_id: int) -> list[str]:
+        """The metrics in which a study can be read, its own first; one run answers all of them."""
+        about = self.describe(study_id)
+        found = [str(about["metric"])]
+        for metric in METRICS.values():
+            if metric.name in found:
+                continue
+            try:
+                self._metric(about, metric.name)
+            except StoreError:
+                continue
+            if metric.counts_images or self.moments(study_id, metric.statistic)["num_images"].any():
+                found.append(metric.name)
+        return found
+
     def _labels(self, study_id: int) -> pd.DataFrame:
         """What the rows of a study's plan are called; numbers as float, since any of them can be missing."""
         rows = self._rows(f"SELECT {', '.join(LABELS)} FROM plans WHERE study_id = ? ORDER BY position", study_id)
