@@ -14,16 +14,16 @@ import mmap
 import pickle
 import pickletools
 import re
-from struct import unpack_from
+import struct
 from typing import Any, BinaryIO
 
 import torch
 from torch import _weights_only_unpickler
 
 # torch takes about a microsecond for an opcode, which may be one byte.
-_MOST_BYTES = 2**24
-# The parts of all values that are used again or copied, and the calls of constructors.
-_MOST_REUSE = 10**6
+_MOST_BYTES = 2**23
+# Tuples, lists, dicts and calls of constructors, and the parts of all that is used again or copied.
+_MOST_VALUES = 10**6
 # The parts of all keys that are neither text nor short numbers: if all have one hash, a second of comparing.
 _MOST_KEY_PARTS = 20_000
 _MOST_KEY_DEPTH = 100
@@ -31,8 +31,8 @@ _LONG_TEXT, _LONG_NUMBER = 1000, 8
 # torch's older format: pickles of a magic number, a version, the system, the content, and the keys of the storages.
 _NUM_PICKLES = 5
 
-# On the stack stands a weight alone, or what begins with one: (weight, parts) for a tuple; (weight, name) for a callable,
-# long text or a long number, [weight, weight of what would be odd keys, has such inside] for a dict, list or set.
+# On the stack stands a weight alone, or what begins with one: (weight, parts) for a tuple, (weight, name) for a
+# function, long text or a long number, [weight, weight of what would be odd keys, has lists inside] for what grows.
 _SHORT_TEXT, _PLAIN, _EMPTY_TUPLE, _LATIN1, _TEXT = 1, 2, (1, ()), (1, "latin1"), "text"
 _STOP, _MARK, _TUPLE, _BINUNICODE = (code[0] for code in (pickle.STOP, pickle.MARK, pickle.TUPLE, pickle.BINUNICODE))
 #: opcode -> bytes of its argument, what it pushes
@@ -76,12 +76,16 @@ _TENSOR = _tensor_pattern()
 _OF_TENSOR = (20, "collections.OrderedDict")
 
 
-class TooCostly(ValueError):
+# How a pickle ends that is cut off or changed; torch's reader of archives raises RuntimeError.
+_DAMAGE = (IndexError, EOFError, UnicodeDecodeError, struct.error, pickle.UnpicklingError, RuntimeError)
+
+
+class TooCostly(Exception):
     """Loading a pickle would take far more time or memory than it is long; the message says what takes it."""
 
 
 def check_pickles(file: BinaryIO, zipped: bool) -> None:
-    """Raise TooCostly where torch.load of a file need not end in time; what is damaged is left to torch."""
+    """Raise TooCostly where torch.load of a file need not end in time; other damage is left to torch to say."""
     try:
         if zipped:
             # By torch's own reader, since another may find another member of this name in an archive made to deceive.
@@ -94,9 +98,7 @@ def check_pickles(file: BinaryIO, zipped: bool) -> None:
                     at = scan.run(at)
                     if number < 2 and _may_nest(scan.stack[-1]):
                         raise TooCostly("it has no number where its version should stand")
-    except TooCostly:
-        raise
-    except Exception:  # torch stops at the same opcode, and says why
+    except _DAMAGE:  # torch stops at the same place, and says why
         return
 
 
@@ -107,7 +109,7 @@ class _Scan:
         self.data = data
         self.stack: list[Any] = []
         self.marks: list[int] = []
-        self.reused = 0
+        self.values = 0
         self.key_parts = 0
 
     def run(self, at: int) -> int:
@@ -120,14 +122,14 @@ class _Scan:
                 raise TooCostly(f"its description is longer than {_MOST_BYTES:,} bytes")
             if op in _PUTS:
                 kind, length = _PUTS[op]
-                memo[unpack_from(kind, data, at)[0]] = stack[-1]
+                memo[struct.unpack_from(kind, data, at)[0]] = stack[-1]
                 at += length
             elif op in _GETS:
                 kind, length = _GETS[op]
-                value = memo.get(unpack_from(kind, data, at)[0], _OF_TENSOR)
+                value = memo.get(struct.unpack_from(kind, data, at)[0], _OF_TENSOR)
                 at += length
                 if type(value) is not int:
-                    self._reuse(value[0])
+                    self._count(value[0])
                 stack.append(value)
             elif op in _PUSHES:
                 length, value = _PUSHES[op]
@@ -135,7 +137,7 @@ class _Scan:
                 if value is not None:
                     stack.append(value)
             elif op == _BINUNICODE:
-                length = unpack_from("<I", data, at)[0]
+                length = struct.unpack_from("<I", data, at)[0]
                 at += 4 + length
                 is_latin1 = length == 6 and data[at - 6 : at] == b"latin1"
                 stack.append(_LATIN1 if is_latin1 else _SHORT_TEXT if length <= _LONG_TEXT else (length, _TEXT))
@@ -146,10 +148,11 @@ class _Scan:
                 else:
                     self.marks.append(len(stack))
             elif op == _TUPLE:
-                stack.append(_tuple(self._marked()))
+                stack.append(self._tuple(self._marked()))
             elif op in _TUPLES:
-                stack[-_TUPLES[op] :] = [_tuple(stack[-_TUPLES[op] :])]
+                stack[-_TUPLES[op] :] = [self._tuple(stack[-_TUPLES[op] :])]
             elif op in _GROWING:
+                self._count(1)
                 stack.append([1, 0, False])
             else:
                 at = self._rare(op, at)
@@ -159,7 +162,10 @@ class _Scan:
         """Follow an opcode that few values need, and return where its argument ends."""
         data, stack, code = self.data, self.stack, bytes([op])
         if code == pickle.GLOBAL:
-            end = data.find(b"\n", data.find(b"\n", at) + 1) + 1
+            middle = data.find(b"\n", at)
+            end = data.find(b"\n", middle + 1) + 1
+            if middle < 0 or end <= 0:
+                raise EOFError
             lines = io.BytesIO(data[at:end])
             stack.append((1, ".".join(_weights_only_unpickler._read_global_instruction(lines.readline))))
             return end
@@ -167,19 +173,18 @@ class _Scan:
             arguments, called = stack.pop(), stack.pop()
             stack.append(self._called(called, arguments, at))
         elif code in (pickle.APPEND, pickle.APPENDS):
-            items = self._marked() if code == pickle.APPENDS else [stack.pop()]
-            _grow(stack[-1], items)
+            self._add(self._marked() if code == pickle.APPENDS else [stack.pop()])
         elif code in (pickle.SETITEM, pickle.SETITEMS):
             items = self._marked() if code == pickle.SETITEMS else [stack.pop(-2), stack.pop()]
             for key in items[::2]:
                 self._key(key)
-            _grow(stack[-1], items)
+            self._add(items)
         elif code == pickle.BUILD:
             state = stack.pop()
             if type(state) is int:
                 raise TooCostly("it builds something of what is neither a tuple nor a dict")
             if type(stack[-1]) is list:
-                _grow(stack[-1], [state])
+                self._add([state])
         elif code == pickle.BINPERSID:
             stack[-1] = _PLAIN
         elif code == pickle.SHORT_BINSTRING:
@@ -189,10 +194,10 @@ class _Scan:
             stack.append(_PLAIN if data[at] <= _LONG_NUMBER else (data[at], "number"))
             return at + 1 + data[at]
         elif code != pickle.STOP:
-            name = pickletools.code2op[chr(op)].name
-            if hasattr(_weights_only_unpickler, name):
-                raise TooCostly(f"it has an opcode, {name}, whose cost is not known")
-            raise pickle.UnpicklingError(name)
+            known = [one.name for one in pickletools.opcodes if one.code == chr(op)]
+            if any(hasattr(_weights_only_unpickler, name) for name in known):
+                raise TooCostly(f"it has an opcode, {known[0]}, whose cost is not known")
+            raise pickle.UnpicklingError(f"opcode {op}")
         return at
 
     def _called(self, called: Any, arguments: Any, at: int) -> Any:
@@ -200,7 +205,7 @@ class _Scan:
         if _may_nest(called) or not _may_nest(arguments) or type(arguments) is list:
             raise TooCostly("it calls what is no constructor, or with what are no arguments")
         name, parts = called[1] if type(called) is tuple else "", arguments[1]
-        self._reuse(1)
+        self._count(1)
         if name in ("_codecs.encode", "builtins.bytearray"):
             return self._bytes(name, parts)
         if name == "torch._tensor._rebuild_from_type_v2" and not (
@@ -222,19 +227,33 @@ class _Scan:
             if type(part) is list:
                 self._keys(part[1])
                 # Lists within lists may have grown since they were put there: to all that there is, at most.
-                self._reuse(at + self.reused if part[2] else 0)
+                self._count(at + self.values if part[2] else 0)
             elif strict and type(part) is tuple:
                 self._keys(part[0])
         return arguments if name == "torch.Size" else _grow([1, 0, False], parts)
 
     def _bytes(self, name: str, parts: Any) -> Any:
         """Count text that becomes bytes, as protocol 2 keeps these; refuse all else, which can be encoded again."""
-        text = [part for part in parts if part == _SHORT_TEXT or (type(part) is tuple and part[1] == _TEXT)]
-        if len(text) > 1 or [part for part in parts if part not in text] not in ([], [_LATIN1]):
+        text, encoding = list(parts[:1]), list(parts[1:])
+        if encoding not in ([], [_LATIN1]) or not all(
+            one == _SHORT_TEXT or (type(one) is tuple and one[1] in (_TEXT, "latin1")) for one in text
+        ):
             raise TooCostly(f"it calls {name} with something else than text in Latin-1")
-        length = max([_LONG_TEXT, *(part[0] for part in text if type(part) is tuple)])
-        self._reuse(length)
+        length = max([_LONG_TEXT, *(one[0] for one in text if type(one) is tuple)])
+        self._count(length)
         return (length, _TEXT)
+
+    def _tuple(self, items: list[Any]) -> tuple[int, list[Any]]:
+        self._count(1)
+        weight = 1
+        for item in items:
+            weight += item if type(item) is int else item[0]
+        return weight, items
+
+    def _add(self, items: list[Any]) -> None:
+        if type(self.stack[-1]) is not list:
+            raise pickle.UnpicklingError("nothing can be added to this")
+        _grow(self.stack[-1], items)
 
     def _marked(self) -> list[Any]:
         start = self.marks.pop()
@@ -242,10 +261,10 @@ class _Scan:
         del self.stack[start:]
         return items
 
-    def _reuse(self, weight: int) -> None:
-        self.reused += weight
-        if self.reused > _MOST_REUSE:
-            raise TooCostly(f"what it uses again and again would be more than {_MOST_REUSE:,} values")
+    def _count(self, weight: int) -> None:
+        self.values += weight
+        if self.values > _MOST_VALUES:
+            raise TooCostly(f"it makes, or uses again and again, more than {_MOST_VALUES:,} values")
 
     def _key(self, key: Any) -> None:
         if type(key) is tuple and key[1] != _TEXT:
@@ -257,13 +276,6 @@ class _Scan:
         self.key_parts += weight
         if self.key_parts > _MOST_KEY_PARTS:
             raise TooCostly(f"its keys that are no text have more than {_MOST_KEY_PARTS:,} parts")
-
-
-def _tuple(items: list[Any]) -> tuple[int, list[Any]]:
-    weight = 1
-    for item in items:
-        weight += item if type(item) is int else item[0]
-    return weight, items
 
 
 def _grow(grown: Any, items: Any) -> Any:

@@ -8,6 +8,7 @@ and its tensors become plain ones (`folding`). Each step that a user should know
 from __future__ import annotations
 
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -127,7 +128,11 @@ def _as_set(key: str, content: Any) -> WeightSet | None:
     }
     if len(state) <= len(content) / 2:
         return None
-    return WeightSet(key, state, tuple(str(name)[:_LONGEST_NAME] for name in content if name not in state))
+    return WeightSet(key, state, tuple(_shown(name) for name in content if name not in state))
+
+
+def _shown(key: Any) -> str:
+    return key[:_LONGEST_NAME] if isinstance(key, str) else reprlib.repr(key)  # which bounds what nests
 
 
 # The set that fits a network ------------------------------------------------------------------------------------------
