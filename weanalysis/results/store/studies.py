@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -298,7 +299,7 @@ class Studies(ResultsFile):
         found = [about for _, _, about in self._described() if isinstance(about, dict)]
         for about in found:
             about["outdated"] = about.get("engine_version") != ENGINE_VERSION
-        return pd.DataFrame([{column: about.get(column) for column in columns} for about in found], columns=columns)
+        return pd.DataFrame({column: [about.get(column) for about in found] for column in columns})
 
     def unreadable(self) -> dict[int, str]:
         """The studies that `studies` leaves out since what they say of themselves cannot be read: id, and a line."""
@@ -313,7 +314,7 @@ class Studies(ResultsFile):
             f"{where} ORDER BY s.updated DESC"
         )
         # Text that is no UTF-8 is read too: one such row would hide all others.
-        self._db.text_factory = lambda raw: raw.decode(errors="backslashreplace")
+        self._db.text_factory = partial(str, encoding="utf-8", errors="backslashreplace")
         try:
             rows = list(self._rows(query, *([] if study_id is None else [study_id])))
         finally:
