@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,11 @@ _VALUES: dict[str, Callable[[Any], bool]] = {
 }
 
 
+@cache
+def _wrong_type(types: tuple[type, ...]) -> str | None:
+    return next((name for name, found in zip(_TYPES, types, strict=True) if found not in _TYPES[name]), None)
+
+
 def described(row: sqlite3.Row) -> dict[str, Any]:
     """Merge a study's row with what it and its context say of themselves; raise StoreError for what is not readable.
 
@@ -153,7 +159,7 @@ def described(row: sqlite3.Row) -> dict[str, Any]:
     for name in ("settings", "about", "key"):
         del found[name]
     found["name"] = storable(found["name"])
-    wrong = next((name for name, types in _TYPES.items() if type(found.get(name)) not in types), None)
+    wrong = _wrong_type(tuple(map(type, map(found.get, _TYPES))))
     wrong = wrong or next((name for name, test in _VALUES.items() if not test(found.get(name))), None)
     if wrong is None and found["evaluate"] == "screened":
         screen = found.get("screen")
