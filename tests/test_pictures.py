@@ -282,7 +282,7 @@ def test_hidden_and_system_folders_are_left_out_and_said(tmp_path: Path) -> None
     for part in (
         "1 hidden file (cat/._0.png)",
         "1 picture beside the class folders (loose.png)",
-        "1 file with another ending than a picture's (dog/notes.txt)",
+        "1 file with an ending that is not read (dog/notes.txt)",
     ):
         assert part in data.notes[0]
 

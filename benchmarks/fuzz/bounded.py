@@ -85,7 +85,7 @@ def run_bounded(module: str, count: int, seed: int) -> Outcomes:
 def main(
     module: str, prepare: Prepare, words: str | None, warm_up: Callable[[], object], writing: bool = False
 ) -> None:
-    """Run one kind of inputs from the command line, `writing` where reading may change files; exit with 1 for faults."""
+    """Run one kind of inputs from the command line, `writing` where reading changes files; exit with 1 for faults."""
     parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)

@@ -100,6 +100,8 @@ def read_weights(path: str | Path) -> WeightsFile:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if schema.storable(str(path)) != str(path):
+        raise ModelError(f"{path} is not named in UTF-8, which safetensors needs; rename it, or link to it")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no dict)

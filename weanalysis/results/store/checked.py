@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from weanalysis.cache import one_line, storable
-from weanalysis.errors import StoreError
+from weanalysis.cache import storable
+from weanalysis.errors import StoreError, one_line
 from weanalysis.results.store.schema import METRICS, SCREENED
 
 # So many of the numbers in SCREENED were kept at first.
