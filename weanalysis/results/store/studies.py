@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -314,7 +313,7 @@ class Studies(ResultsFile):
             f"{where} ORDER BY s.updated DESC"
         )
         # Text that is no UTF-8 is read too: one such row would hide all others.
-        self._db.text_factory = partial(str, encoding="utf-8", errors="backslashreplace")
+        self._db.text_factory = lambda raw: raw.decode(errors="backslashreplace")
         try:
             rows = list(self._rows(query, *([] if study_id is None else [study_id])))
         finally:
