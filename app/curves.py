@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from weanalysis.cache import Cache, one_line, storable
-from weanalysis.errors import TrainingError
+from weanalysis.cache import Cache, storable
+from weanalysis.errors import TrainingError, one_line
 from weanalysis.training.runs import Run
 
 PLACES = ("epoch", "step", "seconds")
@@ -134,7 +134,7 @@ def _read_cells(file: Any, name: str) -> pd.DataFrame:
     except (OSError, ValueError, OverflowError, MemoryError, RecursionError, pd.errors.ParserWarning) as error:
         if isinstance(error, TrainingError):
             raise
-        raise TrainingError(f"{name} cannot be read as CSV ({one_line(error)})") from error
+        raise TrainingError(f"{name} cannot be read as CSV ({one_line(error, 200)})") from error
 
 
 def _column_of(place: str, columns: list[str]) -> str | None:

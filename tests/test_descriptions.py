@@ -1,4 +1,4 @@
-"""Recipes, runs and their results from anywhere: read, or one line; and mutated files of every kind, a few of them."""
+"""Recipes, runs and their results from anywhere: read, or one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner
 from made_studies import write_run
 
-from benchmarks.fuzz import checkpoints
 from weanalysis import schema
 from weanalysis.cache import Cache
 from weanalysis.cli import cli
@@ -152,46 +151,3 @@ def test_json_is_read_within_bounds() -> None:
         with pytest.raises(schema.Misfit) as caught:
             schema.read_json(text)
         assert str(caught.value).isprintable() and len(str(caught.value)) < 300
-
-
-# Mutated files --------------------------------------------------------------------------------------------------------
-
-
-def test_mutated_checkpoints_descriptions_and_runs_are_read_or_refused(tmp_path: Path) -> None:
-    """A few of those that `python -m benchmarks.fuzz.checkpoints` reads by the ten thousand."""
-    outcomes = checkpoints.run(150, seed=20)
-    assert outcomes.faults == []
-    assert outcomes.counts["refused"] > 80 and outcomes.counts["read"] > 10
-    assert set(outcomes.counts) == {"read", "refused"}
-
-
-def test_the_fuzzing_sees_what_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Faults are found where there are some: another error, code that runs, a process that dies."""
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "faulty.py").write_text(
-        "import os, sys\n"
-        "from benchmarks.fuzz.bounded import serve\n"
-        "from weanalysis.errors import ModelError\n"
-        "def refused(): raise ModelError('no')\n"
-        "def untidy(): raise ModelError('a' * 30_000)\n"
-        "def wrong(): raise KeyError('x')\n"
-        "def acts(): os.mkdir(os.path.dirname(__file__) + '/made')\n"
-        "def dies(): os.kill(os.getpid(), 11)\n"
-        "ways = [refused, untidy, wrong, acts, dies, lambda: None]\n"
-        "serve(lambda number: ways[number], int(sys.argv[2]), int(sys.argv[3]))\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-    from benchmarks.fuzz.bounded import run_bounded
-
-    outcomes = run_bounded("faulty", 6, 0)
-    assert outcomes.counts == {
-        "refused": 1,
-        "refused in no line": 1,
-        "KeyError": 1,
-        "ran code": 1,
-        "died by signal 11": 1,
-        "read": 1,
-    }
-    assert [number for number, _ in outcomes.faults] == [1, 2, 3, 4]
-    with pytest.raises(RuntimeError, match="ended by itself"):
-        run_bounded("no_such_module_here", 1, 0)

@@ -249,3 +249,12 @@ def test_one_command_writes_the_page_of_agreement(
     for criterion in ("taylor", "fisher", "obd", "l1", "bn-gamma"):
         assert f"| `{criterion}` |" in page
     assert "lwe-multiplier: the selected layers have no LWE" in page
+
+
+def test_an_error_is_one_line_and_with_debug_also_where_it_comes_from(tmp_path, capsys):
+    command = ["export", "nothing", "--output", str(tmp_path / "x.csv"), "--cache", str(tmp_path)]
+    assert run(*command) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert run(*command, "--debug") == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said and "error: " in said.splitlines()[-1]

@@ -1,50 +1,67 @@
-"""A short run of the fuzzing of what a cache holds; the long one is `python benchmarks/fuzz/results.py`."""
+"""A few of the damaged files that `python -m benchmarks.fuzz` feeds to every reader by the ten thousand."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def results() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fuzz_results", ROOT / "benchmarks" / "fuzz" / "results.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_a_damaged_cache_gives_results_or_one_line(results: ModuleType) -> None:
-    outcomes = results.run(96, seed=2)
-    assert sum(outcomes.values()) == 96
-    assert not [outcome for outcome in outcomes if outcome.endswith(results.FAILED)], outcomes
-    for kind in results.KINDS:
-        assert outcomes[f"{kind}: read"] and outcomes[f"{kind}: refused"], "the damage is neither nothing nor all"
+from benchmarks.fuzz import bounded, checkpoints, pictures, results
 
 
 @pytest.mark.parametrize(
-    ("body", "outcome"),
+    ("module", "count", "kinds"),
     [
-        ("raise KeyError('x')", "traceback"),
-        ("bytearray(3 * 2**30)", "too large"),
-        ("time.sleep(60)", "too slow"),
-        ("os._exit(3)", "traceback"),
-        ("raise WeanalysisError('one line')", "refused"),
-        ("pass", "read"),
+        (pictures, 300, ("picture", "folder")),
+        (checkpoints, 150, ("file of weights", "own checkpoint", "run")),
+        (results, 96, tuple(results.KINDS)),
     ],
 )
-def test_what_must_not_be_is_seen(
-    body: str, outcome: str, results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(results, "SECONDS", 3.0)
-    monkeypatch.setitem(results.KINDS, "odd", ("x", lambda folder: exec(body, vars(results)), 1))
-    bounded = results._Bounded()
-    try:
-        assert bounded.read("odd", tmp_path)[0] == outcome
-    finally:
-        bounded.stop()
+def test_damaged_files_are_read_or_refused(module: object, count: int, kinds: tuple[str, ...]) -> None:
+    outcomes = module.run(count, seed=1)
+    assert outcomes.faults == []
+    # The damage is neither nothing nor all.
+    assert set(outcomes.counts) == {f"{kind}: {ending}" for kind in kinds for ending in ("read", "refused")}
+    assert sum(outcomes.counts.values()) == count
+
+
+def test_the_fuzzing_sees_what_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faults are found where there are some: another error, code that runs, a process that dies."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "faulty.py").write_text(
+        "import os, sys\n"
+        "from benchmarks.fuzz.bounded import serve\n"
+        "from weanalysis.errors import ModelError\n"
+        "def refused(): raise ModelError('no')\n"
+        "def untidy(): raise ModelError('a' * 30_000)\n"
+        "def wrong(): raise KeyError('x')\n"
+        "def acts(): os.mkdir(os.path.dirname(__file__) + '/made')\n"
+        "def dies(): os.kill(os.getpid(), 11)\n"
+        "def takes(): bytearray(3 * 2**30)\n"
+        "ways = [refused, untidy, wrong, acts, dies, takes, lambda: None]\n"
+        "serve(lambda number: ('way', ways[number]), int(sys.argv[2]), int(sys.argv[3]))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    outcomes = bounded.run_bounded("faulty", 7, 0)
+    assert outcomes.counts == {
+        "way: refused": 1,
+        "way: refused in no line": 1,
+        "way: KeyError": 1,
+        "way: ran code": 1,
+        "input: died by signal 11": 1,
+        "way: took memory": 1,
+        "way: read": 1,
+    }
+    assert [number for number, _ in outcomes.faults] == [1, 2, 3, 4, 5]
+    (tmp_path / "slow.py").write_text(
+        "import sys, time\n"
+        "from benchmarks.fuzz import bounded\n"
+        "bounded.SECONDS = 0.2\n"
+        "ways = [lambda: time.sleep(0.3), lambda: time.sleep(60)]\n"
+        "bounded.serve(lambda number: ('way', ways[number]), int(sys.argv[2]), int(sys.argv[3]))\n"
+    )
+    monkeypatch.setattr(bounded, "SECONDS", 1.0)
+    outcomes = bounded.run_bounded("slow", 2, 0)
+    assert outcomes.counts == {"way: took long": 1, "input: hung": 1}
+    with pytest.raises(RuntimeError, match="ended by itself"):
+        bounded.run_bounded("no_such_module_here", 1, 0)

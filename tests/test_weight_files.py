@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 import time
 import warnings
 import zipfile
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 from torch.optim.swa_utils import AveragedModel
@@ -797,3 +798,22 @@ def test_every_refusal_is_ours(tmp_path: Path) -> None:
                 assert str(error).isprintable()
                 outcomes.append("refused")
     assert outcomes.count("refused") > 150
+
+
+def test_a_safetensors_file_whose_name_is_no_utf_8_is_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"n\xff.safetensors")
+    path.write_bytes(save({"a": torch.zeros(1)}))
+    with pytest.raises(ModelError, match=r"n\\udcff.safetensors is not named in UTF-8, .* rename it"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize("name", ["mnasnet0_5", "shufflenet_v2_x0_5", "squeezenet1_1", "resnext29_16x64d"])
+def test_weights_are_put_where_load_state_dict_puts_them(tmp_path: Path, name: str) -> None:
+    """MNASNet's own loading wants a version that files of weights alone do not say."""
+    net = load_network(name, "none", 10).net
+    torch.save(net.state_dict(), tmp_path / "file.pth")
+    loaded = load_network(name, str(tmp_path / "file.pth")).net
+    assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in net.state_dict().items())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(net(images), loaded(images))

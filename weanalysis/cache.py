@@ -143,11 +143,6 @@ def storable(value: Any, longest: int | None = None) -> Any:
     return value
 
 
-def one_line(text: object, longest: int = 200) -> str:
-    """Return what a library says of a damaged file as one printable line; it may be many, and hold anything."""
-    return storable(" ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split()), longest)
-
-
 def _escaped(found: re.Match[str]) -> str:
     number = ord(found[0])
     return f"\\x{number - 0xDC00:02x}" if 0xDC80 <= number <= 0xDCFF else f"\\u{number:04x}"

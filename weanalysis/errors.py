@@ -44,11 +44,20 @@ class ExcitationError(WeanalysisError):
     """An excitation that cannot be applied, folded or read."""
 
 
-def one_line(text: str) -> str:
-    """Return text with line breaks made spaces, and what cannot be printed or encoded written as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode() for c in text)
+def one_line(text: object, longest: int | None = None) -> str:
+    """Return text with line breaks made spaces, and what cannot be printed or encoded written as escapes.
+
+    Text beyond `longest` characters is cut, and ends in "…": what a library says of a damaged file may hold anything.
+    """
+    line = str(text)
+    if not line.isprintable():
+        line = "".join(
+            c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode() for c in line
+        )
+    if longest is None:
+        return line
+    line = " ".join(line.split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def unknown_name(kind: str, name: str, choices: Iterable[str], hint: str = "") -> str:

@@ -23,8 +23,8 @@ from typing import Any
 
 import psutil
 
-from weanalysis.cache import ENVIRONMENT_VARIABLE, Cache, one_line
-from weanalysis.errors import StoreError
+from weanalysis.cache import ENVIRONMENT_VARIABLE, Cache
+from weanalysis.errors import StoreError, one_line
 
 COMMANDS = ("ablate", "demo", "train")
 
@@ -230,8 +230,8 @@ class Jobs:
                 db.close()
         except (sqlite3.Error, UnicodeDecodeError) as error:  # its own words about a damaged file may hold its bytes
             raise StoreError(
-                f"{self.cache.jobs} cannot be used ({one_line(error)}); move it away, or choose another cache with "
-                "--cache DIR"
+                f"{self.cache.jobs} cannot be used ({one_line(error, 200)}); move it away, or choose another cache "
+                "with --cache DIR"
             ) from error
 
 

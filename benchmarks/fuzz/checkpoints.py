@@ -1,22 +1,17 @@
 """Mutated checkpoints, metadata, recipes and runs: each is read or refused in one line, within bounds, running nothing.
 
-    python -m benchmarks.fuzz.checkpoints --count 10000
-    python -m benchmarks.fuzz.checkpoints --seed 3 --only 417     # one input again, here, with its traceback
-
 Inputs are real small files, with bytes and structure changed: what torch.save writes (zip and the older format, with
 several sets of weights, masks, parametrizations, sparse and half-precision tensors, and pickles that would run code),
-safetensors with this program's metadata, and the folder of a training run. Input n of a seed is always the same.
+safetensors with this program's metadata, and the folder of a training run.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import io
 import json
 import os
 import random
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -25,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fuzz.bounded import Outcomes, run_bounded, serve
+from benchmarks.fuzz.bounded import Outcomes, main, run_bounded
 
 _ODD_VALUES: tuple[Any, ...] = (
     None,
@@ -109,6 +104,14 @@ class _Attack:
         return os.mkdir, (f"{tempfile.gettempdir()}/weanalysis-fuzz-was-here",)
 
 
+def _nested(levels: int) -> tuple:
+    """Make a tuple that holds another twice, and so on; hashing one of 60 levels takes years."""
+    nested: tuple = ()
+    for _ in range(levels):
+        nested = (nested, nested)
+    return nested
+
+
 @remember
 def _checkpoints() -> list[tuple[str, bytes]]:
     """Make the files that torch.save writes: (ending, content)."""
@@ -138,6 +141,7 @@ def _checkpoints() -> list[tuple[str, bytes]]:
         excited.state_dict(),
         sparse,
         {"state_dict": state, "extra": _Attack()},
+        {"state_dict": state, (1, 2**80): {3, (4, 5)}, "bytes": [b"a", bytearray(b"b")], "nested": _nested(16)},
         {**state, "6.weight": state["6.weight"][:1].expand(10, 8)},
     ]
     files = [(".pth", _saved(content, zipped)) for content in contents for zipped in (True, False)]
@@ -321,12 +325,10 @@ def _safetensors_with(content: bytes, text: str, draw: random.Random) -> bytes:
 # One input ------------------------------------------------------------------------------------------------------------
 
 
-def prepare(number: int, seed: int, folder: Path) -> Callable[[], object]:
-    """Write input `number` of a seed into a folder, and return what reads it."""
+def prepare(number: int, seed: int, folder: Path) -> tuple[str, Callable[[], object]]:
+    """Write input `number` of a seed into a folder; return its kind, and what reads it."""
     draw = random.Random(f"{seed}-{number}")
     _network()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     kind = draw.randrange(10)
     if kind < 5:
         ending, content = draw.choice(_checkpoints())
@@ -335,12 +337,14 @@ def prepare(number: int, seed: int, folder: Path) -> Callable[[], object]:
         content = mutate(content, draw)
         path = folder / f"file{draw.choice((ending, ending, ending, '.PT', '.ckpt'))}"
         path.write_bytes(content)
-        return partial(_read_weights, path, draw.choice(("auto", "auto", "raw", "averaged", "teacher")))
+        return "file of weights", partial(
+            _read_weights, path, draw.choice(("auto", "auto", "raw", "averaged", "teacher"))
+        )
     if kind < 8:
         described, content = draw.choice(_descriptions())
         path = folder / "own.safetensors"
         path.write_bytes(_safetensors_with(content, _mutated_text(described, draw), draw))
-        return partial(_read_own, path)
+        return "own checkpoint", partial(_read_own, path)
     for name, content in _run_files().items():
         place = folder / "runs" / "one" / name
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -349,7 +353,7 @@ def prepare(number: int, seed: int, folder: Path) -> Callable[[], object]:
         elif draw.random() < 0.3:
             content = _mutated_bytes(content, draw)
         place.write_bytes(content)
-    return partial(_read_run, folder)
+    return "run", partial(_read_run, folder)
 
 
 def _read_weights(path: Path, which: str) -> None:
@@ -383,42 +387,22 @@ def _read_run(folder: Path) -> None:
     run.metrics()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, help="one input, read in this process")
-    parser.add_argument("--serve", type=int, nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        if given.serve:
-            import torch
-
-            torch.set_num_threads(1)
-            start, count, seed = given.serve
-            _warm_up(Path(folder))
-            serve(lambda number: prepare(number, seed, Path(folder) / "input"), start, count)
-        elif given.only is not None:
-            prepare(given.only, given.seed, Path(folder) / "input")()
-        else:
-            print(json.dumps(run(given.count, given.seed).describe(), indent=1))
-
-
-def _warm_up(folder: Path) -> None:
-    """Read one file of each kind, so that what is imported for the first time is not taken for the file's doing."""
+def _warm_up() -> None:
+    """Read some files, so that what is imported for the first time is not taken for a file's doing."""
     import contextlib
+
+    import torch
 
     import weanalysis._torchvision  # noqa: F401 (before timm, which imports torchvision)
 
     # isort: split
     import timm  # noqa: F401
 
-    from weanalysis.errors import WeanalysisError
-
+    torch.set_num_threads(1)
     for number in range(40):
-        with contextlib.suppress(WeanalysisError, Exception):
-            prepare(number, 1_000_003, folder / "input")()
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Exception):
+            prepare(number, 1_000_003, Path(folder))[1]()
 
 
 if __name__ == "__main__":
-    main()
+    main("benchmarks.fuzz.checkpoints", prepare, __doc__, _warm_up)

@@ -1,118 +1,66 @@
-"""Mutated pictures and image folders: each gives a result or a WeanalysisError, in bounded time and memory.
-
-    python benchmarks/fuzz/pictures.py --count 10000
+"""Mutated pictures and image folders: each gives a result or one clear line, in bounded time and memory.
 
 Every tenth input is a folder, the others are pictures: files of all formats and modes, and some of other formats, with
-bytes changed, cut, repeated and spliced. Fails with the input (as hexadecimal digits, or the folder's entries) where
-another exception appears, a program is started, an input takes more than 20 s or 2 GiB, or a picture that was found
-well cannot be read.
+bytes changed, cut, repeated and spliced. A picture that was found well and then cannot be read is a fault too.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import faulthandler
 import functools
 import io
 import os
-import resource
 import struct
-import sys
 import tempfile
-import time
 import warnings
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.fuzz.bounded import Outcomes, main, run_bounded
 from weanalysis.data import load_data
 from weanalysis.data.pictures import FilePictures
-from weanalysis.errors import WeanalysisError
+from weanalysis.errors import DataError, WeanalysisError
 
-SECONDS, BYTES = 20.0, 2 * 2**30
 FOLDERS_EVERY = 10
 
-_STARTS = (
-    "subprocess.Popen",
-    "os.system",
-    "os.exec",
-    "os.posix_spawn",
-    "os.spawn",
-    "os.fork",
-    "socket.connect",
-    "pickle.find_class",
-)
 _EXTREMES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 
-class Fault(AssertionError):
-    """What must not happen, and the input that made it happen."""
+def run(count: int, seed: int) -> Outcomes:
+    """Examine `count` mutated pictures and folders and return how many ended how."""
+    return run_bounded("benchmarks.fuzz.pictures", count, seed)
 
 
-def run(count: int, seed: int) -> Counter[str]:
-    """Try `count` mutated inputs drawn from `seed`; return how many ended in which way. Raises Fault."""
-    random = np.random.default_rng(seed)
-    outcomes: Counter[str] = Counter()
-    seeds = [*pictures().values(), *strangers().values()]
-    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on damaged files
-        for number in range(count):
-            root = Path(place) / str(number)
-            root.mkdir()
-            if number % FOLDERS_EVERY == FOLDERS_EVERY - 1:
-                entries = make_folder(root, random)
-                outcomes[f"folder {_bounded(lambda: read_folder(root, random), entries)}"] += 1  # noqa: B023
-            else:
-                content = mutated(seeds, random)
-                outcomes[f"picture {_bounded(lambda: read_picture(root, content), content.hex())}"] += 1  # noqa: B023
-            _remove(root)
-    return outcomes
+def prepare(number: int, seed: int, folder: Path) -> tuple[str, Callable[[], object]]:
+    """Write input `number` of a seed into a folder; return its kind, and what reads it."""
+    random = np.random.default_rng([seed, number])
+    if number % FOLDERS_EVERY == FOLDERS_EVERY - 1:
+        make_folder(folder, random)
+        return "folder", functools.partial(read_folder, folder, random)
+    (folder / "0.png").write_bytes(mutated([*pictures().values(), *strangers().values()], random))
+    return "picture", functools.partial(read_picture, folder)
 
 
-def _bounded(read: Callable[[], str], what: str) -> str:
-    """Return how reading ended; raise Fault for anything else than a result or a WeanalysisError within bounds."""
-    _started.clear()
-    before, began = _peak_bytes(), time.perf_counter()
-    faulthandler.dump_traceback_later(4 * SECONDS, exit=True)  # for what never comes back from a library
-    try:
-        outcome = read()
-    except WeanalysisError as error:
-        if "\n" in str(error):
-            raise Fault(f"an error of several lines: {error!r} for {what}") from error
-        outcome = "refused"
-    except Exception as error:
-        raise Fault(f"{type(error).__name__}: {error} for {what}") from error
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-    seconds, taken = time.perf_counter() - began, _peak_bytes() - before
-    if seconds > SECONDS or taken > BYTES or _started:
-        raise Fault(f"{seconds:.1f} s, {taken:,} bytes, started {_started} for {what}")
-    return outcome
-
-
-def read_picture(root: Path, content: bytes) -> str:
+def read_picture(root: Path) -> None:
     """Examine a file in both ways and read it, as a data set does."""
-    (root / "0.png").write_bytes(content)
     served = FilePictures(root, ("0.png",))
     served.examine(0, decode=False)
     found = served.examine(0, decode=True)
     if found.problem is not None:
         served.listing()
-        return "refused"
+        raise DataError(found.problem)
     try:
         picture = served.picture(0)
     except WeanalysisError as error:
-        raise Fault(f"found well, then {error} for {content.hex()}") from error
-    assert picture.mode == "RGB" and sorted(picture.size) == sorted(found.size or ()), content.hex()
-    return "read"
+        raise AssertionError(f"found well, then {error}") from error
+    assert picture.mode == "RGB" and sorted(picture.size) == sorted(found.size or ())
 
 
-def read_folder(root: Path, random: np.random.Generator) -> str:
+def read_folder(root: Path, random: np.random.Generator) -> None:
     """Load a folder with options drawn at random, and read some of its images."""
     data = load_data(
         f"imagefolder:{root}",
@@ -125,7 +73,6 @@ def read_folder(root: Path, random: np.random.Generator) -> str:
     data.batch(0, 5)
     for note in data.notes:
         assert "\n" not in note and note.isprintable(), note
-    return "read"
 
 
 @functools.cache
@@ -179,6 +126,7 @@ _FORMS: tuple[tuple[str, dict], ...] = (
 )
 
 
+@functools.cache
 def strangers() -> dict[str, bytes]:
     """Return files of formats that are not opened, and pictures that are larger than they look, by name."""
     found = {}
@@ -297,9 +245,8 @@ _NAMES = (
 _FILES = ("0.png", "1.JPG", "._0.png", "notes.txt", "Thumbs.db", os.fsdecode(b"\xff.png"), "b.tiff", "c.webp", "d.gif")
 
 
-def make_folder(root: Path, random: np.random.Generator) -> str:
-    """Fill a folder with folders, pictures, other files, links and a pipe, all drawn; return what was made."""
-    made = []
+def make_folder(root: Path, random: np.random.Generator) -> None:
+    """Fill a folder with folders, pictures, other files, links and a pipe, all drawn."""
     kinds = list(pictures_by_kind())
     places = [root]
     if random.random() < 0.7:  # two classes that are well, whatever else there is
@@ -332,8 +279,6 @@ def make_folder(root: Path, random: np.random.Generator) -> str:
                 path.write_bytes(kinds[0])
             else:
                 path.write_bytes(kinds[random.integers(len(kinds))])
-            made.append(f"{kind}:{os.path.relpath(path, root)!r}")
-    return f"folders {[os.path.relpath(path, root) for path in places]}, files {made}"
 
 
 def pictures_by_kind() -> Iterator[bytes]:
@@ -342,40 +287,12 @@ def pictures_by_kind() -> Iterator[bytes]:
     yield from (well["RGB PNG {}"], well["L PNG {}"], well["RGB JPEG {}"], well["I;16 PNG {}"], well["F TIFF {}"], b"")
 
 
-def _remove(root: Path) -> None:
-    for where, folders, files in os.walk(root, topdown=False):
-        for name in files:
-            os.unlink(os.path.join(where, name))
-        for name in folders:
-            path = os.path.join(where, name)
-            if os.path.islink(path):
-                os.unlink(path)
-            else:
-                os.rmdir(path)
-    os.rmdir(root)
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-_started: list[str] = []
-
-
-def _watch(event: str, arguments: tuple) -> None:
-    if event.startswith(_STARTS):
-        _started.append(event)
-
-
-sys.addaudithook(_watch)
+def _warm_up() -> None:
+    warnings.simplefilter("ignore")  # Pillow's remarks on damaged files
+    for number in range(40):
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Exception):
+            prepare(number, 1_000_003, Path(folder))[1]()
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    began = time.perf_counter()
-    for outcome, number in sorted(run(given.count, given.seed).items()):
-        print(f"{number:7,} {outcome}")
-    print(f"{time.perf_counter() - began:.0f} s, peak memory of the process {_peak_bytes() / 2**30:.2f} GiB")
+    main("benchmarks.fuzz.pictures", prepare, __doc__, _warm_up)

@@ -1,48 +1,33 @@
 """What a cache holds, damaged at random: every reader gives a result or one clear line, in bounded time and memory.
 
-    python benchmarks/fuzz/results.py                    # 10,000 inputs
-    python benchmarks/fuzz/results.py --count 500 --seed 7
-
 Real small files are mutated: metrics as CSV, TensorBoard's event files, a results file and a file of jobs. Half of the
 databases and events are damaged in their bytes, as a bad disk does; the other half in their values, with checksums and
-pages that are right, as a program or an attacker does. Each input has 20 seconds and 2 GiB. An input that ends
-otherwise is kept, and its path is printed.
+pages that are right, as a program or an attacker does.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
-import multiprocessing
-import os
 import random
-import resource
 import shutil
 import sqlite3
 import struct
 import sys
 import tempfile
-import time
-import traceback
-from collections import Counter
 from collections.abc import Callable
-from functools import cache
+from datetime import datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "app"), str(CHECKOUT / "tests")]
 
+from benchmarks.fuzz.bounded import Outcomes, main, run_bounded  # noqa: E402
 from weanalysis.cache import Cache  # noqa: E402
 from weanalysis.errors import WeanalysisError  # noqa: E402
-
-SECONDS, MEMORY_BYTES = 20.0, 2 * 2**30
-
-READ, REFUSED, FAILED = "read", "refused", ("traceback", "too slow", "too large")
 
 # What parsers stumble over, put in here and there.
 _TOKENS = [
@@ -310,7 +295,7 @@ def read_jobs(folder: Path) -> None:
     found = jobs.all()
     for job in found:
         jobs.log(job.id)
-        time.localtime(job.created)
+        datetime.fromtimestamp(job.created)
     for line in jobs.unreadable():
         raise WeanalysisError(line)
 
@@ -324,8 +309,10 @@ KINDS: dict[str, tuple[str, Callable[[Path], None], int]] = {
 }
 
 
-def make_input(kind: str, number: int, seed: int, folder: Path) -> None:
-    """Write input `number` of a seed into a folder: the same one each time."""
+def prepare(number: int, seed: int, folder: Path) -> tuple[str, Callable[[], object]]:
+    """Write input `number` of a seed into a folder; return its kind, and what reads it."""
+    kinds = [kind for kind, (_, _, often) in KINDS.items() for _ in range(often)]
+    kind = kinds[number % len(kinds)]
     rng = random.Random(f"{seed}-{number}")
     path, content = folder / KINDS[kind][0], originals()[kind]
     by_value = rng.random() < 0.5
@@ -340,101 +327,25 @@ def make_input(kind: str, number: int, seed: int, folder: Path) -> None:
             json.dumps({"created": "2026", "recipe": {"model": "m", "data": "d"}})
         )
         shutil.copy(path, folder / "runs" / "run")
+    return kind, partial(KINDS[kind][1], folder)
 
 
-# Bounds -----------------------------------------------------------------------------------------------------------
+def run(count: int, seed: int) -> Outcomes:
+    """Examine `count` damaged caches and return how many ended how: "store: read", "jobs: refused" ..."""
+    return run_bounded("benchmarks.fuzz.results", count, seed)
 
 
-def _work(connection: Any) -> None:
-    """Read the inputs that are asked for, and tell how each ended; memory is bounded by the system."""
-    used = psutil.Process().memory_info().vms
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)  # what libraries log of damaged files
-    while (asked := connection.recv()) is not None:
-        kind, folder = asked
-        try:
-            KINDS[kind][1](folder)
-            connection.send((READ, ""))
-        except WeanalysisError as error:
-            connection.send((REFUSED, "") if "\n" not in str(error) else ("traceback", f"two lines: {error}"))
-        except MemoryError:
-            connection.send(("too large", traceback.format_exc()))
-        except BaseException:
-            connection.send(("traceback", traceback.format_exc()))
-
-
-class _Bounded:
-    """A process that reads inputs, replaced when it dies or takes too long."""
-
-    def __init__(self) -> None:
-        self._process: Any = None
-
-    def read(self, kind: str, folder: Path) -> tuple[str, str]:
-        """Return how reading a folder ended, and the traceback if there is one."""
-        if self._process is None:
-            context = multiprocessing.get_context("fork")
-            self._connection, theirs = context.Pipe()
-            self._process = context.Process(target=_work, args=(theirs,), daemon=True)
-            self._process.start()
-            theirs.close()
-        self._connection.send((kind, folder))
-        try:
-            if self._connection.poll(SECONDS):
-                return self._connection.recv()
-            outcome = "too slow", f"more than {SECONDS:.0f} s"
-        except EOFError:
-            outcome = "traceback", "the process died"
-        self.stop()
-        return outcome
-
-    def stop(self) -> None:
-        """End the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            self._process = None
-
-
-def run(count: int, seed: int) -> Counter[str]:
-    """Read `count` inputs, and return how many of each kind ended how: "store: read", "jobs: refused" …
-
-    What must not be ends in one of `FAILED`; the files of such an input are kept, and their place is printed.
-    """
+def _warm_up() -> None:
     originals()
     for warm in ("curves", "weanalysis.results.statistics", "weanalysis.training", "pyarrow", "scipy.stats"):
         __import__(warm)
-    kinds = [kind for kind, (_, _, often) in KINDS.items() for _ in range(often)]
-    outcomes: Counter[str] = Counter()
-    bounded = _Bounded()
-    try:
-        for number in range(count):
-            kind = kinds[number % len(kinds)]
-            with tempfile.TemporaryDirectory() as name:
-                make_input(kind, number, seed, Path(name))
-                outcome, details = bounded.read(kind, Path(name))
-                if outcome in FAILED:
-                    kept = Path(tempfile.mkdtemp(prefix=f"fuzz-{kind}-{seed}-{number}-"))
-                    make_input(kind, number, seed, kept)
-                    print(f"{kind} {number} (seed {seed}): {outcome}; kept in {kept}\n{details}", file=sys.stderr)
-            outcomes[f"{kind}: {outcome}"] += 1
-    finally:
-        bounded.stop()
-    return outcomes
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    began = time.monotonic()
-    outcomes = run(given.count, given.seed)
-    print(f"{given.count:,} inputs in {time.monotonic() - began:,.0f} s, seed {given.seed}")
-    for outcome, number in sorted(outcomes.items()):
-        print(f"{outcome:20} {number:7,}")
-    sys.exit(any(outcome.endswith(FAILED) for outcome in outcomes))
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, (name, read, _) in KINDS.items():
+            (Path(folder) / kind).mkdir()
+            (Path(folder) / kind / name).write_bytes(originals()[kind])
+            with contextlib.suppress(Exception):
+                read(Path(folder) / kind)
 
 
 if __name__ == "__main__":
-    main()
+    main("benchmarks.fuzz.results", prepare, __doc__, _warm_up, writing=True)

@@ -36,7 +36,7 @@ _KINDS = {
     "hidden file": "hidden file{s}",
     "link": "link{s} to a folder that is read already",
     "beside": "picture{s} beside the class folders",
-    "ending": "file{s} with another ending than a picture's",
+    "ending": "file{s} with an ending that is not read",
     "no split": "folder{s} beside the splits",
 }
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from weanalysis.data.images import ImageData
 from weanalysis.errors import DataError
 
+_FLOAT32 = np.dtype(np.float32)
+
 
 @dataclass(eq=False)
 class GivenImages:
@@ -34,23 +36,23 @@ class GivenImages:
 
     def __post_init__(self) -> None:
         count = self._count()
-        hashed, targets, shape = hashlib.sha256(), np.empty(count, dtype=np.int64), torch.Size()
+        hashed, targets, shape = hashlib.sha256(), [], None
         for index in range(count):
             item = self._read(index)
             pixels, target = _plain(item, shape) or self._checked(index, item)
-            if index == 0:
-                shape = torch.Size(pixels.shape)
-            elif pixels.shape != shape:
-                sizes = f"an image of {_size(pixels)}, the first one of {_size(shape)}"
-                raise DataError(f"{self._named(index)} has {sizes}; resize or crop them to one size")
-            flat = pixels.reshape(-1)
+            if pixels.shape != shape:
+                if shape is not None:
+                    sizes = f"an image of {_size(pixels)}, the first one of {_size(shape)}"
+                    raise DataError(f"{self._named(index)} has {sizes}; resize or crop them to one size")
+                shape = pixels.shape
+            flat = pixels.ravel()
             # A sum of squares is found fast, and may be infinite though no pixel is.
             if not math.isfinite(flat.dot(flat)) and not np.isfinite(pixels).all():
                 raise DataError(f"{self._named(index)} has pixels that are NaN or infinite; give finite ones")
             hashed.update(flat)  # type: ignore[arg-type]
             hashed.update(target.to_bytes(8, "little", signed=True))
-            targets[index] = target
-        self.fingerprint, self.ids, self.targets = hashed.hexdigest(), np.arange(count), targets
+            targets.append(target)
+        self.fingerprint, self.ids, self.targets = hashed.hexdigest(), np.arange(count), np.array(targets, np.int64)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -107,7 +109,7 @@ class GivenImages:
             raise DataError(f"{self._named(index)} has {_what(image)} for an image; {wanted}")
         if image.dim() < 2 or image.numel() == 0:
             raise DataError(f"{self._named(index)} has an image of {_size(image)}; give a tensor (3, H, W)")
-        return np.ascontiguousarray(image.detach().cpu().resolve_neg().numpy())
+        return image.detach().cpu().resolve_neg().numpy()
 
     def _target(self, index: int, target: Any) -> int:
         plain = target.detach().cpu().numpy() if isinstance(target, Tensor) and not target.is_meta else target
@@ -139,21 +141,22 @@ def check_targets(images: ImageData | GivenImages, num_outputs: int) -> None:
         )
 
 
-def _plain(item: Any, shape: torch.Size) -> tuple[np.ndarray, int] | None:
+def _plain(item: Any, shape: tuple[int, ...] | None) -> tuple[np.ndarray, int] | None:
     """Return pixels and target of an item that is like nearly all; None for one that needs a closer look."""
-    if type(item) is not tuple or len(item) != 2 or type(item[1]) is not int or not 0 <= item[1] < 2**31:
+    if type(item) is not tuple or len(item) != 2:
         return None
-    image = item[0]
-    if type(image) is not Tensor or image.dtype is not torch.float32 or image.shape != shape or image.requires_grad:
+    image, target = item
+    if type(image) is not Tensor or type(target) is not int or not 0 <= target < 2**31:
         return None
     try:
-        return np.ascontiguousarray(image.numpy()), item[1]
-    except (RuntimeError, TypeError):  # on a GPU, sparse, without storage
+        pixels = image.numpy()
+    except (RuntimeError, TypeError):  # with gradients, on a GPU, sparse, without storage
         return None
+    return (pixels, target) if pixels.dtype is _FLOAT32 and pixels.shape == shape else None
 
 
-def _size(image: Tensor | np.ndarray | torch.Size) -> str:
-    shape = image if isinstance(image, torch.Size) else image.shape
+def _size(image: Tensor | np.ndarray | tuple[int, ...]) -> str:
+    shape = image if isinstance(image, tuple) else image.shape
     return " x ".join(map(str, shape)) or "no dimension"
 
 

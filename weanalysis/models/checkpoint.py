@@ -20,6 +20,7 @@ from weanalysis import schema
 from weanalysis.cache import write_atomically
 from weanalysis.errors import ModelError, some_names
 from weanalysis.models.formats import check_format
+from weanalysis.models.pickles import TooCostly, check_pickles
 from weanalysis.models.sets import WRAPPERS, WeightSet, find_sets, fit_names
 
 METADATA_KEY = "weanalysis"
@@ -81,7 +82,7 @@ def read_weights(path: str | Path) -> WeightsFile:
             head = check_format(path, file, size)
             # safetensors: eight bytes with the length of a JSON header, then the header.
             is_safetensors = head[8:9] == b"{"
-            content = None if is_safetensors else _unpickled(path, file)
+            content = None if is_safetensors else _unpickled(path, file, zipped=head.startswith(b"PK"))
     except (OSError, ValueError) as error:
         if isinstance(error, ModelError):
             raise
@@ -99,6 +100,8 @@ def read_weights(path: str | Path) -> WeightsFile:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if schema.storable(str(path)) != str(path):
+        raise ModelError(f"{path} is not named in UTF-8, which safetensors needs; rename it, or link to it")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no dict)
@@ -118,14 +121,21 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return state, metadata
 
 
-def _unpickled(path: Path, file: BinaryIO) -> Any:
+def _unpickled(path: Path, file: BinaryIO, zipped: bool) -> Any:
     try:
+        file.seek(0)
+        check_pickles(file, zipped)
         file.seek(0)
         # A handle, not a path: torch.load decides by the suffix of a path what the file is. Sparse tensors whose
         # indices lie outside would be read outside of their memory; torch looks at them only when asked to.
         with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
+    except TooCostly as error:
+        raise ModelError(
+            f"{path} would take far more time or memory than it is large: {error}; it was not loaded; save its "
+            "state_dict alone, or as safetensors"
+        ) from None
     except pickle.UnpicklingError as error:
         if _CODE.search(str(error)):
             found = re.search(r"GLOBAL (\S+)", str(error))
@@ -161,7 +171,7 @@ def load_into(net: nn.Module, state: Mapping[str, Tensor], origin: str, name: st
     classifiers that `net` does not have are left out. Raises ModelError with the names that do not match, that hold
     whole numbers in place of weights, or NaN or infinite values.
     """
-    expected = {key: value for key, value in net.state_dict().items() if isinstance(value, Tensor)}
+    expected = {key: value for key, value in net.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
     state = fit_names(state, expected)
     notes = []
     auxiliary = [key for key in state if key not in expected and key.startswith(_AUXILIARY)]
@@ -182,7 +192,9 @@ def load_into(net: nn.Module, state: Mapping[str, Tensor], origin: str, name: st
     used = {key: state[key] for key in expected if key in state}
     _check_values(used, expected, origin)
     try:
-        net.load_state_dict({key: tensor.reshape(expected[key].shape) for key, tensor in used.items()}, strict=False)
+        with torch.no_grad():
+            for key, tensor in used.items():  # names and shapes are the network's own: nothing is left to convert
+                expected[key].copy_(tensor.reshape(expected[key].shape))
     except (RuntimeError, TypeError, NotImplementedError) as error:
         raise ModelError(f"the weights in {origin} cannot be put into {name}: {_first_line(error)}") from error
     return notes

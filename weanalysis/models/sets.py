@@ -8,6 +8,7 @@ and its tensors become plain ones (`folding`). Each step that a user should know
 from __future__ import annotations
 
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -127,7 +128,11 @@ def _as_set(key: str, content: Any) -> WeightSet | None:
     }
     if len(state) <= len(content) / 2:
         return None
-    return WeightSet(key, state, tuple(str(name)[:_LONGEST_NAME] for name in content if name not in state))
+    return WeightSet(key, state, tuple(_shown(name) for name in content if name not in state))
+
+
+def _shown(key: Any) -> str:
+    return key[:_LONGEST_NAME] if isinstance(key, str) else reprlib.repr(key)  # which bounds what nests
 
 
 # The set that fits a network ------------------------------------------------------------------------------------------
@@ -219,8 +224,8 @@ def fit_names(state: Mapping[str, Tensor], expected: Collection[str]) -> dict[st
 def _candidates(one: WeightSet, expected: Collection[str]) -> list[_Candidate]:
     """List the prefixes behind which the network may stand, "" among them."""
     known = set(expected)
-    if len(one.state) < 1.5 * len(known) and known <= one.state.keys():  # nothing to explain, as in most files
-        return [_Candidate(one, "", one.state, len(known))]
+    if whole := _whole(one, known):
+        return [whole]
     plain = {_INFIXES.sub("", name): tensor for name, tensor in one.state.items()}
     votes: Counter[str] = Counter()
     for name in plain:
@@ -236,6 +241,20 @@ def _candidates(one: WeightSet, expected: Collection[str]) -> list[_Candidate]:
         renamed = {_renamed(name, known, behind): tensor for name, tensor in behind.items()}
         found.append(_Candidate(one, prefix, renamed, votes[prefix]))
     return found
+
+
+def _whole(one: WeightSet, known: set[str]) -> _Candidate | None:
+    """Return the whole set without one prefix where nothing else is to be explained, as in most files."""
+    if not known or len(one.state) >= 1.5 * len(known):
+        return None
+    if known <= one.state.keys():
+        return _Candidate(one, "", one.state, len(known))
+    longest = max(known, key=len)
+    prefix = next((name[: -len(longest)] for name in one.state if name.endswith(longest)), "")
+    behind = {name.removeprefix(prefix): tensor for name, tensor in one.state.items() if name.startswith(prefix)}
+    if len(behind) < len(one.state) or not known <= behind.keys() or not prefix.endswith("."):
+        return None
+    return _Candidate(one, _INFIXES.sub("", prefix), behind, len(known))
 
 
 def _known_as(name: str, known: Collection[str]) -> str | None:

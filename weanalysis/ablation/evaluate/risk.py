@@ -21,7 +21,7 @@ Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 
 # Shares of the wanted largest error: what may be expected of the mean ablation, and of each one.
-MEAN_SHARE, EACH_SHARE = 1 / 12, 1 / 3
+MEAN_SHARE, EACH_SHARE = 1 / 12, 1 / 2
 
 # The pilot: all predicted flips; of the others the riskiest, this share of all pairs, and no fewer than so many; so
 # many by lot, as many of each layer; and so many in each octave of risk, from these on, and beyond the last.

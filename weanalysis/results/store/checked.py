@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from weanalysis.cache import one_line, storable
-from weanalysis.errors import StoreError
+from weanalysis.cache import storable
+from weanalysis.errors import StoreError, one_line
 from weanalysis.results.store.schema import SCREENED
 from weanalysis.tasks import METRICS
 
@@ -113,7 +113,7 @@ class BlockValues:
         """Check a row of `block_values`; raise StoreError where its columns do not go together, or point elsewhere."""
         what, count = f"the {one_line(row['statistic'], 20)} of block {block.id}", len(block.ablation_ids)
         kept, num_images = row["num_kept"], block.stop - block.start
-        if not _is_count(kept) or kept > num_images:
+        if not isinstance(kept, int) or not 0 <= kept <= num_images:
             raise StoreError(f"{what} is damaged: it keeps more images than the shard has")
         moments = numbers(row["moments"], np.float64, what, 2 * count).reshape(2, count)
         changes = numbers(row["changes"], np.float16, what, count * kept).reshape(count, kept)
@@ -139,68 +139,57 @@ def screen_numbers(raw: object, block: Block) -> np.ndarray:
     return whole
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+def _is_count(value: int) -> bool:
+    return 0 <= value < 2**53
 
 
-def _is_time(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and 0 <= value < 1e11
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+def _is_time(value: float) -> bool:
+    return 0 <= value < 1e11
 
 
 def _is_list_of_text(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
-def _is_description(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-def _or_none(test: Callable[[object], bool]) -> Callable[[object], bool]:
-    return lambda value: value is None or test(value)
-
-
+_COUNTS = ("id", "context_id", "num_images", "done", "total", "shard_size")
+_TIMES = ("seconds", "created", "updated")
+_TEXTS = ("name", "kind", "state", "evaluate", "weights_hash", "metric")
+_TEXTS_OR_NONE = (
+    "model",
+    "weights",
+    "data",
+    "command",
+    "checkpoint",
+    "excitation",
+    "stopping",
+    "evaluation_note",
+    "fingerprint",
+    "dtype",
+)
+_DESCRIPTIONS = ("options", "versions", "transform", "architecture")
+_LISTS = ("layers", "classes", "notes", "skipped")
 # What must be there for a study to be shown at all; what else its descriptions hold, its readers look up with care.
-_FIELDS: dict[str, Callable[[object], bool]] = {
-    "id": _is_count,
-    "context_id": _is_count,
-    "num_images": _is_count,
-    "done": _is_count,
-    "total": _is_count,
-    "seconds": _is_time,
-    "created": _is_time,
-    "updated": _is_time,
-    "name": _is_text,
-    "kind": _is_text,
-    "state": _is_text,
-    "evaluate": _is_text,
-    "weights_hash": _is_text,
-    "metric": lambda value: isinstance(value, str) and value in METRICS,
-    "shard_size": lambda value: _is_count(value) and value != 0,
-    "model": _or_none(_is_text),
-    "weights": _or_none(_is_text),
-    "data": _or_none(_is_text),
-    "command": _or_none(_is_text),
-    "checkpoint": _or_none(_is_text),
-    "excitation": _or_none(_is_text),
-    "stopping": _or_none(_is_text),
-    "evaluation_note": _or_none(_is_text),
-    "fingerprint": _or_none(_is_text),
-    "dtype": _or_none(_is_text),
-    "options": _or_none(_is_description),
-    "versions": _or_none(_is_description),
-    "transform": _or_none(_is_description),
-    "architecture": _or_none(_is_description),
-    "layers": _or_none(_is_list_of_text),
-    "classes": _or_none(_is_list_of_text),
-    "notes": _or_none(_is_list_of_text),
-    "skipped": _or_none(
-        lambda value: isinstance(value, list) and all(_is_list_of_text(pair) and len(pair) == 2 for pair in value)
-    ),
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(_COUNTS, (int,)),
+    **dict.fromkeys(_TIMES, (int, float)),
+    **dict.fromkeys(_TEXTS, (str,)),
+    **dict.fromkeys(_TEXTS_OR_NONE, (str, type(None))),
+    **dict.fromkeys(_DESCRIPTIONS, (dict, type(None))),
+    **dict.fromkeys(_LISTS, (list, type(None))),
 }
+_VALUES: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(_COUNTS, _is_count),
+    **dict.fromkeys(_TIMES, _is_time),
+    **dict.fromkeys(("layers", "classes", "notes"), lambda value: value is None or _is_list_of_text(value)),
+    "metric": lambda value: value in METRICS,
+    "shard_size": lambda value: 0 < value < 2**53,
+    "skipped": lambda value: value is None or all(_is_list_of_text(pair) and len(pair) == 2 for pair in value),
+}
+
+
+@cache
+def _wrong_type(types: tuple[type, ...]) -> str | None:
+    return next((name for name, found in zip(_TYPES, types, strict=True) if found not in _TYPES[name]), None)
 
 
 def described(row: sqlite3.Row) -> dict[str, Any]:
@@ -212,7 +201,8 @@ def described(row: sqlite3.Row) -> dict[str, Any]:
     for name in ("settings", "about", "key"):
         del found[name]
     found["name"] = storable(found["name"])
-    wrong = next((name for name, test in _FIELDS.items() if not test(found.get(name))), None)
+    wrong = _wrong_type(tuple(map(type, map(found.get, _TYPES))))
+    wrong = wrong or next((name for name, test in _VALUES.items() if not test(found.get(name))), None)
     if wrong is None and found["evaluate"] == "screened":
         screen = found.get("screen")
         wrong = None if isinstance(screen, Mapping) and screen.get("metric") in list(METRICS) else "screen"

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from weanalysis.cache import one_line
-from weanalysis.errors import StoreError
+from weanalysis.errors import StoreError, one_line
 from weanalysis.results.store.schema import ALL_TABLES, APPLICATION_ID, SCHEMA_VERSION
 
 # SQLite's own words about a damaged file may hold its bytes.
@@ -52,7 +51,7 @@ class ResultsFile:
                 raise sqlite3.DatabaseError("it is another program's database, or another version's")
         except (sqlite3.Error, OSError, ValueError) as error:
             raise StoreError(
-                f"{path} cannot be opened as a results file ({one_line(error)}); "
+                f"{path} cannot be opened as a results file ({one_line(error, 200)}); "
                 "move it away, or choose another cache with --cache DIR"
             ) from error
         return cls(db, path)
@@ -77,7 +76,7 @@ class ResultsFile:
             yield from self._db.execute(query, values)
         except _UNREADABLE as error:
             raise StoreError(
-                f"{self.path} cannot be read ({one_line(error)}); if it is damaged, move it away, or "
+                f"{self.path} cannot be read ({one_line(error, 200)}); if it is damaged, move it away, or "
                 "choose another cache with --cache DIR"
             ) from error
 
@@ -93,6 +92,6 @@ class ResultsFile:
                 yield self._db
         except _UNREADABLE as error:
             raise StoreError(
-                f"{self.path} cannot be written ({one_line(error)}); nothing of this step was kept, "
+                f"{self.path} cannot be written ({one_line(error, 200)}); nothing of this step was kept, "
                 "what was kept before is intact"
             ) from error

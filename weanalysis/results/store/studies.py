@@ -337,7 +337,7 @@ class Studies(ResultsFile):
         found = [about for _, _, about in self._described() if isinstance(about, dict)]
         for about in found:
             about["outdated"] = about.get("engine_version") != ENGINE_VERSION
-        return pd.DataFrame([{column: about.get(column) for column in columns} for about in found], columns=columns)
+        return pd.DataFrame([[about.get(column) for column in columns] for about in found], columns=columns)
 
     def unreadable(self) -> dict[int, str]:
         """The studies that `studies` leaves out since what they say of themselves cannot be read: id, and a line."""
