@@ -29,6 +29,7 @@ from weanalysis.results.statistics import (
     spread_of_drop,
     trend_of_spread,
 )
+from weanalysis.tasks import METRICS
 
 # Beyond that many ablations the spread of each layer, from every image of each, is a matter of minutes.
 _MOST_FOR_SPREAD = 50_000
@@ -144,6 +145,8 @@ def _changes(study: Study) -> dict[str, Any]:
     rows = study.measured[study.measured["layer"].notna()]
     images = study.store.intact(study.number)["image_id"].to_numpy()
     same = len(rows) == len(study.table) and (rows["num_images"] == len(images)).all()
+    if not METRICS[study.metric].counts_images:
+        return {}  # the spread is told from images that turn right or wrong
     if study.about.get("stopping") or study.is_screened or not same or len(rows) > _MOST_FOR_SPREAD:
         return {}
     changes = study.store.all_changes(study.number, study.metric)
@@ -181,7 +184,7 @@ def _trend_of_spread(changes: dict[str, Any]) -> tuple[list[str], dict[str, Any]
 
 def _by_layer(study: Study, spreads: dict[str, Any]) -> Table:
     rows = study.measured[study.measured["layer"].notna()].sort_values("depth", kind="stable")
-    words = []
+    words, metric = [], METRICS[study.metric]
     layers = rows.groupby("layer", sort=False)
     # The largest of each layer is chosen by its D.
     tops = selected_intervals(rows.loc[layers["drop"].idxmax()], len(rows), bool(study.about.get("stopping")))
@@ -195,8 +198,8 @@ def _by_layer(study: Study, spreads: dict[str, Any]) -> Table:
                 f"{len(own):,}",
                 f"{(certain & (own['drop'] > 0)).sum():,}",
                 f"{(certain & (own['drop'] < 0)).sum():,}",
-                points(own["drop"].mean()),
-                with_interval(top["drop"], top["selected_low"], top["selected_high"]),
+                metric.words(own["drop"].mean()),
+                with_interval(top["drop"], top["selected_low"], top["selected_high"], metric),
                 *(
                     []
                     if not spreads
@@ -355,18 +358,20 @@ def _lowest_and_highest(study: Study, unit: str) -> tuple[list[str], dict[str, A
         if contrast.difference_high < 0
         else "which are needed more cannot be told"
     )
+    metric = METRICS[study.metric]
     sentences = [
         f"In every layer at once, zeroing the {unit} of the lowest multiplier costs D_L = "
-        f"{sentence_of(low['drop'], low['drop_low'], low['drop_high'])}, that of the highest D_H = "
-        f"{sentence_of(high['drop'], high['drop_low'], high['drop_high'])}. On the same images D_H − D_L = "
-        f"{sentence_of(contrast.difference, contrast.difference_low, contrast.difference_high)}, exact McNemar p = "
+        f"{sentence_of(low['drop'], low['drop_low'], low['drop_high'], metric)}, that of the highest D_H = "
+        f"{sentence_of(high['drop'], high['drop_low'], high['drop_high'], metric)}. On the same images D_H − D_L = "
+        f"{sentence_of(contrast.difference, contrast.difference_low, contrast.difference_high, metric)}, "
+        f"{metric.test} p = "
         f"{contrast.p_value:.2g}: {tells}."
     ]
     random = found.random["drop"].dropna()
     if len(random):
         sentences.append(
-            f"One {unit} drawn at random in every layer costs {points(random.min())} to "
-            f"{points(random.max())} points ({counted(len(random), 'draw')})."
+            f"One {unit} drawn at random in every layer costs {metric.words(random.min())} to "
+            f"{metric.words(random.max())} {metric.unit} ({counted(len(random), 'draw')})."
         )
     return sentences, found.summary()
 

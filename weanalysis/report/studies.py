@@ -10,7 +10,6 @@ import pandas as pd
 
 from weanalysis.cache import Cache
 from weanalysis.errors import StudyError
-from weanalysis.figures import interval as interval_of
 from weanalysis.figures import points
 from weanalysis.kinds import kind_of, named
 from weanalysis.report.kinds import Study, read
@@ -128,9 +127,12 @@ def _state(study: Study) -> str:
 
 def _findings(study: Study) -> list[str]:
     found, rows = study.found, study.measured
+    metric, images = METRICS[study.metric], counted(found.most_images, "image")
+    intact = metric.words(study.intact, signed=False)
     sentences = [
-        f"The intact network has {study.intact:.2f} % of {counted(found.most_images, 'image')} right "
-        f"({METRICS[study.metric].label})."
+        f"The intact network has {intact} % of {images} right ({metric.label})."
+        if metric.counts_images
+        else f"The mean {metric.label} of the intact network is {intact} {metric.mark} over {images}. {metric.meaning}."
     ]
     correction = f"after correction for their number (false discovery rate {RATE})"
     if found.num_found:
@@ -146,7 +148,8 @@ def _findings(study: Study) -> list[str]:
             f"None of {counted(found.num_measured, 'ablation')} differs from 0 {correction}. That does "
             "not mean that every D is 0: these images could not have shown a small one."
         )
-    sentences.append(_what_could_be_found(study))
+    if metric.counts_images:
+        sentences.append(_what_could_be_found(study))
     silent = rows[rows["num_flipped"] == 0]
     if len(silent):
         narrow, wide = silent["drop_high"].min(), silent["drop_high"].max()
@@ -157,9 +160,9 @@ def _findings(study: Study) -> list[str]:
         )
     top = selected_intervals(rows.loc[[rows["drop"].idxmax()]], len(rows), bool(study.about.get("stopping"))).iloc[0]
     if len(rows) > 1 and top["drop"] > 0:
-        interval = interval_of(top["selected_low"], top["selected_high"])
+        interval = metric.interval(top["selected_low"], top["selected_high"])
         sentences.append(
-            f"The largest D is that of {named(top)}: {points(top['drop'])} points, {interval} at the "
+            f"The largest D is that of {named(top)}: {metric.words(top['drop'])} {metric.unit}, {interval} at the "
             f"confidence that the largest of {len(rows):,} asks for (95 % for that choice). The largest "
             "of many noisy values is likely to be too large."
         )
@@ -224,12 +227,13 @@ def _most_important(study: Study) -> list[Table]:
 
 def _rows_table(study: Study, rows: pd.DataFrame, caption: str) -> Table:
     rows = selected_intervals(rows, len(study.measured), bool(study.about.get("stopping")))
+    metric = METRICS[study.metric]
     columns = [
         "zeroed",
-        "D, points [interval]",
+        f"D, {metric.unit} [interval]",
         *(["on these images"] if study.is_screened else []),
         "q",
-        "images flipped",
+        *(["images flipped"] if metric.counts_images else []),
         "of images",
     ]
     words = []
@@ -239,10 +243,10 @@ def _rows_table(study: Study, rows: pd.DataFrame, caption: str) -> Table:
         words.append(
             [
                 named(row),
-                with_interval(row.drop, row.selected_low, row.selected_high),
+                with_interval(row.drop, row.selected_low, row.selected_high, metric),
                 *screened,
                 plain_number(row.q_value) + certain,
-                f"{row.num_flipped:,.0f}",
+                *([f"{row.num_flipped:,.0f}"] if metric.counts_images else []),
                 f"{row.num_images:,.0f}",
             ]
         )

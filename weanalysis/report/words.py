@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from weanalysis.figures import interval, points
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE
+from weanalysis.tasks import METRICS, Metric
 from weanalysis.training import value_word
+
+# Differences of accuracies are in points.
+POINTS = METRICS["top1"]
 
 RATE = f"{100 * FALSE_DISCOVERY_RATE:g} %"
 
@@ -19,16 +22,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def with_interval(value: float, low: float, high: float) -> str:
+def with_interval(value: float, low: float, high: float, metric: Metric = POINTS) -> str:
     """Word a D or a difference: "+0.70 [+0.33, +1.20]"; without an interval "+0.70"."""
     if math.isnan(value) or math.isnan(low) or math.isnan(high):
-        return points(value)
-    return f"{points(value)} [{points(low)}, {points(high)}]"
+        return metric.words(value)
+    return f"{metric.words(value)} [{metric.words(low)}, {metric.words(high)}]"
 
 
-def sentence_of(value: float, low: float, high: float) -> str:
+def sentence_of(value: float, low: float, high: float, metric: Metric = POINTS) -> str:
     """Word a D or a difference within a sentence, with its interval."""
-    return f"{points(value)} points (95 % interval {interval(low, high)})"
+    return f"{metric.words(value)} {metric.unit} (95 % interval {metric.interval(low, high)})"
 
 
 def correlation(value: float, low: float, high: float) -> str:
