@@ -566,4 +566,4 @@ def test_an_empty_list_and_another_metric(cache: Cache) -> None:
     written = report(cache, 1, metric="top5")
     assert written.studies[0]["metric"] == "top5" and written.studies[0]["intact"] == 100
     with pytest.raises(StudyError, match="unknown metric"):
-        report(cache, 1, metric="loss")
+        report(cache, 1, metric="auc")
