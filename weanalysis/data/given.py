@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,20 +38,22 @@ class GivenImages:
     def __post_init__(self) -> None:
         count = self._count()
         hashed, targets, shape = hashlib.sha256(), [], None
+        add, is_finite, pack = hashed.update, math.isfinite, struct.Struct("<q").pack
         for index in range(count):
             item = self._read(index)
-            pixels, target = _plain(item, shape) or self._checked(index, item)
-            if pixels.shape != shape:
-                if shape is not None:
-                    sizes = f"an image of {_size(pixels)}, the first one of {_size(shape)}"
+            if (found := _plain(item, shape)) is None:
+                found = self._checked(index, item)
+                if shape not in (None, found[0].shape):
+                    sizes = f"an image of {_size(found[0])}, the first one of {_size(shape)}"
                     raise DataError(f"{self._named(index)} has {sizes}; resize or crop them to one size")
-                shape = pixels.shape
+                shape = found[0].shape
+            pixels, target = found
             flat = pixels.ravel()
             # A sum of squares is found fast, and may be infinite though no pixel is.
-            if not math.isfinite(flat.dot(flat)) and not np.isfinite(pixels).all():
+            if not is_finite(flat.dot(flat)) and not np.isfinite(pixels).all():
                 raise DataError(f"{self._named(index)} has pixels that are NaN or infinite; give finite ones")
-            hashed.update(flat)  # type: ignore[arg-type]
-            hashed.update(target.to_bytes(8, "little", signed=True))
+            add(flat)  # type: ignore[arg-type]
+            add(pack(target))
             targets.append(target)
         self.fingerprint, self.ids, self.targets = hashed.hexdigest(), np.arange(count), np.array(targets, np.int64)
 
