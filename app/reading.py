@@ -63,7 +63,9 @@ def _table(path: str, study_id: int, metric: str, updated: float) -> pd.DataFram
 
 def changes(study: pd.Series, position: int) -> pd.DataFrame:
     """Return the images that the ablation in row `position` of a study's table changed."""
-    return _changes(str(cache().results), int(study["id"]), position, answers_in(study), float(study["updated"]))
+    return _changes(
+        str(cache().results), int(study["id"]), position, answers_in(study["metric"]), float(study["updated"])
+    )
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
@@ -75,7 +77,7 @@ def _changes(path: str, study_id: int, position: int, metric: str, updated: floa
 def all_changes(study: pd.Series) -> pd.DataFrame:
     """Return the changed images of every ablation of a study as one table, with the column position."""
     with Store.open(cache().results, readonly=True) as store:
-        return store.all_changes(int(study["id"]), answers_in(study))
+        return store.all_changes(int(study["id"]), answers_in(study["metric"]))
 
 
 def improvements(study: pd.Series) -> Improvements:
@@ -110,7 +112,8 @@ def compare_studies(first: pd.Series, second: pd.Series) -> comparison.StudyComp
     Raises StudyError where they cannot be paired.
     """
     numbers = int(first["id"]), int(second["id"])
-    return _compared(str(cache().root), numbers, answers_in(first), (float(first["updated"]), float(second["updated"])))
+    updated = float(first["updated"]), float(second["updated"])
+    return _compared(str(cache().root), numbers, answers_in(first["metric"]), updated)
 
 
 @st.cache_resource(show_spinner="Pairing the images of every place…", max_entries=8)
@@ -158,7 +161,7 @@ def accuracies(studies: pd.DataFrame) -> list[float]:
 
     It is that of the study's metric, top-1 where that is none in which images are right or wrong.
     """
-    answers = [answers_in(study) for _, study in studies.iterrows()]
+    answers = map(answers_in, studies["metric"])
     wanted = zip(studies["id"].tolist(), answers, studies["updated"].tolist(), strict=True)
     return _accuracies(str(cache().results), tuple(wanted))
 
@@ -281,6 +284,6 @@ def _metrics(path: str, study_id: int, updated: float) -> list[str]:
         return store.metrics(study_id)
 
 
-def answers_in(study: pd.Series) -> str:
-    """Return the metric in which a study's images are right or wrong: its own, or top-1."""
-    return study["metric"] if METRICS[study["metric"]].counts_images else "top1"
+def answers_in(metric: str) -> str:
+    """Return the metric in which images are right or wrong where a study is read in this one: itself, or top-1."""
+    return metric if METRICS[metric].counts_images else "top1"

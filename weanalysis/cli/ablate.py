@@ -13,10 +13,8 @@ from weanalysis.cli.options import (
     cache_option,
     data_options,
     json_option,
+    load_inputs,
     model_options,
-    parse_class_order,
-    parse_model_options,
-    parse_triple,
     quiet_option,
 )
 from weanalysis.errors import StudyError
@@ -172,7 +170,6 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
     from weanalysis.cache import find_cache
     from weanalysis.cli.display import Watcher
     from weanalysis.errors import unknown_name
-    from weanalysis.loading import load_data, load_model
     from weanalysis.results import Store, find_improvements
     from weanalysis.results.improvements import check_findable
 
@@ -192,7 +189,6 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
         if not kind.needs_multipliers or given["data"] == "digits":
             make_study(kind.name, net, **options)
 
-    mean, std = parse_triple("mean", given["mean"]), parse_triple("std", given["std"])
     if given["max_error"] is not None and given["evaluate"] != "screened":
         raise StudyError(
             f"--max-error belongs to --evaluate screened, not {given['evaluate']}, which has no such "
@@ -217,33 +213,7 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
     check_settings(**settings)
     cache = find_cache(given["cache"]).ready()
     with Watcher(given["quiet"]) as watcher:
-        model = load_model(
-            given["model"],
-            given["weights"],
-            given["num_classes"],
-            given["data"],
-            options=parse_model_options(given["model_options"]),
-            image_size=given["image_size"],
-            weights_of=given["weights_of"],
-            cache=cache,
-            progress=watcher.training,
-            check=check,
-        )
-        watcher.rest()
-        data = load_data(
-            given["data"],
-            mean,
-            std,
-            given["image_size"],
-            given["images"],
-            given["seed"],
-            model,
-            cache=cache,
-            skip_bad_images=given["skip_bad_images"],
-            class_order=parse_class_order(given["class_order"]),
-        )
-        for note in (*model.notes, *data.notes):
-            watcher.say(note)
+        model, data = load_inputs(given, watcher, cache, check=check)
         try:
             table = run(
                 model,

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from weanalysis.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from weanalysis.cache import Cache
+    from weanalysis.cli.display import Watcher
+    from weanalysis.data import ImageData
+    from weanalysis.models import Model
 
 # A line for each of a hundred thousand classes.
 MAX_NAMES_BYTES = 2**22
@@ -139,3 +145,48 @@ def parse_model_options(pairs: tuple[str, ...]) -> dict[str, Any]:
         except json.JSONDecodeError:
             options[key] = value
     return options
+
+
+def load_inputs(
+    given: Mapping[str, Any],
+    watcher: Watcher,
+    cache: Cache,
+    name: str | None = None,
+    check: Callable[[Any], Any] = lambda net: None,
+) -> tuple[Model, ImageData]:
+    """Load the network and the images that `model_options` and `data_options` name, and say what is noted of them.
+
+    `name` stands for `--model` where the network is given otherwise; `check` is called with the network's structure
+    before anything is trained for it.
+    """
+    from weanalysis.loading import load_data, load_model
+
+    mean, std = parse_triple("mean", given["mean"]), parse_triple("std", given["std"])
+    model = load_model(
+        name or given["model"],
+        given["weights"],
+        given["num_classes"],
+        given["data"],
+        options=parse_model_options(given["model_options"]),
+        image_size=given["image_size"],
+        weights_of=given["weights_of"],
+        cache=cache,
+        progress=watcher.training,
+        check=check,
+    )
+    watcher.rest()
+    data = load_data(
+        given["data"],
+        mean,
+        std,
+        given["image_size"],
+        given["images"],
+        given["seed"],
+        model,
+        cache=cache,
+        skip_bad_images=given["skip_bad_images"],
+        class_order=parse_class_order(given["class_order"]),
+    )
+    for note in (*model.notes, *data.notes):
+        watcher.say(note)
+    return model, data

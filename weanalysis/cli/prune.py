@@ -12,10 +12,8 @@ from weanalysis.cli.options import (
     cache_option,
     data_options,
     json_option,
+    load_inputs,
     model_options,
-    parse_class_order,
-    parse_model_options,
-    parse_triple,
     quiet_option,
 )
 from weanalysis.errors import ModelError, StudyError
@@ -93,7 +91,6 @@ def prune(ctx: click.Context, /, **given: Any) -> None:
     from weanalysis.cache import find_cache
     from weanalysis.cli.display import Watcher
     from weanalysis.comparison import find_checkpoint
-    from weanalysis.loading import load_data, load_model
     from weanalysis.models import save_checkpoint
     from weanalysis.pruning import prune as run
     from weanalysis.results.export import to_json_rows, to_json_value
@@ -108,32 +105,7 @@ def prune(ctx: click.Context, /, **given: Any) -> None:
         name = str(source)
     output = _checked_output(given["output"], source or Path(name), Path(given["weights"]))
     with Watcher(given["quiet"]) as watcher:
-        model = load_model(
-            name,
-            given["weights"],
-            given["num_classes"],
-            given["data"],
-            options=parse_model_options(given["model_options"]),
-            image_size=given["image_size"],
-            weights_of=given["weights_of"],
-            cache=cache,
-            progress=watcher.training,
-        )
-        watcher.rest()
-        data = load_data(
-            given["data"],
-            parse_triple("mean", given["mean"]),
-            parse_triple("std", given["std"]),
-            given["image_size"],
-            given["images"],
-            given["seed"],
-            model,
-            cache=cache,
-            skip_bad_images=given["skip_bad_images"],
-            class_order=parse_class_order(given["class_order"]),
-        )
-        for note in (*model.notes, *data.notes):
-            watcher.say(note)
+        model, data = load_inputs(given, watcher, cache, name)
         with Progress(console=watcher.console, transient=True, disable=not watcher.console.is_terminal) as progress:
             task = progress.add_task("accuracy of the pruned networks", total=len(data))
             found = run(

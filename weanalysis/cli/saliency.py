@@ -11,10 +11,8 @@ from weanalysis.cli.options import (
     cache_option,
     data_options,
     json_option,
+    load_inputs,
     model_options,
-    parse_class_order,
-    parse_model_options,
-    parse_triple,
     quiet_option,
 )
 from weanalysis.errors import StoreError, StudyError, unknown_name
@@ -103,7 +101,6 @@ def saliency(**given: Any) -> None:
     from weanalysis.ablation.preparation import prepare_on
     from weanalysis.cache import find_cache
     from weanalysis.cli.display import Watcher
-    from weanalysis.loading import load_data, load_model
     from weanalysis.results import Store, to_json_rows
     from weanalysis.results.statistics import agreement_table
     from weanalysis.saliency import parse_criteria, saliency_maps, scored_study
@@ -116,32 +113,7 @@ def saliency(**given: Any) -> None:
     criteria = parse_criteria(given["criteria"])
     cache = find_cache(given["cache"]).ready()
     with Watcher(given["quiet"]) as watcher:
-        model = load_model(
-            given["model"],
-            given["weights"],
-            given["num_classes"],
-            given["data"],
-            options=parse_model_options(given["model_options"]),
-            image_size=given["image_size"],
-            weights_of=given["weights_of"],
-            cache=cache,
-            progress=watcher.training,
-        )
-        watcher.rest()
-        data = load_data(
-            given["data"],
-            parse_triple("mean", given["mean"]),
-            parse_triple("std", given["std"]),
-            given["image_size"],
-            given["images"],
-            given["seed"],
-            model,
-            cache=cache,
-            skip_bad_images=given["skip_bad_images"],
-            class_order=parse_class_order(given["class_order"]),
-        )
-        for note in (*model.notes, *data.notes):
-            watcher.say(note)
+        model, data = load_inputs(given, watcher, cache)
         plain = prepare_on(model, data).model
         weights_hash = plain.weights_hash
         numbers = _studies(cache, weights_hash, given["study"])

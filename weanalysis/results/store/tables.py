@@ -63,9 +63,17 @@ class Store(Counts):
                 self._metric(about, metric.name)
             except StoreError:
                 continue
-            if metric.counts_images or self.moments(study_id, metric.statistic)["num_images"].any():
+            if self._has_any(study_id, metric.statistic):
                 found.append(metric.name)
         return found
+
+    def _has_any(self, study_id: int, statistic: str) -> bool:
+        """Whether a statistic is kept for any ablation of a study; that of answers always is."""
+        context_id, shards = self._shards(study_id)
+        ids = self.ablation_ids(study_id)
+        return statistic == "correct" or any(
+            np.isin(ids, self.done(context_id, *shard, statistic)).any() for shard in shards.values()
+        )
 
     def _labels(self, study_id: int) -> pd.DataFrame:
         """What the rows of a study's plan are called; numbers as float, since any of them can be missing."""
