@@ -192,14 +192,14 @@ def test_from_the_overview_to_the_maps(visitor: Visitor) -> None:
     page.get_by_role("link", name="Location maps").click()
     visitor.chart("mosaic")
     page.get_by_text("layer2.0.conv1", exact=True).first.wait_for()
-    assert page.get_by_text("465 of 465 kernels measured").is_visible()
+    page.get_by_text("465 of 465 kernels measured").wait_for()
     assert page.locator(".st-key-mosaic .hm").count() == 1, "one heatmap for all layers"
 
 
 def test_a_page_opened_by_its_address_has_the_frame(visitor: Visitor) -> None:
     page = visitor.visit("/magnitude")
     visitor.chart("curve")
-    assert page.get_by_role("link", name="Location maps").is_visible()
+    page.get_by_role("link", name="Location maps").wait_for()
     assert "magnitude" in page.url
 
 
@@ -222,7 +222,7 @@ def test_settings_are_in_the_address_and_open_elsewhere(
     page.get_by_text("Significance", exact=True).click()
     page.get_by_text("Hide what cannot be told from zero").click()
     page.wait_for_url("**hide=true**")
-    assert "value=Significance" in page.url
+    page.wait_for_url(lambda url: "value=Significance" in url)
     second = Visitor(browser, address, cache)
     second.visit(page.url.removeprefix(address))
     second.chart("mosaic")
@@ -319,7 +319,7 @@ def test_a_running_study_sharpens_and_the_reader_s_zoom_and_kernel_stay(visitor:
             === JSON.stringify(whole[0])""",
         arg=whole,
     )
-    assert "kernel=layer1.0.conv1" in page.url
+    page.wait_for_url(lambda url: "kernel=layer1.0.conv1" in url)
     assert page.locator(".st-key-kernel-layer").get_by_text("layer1.0.conv1").is_visible() or (
         page.locator(".st-key-kernel-layer input").input_value() == "layer1.0.conv1"
     )
@@ -336,22 +336,22 @@ def test_a_click_on_a_strip_opens_the_channel(visitor: Visitor) -> None:
     )
     page.mouse.click(*visitor.place_of("layer2.0.conv1", 5, last, key="strips"))
     page.get_by_text("Images whose prediction changed").first.wait_for()
-    assert "unit=layer2.0.conv1" in page.url
+    page.wait_for_url(lambda url: "unit=layer2.0.conv1" in url)
     visitor.chart("intervals")
-    assert page.get_by_text("The filters of layer2.0.conv1").is_visible()
+    page.get_by_text("The filters of layer2.0.conv1").wait_for()
 
 
 def test_two_networks_are_compared(visitor: Visitor) -> None:
     page = visitor.visit("/compare?first=baseline+location+·+5&second=lwe+location+·+4")
     visitor.chart("mosaic-difference")
-    assert page.get_by_text("Difference (points)").is_visible()
+    page.get_by_text("Difference (points)").wait_for()
     page.get_by_text("Hide what cannot be told from zero").click()
     page.get_by_text("the others are grey").wait_for(timeout=90_000)
     page.set_viewport_size({"width": 1440, "height": 3000})
     page.mouse.click(*visitor.place_of("layer2.0.conv1", 16, 8, key="mosaic-2"))
     page.get_by_text("Images whose prediction changed").first.wait_for()
-    assert "kernel=layer2.0.conv1" in page.url
-    assert page.get_by_text("of 465 differences have q").is_visible()
+    page.wait_for_url(lambda url: "kernel=layer2.0.conv1" in url)
+    page.get_by_text("of 465 differences have q").wait_for()
 
 
 @pytest.mark.parametrize(
