@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import resource
 import signal
 import subprocess
@@ -255,3 +256,25 @@ def test_an_output_that_finds_no_room_is_one_line_and_status_1(tmp_path: Path) -
         )
     assert done.returncode == 1
     assert done.stderr.startswith("error: the output cannot be written (") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library's allocator is left as it is")
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_process_takes_again_the_memory_that_it_has_freed(keeps: bool) -> None:
+    program = f"""
+import resource
+import numpy as np
+from weanalysis.memory import keep_freed_memory
+assert not {keeps} or keep_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def activations():
+    return [np.ones(6 * 2**20, np.float32) for _ in range(3)]  # 24 MiB each
+activations()
+before = faults()
+for _ in range(4):
+    activations()
+print(faults() - before)
+"""
+    told = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert (int(told.stdout) < 1000) == keeps, told.stdout

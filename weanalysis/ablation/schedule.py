@@ -25,6 +25,7 @@ from weanalysis.ablation.studies import Ablation
 from weanalysis.cache import Cache
 from weanalysis.devices import DTYPES
 from weanalysis.errors import DeviceError, WeanalysisError
+from weanalysis.memory import keep_freed_memory
 from weanalysis.orphans import end_with
 
 # A task should end soon enough for progress to be seen and for Ctrl-C to be answered, and last long enough
@@ -198,6 +199,12 @@ def _claim(work: Work) -> str:
     return work.devices[os.getpid() % len(work.devices)]
 
 
+def _begin_worker(parent: int) -> None:
+    """What a process of joblib's does before its first task."""
+    end_with(parent)
+    keep_freed_memory()
+
+
 def _run_in_worker(work: Work, task: Task, threads: int) -> tuple[Task, Measured | Exception]:
     """Measure a task in a process of joblib's; an error comes back as a value, so that none is lost."""
     global _worker
@@ -266,7 +273,7 @@ def run(
         batch_size=1,
         pre_dispatch=jobs,
         max_nbytes=None,
-        initializer=end_with,
+        initializer=_begin_worker,
         initargs=(os.getpid(),),
     )
     try:

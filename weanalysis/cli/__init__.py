@@ -13,6 +13,7 @@ import click
 from weanalysis.cache import is_full
 from weanalysis.cli import ablate, compare, costs, demo, prune, report, saliency, show, train
 from weanalysis.errors import WeanalysisError
+from weanalysis.memory import keep_freed_memory
 from weanalysis.provenance import command_line
 
 HELP = """Show which weights of a trained ConvNet matter, and where they are.
@@ -67,6 +68,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name need not be what a terminal can show
+    keep_freed_memory()
     try:
         cli(standalone_mode=False)
         sys.stdout.flush()  # here, where it can still be said that it failed
