@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weanalysis.errors import StudyError, unknown_name
+from weanalysis.tasks.aggregates import Aggregate, calibration_error, macro_f1
 
 # What is kept of each image: whether the answer is right ("correct", a bit a metric, of those that changed), and
 # numbers of its own, whose change under every ablation is kept.
 STATISTICS = ("correct", "loss", "confidence")
 
-Inference = Literal["proportion", "mean"]
+Inference = Literal["proportion", "mean", "aggregate"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,9 @@ class Metric:
 
     `label` names it in a sentence, `unit` is what D is counted in and `mark` stands behind a value. With the inference
     "proportion" an image is right or wrong (`bit` of "correct"), D is in percentage points, with Tango's interval and
-    McNemar's test; with "mean" an image has a number (`statistic`), D is the mean change, with Student's t over images.
-    `worse` is the sign of a change for the worse in the metric itself: D is positive there, whatever it is.
+    McNemar's test; with "mean" an image has a number (`statistic`), D is the mean change, with Student's t over images;
+    with "aggregate" it is a function of all answers, and of `statistic`, D is told by its linearization, and `needs`
+    says where that is sound. `worse` is the sign of a change for the worse in the metric itself: D is positive there.
     """
 
     name: str
@@ -37,23 +39,26 @@ class Metric:
     worse: Literal[-1, 1]
     bit: int = 0
     guesses: int = 0
+    aggregate: Aggregate | None = None
+    needs: str = ""
 
     @property
     def test(self) -> str:
         """By which test a D is told from 0."""
-        return "exact McNemar" if self.counts_images else "Student's t"
+        return {"proportion": "exact McNemar", "mean": "Student's t", "aggregate": "linearized t"}[self.inference]
 
     @property
     def meaning(self) -> str:
         """What D is, in a sentence."""
-        if self.counts_images:
-            return f"D is the decrease of {self.label} accuracy in percentage points"
-        return f"D is the increase of the mean {self.label} in {self.unit}"
+        change = "decrease" if self.worse < 0 else "increase"
+        unit = "percentage points" if self.unit == "points" else self.unit
+        what = {"proportion": f"{self.label} accuracy", "mean": f"the mean {self.label}", "aggregate": self.label}
+        return f"D is the {change} of {what[self.inference]} in {unit}"
 
     @property
     def decimals(self) -> int:
         """With how many decimals a value or a D is shown."""
-        return 2 if self.counts_images else 4
+        return {"proportion": 2, "mean": 4, "aggregate": 3}[self.inference]
 
     def words(self, value: float, signed: bool = True) -> str:
         """Word a D or a value in the metric's unit, with a true minus sign; "not measured" where it is missing.
@@ -87,6 +92,28 @@ _ALL = (
     Metric("top1", "top-1", "points", "%", "correct", "proportion", -1, bit=1, guesses=1),
     Metric("top5", "top-5", "points", "%", "correct", "proportion", -1, bit=2, guesses=5),
     Metric("loss", "loss", "nats", "nats", "loss", "mean", 1),
+    Metric(
+        "macro-f1",
+        "macro-F1",
+        "points",
+        "%",
+        "correct",
+        "aggregate",
+        -1,
+        aggregate=macro_f1,
+        needs="every class has 10 images and a fifth as many as there are classes",
+    ),
+    Metric(
+        "ece",
+        "expected calibration error",
+        "points",
+        "%",
+        "confidence",
+        "aggregate",
+        1,
+        aggregate=calibration_error,
+        needs="chance adds about a quarter of the calibration error at most",
+    ),
 )
 
 # Every metric by its name, in the order in which they are listed.

@@ -13,6 +13,7 @@ from weanalysis.results.store.checked import MEND, Intact, json_object
 from weanalysis.results.store.counts import Counts
 from weanalysis.results.store.schema import CHANGED, COLUMNS, LABELS
 from weanalysis.tasks import METRICS, Metric, find_metric
+from weanalysis.tasks.aggregates import Answers
 
 if TYPE_CHECKING:
     from weanalysis.results.statistics import Comparison
@@ -39,6 +40,9 @@ class Store(Counts):
                 table[column] = values
             table = (stopped_table if self.stopping_rule(study_id) else drop_table)(table, confidence)
             table["num_flipped"] = table["lost"] + table["gained"]
+        elif asked.aggregate is not None:
+            table = table.join(self._aggregated(study_id, asked, len(table), confidence))
+            table["num_flipped"] = np.nan
         else:
             for column, values in self.moments(study_id, asked.statistic).items():
                 table[column] = values
@@ -52,6 +56,20 @@ class Store(Counts):
             self._add_screen(table, study_id, confidence)
         return table[list(COLUMNS)]
 
+    def _aggregated(self, study_id: int, metric: Metric, num_rows: int, confidence: float) -> pd.DataFrame:
+        """What is told of a study's rows in a metric that is a function of all answers."""
+        from weanalysis.results.statistics import adjust_bh, linear_columns
+
+        assert metric.aggregate is not None
+        parts = [pd.DataFrame(columns=["num_images", "intact", "ablated", "drop", "drop_low", "drop_high", "p_value"])]
+        for rows, before, after in self.answers(study_id, metric.statistic):
+            linear = (metric.aggregate(before), metric.aggregate(after))
+            parts.append(linear_columns(*linear, metric.worse, confidence).set_axis(rows, axis=0))
+        table = pd.concat(parts).reindex(range(num_rows)).astype(float)
+        table["num_images"] = table["num_images"].fillna(0).astype(np.int64)
+        table["q_value"] = adjust_bh(table["p_value"])
+        return table
+
     def metrics(self, study_id: int) -> list[str]:
         """The metrics in which a study can be read, its own first; one run answers all of them."""
         about = self.describe(study_id)
@@ -63,7 +81,8 @@ class Store(Counts):
                 self._metric(about, metric.name)
             except StoreError:
                 continue
-            if self._has_any(study_id, metric.statistic):
+            whole = metric.aggregate is None or self.keeps_all(study_id, metric.statistic)
+            if whole and self._has_any(study_id, metric.statistic):
                 found.append(metric.name)
         return found
 
@@ -271,6 +290,8 @@ class Store(Counts):
         from weanalysis.results.statistics import Comparison, compare_correctness, compare_values
 
         asked = self._metric(self.describe(study_id), metric)
+        if asked.aggregate is not None:
+            return self._compare_aggregated(study_id, first, second, asked)
         if not asked.counts_images:
             one, other = (self.value_changes(study_id, place, asked.statistic) for place in (first, second))
             one_id, other_id = one.pop("image_id"), other.pop("image_id")
@@ -284,6 +305,19 @@ class Store(Counts):
         one, other = self.correctness(study_id, first, metric), self.correctness(study_id, second, metric)
         # D is what accuracy loses: D of the second minus D of the first is the first's accuracy minus the second's.
         return compare_correctness(other.index, other.to_numpy(), one.index, one.to_numpy())
+
+    def _compare_aggregated(self, study_id: int, first: int, second: int, metric: Metric) -> Comparison:
+        """Compare two ablations in a metric that is a function of all answers; NaN unless both saw the same images."""
+        from weanalysis.results.statistics import Comparison, compare_linear
+
+        assert metric.aggregate is not None
+        for rows, _, after in self.answers(study_id, metric.statistic):
+            if {first, second} <= set(rows.tolist()):
+                places = [rows.tolist().index(one) for one in (first, second)]
+                sides = (Answers(after.targets, *(each[[place]] for each in after.numbers)) for place in places)
+                one, two = map(metric.aggregate, sides)
+                return compare_linear(one, two, metric.worse)
+        return Comparison(np.nan, np.nan, np.nan, np.nan, 0)
 
     def agreement(self, study_id: int) -> dict[str, Any]:
         """How far the fast evaluation was from the naive one, in all that was measured of the study's network.
