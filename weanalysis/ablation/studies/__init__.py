@@ -8,20 +8,23 @@ from typing import Any
 from torch import nn
 
 from weanalysis.ablation.studies.channel import channel, layer
+from weanalysis.ablation.studies.checks import check_ablations
 from weanalysis.ablation.studies.layers import Layer, equidistant, find_layers
 from weanalysis.ablation.studies.location import location, parse_grid
 from weanalysis.ablation.studies.magnitude import magnitude, parse_percentiles
 from weanalysis.ablation.studies.multiplier import multiplier
-from weanalysis.ablation.studies.parts import Ablation, Part, Study
+from weanalysis.ablation.studies.parts import LABELS, Ablation, Part, Study
 from weanalysis.kinds import CHANNEL, LOCATION, MAGNITUDE, MULTIPLIER, WHOLE_LAYER, kind_called
 
 __all__ = [
+    "LABELS",
     "STUDIES",
     "Ablation",
     "Layer",
     "Part",
     "Study",
     "channel",
+    "check_ablations",
     "equidistant",
     "find_layers",
     "layer",

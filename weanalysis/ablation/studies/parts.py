@@ -66,7 +66,8 @@ class Ablation:
         return tuple(dict.fromkeys(part.layer for part in self.parts))
 
 
-_LABELS = [one.name for one in fields(Ablation) if one.name != "parts"]
+# What a row of a study's table is called by.
+LABELS = [one.name for one in fields(Ablation) if one.name != "parts"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,6 @@ class Study:
     @property
     def key(self) -> str:
         """A hash of the question and of all that it zeroes, in order; the same whatever the number of images."""
-        rows = [[one.key, *(getattr(one, name) for name in _LABELS)] for one in self.ablations]
+        rows = [[one.key, *(getattr(one, name) for name in LABELS)] for one in self.ablations]
         described = json.dumps([self.kind, self.options, self.layers, rows], sort_keys=True, default=str)
         return hashlib.sha256(described.encode()).hexdigest()[:16]
