@@ -11,7 +11,7 @@ import numpy as np
 from weanalysis.ablation.evaluate import Measured
 from weanalysis.ablation.schedule import Task
 from weanalysis.ablation.studies import Study
-from weanalysis.results.store import Store
+from weanalysis.results import Store
 from weanalysis.tasks import METRICS, Metric
 
 

@@ -12,8 +12,8 @@ from weanalysis.ablation.progress import Tally
 from weanalysis.ablation.schedule import Task
 from weanalysis.ablation.setup import Setup
 from weanalysis.ablation.stopping import Needs
-from weanalysis.ablation.studies import LABELS
-from weanalysis.results.store import Store, shards_of
+from weanalysis.results import Store
+from weanalysis.results.store import LABELS, Writer, shards_of
 
 # Of each number of an image, such as the loss, a study keeps the change under every ablation for so many pairs of them,
 # 2 bytes each; beyond that, for those images of each ablation and shard that changed most (6 bytes each).
@@ -23,12 +23,12 @@ MOST_NUMBERS_KEPT = 2**26
 class Record:
     """A study that is begun, or taken up again, in the results file; `ids` are those of its ablations, in order."""
 
-    def __init__(self, store: Store, setup: Setup):
-        self.store, self._setup = store, setup
+    def __init__(self, writer: Writer, store: Store, setup: Setup):
+        self.store, self._writer, self._setup = store, writer, setup
         study, settings, num_images = setup.study, setup.settings, len(setup.images)
-        plan = [(ablation.key, {name: getattr(ablation, name) for name in LABELS}) for ablation in study.ablations]
-        self.context_id = store.context(setup.context)
-        self.study_id = store.begin_study(
+        plan = [(one.key, {label.name: getattr(one, label.name) for label in LABELS}) for one in study.ablations]
+        self.context_id = writer.context(setup.context)
+        self.study_id = writer.begin_study(
             self.context_id, study.key, study.kind, setup.name, settings.metric, num_images, plan, setup.about
         )
         self.ids = store.ablation_ids(self.study_id)
@@ -50,17 +50,17 @@ class Record:
     def write(self, task: Task, measured: Measured, done: int, total: int) -> None:
         """Keep what a task measured, and that `done` of `total` pairs are done with it."""
         ids, image_ids = self.ids[list(task.places)], self._setup.images.ids[task.start : task.stop]
-        self.store.write(self.context_id, ids, image_ids, measured, self.study_id, done, total, self._most_kept)
+        self._writer.write(self.context_id, ids, image_ids, measured, self.study_id, done, total, self._most_kept)
 
     def forget(self, layers: Collection[str]) -> int:
         """Drop what is kept of these layers' ablations; return in how many shards it was."""
         touched = [not set(layers).isdisjoint(ablation.layers) for ablation in self._setup.study.ablations]
-        return self.store.forget(self.context_id, self.ids[np.array(touched)])
+        return self._writer.forget(self.context_id, self.ids[np.array(touched)])
 
     def annotate(self, more: Mapping[str, Any]) -> None:
         """Add to what is said about the study."""
-        self.store.annotate(self.study_id, more)
+        self._writer.annotate(self.study_id, more)
 
     def set_state(self, state: str, done: int, total: int) -> None:
         """Say how the study ended."""
-        self.store.set_state(self.study_id, state, done, total)
+        self._writer.set_state(self.study_id, state, done, total)

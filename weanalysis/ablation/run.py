@@ -22,8 +22,9 @@ from weanalysis.errors import StoreError
 from weanalysis.kinds import DEFAULT, kind_called
 from weanalysis.models import Model
 from weanalysis.provenance import called_as
+from weanalysis.results import Store
 from weanalysis.results.contrast import lowest_and_highest
-from weanalysis.results.store import Store
+from weanalysis.results.store import Writer
 
 
 def ablate(
@@ -86,11 +87,14 @@ def ablate(
         kind_called(study).check_options(options)
     cache = (cache if isinstance(cache, Cache) else find_cache(cache)).ready()
     setup = set_up(Request(model, data, study, options, name, output, command), settings, cache, say)
-    with _only_writer(cache, setup.key, setup.name), Store.open(cache.results) as store:
+    with (
+        _only_writer(cache, setup.key, setup.name),
+        Writer.open(cache.results, say) as writer,
+        Store.open(cache.results) as store,
+    ):
         _say_outdated(store, setup.name, say)
-        record = Record(store, setup)
-        outcome = execute(setup, record, report, say)
-        return _finished_table(store, setup, record, outcome)
+        record = Record(writer, store, setup)
+        return _finished_table(setup, record, execute(setup, record, report, say))
 
 
 def _say_outdated(store: Store, name: str, say: Callable[[str], None]) -> None:
@@ -102,9 +106,9 @@ def _say_outdated(store: Store, name: str, say: Callable[[str], None]) -> None:
         )
 
 
-def _finished_table(store: Store, setup: Setup, record: Record, outcome: Outcome) -> pd.DataFrame:
+def _finished_table(setup: Setup, record: Record, outcome: Outcome) -> pd.DataFrame:
     """The table of a study that was measured, with what else is to be told of it in its `attrs`."""
-    study_id = record.study_id
+    store, study_id = record.store, record.study_id
     table = store.table(study_id, setup.metric.name)
     most_seen = table.loc[table["num_images"].idxmax()]
     table.attrs = {

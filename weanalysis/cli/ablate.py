@@ -236,7 +236,7 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
             ) from None
     found = None
     if given["find"]:
-        with Store.open(cache.results, readonly=True) as store:
+        with Store.open(cache.results) as store:
             found = find_improvements(store, table.attrs["study_id"])
     if given["as_json"]:
         _print_json(table, kind.name, given, {"detrimental": found.summary()} if found else {})

@@ -138,7 +138,7 @@ def saliency(**given: Any) -> None:
             )
         agreements = []
         if numbers:
-            with Store.open(cache.results, readonly=True) as store:
+            with Store.open(cache.results) as store:
                 for number in numbers:
                     about = store.describe(number)
                     scored = scored_study(measured, plain.net, store, number)
@@ -194,7 +194,7 @@ def _studies(cache: Any, weights_hash: str, study: str | None) -> list[int]:
 
     if study is None and not cache.results.is_file():
         return []
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         return studies_of(store, weights_hash, study)
 
 

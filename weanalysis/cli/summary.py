@@ -106,7 +106,7 @@ def _print_checks(console: Console, about: dict[str, Any]) -> None:
 
 def _print_lot(console: Console, about: Mapping[str, Any], cache: Cache) -> None:
     """Print what pairs drawn by lot say of a screened study, and which layers they made be computed on all images."""
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         screening = store.screening(about["study_id"])
     all_, layers = screening.iloc[-1], screening.iloc[:-1]
     if all_["lot_drawn"]:

@@ -30,8 +30,8 @@ from weanalysis.models.pruned import sizes_of
 from weanalysis.provenance import called_as
 from weanalysis.pruning.channels import find_groups, group_scores, remove_channels
 from weanalysis.pruning.units import Scope, Unit, choose_lowest, scores_of_criterion, scores_of_study
+from weanalysis.results import Store
 from weanalysis.results.statistics import chance_note, drop_table
-from weanalysis.results.store import Store
 from weanalysis.saliency import CRITERIA, saliency_maps
 
 # What `by` is for the measured D of a study.
@@ -91,7 +91,7 @@ def prune(
         say(note)
     selected = select_layers(find_layers(plain.net), layers, [])
     if by == DROP:
-        with Store.open(cache.results, readonly=True) as store:
+        with Store.open(cache.results) as store:
             number = store.find(str(study))
             scores = scores_of_study(store, number, selected, plain.weights_hash, unit)
             source = f"D of study {store.describe(number)['name']}"

@@ -13,11 +13,10 @@ from weanalysis.ablation.studies.layers import Layer, equidistant, find_layers
 from weanalysis.ablation.studies.location import location, parse_grid
 from weanalysis.ablation.studies.magnitude import magnitude, parse_percentiles
 from weanalysis.ablation.studies.multiplier import multiplier
-from weanalysis.ablation.studies.parts import LABELS, Ablation, Part, Study
+from weanalysis.ablation.studies.parts import Ablation, Part, Study
 from weanalysis.kinds import CHANNEL, LOCATION, MAGNITUDE, MULTIPLIER, WHOLE_LAYER, kind_called
 
 __all__ = [
-    "LABELS",
     "STUDIES",
     "Ablation",
     "Layer",

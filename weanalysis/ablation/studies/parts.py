@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from weanalysis.results.store import LABELS
+
 _PLAIN_NAME = re.compile(r"[\w.\-]*")
 
 
@@ -66,8 +68,9 @@ class Ablation:
         return tuple(dict.fromkeys(part.layer for part in self.parts))
 
 
-# What a row of a study's table is called by.
-LABELS = [one.name for one in fields(Ablation) if one.name != "parts"]
+# In the order of the fields, by which studies are known in the store.
+_LABELS = [one.name for one in fields(Ablation) if one.name != "parts"]
+assert set(_LABELS) == {label.name for label in LABELS}, "an ablation has the labels of a row"
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,6 @@ class Study:
     @property
     def key(self) -> str:
         """A hash of the question and of all that it zeroes, in order; the same whatever the number of images."""
-        rows = [[one.key, *(getattr(one, name) for name in LABELS)] for one in self.ablations]
+        rows = [[one.key, *(getattr(one, name) for name in _LABELS)] for one in self.ablations]
         described = json.dumps([self.kind, self.options, self.layers, rows], sort_keys=True, default=str)
         return hashlib.sha256(described.encode()).hexdigest()[:16]
