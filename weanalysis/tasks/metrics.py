@@ -13,7 +13,7 @@ from weanalysis.errors import StudyError, unknown_name
 
 # What is kept of each image: whether the answer is right ("correct", a bit a metric, of those that changed), and
 # numbers of its own, whose change under every ablation is kept.
-STATISTICS = ("correct", "loss")
+STATISTICS = ("correct", "loss", "confidence")
 
 Inference = Literal["proportion", "mean"]
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from weanalysis.ablation.behaviour import Conduct, State, drawn_from
 from weanalysis.ablation.copies import copied, first_line, number_types
-from weanalysis.ablation.evaluate.decisions import Batch, Decisions, Measured, check_intact, merge, together
+from weanalysis.ablation.evaluate.decisions import Batch, Decisions, Measured, merge_ablations, merge_batches
 from weanalysis.ablation.evaluate.outputs import logits_of
 from weanalysis.ablation.evaluate.pairs import Look, Pairs
 from weanalysis.ablation.evaluate.risk import ScreenSettings
@@ -276,9 +276,9 @@ class Evaluator:
                 if not others:
                     return part
                 rest = self._in_batches(images, targets, [ablations[place] for place in others], start)
-                return together([(single, part), (others, rest)], self.mode == "screened")
+                return merge_ablations([(single, part), (others, rest)], self.mode == "screened")
         measured = self._in_batches(images, targets, ablations, start)
-        return together([(range(len(ablations)), measured)], True) if self.mode == "screened" else measured
+        return merge_ablations([(range(len(ablations)), measured)], True) if self.mode == "screened" else measured
 
     def _measure_pairs(
         self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int
@@ -302,7 +302,7 @@ class Evaluator:
         lows = range(0, len(images), self.batch_size)
         rng = np.random.default_rng([start, len(ablations)])
         checks = {(int(rng.integers(low, high)), int(rng.choice(lows))) for low, high in _groups(ablations)}
-        return merge(
+        return merge_batches(
             [
                 self._measure_batch(
                     images[low : low + self.batch_size],
@@ -502,7 +502,7 @@ class Evaluator:
     def intact(self, images: Tensor, targets: Tensor, start: int = 0) -> Decisions:
         """Decide one batch with the untouched network; raise StudyError for NaN or for a class it does not have."""
         logits = self._whole(images.to(self.device, self.dtype), start)
-        check_intact(logits, targets)
+        self._task.check(logits, targets)
         return self.decide(logits, targets.to(self.device))
 
     def look(

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from weanalysis.ablation.evaluate.decisions import check_intact
 from weanalysis.ablation.evaluate.outputs import Path, logits_of
 from weanalysis.ablation.evaluate.rivals import Rivals
 from weanalysis.ablation.graph import (
@@ -36,6 +35,7 @@ from weanalysis.ablation.graph import (
 )
 from weanalysis.ablation.studies import Ablation
 from weanalysis.ablation.weights import Weights, some_channels
+from weanalysis.tasks.classification import Classification
 
 # The change of one layer's activations is computed for so many numbers at a time.
 _CHUNK_NUMBERS = 2**21
@@ -209,7 +209,7 @@ class Pairs:
         with torch.set_grad_enabled(gradients):
             output, values = self._graph.run(images, self.read(names), frozenset(ends))
             logits = logits_of(output, self._output)
-            check_intact(logits, targets)
+            Classification().check(logits, targets)
             rivals = Rivals.of(logits, targets, metric)
             margins, second = rivals.margins(logits, targets)
             # A network may lead from a layer to nothing that the margin reads: then its gradient is 0.

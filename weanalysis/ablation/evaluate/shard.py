@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from weanalysis.ablation.evaluate import lot as lots
 from weanalysis.ablation.evaluate import risk as risks
-from weanalysis.ablation.evaluate.decisions import Batch, Measured, Screen, merge
+from weanalysis.ablation.evaluate.decisions import Batch, Measured, Screen, merge_batches
 from weanalysis.ablation.evaluate.pairs import Look, Pairs
 from weanalysis.ablation.graph import Untraceable, num_bytes, versions
 from weanalysis.ablation.studies import Ablation
@@ -56,9 +56,9 @@ class _Computed:
     columns: list[np.ndarray] = field(default_factory=list)
     predictions: list[np.ndarray] = field(default_factory=list)
     correct: list[np.ndarray] = field(default_factory=list)
-    loss: list[np.ndarray] = field(default_factory=list)
     margins: list[np.ndarray] = field(default_factory=list)
     second: list[np.ndarray] = field(default_factory=list)
+    values: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     def all(self, name: str, kind: type) -> np.ndarray:
         """One of the lists, joined."""
@@ -354,9 +354,10 @@ class Shard:
         computed.columns.append(columns)
         computed.predictions.append(decisions.predictions.cpu().numpy())
         computed.correct.append(decisions.correct.cpu().numpy())
-        computed.loss.append(decisions.loss.cpu().numpy())
         computed.margins.append(margins.cpu().numpy())
         computed.second.append(second.cpu().numpy())
+        for name, values in decisions.values.items():
+            computed.values.setdefault(name, []).append(values.cpu().numpy())
 
     def _weigh(self, computed: _Computed, predicted: _Predicted, rng: np.random.Generator) -> _Predicted:
         """Give the predictions of each layer, then of each ablation, then of each image their own unit of error.
@@ -404,11 +405,11 @@ class Shard:
     def _result(self, computed: _Computed) -> Measured:
         rows, columns = computed.all("rows", np.int64), computed.all("columns", np.int64)
         predictions, correct = computed.all("predictions", np.int64), computed.all("correct", np.uint8)
-        targets, intact, before, losses = (
+        targets, intact, before = (
             np.concatenate([getattr(batch, name) for batch in self._intact])
-            for name in ("targets", "predictions", "correct", "losses")
+            for name in ("targets", "predictions", "correct")
         )
-        shard = Batch(targets, intact, before, losses, num_rechecked=self._num_rechecked)
+        shard = Batch(targets, intact, before, num_rechecked=self._num_rechecked)
         changed = (predictions != shard.predictions[rows]) | (correct != shard.correct[rows])
         order = np.lexsort((rows, columns))
         order = order[changed[order]]
@@ -417,7 +418,11 @@ class Shard:
             part = order[bounds[column] : bounds[column + 1]]
             shard.changes.append((rows[part], predictions[part], correct[part]))
         if len(rows) == self._num_images * len(self._columns):
-            new = np.empty((len(self._columns), self._num_images), np.float32)
-            new[self._places[columns], rows] = computed.all("loss", np.float32)
-            shard.new_losses = list(new)
-        return merge([shard], self._start)
+            shard.new_values = [{} for _ in self._columns]
+            for name, values in computed.values.items():
+                shard.values[name] = np.concatenate([batch.values[name] for batch in self._intact])
+                new = np.empty((len(self._columns), self._num_images), np.float32)
+                new[self._places[columns], rows] = np.concatenate(values)
+                for each, row in zip(shard.new_values, new, strict=True):
+                    each[name] = row
+        return merge_batches([shard], self._start)
