@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=400)
     given = parser.parse_args()
     rng = np.random.default_rng(0)
-    with Store.open(find_cache(given.cache).results, readonly=True) as store:
+    with Store.open(find_cache(given.cache).results) as store:
         table = store.table(given.study, "loss")
         kept = [store.value_changes(given.study, position, "loss") for position in range(len(table))]
     changes = [one["after"] - one["before"] for one in kept]

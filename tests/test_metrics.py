@@ -15,7 +15,8 @@ from weanalysis.ablation import Evaluator, ablate, make_study
 from weanalysis.errors import StoreError, StudyError
 from weanalysis.results import Store, find_improvements
 from weanalysis.results.statistics import compare_values, mean_change, mean_table, selected_intervals
-from weanalysis.results.store.studies import encode_values
+from weanalysis.results.store import Writer
+from weanalysis.results.store.writer import encode_values
 from weanalysis.tasks import COUNTING, METRICS, find_metric
 from weanalysis.tasks.classification import Classification
 
@@ -87,7 +88,7 @@ def test_one_run_answers_every_metric(studied):
     again = ablate(net, data, "location", cache=str(path.parent), grid="all", shard_size=25)
     assert again.attrs["reused"] == 3 * len(again) and again.attrs["study_id"] == table.attrs["study_id"]
     assert (again["metric"] == "top1").all() and again["num_flipped"].notna().all()
-    with Store.open(path, readonly=True) as store:
+    with Store.open(path) as store:
         assert store.table(1, "loss")["drop"].tolist() == table["drop"].tolist()
         assert store.table(1, "top5")["metric"].tolist() == ["top5"] * len(table)
 
@@ -120,7 +121,7 @@ def test_probabilities_are_not_taken_for_logits(tmp_path):
 
 def test_changes_of_each_image_are_kept_in_half_precision(studied):
     path, net, data, _ = studied
-    with Store.open(path, readonly=True) as store:
+    with Store.open(path) as store:
         found = store.value_changes(1, 3, "loss")
     wounded, before = network(), plain_losses(net, data).numpy()
     wounded[0].weight.data[1, 0] = 0
@@ -133,10 +134,10 @@ def test_changes_of_each_image_are_kept_in_half_precision(studied):
 
 def test_of_a_large_study_those_images_are_kept_that_changed_most(studied, tmp_path, monkeypatch):
     path, net, data, whole = studied
-    monkeypatch.setattr("weanalysis.ablation.execution.MOST_NUMBERS_KEPT", len(whole) * 12)
+    monkeypatch.setattr("weanalysis.ablation.record.MOST_NUMBERS_KEPT", len(whole) * 12)
     table = ablate(net, data, "location", metric="loss", cache=str(tmp_path), grid="all", shard_size=25)
     assert table["drop"].tolist() == whole["drop"].tolist() and table["p_value"].tolist() == whole["p_value"].tolist()
-    with Store.open(path, readonly=True) as store, Store.open(tmp_path / "results.sqlite", readonly=True) as small:
+    with Store.open(path) as store, Store.open(tmp_path / "results.sqlite") as small:
         every, some = store.value_changes(1, 3, "loss"), small.value_changes(1, 3, "loss")
         assert len(some["image_id"]) == 15, "5 of each of three shards"
         sizes = np.abs(every["after"] - every["before"])
@@ -165,7 +166,7 @@ def test_a_file_of_an_older_version_keeps_its_results_and_gets_losses_when_asked
     old.write_bytes(path.read_bytes())
     with sqlite3.connect(old) as db:
         db.executescript("DROP TABLE intact_values; DROP TABLE block_values; PRAGMA user_version = 3;")
-    with Store.open(old, readonly=True) as store:
+    with Store.open(old) as store:
         before = store.table(1, "top1")
         losses = store.table(1, "loss")
     assert losses["drop"].isna().all() and (losses["num_images"] == 0).all()
@@ -174,7 +175,7 @@ def test_a_file_of_an_older_version_keeps_its_results_and_gets_losses_when_asked
     assert same.drop(columns="metric").equals(before.drop(columns="metric"))
     table = ablate(net, data, "location", metric="loss", cache=str(tmp_path), grid="all", shard_size=25)
     assert table.attrs["reused"] == 0 and (table["num_images"] == NUM_IMAGES).all()
-    with Store.open(old, readonly=True) as store:
+    with Store.open(old) as store:
         assert store.table(1, "top1").equals(before), "an image counts once"
         assert store.table(1, "loss")["drop"].tolist() == table["drop"].tolist()
 
@@ -183,9 +184,9 @@ def test_forgetting_some_ablations_keeps_the_losses_of_the_others(studied, tmp_p
     path, *_ = studied
     copy = tmp_path / "results.sqlite"
     copy.write_bytes(path.read_bytes())
-    with Store.open(copy) as store:
+    with Writer.open(copy) as writer, Store.open(copy) as store:
         ids, before = store.ablation_ids(1), store.table(1, "loss")
-        store.forget(1, ids[2:4])
+        writer.forget(1, ids[2:4])
         after = store.table(1, "loss")
     assert after["num_images"].tolist() == [0 if place in (2, 3) else NUM_IMAGES for place in range(len(ids))]
     left = [place for place in range(len(ids)) if place not in (2, 3)]
@@ -198,7 +199,7 @@ def test_damaged_losses_are_one_line(studied, tmp_path, damage):
     copy.write_bytes(studied[0].read_bytes())
     with sqlite3.connect(copy) as db:
         db.execute(f"UPDATE block_values SET {damage}")
-    with Store.open(copy, readonly=True) as store, pytest.raises(StoreError, match="loss of block 1 is damaged"):
+    with Store.open(copy) as store, pytest.raises(StoreError, match="loss of block 1 is damaged"):
         store.table(1, "loss")
 
 
@@ -264,7 +265,7 @@ def test_what_the_loss_does_not_support_is_one_line(tmp_path, settings, line):
 
 def test_readers_ask_what_a_metric_supports(studied, tmp_path):
     path, net, data, _ = studied
-    with Store.open(path, readonly=True) as store:
+    with Store.open(path) as store:
         for ask in (lambda: store.changes(1, 0, "loss"), lambda: store.correctness(1, 0, "loss")):
             with pytest.raises(StoreError, match="no image is right or wrong in loss: choose from top1, top5"):
                 ask()
@@ -274,7 +275,7 @@ def test_readers_ask_what_a_metric_supports(studied, tmp_path):
             store.counts(1, "loss")
     ablate(net, data, "layer", cache=str(tmp_path), until_ci=50.0)
     ablate(net, data, "location", cache=str(tmp_path), evaluate="screened", grid="2x2")
-    with Store.open(tmp_path / "results.sqlite", readonly=True) as store:
+    with Store.open(tmp_path / "results.sqlite") as store:
         with pytest.raises(StoreError, match=r"stopped early by what its top1 showed .* no interval of its loss holds"):
             store.table(1, "loss")
         with pytest.raises(StoreError, match=r"screened for top1, .* loss were left out; .*--evaluate exact"):

@@ -419,7 +419,7 @@ def test_each_study_is_scored_with_its_own_units(tmp_path) -> None:
     ):
         ablate(net, data, kind, cache=tmp_path, name=kind, jobs=1, **options)
     measured = saliency_maps(net, data, cache=tmp_path)
-    with Store.open(tmp_path / "results.sqlite", readonly=True) as store:
+    with Store.open(tmp_path / "results.sqlite") as store:
         numbers = studies_of(store, measured.maps.about["weights_hash"])
         scored = {store.describe(number)["kind"]: scored_study(measured, net, store, number) for number in numbers}
         assert sorted(scored) == ["channel", "layer", "location", "magnitude"]

@@ -544,7 +544,7 @@ def test_a_screened_study_has_its_metric_and_leaves_exact_results_alone(world, t
     other = ablate(net, data, cache=cache, metric="top5", **OPTIONS)
     assert other.attrs["reused"] == 0
     assert ablate(net, data, cache=cache, max_error=0.5, **OPTIONS).attrs["reused"] == 0
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         for look in (store.table, store.all_changes):
             with pytest.raises(StoreError, match=r"screened for top1.*--evaluate exact"):
                 look(table.attrs["study_id"], "top5")
@@ -573,7 +573,7 @@ def test_a_results_file_of_the_version_before_is_read_and_then_written(world, tm
     with sqlite3.connect(cache.results) as db:
         db.executescript("DROP TABLE screens; PRAGMA user_version=1;")
     db.close()
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         pd.testing.assert_frame_equal(store.table(exact.attrs["study_id"]), exact, check_like=True)
     assert (ablate(net, data, cache=cache, **OPTIONS)["evaluate"] == "screened").all()
     again = ablate(net, data, cache=cache, **{**OPTIONS, "evaluate": "exact"})

@@ -40,6 +40,9 @@ TASK_ABLATIONS = 16
 # A screened task has so many ablations whatever they cost, since its threshold depends on which they are.
 SCREENED_ABLATIONS = 2048
 
+# Below this estimate, processes would spend longer importing torch than measuring.
+WORTH_PROCESSES_SECONDS = 20.0
+
 
 @dataclass(frozen=True)
 class Work:
@@ -117,6 +120,38 @@ def cut(
     if chosen:
         tasks.append(Task(start, stop, tuple(chosen), tuple(ablations[p] for p in chosen)))
     return tasks
+
+
+def choose_jobs(
+    work: Work,
+    asked: int | None,
+    num_tasks: int,
+    num_passes: float,
+    seconds_per_image: float,
+    say: Callable[[str], None],
+) -> int:
+    """How many processes: one a GPU; on the CPU one a core where the study is long enough to repay their start.
+
+    `asked` is what the user wants (None: chosen). The tasks take as long as `num_passes` forward passes of an image.
+    """
+    if work.devices != ("cpu",):
+        if asked is not None and asked > len(work.devices):
+            say(f"{len(work.devices)} processes instead of {asked}: one a GPU")
+        return max(1, min(len(work.devices), num_tasks, asked or len(work.devices)))
+    if asked is not None:
+        return max(1, min(asked, num_tasks))
+    if work.net is not None:
+        return 1
+    seconds = seconds_per_image * num_passes
+    cores = joblib.cpu_count(only_physical_cores=True) or 1
+    jobs = 1 if seconds < WORTH_PROCESSES_SECONDS else max(1, min(cores, num_tasks))
+    if num_tasks:
+        shared = f"{jobs} processes of one thread" if jobs > 1 else "one process"
+        say(
+            f"a forward pass takes {1000 * seconds_per_image:.1f} ms an image here: about {seconds / jobs:,.0f} s in "
+            f"{shared}"
+        )
+    return jobs
 
 
 class StopRequest:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from weanalysis.results import Store
 from weanalysis.results.statistics import Replay, StoppingRule
-from weanalysis.results.store import Store
 from weanalysis.tasks import METRICS
 
 # A shard of images (start, stop), and the positions of the ablations that are to be measured on it.

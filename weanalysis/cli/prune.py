@@ -22,6 +22,7 @@ from weanalysis.kinds import KINDS
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from weanalysis.data import ImageData
     from weanalysis.pruning import Pruned
 
 PRUNE_HELP = """Prune the kernels or channels that matter least, and measure accuracy over sparsity with intervals.
@@ -91,9 +92,8 @@ def prune(ctx: click.Context, /, **given: Any) -> None:
     from weanalysis.cache import find_cache
     from weanalysis.cli.display import Watcher
     from weanalysis.comparison import find_checkpoint
-    from weanalysis.models import save_checkpoint
     from weanalysis.pruning import prune as run
-    from weanalysis.results.export import to_json_rows, to_json_value
+    from weanalysis.results.export import to_json_rows
 
     cache = find_cache(given["cache"]).ready()
     name = given["model"]
@@ -125,17 +125,7 @@ def prune(ctx: click.Context, /, **given: Any) -> None:
                 **({} if given["curve"] is None else {"curve": _shares(given["curve"])}),
             )
     if output is not None:
-        pruned = found.model
-        transform = data.transform.describe()
-        extra = {
-            "weights": pruned.weights,
-            "classes": pruned.classes or data.classes,
-            "synsets": pruned.synsets,
-            "transform": transform,
-            "notes": pruned.notes,
-            "pruning": to_json_value(found.about),
-        }
-        save_checkpoint(output, pruned.net, pruned.architecture, extra)
+        _save(found, data, output)
     if given["as_json"]:
         about = {key: found.about[key] for key in ("by", "unit", "scope", "sparsity", "layers", "num_images")}
         click.echo(
@@ -152,6 +142,23 @@ def prune(ctx: click.Context, /, **given: Any) -> None:
         )
         return
     _print(Console(highlight=False), found, output)
+
+
+def _save(found: Pruned, data: ImageData, output: Path) -> None:
+    """Write the pruned network as a checkpoint that says how it was pruned."""
+    from weanalysis.models import save_checkpoint
+    from weanalysis.results.export import to_json_value
+
+    pruned = found.model
+    extra = {
+        "weights": pruned.weights,
+        "classes": pruned.classes or data.classes,
+        "synsets": pruned.synsets,
+        "transform": data.transform.describe(),
+        "notes": pruned.notes,
+        "pruning": to_json_value(found.about),
+    }
+    save_checkpoint(output, pruned.net, pruned.architecture, extra)
 
 
 def _checked_output(output: str | None, *inputs: Path) -> Path | None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from weanalysis.cache import Cache
     from weanalysis.results.statistics import MeasuredColumn
     from weanalysis.saliency import Measured
 
@@ -92,18 +93,14 @@ SUFFIXES = (".parquet", ".csv", ".json", ".safetensors")
 @quiet_option
 @cache_option
 def saliency(**given: Any) -> None:
-    import json
 
-    import pandas as pd
     from rich.console import Console
     from rich.progress import Progress, TimeRemainingColumn
 
     from weanalysis.ablation.preparation import prepare_on
     from weanalysis.cache import find_cache
     from weanalysis.cli.display import Watcher
-    from weanalysis.results import Store, to_json_rows
-    from weanalysis.results.statistics import agreement_table
-    from weanalysis.saliency import parse_criteria, saliency_maps, scored_study
+    from weanalysis.saliency import parse_criteria, saliency_maps
 
     if not 0 < given["top"] < 100:
         raise StudyError(f"--top {given['top']:g} is not allowed: give a percentage between 0 and 100, such as 10")
@@ -136,42 +133,63 @@ def saliency(**given: Any) -> None:
                 say=watcher.say,
                 report=lambda done, total, left: progress.update(task, completed=done),
             )
-        agreements = []
-        if numbers:
-            with Store.open(cache.results, readonly=True) as store:
-                for number in numbers:
-                    about = store.describe(number)
-                    scored = scored_study(measured, plain.net, store, number)
-                    found = agreement_table(
-                        scored, measured.maps.criteria, given["top"] / 100, measured=AGAINST[given["against"]][0]
-                    )
-                    found.insert(0, "study", number)
-                    agreements.append((about, found))
+        agreements = _agreements(cache, measured, plain.net, numbers, given) if numbers else []
     if output is not None:
         _write(measured, output)
     if given["as_json"]:
-        joined = pd.concat([found for _, found in agreements]) if agreements else pd.DataFrame()
-        maps = measured.maps
-        about = {name: maps.about[name] for name in ("model", "weights", "data", "num_images", "seed", "seconds")}
-        click.echo(
-            json.dumps(
-                {
-                    **about,
-                    "criteria": list(maps.criteria),
-                    "lacking": measured.lacking,
-                    "maps": str(measured.path),
-                    "layers": [layer.name for layer in maps.layers],
-                    "most_important": {unit: _tops(measured, unit) for unit in ("kernel", "filter", "input channel")},
-                    "against": given["against"],
-                    "agreement": to_json_rows(joined),
-                },
-                allow_nan=False,
-            )
-        )
+        _print_json(measured, agreements, given)
         return
     _print(Console(highlight=False), measured, agreements, given, cache)
     if output is not None:
         click.echo(f"\nThe scores are in {output}")
+
+
+def _agreements(
+    cache: Cache, measured: Measured, net: Any, numbers: list[int], given: dict[str, Any]
+) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+    """What is known of each study, and how well the criteria predict what it measured."""
+    from weanalysis.results import Store
+    from weanalysis.results.statistics import agreement_table
+    from weanalysis.saliency import scored_study
+
+    agreements = []
+    with Store.open(cache.results) as store:
+        for number in numbers:
+            scored = scored_study(measured, net, store, number)
+            criteria, of = measured.maps.criteria, AGAINST[given["against"]][0]
+            table = agreement_table(scored, criteria, given["top"] / 100, measured=of)
+            table.insert(0, "study", number)
+            agreements.append((store.describe(number), table))
+    return agreements
+
+
+def _print_json(
+    measured: Measured, agreements: list[tuple[dict[str, Any], pd.DataFrame]], given: dict[str, Any]
+) -> None:
+    import json
+
+    import pandas as pd
+
+    from weanalysis.results import to_json_rows
+
+    joined = pd.concat([table for _, table in agreements]) if agreements else pd.DataFrame()
+    maps = measured.maps
+    about = {name: maps.about[name] for name in ("model", "weights", "data", "num_images", "seed", "seconds")}
+    click.echo(
+        json.dumps(
+            {
+                **about,
+                "criteria": list(maps.criteria),
+                "lacking": measured.lacking,
+                "maps": str(measured.path),
+                "layers": [layer.name for layer in maps.layers],
+                "most_important": {unit: _tops(measured, unit) for unit in ("kernel", "filter", "input channel")},
+                "against": given["against"],
+                "agreement": to_json_rows(joined),
+            },
+            allow_nan=False,
+        )
+    )
 
 
 def _checked_output(output: str | None) -> Path | None:
@@ -194,7 +212,7 @@ def _studies(cache: Any, weights_hash: str, study: str | None) -> list[int]:
 
     if study is None and not cache.results.is_file():
         return []
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         return studies_of(store, weights_hash, study)
 
 

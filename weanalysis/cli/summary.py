@@ -64,14 +64,7 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
         soft_wrap=True,
     )
     if measured["evaluate"].iloc[0] == "screened":
-        share = measured["num_evaluated"].sum() / measured["num_images"].sum()
-        width = (measured["screen_high"] - measured["screen_low"]).to_numpy() / 2
-        console.print(
-            f"Screened: {share:.1%} of all images and ablations were computed, those that could change. D on "
-            f"these very images is known to within {np.median(width):.2f} points for half of the ablations "
-            f"and {width.max():.2f} for all (95 %; columns screen_low and screen_high).",
-            soft_wrap=True,
-        )
+        _print_screening(console, measured)
         _print_lot(console, about, cache)
     _print_checks(console, about)
     if about["stopping"]:
@@ -104,9 +97,21 @@ def _print_checks(console: Console, about: dict[str, Any]) -> None:
         console.print(f"{layer} was measured the naive way alone: {reason}.", markup=False, soft_wrap=True)
 
 
+def _print_screening(console: Console, measured: pd.DataFrame) -> None:
+    """Print how much of a screened study was computed, and how well D is known on its images."""
+    share = measured["num_evaluated"].sum() / measured["num_images"].sum()
+    width = (measured["screen_high"] - measured["screen_low"]).to_numpy() / 2
+    console.print(
+        f"Screened: {share:.1%} of all images and ablations were computed, those that could change. D on "
+        f"these very images is known to within {np.median(width):.2f} points for half of the ablations "
+        f"and {width.max():.2f} for all (95 %; columns screen_low and screen_high).",
+        soft_wrap=True,
+    )
+
+
 def _print_lot(console: Console, about: Mapping[str, Any], cache: Cache) -> None:
     """Print what pairs drawn by lot say of a screened study, and which layers they made be computed on all images."""
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         screening = store.screening(about["study_id"])
     all_, layers = screening.iloc[-1], screening.iloc[:-1]
     if all_["lot_drawn"]:

@@ -28,9 +28,7 @@ from weanalysis.results.statistics import (
     rank_agreement,
     selected_confidence,
 )
-
-# What says that two rows of two studies' tables zero the same weights.
-PLACE = ["layer", "selection", "out_channel", "in_channel", "percentile", "fraction", "draw"]
+from weanalysis.results.store import PLACE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +108,7 @@ def compare_studies(first: int, second: int, cache: Cache, metric: str | None = 
     Command, report and dashboard show what this returns. Raises StudyError where the studies asked different
     questions, measured other images, or share no place.
     """
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         paired = _pair(store, (first, second), metric)
     one, two = paired.changes
     places = compare_maps(one, two, paired.same_network)
@@ -177,7 +175,7 @@ def _pair(store: Store, numbers: tuple[int, int], metric: str | None) -> _Paired
         notes.append(f"{left_out:,} images that one study alone has measured are left out")
     tables = [store.table(number, metric) for number in numbers]
     whole = [_whole_rows(table, len(frame)) for table, frame in zip(tables, intact, strict=True)]
-    pairs = whole[0].merge(whole[1].drop(columns="depth"), on=PLACE, suffixes=("_1", "_2"))
+    pairs = whole[0].merge(whole[1].drop(columns="depth"), on=list(PLACE), suffixes=("_1", "_2"))
     if pairs.empty:
         raise StudyError(
             "the two studies have no place in common that both have measured: their layers, grids or percentiles differ"

@@ -19,7 +19,7 @@ from torch.nn.utils import prune as torch_prune
 from weanalysis.ablation.evaluate import Decisions, logits_of
 from weanalysis.ablation.inputs import UNNAMED_SOURCE, as_model
 from weanalysis.ablation.preparation import prepare_on
-from weanalysis.ablation.studies import find_layers
+from weanalysis.ablation.studies import Layer, find_layers
 from weanalysis.ablation.studies.layers import select_layers
 from weanalysis.cache import Cache, find_cache
 from weanalysis.data import as_images, check_targets
@@ -29,9 +29,9 @@ from weanalysis.models import Model, build
 from weanalysis.models.pruned import sizes_of
 from weanalysis.provenance import called_as
 from weanalysis.pruning.channels import find_groups, group_scores, remove_channels
-from weanalysis.pruning.units import Scope, Unit, choose_lowest, scores_of_criterion, scores_of_study
+from weanalysis.pruning.units import Scope, Scores, Unit, choose_lowest, scores_of_criterion, scores_of_study
+from weanalysis.results import Store
 from weanalysis.results.statistics import chance_note, drop_table
-from weanalysis.results.store import Store
 from weanalysis.saliency import CRITERIA, saliency_maps
 
 # What `by` is for the measured D of a study.
@@ -91,38 +91,22 @@ def prune(
         say(note)
     selected = select_layers(find_layers(plain.net), layers, [])
     if by == DROP:
-        with Store.open(cache.results, readonly=True) as store:
-            number = store.find(str(study))
-            scores = scores_of_study(store, number, selected, plain.weights_hash, unit)
-            source = f"D of study {store.describe(number)['name']}"
+        scores, source = _scores_of_study(cache, str(study), selected, plain.weights_hash, unit)
     else:
         maps = saliency_maps(given, images, by, layers, cache=cache, device=device, batch_size=None, say=say).maps
         scores, source = scores_of_criterion(maps, by, unit), by
     if left_out := [layer.name for layer in selected if layer.name not in scores]:
         say(f"not pruned, since {source} says nothing of them: {', '.join(left_out)}")
-
     first, _ = images.batch(0, 2)
-    if unit == "channel":
-        groups, skipped = find_groups(plain.net.cpu(), first)
-        scores = group_scores(groups, scores)
-        if skipped:
-            few = "; ".join(f"{name}: {why}" for name, why in skipped[:3])
-            say(f"no channel is removed from {len(skipped)} group{'s' * (len(skipped) > 1)} of layers: {few}")
-        if not scores:
-            raise StudyError(f"{source} ranks no channels that can be removed; choose other --layers, or prune kernels")
+    scores = scores if unit == "kernel" else _scores_of_groups(plain, first, scores, source, say)
+
     asked = sorted({*curve, sparsity})
     choices = [choose_lowest(scores, share, scope) for share in asked]
     make = _masked if unit == "kernel" else _smaller(first)
     nets = [make(plain.net, chosen).to(device).eval() for chosen in choices]
     table = _curve([plain.net, *nets], prepared.conduct.output, images, device, batch_size, report, say)
-    table.insert(0, "sparsity", asked)
-    table.insert(1, "num_units", sum(values.size for values in scores.values()))
-    table.insert(2, "num_pruned", [sum(int(marks.sum()) for marks in chosen.values()) for chosen in choices])
-    counted = [_sizes(net.cpu(), first[:1]) for net in nets]
-    for place, column in enumerate(("num_params", "num_nonzero", "gflops")):
-        table.insert(3 + place, column, [sizes[column] for sizes in counted])
-
-    wanted = nets[asked.index(sparsity)]
+    counted = _counted(choices, nets, first[:1])
+    table = table.assign(sparsity=asked, **counted)[["sparsity", *counted, *table.columns]]
     about = {
         "by": by,
         "source": source,
@@ -137,18 +121,45 @@ def prune(
         "of_weights_hash": plain.weights_hash,
         "command": command,
     }
-    row = table[table["sparsity"] == sparsity].iloc[0]
+    return Pruned(_pruned_model(plain, nets[asked.index(sparsity)], table, about), table, about)
+
+
+def _scores_of_study(
+    cache: Cache, study: str, layers: list[Layer], weights_hash: str, unit: Unit
+) -> tuple[Scores, str]:
+    """The D that a study of this network measured for every unit, and how that is called."""
+    with Store.open(cache.results) as store:
+        number = store.find(study)
+        scores = scores_of_study(store, number, layers, weights_hash, unit)
+        return scores, f"D of study {store.describe(number)['name']}"
+
+
+def _scores_of_groups(plain: Model, images: Tensor, scores: Scores, source: str, say: Callable[[str], None]) -> Scores:
+    """The scores of channels that must go at once, those of several layers as one; raise StudyError where none can."""
+    groups, skipped = find_groups(plain.net.cpu(), images)
+    scores = group_scores(groups, scores)
+    if skipped:
+        few = "; ".join(f"{name}: {why}" for name, why in skipped[:3])
+        say(f"no channel is removed from {len(skipped)} group{'s' * (len(skipped) > 1)} of layers: {few}")
+    if not scores:
+        raise StudyError(f"{source} ranks no channels that can be removed; choose other --layers, or prune kernels")
+    return scores
+
+
+def _pruned_model(plain: Model, net: nn.Module, table: pd.DataFrame, about: Mapping[str, Any]) -> Model:
+    """The network that was asked for, with a note of what pruning it cost."""
+    unit, row = about["unit"], table[table["sparsity"] == about["sparsity"]].iloc[0]
     share = f"{row['num_pruned']:,.0f} of {row['num_units']:,.0f}"
-    words = f"{share} {unit}s pruned by {source}: top-1 {row['ablated']:.2f} % instead of {row['intact']:.2f} %"
-    pruned = replace(
+    accuracy = f"top-1 {row['ablated']:.2f} % instead of {row['intact']:.2f} %"
+    words = f"{share} {unit}s pruned by {about['source']}: {accuracy}"
+    return replace(
         plain,
-        net=wanted,
+        net=net,
         checkpoint=None,
-        architecture=_architecture(plain, wanted, unit),
+        architecture=_architecture(plain, net, unit),
         weights=f"{plain.weights}, pruned",
-        notes=[*plain.notes, f"{words} on {len(images):,} images of {images.spec}"],
+        notes=[*plain.notes, f"{words} on {about['num_images']:,} images of {about['data']}"],
     )
-    return Pruned(pruned, table, about)
 
 
 def _check(
@@ -227,6 +238,18 @@ def _curve(
     return table[
         ["intact", "ablated", "drop", "drop_low", "drop_high", "p_value", "q_value", "num_images", "num_flipped"]
     ]
+
+
+def _counted(
+    choices: Sequence[Mapping[str, NDArray[np.bool_]]], nets: Sequence[nn.Module], image: Tensor
+) -> dict[str, list[float]]:
+    """Of each choice of units, how many there are and how many go, and the size of what is left."""
+    sizes = [_sizes(net.cpu(), image) for net in nets]
+    return {
+        "num_units": [sum(marks.size for marks in chosen.values()) for chosen in choices],
+        "num_pruned": [sum(int(marks.sum()) for marks in chosen.values()) for chosen in choices],
+        **{name: [one[name] for one in sizes] for name in ("num_params", "num_nonzero", "gflops")},
+    }
 
 
 def _sizes(net: nn.Module, image: Tensor) -> dict[str, float]:

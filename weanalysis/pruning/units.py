@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from weanalysis.ablation.studies import Layer
 from weanalysis.errors import StudyError
 from weanalysis.kinds import KINDS, channels_of
+from weanalysis.results import Store
 from weanalysis.results.saliency import SaliencyMaps
-from weanalysis.results.store import Store
 
 Unit = Literal["kernel", "channel"]
 Scope = Literal["network", "layer"]

@@ -239,19 +239,27 @@ def _read_magnitude(study: Study) -> Reading:
             "--repeats measures them, --percentile-width zeroes them all."
         ]
     )
-    if not by_layer:
-        (trend,) = trends.values()
-        picture = Picture(
-            "curve",
-            figures.magnitude_curve(study.table),
-            "D against the percentile b of |w|, from the "
-            "smallest weight to the largest, with 95 % intervals over images.",
-        )
-        numbers = {
-            "rank_correlation_with_percentile": trend.value,
-            "rank_correlation_with_percentile_interval": [trend.low, trend.high],
-        }
-        return Reading(_sentence_of_trend(trend, rows["percentile"].nunique()), [picture], [], limits, numbers)
+    return _read_layers(study, trends, limits) if by_layer else _read_curve(study, trends[""], limits)
+
+
+def _read_curve(study: Study, trend: Any, limits: list[str]) -> Reading:
+    """Read a magnitude study of all layers at once."""
+    picture = Picture(
+        "curve",
+        figures.magnitude_curve(study.table),
+        "D against the percentile b of |w|, from the smallest weight to the largest, with 95 % intervals over images.",
+    )
+    numbers = {
+        "rank_correlation_with_percentile": trend.value,
+        "rank_correlation_with_percentile_interval": [trend.low, trend.high],
+    }
+    words = _sentence_of_trend(trend, study.measured["percentile"].nunique())
+    return Reading(words, [picture], [], limits, numbers)
+
+
+def _read_layers(study: Study, trends: dict[str, Any], limits: list[str]) -> Reading:
+    """Read a magnitude study of each layer by itself, with the trend of each."""
+    rows = study.measured
     q_values = adjust_bh([trend.p_value for trend in trends.values()])
     certain = [q <= FALSE_DISCOVERY_RATE for q in q_values]
     rising = sum(sure and trend.value > 0 for sure, trend in zip(certain, trends.values(), strict=True))

@@ -9,8 +9,8 @@ from torch import nn
 from weanalysis.ablation.studies import make_study
 from weanalysis.errors import StudyError
 from weanalysis.kinds import kind_of, kinds_where
+from weanalysis.results import Store
 from weanalysis.results.saliency import WEIGHT, SaliencyMaps
-from weanalysis.results.store import Store
 from weanalysis.saliency.measure import Measured
 
 

@@ -163,6 +163,12 @@ class Evaluator:
         kept = self._twin.values(image.to(self.device, self.dtype), frontier)
         return num_bytes(kept) * (3 if self.mode == "screened" else 1)
 
+    def fit_batch(self, images: Tensor, ablations: Sequence[Ablation]) -> None:
+        """Take the largest batch, up to 50 images on a CPU and 250 on a GPU, whose activations stay within bounds."""
+        most = 50 if self.device.type == "cpu" else 250
+        kept = self.kept_bytes(images[:1], ablations)
+        self.batch_size = most if kept == 0 else int(np.clip(KEPT_BYTES // kept, 1, most))
+
     def can_screen(self, ablation: Ablation) -> bool:
         """Whether an ablation's effect can be predicted, so that not all images need be computed."""
         return self.mode == "screened" and self._is_single(ablation)

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from weanalysis.errors import StoreError
-from weanalysis.results.store.checked import MEND, Intact, json_object
-from weanalysis.results.store.counts import Counts
-from weanalysis.results.store.schema import CHANGED, COLUMNS, LABELS
+from weanalysis.results.answers import AllAnswers
+from weanalysis.results.store import COLUMNS
+from weanalysis.results.store.checked import Intact
 from weanalysis.tasks import METRICS, Metric, find_metric
 from weanalysis.tasks.aggregates import Answers
 
@@ -19,8 +19,15 @@ if TYPE_CHECKING:
     from weanalysis.results.statistics import Comparison
 
 
-class Store(Counts):
-    """The results file of a cache. Open it with `Store.open`; use it as a context manager or close it."""
+# The columns in which changed images are told.
+CHANGED = ("image_id", "target", "before", "after", "correct_before", "correct_after")
+
+
+class Store(AllAnswers):
+    """The results file of a cache, opened for reading, and what follows from it.
+
+    `Store.open(path)` opens it; use it as a context manager or close it. What measures writes with `store.Writer`.
+    """
 
     def table(self, study_id: int, metric: str | None = None, confidence: float = 0.95) -> pd.DataFrame:
         """The study's table, one row an ablation, with the contract's columns (`COLUMNS`), as far as it has come.
@@ -34,7 +41,7 @@ class Store(Counts):
 
         about = self.describe(study_id)
         asked = self._metric(about, metric)
-        table = self._labels(study_id)
+        table = self.labels(study_id)
         if asked.counts_images:
             for column, values in self.counts(study_id, asked.name).items():
                 table[column] = values
@@ -93,21 +100,6 @@ class Store(Counts):
         return statistic == "correct" or any(
             np.isin(ids, self.done(context_id, *shard, statistic)).any() for shard in shards.values()
         )
-
-    def _labels(self, study_id: int) -> pd.DataFrame:
-        """What the rows of a study's plan are called; numbers as float, since any of them can be missing."""
-        rows = self._rows(f"SELECT {', '.join(LABELS)} FROM plans WHERE study_id = ? ORDER BY position", study_id)
-        table = pd.DataFrame.from_records([tuple(row) for row in rows], columns=list(LABELS), coerce_float=True)
-        try:
-            for column in ("depth", "out_channel", "in_channel", "percentile", "fraction", "draw"):
-                table[column] = table[column].astype(float)
-            table["num_weights"] = pd.to_numeric(table["num_weights"])
-            texts = {pd.api.types.infer_dtype(table[column], skipna=True) for column in ("layer", "selection")}
-            if not texts <= {"string", "empty"}:
-                raise ValueError("a name that is no text")
-        except (TypeError, ValueError) as error:
-            raise StoreError(f"the plan of study {study_id} in {self.path} is damaged ({error}); {MEND}") from error
-        return table
 
     @staticmethod
     def _metric(about: Mapping[str, Any], name: str | None) -> Metric:
@@ -170,8 +162,7 @@ class Store(Counts):
         """
         from weanalysis.results.statistics import most_by_lot
 
-        plan = self._db.execute("SELECT layer FROM plans WHERE study_id = ? ORDER BY position", (study_id,))
-        of_row = np.array([row[0] or "" for row in plan])
+        of_row = self.labels(study_id)["layer"].fillna("").to_numpy(str)
         layers, place = np.unique(of_row, return_inverse=True)
         left, drawn, flipped, weight, distrusted = np.zeros((5, len(layers)))
         for places, numbers, about in self.screens(study_id):
@@ -265,17 +256,18 @@ class Store(Counts):
         self, study_id: int, position: int
     ) -> Iterator[tuple[Intact, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
         """For each shard measured under an ablation: the intact row, and places, classes and correctness it changed."""
-        row = self._row("SELECT ablation_id FROM plans WHERE study_id = ? AND position = ?", study_id, int(position))
-        if row is None:
+        ids = self.ablation_ids(study_id)
+        if not 0 <= position < len(ids):
             raise StoreError(f"study {study_id} has no ablation {position}")
+        ablation_id = int(ids[position])
         context_id, shards = self._shards(study_id)
         limits = self._num_shards(study_id)
         for number, shard in shards.items():
             if limits is not None and number >= limits[position]:
                 break
             intact = self._intact(context_id, shard)
-            for block in self._blocks(context_id, shard, row[0], row[0]):
-                found = block.changes_of(row[0])
+            for block in self._blocks(context_id, shard, ablation_id, ablation_id):
+                found = block.changes_of(ablation_id)
                 if found is not None and intact is not None:
                     yield intact, found
                     break
@@ -318,44 +310,6 @@ class Store(Counts):
                 one, two = map(metric.aggregate, sides)
                 return compare_linear(one, two, metric.worse)
         return Comparison(np.nan, np.nan, np.nan, np.nan, 0)
-
-    def agreement(self, study_id: int) -> dict[str, Any]:
-        """How far the fast evaluation was from the naive one, in all that was measured of the study's network.
-
-        `largest_difference` of logits, `num_rechecked` images decided naively, `num_checked` answers of `num_answers`
-        that were drawn by lot and computed the naive way too, of which `num_differed` did and were measured again, and
-        the `distrusted` layers, measured the naive way alone, each with the reason.
-        """
-        context_id, _ = self._shards(study_id)
-        row = self._row(
-            "SELECT max(largest_difference), sum(num_rechecked), "
-            "sum((stop - start) * length(ablation_ids) / 4) FROM blocks WHERE context_id = ?",
-            context_id,
-        )
-        largest, rechecked, answers = row if row is not None else (None, None, None)
-        checks = (
-            list(
-                self._rows(
-                    "SELECT c.* FROM checks c JOIN blocks b ON b.id = c.block_id WHERE b.context_id = ?", context_id
-                )
-            )
-            if self._has("checks")
-            else []
-        )
-        numbers = [rechecked, answers, *(row[name] for row in checks for name in ("num_checked", "num_differed"))]
-        if not isinstance(largest, float | int | None) or not all(isinstance(one, int | None) for one in numbers):
-            raise StoreError(f"the blocks of study {study_id} in {self.path} are damaged; {MEND}")
-        distrusted: dict[str, str] = {}
-        for row in checks:
-            distrusted |= json_object(row, "distrusted")
-        return {
-            "largest_difference": np.nan if largest is None else float(largest),
-            "num_rechecked": rechecked or 0,
-            "num_answers": answers or 0,
-            "num_checked": sum(row["num_checked"] for row in checks),
-            "num_differed": sum(row["num_differed"] for row in checks),
-            "distrusted": distrusted,
-        }
 
 
 def _changed(
