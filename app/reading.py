@@ -18,7 +18,7 @@ from weanalysis.results import Improvements, Store, find_improvements
 from weanalysis.results.contrast import Contrast, lowest_and_highest
 from weanalysis.results.multipliers import load_multipliers, natural
 from weanalysis.results.saliency import SaliencyMaps, list_maps, load_maps
-from weanalysis.tasks import METRICS
+from weanalysis.tasks import find_metric
 
 _STUDY_COLUMNS = [
     *("id", "name", "kind", "model", "weights", "data", "metric", "state"),
@@ -286,4 +286,4 @@ def _metrics(path: str, study_id: int, updated: float) -> list[str]:
 
 def answers_in(metric: str) -> str:
     """Return the metric in which images are right or wrong where a study is read in this one: itself, or top-1."""
-    return metric if METRICS[metric].counts_images else "top1"
+    return metric if find_metric(metric).counts_images else "top1"

@@ -21,7 +21,7 @@ from weanalysis.errors import WeanalysisError
 from weanalysis.kinds import called, kind_of, kinds_where
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words
 from weanalysis.results.statistics import selected_intervals
-from weanalysis.tasks import METRICS
+from weanalysis.tasks import find_metric
 
 Colour = Literal["blue", "green", "orange", "red", "gray"]
 
@@ -186,7 +186,7 @@ def choose_metric(study: pd.Series) -> pd.Series:
     chosen = st.segmented_control(
         "D of",
         offered,
-        format_func=lambda name: METRICS[name].label,
+        format_func=lambda name: find_metric(name).label,
         default=offered[0],
         required=True,
         key="metric",
@@ -216,7 +216,7 @@ def headline(study: pd.Series, rows: pd.DataFrame) -> None:
     """Say in one line what was measured, on what, and how far it is."""
     parts = [f"**{plain(study['model'])}** on **{plain(study['data'])}**"]
     if len(intact := rows["intact"].dropna()):
-        metric = METRICS[study["metric"]]
+        metric = find_metric(study["metric"])
         parts.append(f"intact {metric.label} {metric.words(intact.iloc[0], signed=False)} {metric.mark}")
     parts.append(f"{rows['drop'].notna().sum():,} of {len(rows):,} {kind_of(study['kind']).row}s measured")
     if len(counts := rows["num_images"].dropna()) and counts.max() > 0:
@@ -239,7 +239,7 @@ def headline(study: pd.Series, rows: pd.DataFrame) -> None:
 
 def measured(row: pd.Series) -> None:
     """Tell D of one row of a study's table, and how sure it is."""
-    what, metric = called(row["selection"]), METRICS[row["metric"]]
+    what, metric = called(row["selection"]), find_metric(row["metric"])
     with st.container(horizontal=True):
         st.metric(
             f"D ({metric.unit})",
@@ -258,7 +258,7 @@ def most_important(rows: pd.DataFrame, row: str, stopped: bool = False, count: i
     worst = selected_intervals(measured.nlargest(count, "drop"), len(measured), stopped)
     if worst.empty:
         return
-    metric = METRICS[worst["metric"].iloc[0]]
+    metric = find_metric(worst["metric"].iloc[0])
     st.markdown(
         f"**The {len(worst)} most important {row}s**: {interval_words(len(worst), len(measured))}",
         help="The largest of many noisy values is likely overestimated. Of intervals adjusted for the choice, five in "

@@ -14,10 +14,11 @@ from torch import nn
 from weanalysis.ablation import Evaluator, ablate, make_study
 from weanalysis.errors import StoreError, StudyError
 from weanalysis.results import Store, find_improvements
-from weanalysis.results.statistics import compare_values, mean_change, mean_table, selected_intervals
+from weanalysis.results.statistics import compare_values, linear_change, mean_change, mean_table, selected_intervals
 from weanalysis.results.store import Writer
 from weanalysis.results.store.writer import encode_values
 from weanalysis.tasks import COUNTING, METRICS, find_metric
+from weanalysis.tasks.aggregates import Answers, calibration_error, macro_f1
 from weanalysis.tasks.classification import Classification
 
 NUM_IMAGES = 60
@@ -133,7 +134,7 @@ def test_changes_of_each_image_are_kept_in_half_precision(studied):
 
 
 def test_of_a_large_study_those_images_are_kept_that_changed_most(studied, tmp_path, monkeypatch):
-    path, net, data, whole = studied
+    _, net, data, whole = studied
     monkeypatch.setattr("weanalysis.ablation.record.MOST_NUMBERS_KEPT", len(whole) * 12)
     table = ablate(net, data, "location", metric="loss", cache=str(tmp_path), grid="all", shard_size=25)
     assert table["drop"].tolist() == whole["drop"].tolist() and table["p_value"].tolist() == whole["p_value"].tolist()
@@ -252,7 +253,10 @@ def test_two_ablations_are_compared_on_the_same_images():
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"evaluate": "screened"}, "--evaluate screened leaves out images .* use --evaluate exact, or --metric top1"),
+        (
+            {"evaluate": "screened"},
+            "--evaluate screened leaves out images .* loss needs all: use --evaluate exact, or --metric top1",
+        ),
         ({"until_ci": 1.0}, r"--until-ci 1 needs a metric in which images are right or wrong \(top1, top5\), not loss"),
         ({"until_significant": True}, "--until-significant needs a metric"),
     ],
@@ -283,11 +287,11 @@ def test_readers_ask_what_a_metric_supports(studied, tmp_path):
 
 
 def test_an_unknown_metric_lists_those_there_are():
-    with pytest.raises(StudyError, match="choose from loss, top1, top5"):
+    with pytest.raises(StudyError, match="choose from ece, loss, macro-f1, top1, top5"):
         find_metric("auc")
     with pytest.raises(StudyError, match="choose from top1, top5"):
         find_metric("loss", COUNTING)
-    assert [metric.worse for metric in METRICS.values()] == [-1, -1, 1]
+    assert [metric.worse for metric in METRICS.values()] == [-1, -1, 1, -1, 1]
 
 
 def test_the_command_measures_and_tells_the_loss(tmp_path: Path, capsys):
@@ -303,3 +307,136 @@ def test_the_command_measures_and_tells_the_loss(tmp_path: Path, capsys):
     assert "points" not in out and "flip" not in out
     assert run(*words, "--find", "detrimental") == 1
     assert "--metric top1 or top5, not loss" in capsys.readouterr().err
+
+
+# Functions of all answers ---------------------------------------------------------------------------------------------
+
+
+def test_macro_f1_and_calibration_are_those_of_others():
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    targets = rng.integers(4, size=300)
+    predictions = np.where(rng.random((3, 300)) < 0.6, targets, rng.integers(5, size=(3, 300)))
+    confidence = rng.random((3, 300))
+    found = macro_f1(Answers(targets, predictions))
+    classes = np.unique(targets)
+    wanted = [metrics.f1_score(targets, one, average="macro", labels=classes) for one in predictions]
+    assert found.values == pytest.approx(100 * np.array(wanted))
+    errors = []
+    for answers, sure in zip(predictions, confidence, strict=True):
+        bins = [(sure > low / 15) & (sure <= (low + 1) / 15) for low in range(15)]
+        errors.append(
+            sum(abs((answers == targets)[one].mean() - sure[one].mean()) * one.mean() for one in bins if one.any())
+        )
+    found = calibration_error(Answers(targets, predictions, confidence))
+    assert found.values == pytest.approx(100 * np.array(errors))
+
+
+@pytest.mark.parametrize("aggregate", [macro_f1, calibration_error])
+def test_the_linearization_agrees_with_a_bootstrap_over_images(aggregate):
+    """Of D of one ablation, on the same images: the standard error of both ways differs by less than a tenth."""
+    rng = np.random.default_rng(1)
+    targets = rng.integers(5, size=1500)
+    before = np.where(rng.random(1500) < 0.8, targets, rng.integers(5, size=1500))
+    after = np.where(rng.random(1500) < 0.9, before, rng.integers(5, size=1500))
+    confidence = np.stack([0.95 - 0.3 * rng.random(1500) ** 2, 0.97 - 0.3 * rng.random(1500) ** 2])
+    predictions = np.stack([before, after])
+
+    def linear(images):
+        return [
+            aggregate(Answers(targets[images], predictions[[row]][:, images], confidence[[row]][:, images]))
+            for row in (0, 1)
+        ]
+
+    drawn = [linear(rng.integers(1500, size=1500)) for _ in range(400)]
+    spread = np.std([two.values[0] - one.values[0] for one, two in drawn])
+    drop, low, high, _ = linear_change(*linear(np.arange(1500)))
+    assert (high - drop)[0] / stats.t.ppf(0.975, 1499) == pytest.approx(spread, rel=0.1)
+    assert (drop - low)[0] == pytest.approx((high - drop)[0])
+
+
+def test_an_interval_is_left_out_where_it_would_not_hold():
+    rng = np.random.default_rng(2)
+    targets = rng.integers(10, size=2000)
+    assert macro_f1(Answers(targets, targets[None])).is_sound.all()
+    assert not macro_f1(Answers(targets[:60], targets[None, :60])).is_sound.any(), "few of a class"
+    many = rng.integers(100, size=2000)
+    assert not macro_f1(Answers(many, many[None])).is_sound.any(), "many classes"
+    confidence = 1 - 0.6 * rng.beta(0.6, 2.5, (1, 2000))
+    calibrated = np.where(rng.random((1, 2000)) < confidence, targets, -1)
+    overconfident = np.where(rng.random((1, 2000)) < confidence - 0.15, targets, -1)
+    sound = [calibration_error(Answers(targets, one, confidence)).is_sound[0] for one in (calibrated, overconfident)]
+    assert sound == [False, True]
+    one, two = (calibration_error(Answers(targets, each, confidence)) for each in (calibrated, overconfident))
+    drop, low, high, p_value = linear_change(one, two)
+    assert drop[0] > 10 and np.isnan([low[0], high[0], p_value[0]]).all()
+
+
+@pytest.mark.parametrize("name", ["macro-f1", "ece"])
+def test_a_study_of_the_loss_is_read_in_metrics_of_all_answers(studied, name):
+    path, net, data, _ = studied
+    with Store.open(path) as store:
+        assert set(store.metrics(1)) == {"loss", "top1", "top5", "macro-f1", "ece"}
+        table, apart = store.table(1, name), store.compare(1, 0, 3, name)
+    assert apart.difference == pytest.approx(table["drop"][3] - table["drop"][0])
+    assert table["num_flipped"].isna().all() and (table["num_images"] == NUM_IMAGES).all()
+
+    def value(other: nn.Module) -> float:
+        with torch.no_grad():
+            outputs = other(data.images).softmax(1)
+        answers = Answers(data.targets.numpy(), outputs.argmax(1)[None].numpy(), outputs.max(1).values[None].numpy())
+        return METRICS[name].aggregate(answers).values[0]
+
+    for place in (0, 3, 10, len(table) - 1):
+        row, wounded = table.iloc[place], network()
+        wounded.get_submodule(row["layer"]).weight.data[int(row["out_channel"]), int(row["in_channel"])] = 0
+        assert row["intact"] == pytest.approx(value(net), abs=1e-4)
+        # A confidence in half precision may fall into the next bin.
+        assert row["ablated"] == pytest.approx(value(wounded), abs=1e-6 if name == "macro-f1" else 0.1)
+        assert row["drop"] == pytest.approx(METRICS[name].worse * (row["ablated"] - row["intact"]))
+
+
+def test_measured_in_parts_it_counts_the_images_that_each_ablation_has(studied, tmp_path):
+    path, *_ = studied
+    copy = tmp_path / "results.sqlite"
+    copy.write_bytes(path.read_bytes())
+    with sqlite3.connect(copy) as db:
+        db.execute("DELETE FROM blocks WHERE start = 50")
+    with Store.open(copy) as store:
+        table = store.table(1, "macro-f1")
+        intact = store.intact(1)
+    assert (table["num_images"] == 50).all()
+    seen = intact[:50]
+    answers = Answers(seen["target"].to_numpy(), seen["prediction"].to_numpy()[None])
+    assert table["intact"][0] == pytest.approx(macro_f1(answers).values[0])
+
+
+def test_what_needs_all_numbers_says_so_where_they_are_not_kept(studied, tmp_path, monkeypatch):
+    _, net, data, whole = studied
+    monkeypatch.setattr("weanalysis.ablation.record.MOST_NUMBERS_KEPT", len(whole) * 12)
+    given = {"cache": str(tmp_path), "grid": "all", "shard_size": 25}
+    with pytest.raises(StudyError, match="of which not all are kept, and ece needs all: give fewer --images"):
+        ablate(net, data, "location", metric="ece", **given)
+    ablate(net, data, "location", metric="macro-f1", **given)
+    with Store.open(tmp_path / "results.sqlite") as store:
+        assert store.metrics(1) == ["macro-f1", "top1", "top5", "loss"]
+        with pytest.raises(StoreError, match="keeps the confidence of those images alone that changed most"):
+            store.table(1, "ece")
+
+
+def test_outputs_that_stop_being_probabilities_have_no_loss(tmp_path):
+    class Sometimes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network(nn.Softmax(1))
+
+        def forward(self, images):
+            return self.net(images) + 5 * (images[:, :1, 0, 0] > 2)
+
+    data = Images(network())
+    data.images[:, 0, 0, 0] = torch.arange(NUM_IMAGES) / 10
+    with pytest.raises(
+        StudyError, match=r"the loss of image 21 is no finite number .*its outputs are no probabilities"
+    ):
+        ablate(Sometimes(), data, "layer", metric="loss", cache=str(tmp_path))
+    assert ablate(Sometimes(), data, "layer", cache=str(tmp_path))["drop"].notna().all()

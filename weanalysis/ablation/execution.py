@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from weanalysis.ablation import schedule
 from weanalysis.ablation.evaluate import Measured
 from weanalysis.ablation.folding import few
@@ -13,6 +15,7 @@ from weanalysis.ablation.record import Record
 from weanalysis.ablation.schedule import StopRequest, Task
 from weanalysis.ablation.setup import Setup
 from weanalysis.ablation.stopping import Need
+from weanalysis.errors import StudyError
 from weanalysis.results.statistics import chance_note
 
 
@@ -160,11 +163,27 @@ class _Execution:
             return  # it was begun before that was known, and is measured again
         if new := measured.distrusted.keys() - known:
             self._drop(new)
+        self._refuse_no_numbers(measured)
         self._progress.add(task)
         self._record.write(task, measured, self._progress.done, self._progress.total)
         self._tally.add(task, measured)
         self._doubt_guesses()
         self._tell()
+
+    def _refuse_no_numbers(self, measured: Measured) -> None:
+        """Raise StudyError where the metric has no number of an image for the intact network."""
+        metric = self._setup.metric
+        if metric.statistic in measured.values:
+            intact = measured.values[metric.statistic].intact
+            # A loss is infinite where the target has no chance at all.
+            (places,) = np.nonzero(~np.isfinite(intact) if metric.is_own else np.isnan(intact))
+            if len(places):
+                image = measured.start + int(places[0])
+                why = "" if metric.is_own else " (its outputs are no probabilities, and those of the first images are)"
+                raise StudyError(
+                    f"the {metric.statistic} of image {image} is no finite number for the intact network{why}, so "
+                    f"that {metric.name} cannot be told: give a network, or a metric, that has a number for every image"
+                )
 
     def _doubt_guesses(self) -> None:
         """Say, as soon as it is seen, that the intact network does no better than guessing."""
@@ -191,7 +210,7 @@ class _Execution:
                 study=setup.study,
                 study_id=self._record.study_id,
                 name=setup.name,
-                metric=setup.metric,
+                metric=self._tally.shown,
                 done=progress.done,
                 total=progress.total,
                 reused=progress.reused,

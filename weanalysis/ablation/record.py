@@ -12,6 +12,7 @@ from weanalysis.ablation.progress import Tally
 from weanalysis.ablation.schedule import Task
 from weanalysis.ablation.setup import Setup
 from weanalysis.ablation.stopping import Needs
+from weanalysis.errors import StudyError
 from weanalysis.results import Store
 from weanalysis.results.store import LABELS, Writer, shards_of
 
@@ -27,16 +28,27 @@ class Record:
         self.store, self._writer, self._setup = store, writer, setup
         study, settings, num_images = setup.study, setup.settings, len(setup.images)
         plan = [(one.key, {label.name: getattr(one, label.name) for label in LABELS}) for one in study.ablations]
-        self.context_id = writer.context(setup.context)
-        self.study_id = writer.begin_study(
-            self.context_id, study.key, study.kind, setup.name, settings.metric, num_images, plan, setup.about
-        )
-        self.ids = store.ablation_ids(self.study_id)
         num_numbers = len(study.ablations) * num_images
         # Of how many images of a shard the change of a number is kept for each ablation; None: of all.
         self._most_kept = None
         if num_numbers > MOST_NUMBERS_KEPT:
             self._most_kept = max(1, MOST_NUMBERS_KEPT * settings.shard_size // num_numbers)
+            if settings.metric.needs_all_numbers:
+                raise StudyError(
+                    f"{len(study.ablations):,} ablations on {num_images:,} images are more than {MOST_NUMBERS_KEPT:,} "
+                    f"numbers, of which not all are kept, and {settings.metric.name} needs all: give fewer --images"
+                )
+        self.context_id = writer.context(setup.context)
+        # What was measured before in other metrics of the caller's stays readable.
+        known = store.own_metrics(self.context_id, study.key)
+        about = {
+            **setup.about,
+            "own_metrics": list({one["name"]: one for one in known + setup.about["own_metrics"]}.values()),
+        }
+        self.study_id = writer.begin_study(
+            self.context_id, study.key, study.kind, setup.name, settings.metric.name, num_images, plan, about
+        )
+        self.ids = store.ablation_ids(self.study_id)
 
     def needs(self) -> Needs:
         """What is yet to be measured, by what lies in the file now."""

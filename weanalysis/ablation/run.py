@@ -25,6 +25,7 @@ from weanalysis.provenance import called_as
 from weanalysis.results import Store
 from weanalysis.results.contrast import lowest_and_highest
 from weanalysis.results.store import Writer
+from weanalysis.tasks.own import OwnMetric
 
 
 def ablate(
@@ -32,7 +33,7 @@ def ablate(
     data: Any,
     study: Study | str = DEFAULT,
     evaluate: Mode = "exact",
-    metric: str = "top1",
+    metric: str | OwnMetric = "top1",
     *,
     cache: Cache | str | None = None,
     device: str = "auto",
@@ -53,8 +54,10 @@ def ablate(
     """Measure the decrease in performance D of every ablation of a study, and keep it in the cache.
 
     `model`: a `Model` or any `nn.Module` whose output is (images, classes) logits; only copies of it are run.
-    `data`: an `ImageData`, or any map-style dataset of (FloatTensor(3, H, W), class index). `study`: a `Study`, or
-    the name of one with its `options`. `jobs`: processes on the CPU (None: chosen; one a GPU on several GPUs).
+    `data`: an `ImageData`, or any map-style dataset of (FloatTensor(3, H, W), class index). `metric`: a name, or what
+    `weanalysis.metric` makes of a function; with one, targets may be any numbers instead of a class index.
+    `study`: a `Study`, or the name of one with its `options`. `jobs`: processes on the CPU (None: chosen; one a GPU on
+    several GPUs).
     `until_ci`: leave an ablation alone once its interval is at most so many points wide; `until_significant`: once
     its D is told from 0, corrected for the number of ablations; with both, whichever comes first. Intervals and
     p-values then hold under that stopping, and are wider than those for a number of images fixed beforehand.
@@ -62,7 +65,7 @@ def ablate(
     `forward_seed`: for a network that draws random numbers in its forward pass, from where it draws them alike in every
     pass; one whose answers hang on the other images of a batch is measured in batches of `batch_size`, if given.
     `output`: the name or the place of the logits, where a network returns several tensors that could be them.
-    Returns one row an ablation with the columns of `results.COLUMNS`; drops are percentage points of `metric`,
+    Returns one row an ablation with the columns of `results.COLUMNS`; drops are in the unit of `metric`,
     positive where the ablated network is worse (§3.1 of the paper). The table's `attrs` hold study_id, name,
     intact, num_images, seconds, how many answers were checked the naive way (num_checked of num_answers), and in
     `doubt` a line where the intact network only guesses. Work already in the cache is not repeated. `report` is called

@@ -20,7 +20,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from torch import Tensor, nn
 
 from weanalysis.ablation.behaviour import NUM_PROBES, Conduct
-from weanalysis.ablation.evaluate import Evaluator, Measured, Mode, ScreenSettings
+from weanalysis.ablation.evaluate import Evaluator, Measured, Mode, OutputTask, ScreenSettings
 from weanalysis.ablation.studies import Ablation
 from weanalysis.cache import Cache
 from weanalysis.devices import DTYPES
@@ -46,7 +46,7 @@ WORTH_PROCESSES_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Work:
-    """What every task of a study shares: the network, the images, and how to evaluate.
+    """What every task of a study shares: the network, the images, how to evaluate, and what outputs and targets mean.
 
     `net` is the network itself, or None where `architecture` and the file `weights` rebuild it.
     `key` tells one work from another within a process.
@@ -64,6 +64,7 @@ class Work:
     cache: Cache
     screen: ScreenSettings | None = None
     conduct: Conduct = field(default_factory=Conduct)
+    output_task: OutputTask | None = None
 
     def load(self) -> nn.Module:
         """Return the network: the one at hand, or built and read from its file."""
@@ -201,6 +202,7 @@ class _Worker:
             work.dtype == "tf32",
             work.conduct,
             work.data.batch(0, NUM_PROBES)[0],
+            work.output_task,
         )
         self._shard: tuple[tuple[int, int], tuple[Tensor, Tensor]] | None = None
 

@@ -8,7 +8,8 @@ from weanalysis.ablation.evaluate import Mode, ScreenSettings
 from weanalysis.devices import DTYPES, find_devices
 from weanalysis.errors import StudyError, unknown_name
 from weanalysis.results.statistics import StoppingRule
-from weanalysis.tasks import find_metric
+from weanalysis.tasks import METRICS, Metric, find_metric
+from weanalysis.tasks.own import OwnMetric
 
 EVALUATIONS = ("exact", "screened", "naive")
 
@@ -20,7 +21,7 @@ class Settings:
     """How a study is run, checked: see `ablate` for what each means."""
 
     evaluate: Mode
-    metric: str
+    metric: Metric
     devices: tuple[str, ...]
     dtype: str
     jobs: int | None
@@ -29,11 +30,12 @@ class Settings:
     rule: StoppingRule | None
     screen: ScreenSettings | None
     forward_seed: int | None
+    own: OwnMetric | None = None
 
 
 def check_settings(
     evaluate: Mode,
-    metric: str,
+    metric: str | OwnMetric,
     device: str,
     dtype: str,
     jobs: int | None,
@@ -48,7 +50,7 @@ def check_settings(
 
     It needs no network, so that nothing is trained or loaded for settings that cannot be.
     """
-    counts_images = find_metric(metric).counts_images
+    asked, own = _asked(metric)
     if evaluate not in EVALUATIONS:
         raise StudyError(unknown_name("evaluation", evaluate, EVALUATIONS))
     if dtype not in DTYPES:
@@ -64,18 +66,28 @@ def check_settings(
     rule = StoppingRule(until_ci, until_significant) if until_ci is not None or until_significant else None
     if rule and evaluate not in ("exact", "naive"):
         raise StudyError(f"--{rule} needs measured answers: use --evaluate exact, not {evaluate}")
-    if not counts_images and rule:
+    if rule and not asked.can_be_looked_at_often:
         raise StudyError(
-            f"--{rule} needs a metric in which images are right or wrong (top1, top5), not {metric}: an interval that "
-            "holds however often it is looked at is proven for those alone; leave the rule out"
+            f"--{rule} needs a metric in which images are right or wrong (top1, top5), not {asked.name}: an "
+            "interval that holds however often it is looked at is proven for those alone; leave the rule out"
         )
-    if not counts_images and evaluate == "screened":
+    if evaluate == "screened" and not asked.can_be_screened:
         raise StudyError(
-            f"--evaluate screened leaves out images whose answer cannot change, and their {metric} does: use "
+            f"--evaluate screened leaves out images that cannot turn right or wrong, and {asked.name} needs all: use "
             "--evaluate exact, or --metric top1"
         )
     devices = find_devices(device)
     if dtype == "tf32" and not devices[0].startswith("cuda"):
         raise StudyError(f"dtype tf32 is arithmetic of NVIDIA GPUs, and the device is {devices[0]}: use float32")
-    screen = ScreenSettings(metric, max_error) if evaluate == "screened" else None
-    return Settings(evaluate, metric, devices, dtype, jobs, batch_size, shard_size, rule, screen, forward_seed)
+    screen = ScreenSettings(asked.name, max_error) if evaluate == "screened" else None
+    return Settings(evaluate, asked, devices, dtype, jobs, batch_size, shard_size, rule, screen, forward_seed, own)
+
+
+def _asked(metric: str | OwnMetric) -> tuple[Metric, OwnMetric | None]:
+    """The metric that is asked for, with its function where it is the caller's own; raise StudyError for none."""
+    if isinstance(metric, OwnMetric):
+        return metric.about, metric
+    if not isinstance(metric, str):
+        wanted = "give the name of one, or what weanalysis.metric(name, function) makes"
+        raise StudyError(f"a {type(metric).__name__} is no metric: {wanted}")
+    return find_metric(metric, METRICS), None

@@ -12,20 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from weanalysis.ablation.behaviour import NUM_PROBES
-from weanalysis.ablation.evaluate import Evaluator
+from weanalysis.ablation.evaluate import Evaluator, OutputTask
 from weanalysis.ablation.inputs import as_model, checkpoint_of, excitation_kind, multipliers_of
 from weanalysis.ablation.preparation import Prepared, classes_of, prepare
 from weanalysis.ablation.schedule import Work
 from weanalysis.ablation.settings import Settings
 from weanalysis.ablation.studies import Study, check_ablations, make_study
 from weanalysis.cache import Cache
-from weanalysis.data import GivenImages, ImageData, as_images, check_targets
+from weanalysis.data import GivenImages, GivenTargets, ImageData, as_images, check_targets
 from weanalysis.devices import DTYPES
 from weanalysis.errors import StudyError
 from weanalysis.models import Model, save_checkpoint
 from weanalysis.results.multipliers import save_multipliers
 from weanalysis.results.store import content_key
-from weanalysis.tasks import Metric, find_metric
+from weanalysis.tasks import NUMBERS, Metric, described
+from weanalysis.tasks.classification import Classification
+from weanalysis.tasks.numbers import Numbers
 from weanalysis.versions import versions
 
 
@@ -76,7 +78,7 @@ def set_up(request: Request, settings: Settings, cache: Cache, say: Callable[[st
     The network's weights, and LWE's multipliers, are kept in the cache.
     """
     began = time.perf_counter()
-    given, images = as_model(request.model), as_images(request.data)
+    given, images = as_model(request.model), as_images(request.data, settings.own is not None)
     # Multipliers are read before they are folded away; all else is measured on the weights the network computes with.
     study, learned = _study_of(request, settings, given), multipliers_of(given)
     made_by = {"command": request.command, "checkpoint": checkpoint_of(given), "excitation": excitation_kind(given)}
@@ -84,11 +86,8 @@ def set_up(request: Request, settings: Settings, cache: Cache, say: Callable[[st
     prepared = _prepared(request, settings, given, images, study, probes)
     for note in (*study.notes, *prepared.notes):
         say(note)
-    evaluator = _evaluator(settings, prepared, probes)
-    metric, num_classes = find_metric(settings.metric), evaluator.logits(probes).shape[1]
-    if num_classes <= metric.guesses:
-        raise StudyError(f"metric {metric.name} says nothing of a network with {num_classes} classes; use top1")
-    check_targets(images, num_classes)
+    evaluator = _evaluator(settings, prepared, _output_task(settings, prepared, images), probes)
+    num_classes = _checked_classes(settings, images, evaluator.logits(probes), targets)
     seconds_per_image = _time_forward(evaluator, probes, targets)
     if settings.batch_size is None:
         evaluator.fit_batch(probes, study.ablations)
@@ -97,7 +96,7 @@ def set_up(request: Request, settings: Settings, cache: Cache, say: Callable[[st
         settings=settings,
         study=study,
         images=images,
-        metric=metric,
+        metric=settings.metric,
         num_classes=num_classes,
         evaluator=evaluator,
         seconds_per_image=seconds_per_image,
@@ -142,7 +141,37 @@ def _prepared(
     )
 
 
-def _evaluator(settings: Settings, prepared: Prepared, probes: Tensor) -> Evaluator:
+def _output_task(settings: Settings, prepared: Prepared, images: ImageData | GivenImages) -> OutputTask:
+    """What the network's outputs and the targets mean: classes, or whatever a metric of the caller's reads."""
+    if isinstance(images, GivenTargets):
+        if settings.own is None:
+            raise StudyError(
+                f"the targets of {images.spec} are no class indices, so that {settings.metric.name} cannot be told: "
+                "give a metric of your own (weanalysis.metric)"
+            )
+        return Numbers(settings.own)
+    return Classification(prepared.conduct.probabilities, settings.own)
+
+
+def _checked_classes(settings: Settings, images: ImageData | GivenImages, outputs: Tensor, targets: Tensor) -> int:
+    """How many classes the network has, 0 where images have none; raise WeanalysisError where that does not fit."""
+    if isinstance(images, GivenTargets):
+        assert settings.own is not None
+        settings.own.check(outputs, targets)
+        return 0
+    num_classes, metric = outputs.shape[1], settings.metric
+    if not metric.is_own and num_classes <= max(1, metric.guesses):
+        raise StudyError(
+            f"metric {metric.name} says nothing of a network with {num_classes} "
+            + ("class; give a metric of your own" if num_classes == 1 else "classes; use top1")
+        )
+    check_targets(images, num_classes)
+    if settings.own is not None:
+        settings.own.check(outputs, targets)
+    return num_classes
+
+
+def _evaluator(settings: Settings, prepared: Prepared, output_task: OutputTask, probes: Tensor) -> Evaluator:
     return Evaluator(
         prepared.model.net,
         settings.evaluate,
@@ -153,6 +182,7 @@ def _evaluator(settings: Settings, prepared: Prepared, probes: Tensor) -> Evalua
         tf32=settings.dtype == "tf32",
         conduct=prepared.conduct,
         probes=probes,
+        task=output_task,
     )
 
 
@@ -176,7 +206,8 @@ def _work(
     weights_file: Path,
 ) -> Work:
     return Work(
-        key=content_key([context, weights_file.name, evaluator.batch_size]),
+        # A process that is used again must not go on with another metric.
+        key=content_key([context, weights_file.name, evaluator.batch_size, settings.metric.name]),
         net=None if prepared.is_rebuilt else prepared.model.net,
         architecture=prepared.model.architecture,
         weights=weights_file,
@@ -188,6 +219,7 @@ def _work(
         cache=cache,
         screen=settings.screen,
         conduct=prepared.conduct,
+        output_task=evaluator.task,
     )
 
 
@@ -234,6 +266,8 @@ def _about(settings: Settings, prepared: Prepared, images: Any, study: Study, ev
         "transform": images.transform.describe() if images.transform else None,
         "evaluation_note": evaluation_note,
         "stopping": str(settings.rule) if settings.rule else None,
+        "task": NUMBERS if isinstance(images, GivenTargets) else None,
+        "own_metrics": [described(settings.metric)] if settings.own else [],
         "versions": versions(),
     }
 

@@ -19,7 +19,7 @@ from weanalysis.cli.options import (
 )
 from weanalysis.errors import StudyError
 from weanalysis.kinds import DEFAULT, KINDS, Kind, kind_called, kinds_where, options_by_name
-from weanalysis.tasks import METRICS
+from weanalysis.tasks import METRICS, find_metric
 
 EXAMPLES = """Measure how much worse a network gets when weights are zeroed.
 
@@ -282,7 +282,7 @@ def _print_json(table: Any, kind: str, given: dict[str, Any], more: dict[str, An
 
     about = table.attrs
     images_needed = None
-    if METRICS[given["metric"]].counts_images:
+    if find_metric(given["metric"]).counts_images:
         images_needed = to_json_value(plan_images(table, given["detect"])._asdict())
     contrast = {key: value for key, value in about.items() if key.startswith(("d_low", "d_high", "multiplier_of"))}
     click.echo(

@@ -17,7 +17,7 @@ from weanalysis.cli.display import duration, points, rows_table
 from weanalysis.kinds import named
 from weanalysis.results import Store
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, interval_words
-from weanalysis.tasks import METRICS, Metric
+from weanalysis.tasks import Metric, find_metric
 
 if TYPE_CHECKING:
     from weanalysis.results import Improvements
@@ -32,7 +32,7 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
     from weanalysis.results.statistics import selected_intervals
 
     about = table.attrs
-    metric = METRICS[table["metric"].iloc[0]]
+    metric = find_metric(table["metric"].iloc[0])
     measured = table.dropna(subset="drop")
     ordered = measured.sort_values("drop", ascending=False, kind="stable")
     console.print(

@@ -21,7 +21,7 @@ from weanalysis.excitation import costs
 from weanalysis.loading import load_data
 from weanalysis.models import Model
 from weanalysis.results.statistics import Estimate, chance_note, compare_correctness, compare_runs
-from weanalysis.tasks import METRICS
+from weanalysis.tasks import find_metric
 from weanalysis.training import Run, differing_fields
 from weanalysis.training.recipe import whole_spec
 
@@ -122,7 +122,7 @@ class Look:
         """Find out which images a network has right; raise WeanalysisError, with its name, where it cannot say."""
         model = member.load(self.cache)
         try:
-            metric = METRICS[self.metric]
+            metric = find_metric(self.metric)
             if model.num_classes and model.num_classes <= metric.guesses:
                 raise StudyError(f"metric {metric.name} says nothing of {model.num_classes} classes; use top1")
             images = self.data
@@ -144,7 +144,7 @@ class Look:
         for start in range(0, len(images), self.batch_size):
             decided = evaluator.intact(*images.batch(start, start + self.batch_size))
             correct = decided.correct.cpu().numpy()
-            right[start : start + len(correct)] = METRICS[self.metric].right(correct)
+            right[start : start + len(correct)] = find_metric(self.metric).right(correct)
             if self.report:
                 self.report(name, start + len(correct), len(images))
         return right

@@ -17,7 +17,7 @@ from weanalysis.results import Store
 from weanalysis.results.export import to_json_value
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words, sample_words
 from weanalysis.results.statistics import adjust_holm
-from weanalysis.tasks import METRICS
+from weanalysis.tasks import find_metric
 
 _SHOWN = 10
 
@@ -69,7 +69,7 @@ def _chapter(
         [
             ("First", one),
             ("Second", two),
-            ("Metric", METRICS[found.metric].label),
+            ("Metric", find_metric(found.metric).label),
             ("Images", f"{found.num_images:,}, measured by both"),
             ("Places", f"{len(found.places):,}, measured by both"),
             *((("Notes", " ".join(f"{note[0].upper()}{note[1:]}." for note in found.notes)),) if found.notes else ()),

@@ -29,7 +29,7 @@ from weanalysis.results.statistics import (
     spread_of_drop,
     trend_of_spread,
 )
-from weanalysis.tasks import METRICS
+from weanalysis.tasks import find_metric
 
 # Beyond that many ablations the spread of each layer, from every image of each, is a matter of minutes.
 _MOST_FOR_SPREAD = 50_000
@@ -145,7 +145,7 @@ def _changes(study: Study) -> dict[str, Any]:
     rows = study.measured[study.measured["layer"].notna()]
     images = study.store.intact(study.number)["image_id"].to_numpy()
     same = len(rows) == len(study.table) and (rows["num_images"] == len(images)).all()
-    if not METRICS[study.metric].counts_images:
+    if not find_metric(study.metric).counts_images:
         return {}  # the spread is told from images that turn right or wrong
     if study.about.get("stopping") or study.is_screened or not same or len(rows) > _MOST_FOR_SPREAD:
         return {}
@@ -184,7 +184,7 @@ def _trend_of_spread(changes: dict[str, Any]) -> tuple[list[str], dict[str, Any]
 
 def _by_layer(study: Study, spreads: dict[str, Any]) -> Table:
     rows = study.measured[study.measured["layer"].notna()].sort_values("depth", kind="stable")
-    words, metric = [], METRICS[study.metric]
+    words, metric = [], find_metric(study.metric)
     layers = rows.groupby("layer", sort=False)
     # The largest of each layer is chosen by its D.
     tops = selected_intervals(rows.loc[layers["drop"].idxmax()], len(rows), bool(study.about.get("stopping")))
@@ -366,7 +366,7 @@ def _lowest_and_highest(study: Study, unit: str) -> tuple[list[str], dict[str, A
         if contrast.difference_high < 0
         else "which are needed more cannot be told"
     )
-    metric = METRICS[study.metric]
+    metric = find_metric(study.metric)
     sentences = [
         f"In every layer at once, zeroing the {unit} of the lowest multiplier costs D_L = "
         f"{sentence_of(low['drop'], low['drop_low'], low['drop_high'], metric)}, that of the highest D_H = "

@@ -12,7 +12,7 @@ from weanalysis.errors import StoreError
 from weanalysis.results.answers import AllAnswers
 from weanalysis.results.store import COLUMNS
 from weanalysis.results.store.checked import Intact
-from weanalysis.tasks import METRICS, Metric, find_metric
+from weanalysis.tasks import METRICS, NUMBERS, Metric, find_metric
 from weanalysis.tasks.aggregates import Answers
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Store(AllAnswers):
         """The metrics in which a study can be read, its own first; one run answers all of them."""
         about = self.describe(study_id)
         found = [str(about["metric"])]
-        for metric in METRICS.values():
+        for metric in _metrics_of(about).values():
             if metric.name in found:
                 continue
             try:
@@ -109,9 +109,16 @@ class Store(AllAnswers):
         early leaves no interval that holds.
         """
         name = name or str(about["metric"])
-        if name not in METRICS:
-            raise StoreError(f"metric {name!r} is unknown: choose from {', '.join(METRICS)}")
-        metric, again = METRICS[name], f"run it with --metric {name}"
+        known = _metrics_of(about)
+        if name not in known:  # a caller's own may be named without its hash, where that says which
+            named = [one.name for one in known.values() if one.is_own and one.label == name]
+            if len(named) != 1:
+                without = (
+                    f", since the images of study {about['id']} have no class" if name in METRICS else " is unknown"
+                )
+                raise StoreError(f"metric {name!r}{without}: choose from {', '.join(known)}")
+            name = named[0]
+        metric, again = known[name], f"run it with --metric {name}"
         if about["evaluate"] == "screened" and name != about["screen"]["metric"]:
             again += ", or with --evaluate exact" if metric.counts_images else " and --evaluate exact"
             raise StoreError(
@@ -131,6 +138,8 @@ class Store(AllAnswers):
         metric = cls._metric(about, name)
         if metric.counts_images:
             return metric
+        if about.get("task") == NUMBERS:
+            raise StoreError(f"no image of study {about['id']} has a class, so that none is right or wrong")
         if name is not None:
             counting = ", ".join(one.name for one in METRICS.values() if one.counts_images)
             raise StoreError(f"no image is right or wrong in {name}: choose from {counting}")
@@ -190,7 +199,10 @@ class Store(AllAnswers):
         return pd.concat([table[table["layer"] != ""], pd.DataFrame([{"layer": None, **all_}])], ignore_index=True)
 
     def intact(self, study_id: int) -> pd.DataFrame:
-        """One row an image measured so far: image_id, target, prediction, top1, top5 of the intact network."""
+        """One row an image measured so far: image_id, target, prediction, top1, top5 of the intact network.
+
+        All but the first are NaN where images have no class.
+        """
         context_id, shards = self._shards(study_id)
         frames = []
         for shard in shards.values():
@@ -208,7 +220,12 @@ class Store(AllAnswers):
                     )
                 )
         columns = ["image_id", "target", "prediction", "top1", "top5"]
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+        table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+        return table[["image_id"]].reindex(columns=columns) if self.has_no_classes(study_id) else table
+
+    def has_no_classes(self, study_id: int) -> bool:
+        """Whether a study's images have no class, so that all that is known of them are numbers of its caller's."""
+        return self.describe(study_id).get("task") == NUMBERS
 
     def changes(self, study_id: int, position: int, metric: str | None = None) -> pd.DataFrame:
         """The images that the ablation at `position` of the study's table changed.
@@ -310,6 +327,12 @@ class Store(AllAnswers):
                 one, two = map(metric.aggregate, sides)
                 return compare_linear(one, two, metric.worse)
         return Comparison(np.nan, np.nan, np.nan, np.nan, 0)
+
+
+def _metrics_of(about: Mapping[str, Any]) -> dict[str, Metric]:
+    """The metrics that a study may have: those of classes, where its images have one, and its caller's own."""
+    own = {one["name"]: find_metric(one["name"]) for one in about.get("own_metrics") or ()}
+    return own if about.get("task") == NUMBERS else {**METRICS, **own}
 
 
 def _changed(

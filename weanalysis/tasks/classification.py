@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from weanalysis.errors import StudyError
+from weanalysis.tasks.own import OwnMetric
 
 # Rows of probabilities sum to 1 but for rounding.
 _SUM_TOLERANCE = 1e-3
@@ -15,9 +16,13 @@ _SUM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Classification:
-    """How the outputs (N, classes) of a network are read: as logits, or as `probabilities`."""
+    """How the outputs (N, classes) of a network are read: as logits, or as `probabilities`; and by an `own` metric."""
 
     probabilities: bool = False
+    own: OwnMetric | None = None
+
+    # An image counts among those of its class, and pairs of an image and an ablation can be screened.
+    has_classes = True
 
     @classmethod
     def of(cls, outputs: Tensor) -> Classification:
@@ -25,6 +30,10 @@ class Classification:
         outputs = outputs.float()
         within = bool(((outputs >= 0) & (outputs <= 1)).all())
         return cls(within and bool(((outputs.sum(1) - 1).abs() < _SUM_TOLERANCE).all()))
+
+    def kept_classes(self, targets: Tensor) -> Tensor:
+        """The class index of each image, (N,)."""
+        return targets
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise StudyError for NaN among the intact network's outputs, or for a class that it does not have."""
@@ -59,17 +68,19 @@ class Classification:
         """The numbers of each image by their names, (N,) each, in float32.
 
         "loss" is the cross-entropy in nats, infinite where the target's probability is 0; "confidence" is the largest
-        probability. Both are NaN where outputs that are read as probabilities are none.
+        probability. Both are NaN where outputs that are read as probabilities are none. An own metric's are among them.
 
         >>> import torch
         >>> found = Classification().statistics(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
         >>> [(name, round(float(values), 4)) for name, values in found.items()]
         [('loss', 0.6931), ('confidence', 0.5)]
         """
+        own = {} if self.own is None else {self.own.about.statistic: self.own.numbers(outputs, targets)}
         outputs = outputs.float()
         if self.probabilities:
             outputs = torch.where(((outputs < 0) | (outputs > 1)).any(1, keepdim=True), torch.nan, outputs)
-            return {"loss": -outputs.gather(1, targets[:, None])[:, 0].log(), "confidence": outputs.max(1).values}
+            loss = -outputs.gather(1, targets[:, None])[:, 0].log()
+            return {"loss": loss, "confidence": outputs.max(1).values, **own}
         logs = nn.functional.log_softmax(outputs, 1)
         loss = nn.functional.nll_loss(logs, targets, reduction="none")
-        return {"loss": loss, "confidence": logs.max(1).values.exp()}
+        return {"loss": loss, "confidence": logs.max(1).values.exp(), **own}

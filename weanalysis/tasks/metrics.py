@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from weanalysis.tasks.aggregates import Aggregate, calibration_error, macro_f1
 # What is kept of each image: whether the answer is right ("correct", a bit a metric, of those that changed), and
 # numbers of its own, whose change under every ablation is kept.
 STATISTICS = ("correct", "loss", "confidence")
+
+# What stands under "task" in what is said of a study whose images have no class.
+NUMBERS = "numbers"
 
 Inference = Literal["proportion", "mean", "aggregate"]
 
@@ -83,6 +86,26 @@ class Metric:
         """Whether images are right or wrong in it, so that those that flip can be counted."""
         return self.inference == "proportion"
 
+    @property
+    def can_be_looked_at_often(self) -> bool:
+        """Whether it has an interval that holds however often it is looked at: proven for proportions alone."""
+        return self.counts_images
+
+    @property
+    def can_be_screened(self) -> bool:
+        """Whether it follows from the images that turn right or wrong, so that not all need be computed."""
+        return self.counts_images
+
+    @property
+    def needs_all_numbers(self) -> bool:
+        """Whether it needs every image's number under every ablation, where sums of them are not enough."""
+        return self.aggregate is not None and self.statistic != "correct"
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a caller's own, which is kept with a study."""
+        return self.name not in METRICS
+
     def right(self, correct: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Whether each image is right, from the bits that are kept of it; same shape."""
         return (correct & self.bit).astype(bool)
@@ -123,15 +146,42 @@ for _metric in _ALL:
     METRICS[_metric.name] = _metric
 
 
+# Metrics of a caller's own, by name, as far as this process has met them: a name holds a hash of what it stands for.
+_OWN: dict[str, Metric] = {}
+
+
+def remember(metric: Metric) -> Metric:
+    """Know a metric of a caller's own by its name from now on; raise StudyError where the name stands for another."""
+    if _OWN.setdefault(metric.name, metric) != metric:
+        raise StudyError(f"the metric {metric.name} is described in two ways, as {metric} and {_OWN[metric.name]}")
+    return metric
+
+
 def find_metric(name: str, among: Collection[str] | None = None) -> Metric:
     """Return the metric of a name; raise StudyError for one that is unknown, or not `among` what is possible.
 
     >>> find_metric("loss").unit
     'nats'
     """
-    if name not in METRICS or (among is not None and name not in among):
+    known = METRICS if name in METRICS else _OWN
+    if name not in known or (among is not None and name not in among):
         raise StudyError(unknown_name("metric", name, METRICS if among is None else among))
-    return METRICS[name]
+    return known[name]
+
+
+def described(metric: Metric) -> dict[str, Any]:
+    """What is to be kept of a metric of a caller's own, so that it can be read without its function (JSON)."""
+    return {"name": metric.name, "label": metric.label, "unit": metric.unit, "worse": metric.worse}
+
+
+def own_metric_of(description: Any) -> Metric:
+    """Read what `described` wrote; raise StudyError for anything else."""
+    found = description if isinstance(description, dict) else {}
+    name, label, unit, worse = (found.get(key) for key in ("name", "label", "unit", "worse"))
+    texts = all(isinstance(one, str) and len(one) <= 60 and one.isprintable() for one in (name, label, unit))
+    if not texts or name in METRICS or type(worse) is not int or worse not in (-1, 1):
+        raise StudyError("it holds a metric that is not described as it should be")
+    return remember(Metric(str(name), str(label), str(unit), str(unit), str(name), "mean", 1 if worse > 0 else -1))
 
 
 # Those in which images are right or wrong.

@@ -1,7 +1,7 @@
 """What ablations change: exactly, screened, or the naive way that both are held to."""
 
 from weanalysis.ablation.evaluate.decisions import Decisions, Measured, Screen, Values
-from weanalysis.ablation.evaluate.evaluator import KEPT_BYTES, Evaluator, Mode
+from weanalysis.ablation.evaluate.evaluator import KEPT_BYTES, Evaluator, Mode, OutputTask
 from weanalysis.ablation.evaluate.outputs import choose_output, logits_of
 from weanalysis.ablation.evaluate.risk import ScreenSettings
 
@@ -11,6 +11,7 @@ __all__ = [
     "Evaluator",
     "Measured",
     "Mode",
+    "OutputTask",
     "Screen",
     "ScreenSettings",
     "Values",

@@ -36,8 +36,11 @@ from weanalysis.ablation.weights import Weights
 from weanalysis.devices import precision
 from weanalysis.errors import DeviceError, StudyError, WeanalysisError
 from weanalysis.tasks.classification import Classification
+from weanalysis.tasks.numbers import Numbers
 
 Mode = Literal["exact", "screened", "naive"]
+
+OutputTask = Classification | Numbers
 
 # Of each shard, so many images' intact logits are computed both ways.
 _NUM_COMPARED = 8
@@ -98,13 +101,15 @@ class Evaluator:
         tf32: bool = False,
         conduct: Conduct | None = None,
         probes: Tensor | None = None,
+        task: OutputTask | None = None,
     ):
         self.mode, self.device, self.dtype, self.batch_size = mode, torch.device(device), dtype, batch_size
         self.screen, self.kept_limit, self.tf32 = screen or ScreenSettings(), _KEPT_OF_SHARD, tf32
         self.conduct, self._probes = conduct or Conduct(), probes
-        self._task = Classification(self.conduct.probabilities)
+        self.task = task or Classification(self.conduct.probabilities)
         # A GPU is busy only with many images at once: there, exact evaluation too takes pairs of all layers together.
-        self.pooled = self.device.type != "cpu"
+        # A pair is told by its margin to other classes.
+        self.pooled = self.device.type != "cpu" and self.task.has_classes
         self._net = _moved(copied(net), self.device, dtype)
         self._state = State(self._net) if self.conduct.put_back else None
         self.note = ""
@@ -326,7 +331,7 @@ class Evaluator:
         images = images.to(self.device, self.dtype, non_blocking=True)
         targets = targets.to(self.device, non_blocking=True)
         self._at = None
-        batch = Batch.of(targets, self.intact(images, targets, start))
+        batch = Batch.of(self.task.kept_classes(targets), self.intact(images, targets, start))
         spans = _groups(ablations)
         plans = [
             self._twin.plan(ablations[low].layers) if self._twin and self._is_fast(ablations[low].layers) else None
@@ -496,13 +501,13 @@ class Evaluator:
 
     def decide(self, logits: Tensor, targets: Tensor, tolerance: float = 0.0) -> Decisions:
         """What logits (N, classes) say of each image, and which hang on less than the tolerance."""
-        return Decisions.of(logits, targets, tolerance, self._task)
+        return Decisions.of(logits, targets, tolerance, self.task)
 
     @torch.no_grad()
     def intact(self, images: Tensor, targets: Tensor, start: int = 0) -> Decisions:
         """Decide one batch with the untouched network; raise StudyError for NaN or for a class it does not have."""
         logits = self._whole(images.to(self.device, self.dtype), start)
-        self._task.check(logits, targets)
+        self.task.check(logits, targets)
         return self.decide(logits, targets.to(self.device))
 
     def look(

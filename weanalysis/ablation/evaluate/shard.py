@@ -23,7 +23,7 @@ from weanalysis.ablation.evaluate.pairs import Look, Pairs
 from weanalysis.ablation.graph import Untraceable, num_bytes, versions
 from weanalysis.ablation.studies import Ablation
 from weanalysis.results.store import SCREENED
-from weanalysis.tasks import METRICS
+from weanalysis.tasks import find_metric
 
 if TYPE_CHECKING:
     from weanalysis.ablation.evaluate.evaluator import Evaluator
@@ -128,7 +128,7 @@ class Shard:
         self._looks: list[Look | None] = []
         self._intact: list[Batch] = []
         self._num_rechecked = 0
-        self._metric = METRICS[evaluator.screen.metric]
+        self._metric = find_metric(evaluator.screen.metric)
 
     def _arrange(self, ablations: Sequence[Ablation]) -> None:
         """Give each ablation a column, layer by layer in the order of the forward pass."""

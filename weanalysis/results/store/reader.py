@@ -127,6 +127,11 @@ class Reader(ResultsFile):
             raise found[2]
         return found[2]
 
+    def own_metrics(self, context_id: int, key: str) -> list[dict[str, Any]]:
+        """What is said of the metrics of a caller's own in which the study of a question has been measured."""
+        row = self._row("SELECT id FROM studies WHERE key = ?", f"{context_id}:{key}")
+        return [] if row is None else list(self.describe(row[0]).get("own_metrics") or [])
+
     def outdated(self, name: str | None = None) -> list[tuple[int, str]]:
         """The studies (id, name) of an older engine, whose answers are not used again; those of one name if given."""
         return [
