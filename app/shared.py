@@ -19,7 +19,7 @@ from weanalysis import figures
 from weanalysis.cache import safe_name, storable
 from weanalysis.errors import WeanalysisError
 from weanalysis.kinds import called, kind_of, kinds_where
-from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words, untested_words
 from weanalysis.results.statistics import selected_intervals
 from weanalysis.tasks import find_metric
 
@@ -183,10 +183,12 @@ def choose_metric(study: pd.Series) -> pd.Series:
     offered = reading.metrics(study)
     if len(offered) < 2:
         return study
+    labels = [find_metric(name).label for name in offered]
     chosen = st.segmented_control(
         "D of",
         offered,
-        format_func=lambda name: find_metric(name).label,
+        # Of two metrics of a caller's own with one label the hash tells which.
+        format_func=lambda name: name if labels.count(find_metric(name).label) > 1 else find_metric(name).label,
         default=offered[0],
         required=True,
         key="metric",
@@ -225,6 +227,8 @@ def headline(study: pd.Series, rows: pd.DataFrame) -> None:
         parts.append("screened: most images predicted, those at risk computed")
     if study["stopping"]:
         parts.append(f"anytime-valid intervals (--{plain(study['stopping'])})")
+    if untested := untested_words(rows, find_metric(study["metric"])):
+        st.caption(untested)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(" · ".join(parts))
         state_badge(study["state"])

@@ -134,7 +134,7 @@ def test_changes_of_each_image_are_kept_in_half_precision(studied):
 
 
 def test_of_a_large_study_those_images_are_kept_that_changed_most(studied, tmp_path, monkeypatch):
-    _, net, data, whole = studied
+    path, net, data, whole = studied
     monkeypatch.setattr("weanalysis.ablation.record.MOST_NUMBERS_KEPT", len(whole) * 12)
     table = ablate(net, data, "location", metric="loss", cache=str(tmp_path), grid="all", shard_size=25)
     assert table["drop"].tolist() == whole["drop"].tolist() and table["p_value"].tolist() == whole["p_value"].tolist()

@@ -16,7 +16,7 @@ from weanalysis.cache import Cache
 from weanalysis.cli.display import duration, points, rows_table
 from weanalysis.kinds import named
 from weanalysis.results import Store
-from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, interval_words
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, interval_words, untested_words
 from weanalysis.tasks import Metric, find_metric
 
 if TYPE_CHECKING:
@@ -49,14 +49,7 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
     console.print(f"* differs from 0 after correction for their number (q ≤ {FALSE_DISCOVERY_RATE:g})", soft_wrap=True)
     if "d_low" in about:
         _print_contrast(console, about, metric)
-    found = find(table, bool(about["stopping"]))
-    console.print(
-        f"Of {found.num_measured:,} ablations, {found.num_worse:,} make the network worse and {found.num_better:,} "
-        f"better beyond chance ({'anytime-valid' if about['stopping'] else metric.test} test, "
-        f"{FALSE_DISCOVERY_RATE:.0%} false discovery rate); {found.num_silent:,} "
-        f"{'flip no image' if metric.counts_images else 'change nothing'}.",
-        soft_wrap=True,
-    )
+    console.print(_findings(table, metric, bool(about["stopping"])), soft_wrap=True)
     if metric.counts_images:
         _print_plan(console, table, detect)
     console.print(
@@ -82,6 +75,19 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
         f"  weanalysis export {study} -o study.csv{where}   take the table elsewhere",
     ):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _findings(table: pd.DataFrame, metric: Metric, stopped: bool) -> str:
+    """Word how many ablations do something beyond chance, or why that is not told."""
+    if untested := untested_words(table, metric):
+        return untested
+    found = find(table, stopped)
+    return (
+        f"Of {found.num_measured:,} ablations, {found.num_worse:,} make the network worse and {found.num_better:,} "
+        f"better beyond chance ({'anytime-valid' if stopped else metric.test} test, "
+        f"{FALSE_DISCOVERY_RATE:.0%} false discovery rate); {found.num_silent:,} "
+        f"{'flip no image' if metric.counts_images else 'change nothing'}."
+    )
 
 
 def _print_checks(console: Console, about: dict[str, Any]) -> None:

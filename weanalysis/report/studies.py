@@ -24,7 +24,7 @@ from weanalysis.report.words import (
 )
 from weanalysis.results import Improvements, Store, find_improvements
 from weanalysis.results.export import to_json_value
-from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, interval_words
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, interval_words, untested_words
 from weanalysis.results.statistics import selected_intervals
 from weanalysis.tasks import find_metric
 from weanalysis.training import value_word
@@ -134,6 +134,8 @@ def _findings(study: Study) -> list[str]:
         if metric.counts_images
         else f"The mean {metric.label} of the intact network is {intact} {metric.mark} over {images}. {metric.meaning}."
     ]
+    if untested := untested_words(study.table, metric):
+        return [*sentences, untested]
     correction = f"after correction for their number (false discovery rate {RATE})"
     if found.num_found:
         rest = found.num_measured - found.num_found
