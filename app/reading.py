@@ -74,6 +74,13 @@ def _changes(path: str, study_id: int, position: int, metric: str, updated: floa
         return store.changes(study_id, position, metric)
 
 
+def value_changes(study: pd.Series, position: int, statistic: str) -> pd.DataFrame:
+    """Return the images whose number an ablation changed, as far as these are kept: image_id, before, after."""
+    with Store.open(cache().results) as store:
+        found = pd.DataFrame(store.value_changes(int(study["id"]), position, statistic))
+    return found.astype({"image_id": int})
+
+
 def all_changes(study: pd.Series) -> pd.DataFrame:
     """Return the changed images of every ablation of a study as one table, with the column position."""
     with Store.open(cache().results) as store:

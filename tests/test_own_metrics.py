@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from streamlit.testing.v1 import AppTest
 from torch import nn
 
 import weanalysis
 from weanalysis.ablation import ablate
+from weanalysis.dashboard import app_folder
 from weanalysis.errors import DataError, StoreError, StudyError, WeanalysisError
 from weanalysis.report import write_report
 from weanalysis.results import Store
@@ -129,10 +131,18 @@ def test_the_name_changes_with_whatever_decides_the_numbers(monkeypatch):
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with a study without classes, and one with classes and two metrics of its caller's."""
     cache, numbers = tmp_path_factory.mktemp("cache"), Rows([0.1 * index for index in range(NUM_IMAGES)])
-    ablate(network(1), numbers, metric=weanalysis.metric("squared error", squared_error, "mm²"), cache=str(cache))
+    ablate(
+        network(1),
+        numbers,
+        metric=weanalysis.metric("squared error", squared_error, "mm²"),
+        cache=str(cache),
+        name="numbers",
+    )
     labelled = Rows(torch.arange(NUM_IMAGES) % 3)
     for factor in (1.0, 2.0):
-        ablate(network(), labelled, metric=weanalysis.metric("scaled", scaled(factor)), cache=str(cache))
+        ablate(
+            network(), labelled, metric=weanalysis.metric("scaled", scaled(factor)), cache=str(cache), name="labelled"
+        )
     return cache
 
 
@@ -253,3 +263,22 @@ def test_tables_of_both_are_readable(measured):
     with Store.open(measured / "results.sqlite") as store:
         both = pd.concat([store.table(1), store.table(2)])
     assert both["metric"].nunique() == 2
+
+
+@pytest.mark.parametrize("page", ["overview", "location", "saliency", "compare"])
+def test_pages_show_a_study_without_classes_by_its_numbers(measured, monkeypatch, page):
+    monkeypatch.setenv("WEANALYSIS_CACHE", str(measured))
+    app = AppTest.from_file(str(app_folder() / "main.py"), default_timeout=60)
+    app.run()
+    if page != "overview":
+        app.switch_page(f"views/{page}.py")
+    app.query_params["kernel"] = "0:1:1"
+    app.run()
+    assert not app.exception and not app.error
+    if page != "location":
+        return
+    options = app.selectbox(key="study").options
+    app.selectbox(key="study").select(next(one for one in options if "numbers" in one)).run()
+    assert not app.exception and not app.error
+    shown = " ".join(str(one.value) for element in (app.markdown, app.caption) for one in element)
+    assert "Images whose squared error changed most" in shown and "intact squared error" in shown and "mm²" in shown
