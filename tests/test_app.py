@@ -1249,6 +1249,13 @@ def test_saliency_shows_the_map_the_measured_grid_and_their_agreement(open_page:
     is_well(app)
     expected = spearmanr(made.scores("l1", rows), rows["num_flipped"]).statistic
     assert app.dataframe[0].value.set_index("criterion").loc["l1", "spearman"] == pytest.approx(expected)
+    next(control for control in app.get("button_group") if control.key == "metric").set_value("loss").run()
+    is_well(app)
+    with Store.open(path) as store:
+        losses = store.table(store.find("baseline location"), "loss")
+    expected = spearmanr(made.scores("l1", losses), losses["drop"]).statistic
+    assert app.dataframe[0].value.set_index("criterion").loc["l1", "spearman"] == pytest.approx(expected)
+    assert next(one.options for one in app.get("button_group") if one.key == "against") == ["D"]
 
 
 def test_saliency_without_a_study_of_the_same_weights_says_how_to_measure(open_page: Open, cache: Path) -> None:

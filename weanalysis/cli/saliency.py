@@ -17,6 +17,7 @@ from weanalysis.cli.options import (
 )
 from weanalysis.errors import StoreError, StudyError, unknown_name
 from weanalysis.kinds import kinds_where
+from weanalysis.tasks import METRICS, find_metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from weanalysis.cache import Cache
+    from weanalysis.results import Store
     from weanalysis.results.statistics import MeasuredColumn
     from weanalysis.saliency import Measured
 
@@ -42,11 +44,9 @@ Examples:
   weanalysis saliency --model resnet20 -o scores.parquet
 """
 
-# What --against takes: the study's column, and its name.
-AGAINST: dict[str, tuple[MeasuredColumn, str]] = {
-    "drop": ("drop", "measured D"),
-    "flipped": ("num_flipped", "number of images flipped"),
-}
+# What --against takes: D in a study's own metric, how many images it flips, or D in any metric.
+DROP, FLIPPED = "drop", "flipped"
+AGAINST = (DROP, FLIPPED, *METRICS)
 
 _SCORED = " or ".join(kinds_where(lambda kind: kind.scored))
 
@@ -69,8 +69,9 @@ SUFFIXES = (".parquet", ".csv", ".json", ".safetensors")
     "--against",
     default="drop",
     show_default=True,
-    metavar="drop|flipped",
-    help="What the scores are compared with: D, which has a sign, or how many images turned right or wrong.",
+    metavar="|".join(AGAINST),
+    help="What the scores are compared with: D in the study's metric or in another (it has a sign), or how many images "
+    "turned right or wrong.",
 )
 @click.option(
     "--top",
@@ -155,12 +156,26 @@ def _agreements(
     agreements = []
     with Store.open(cache.results) as store:
         for number in numbers:
-            scored = scored_study(measured, net, store, number)
-            criteria, of = measured.maps.criteria, AGAINST[given["against"]][0]
-            table = agreement_table(scored, criteria, given["top"] / 100, measured=of)
+            metric = _metric_of(store, number, given["against"])
+            scored = scored_study(measured, net, store, number, metric)
+            of: MeasuredColumn = "num_flipped" if given["against"] == FLIPPED else "drop"
+            table = agreement_table(scored, measured.maps.criteria, given["top"] / 100, measured=of)
             table.insert(0, "study", number)
-            agreements.append((store.describe(number), table))
+            agreements.append(({**store.describe(number), "metric": metric}, table))
     return agreements
+
+
+def _metric_of(store: Store, number: int, against: str) -> str:
+    """The metric in which a study is compared; raise StudyError for one that it does not have."""
+    offered = store.metrics(number)
+    if against == DROP:
+        return offered[0]
+    if against == FLIPPED:
+        return next((name for name in offered if find_metric(name).counts_images), offered[0])
+    if against not in offered:
+        name = store.describe(number)["name"]
+        raise StudyError(f"{name} does not know D of {against}: it has {', '.join(offered)}; choose one with --against")
+    return against
 
 
 def _print_json(
@@ -266,11 +281,13 @@ def _print(console: Console, measured: Measured, agreements: list[Any], given: d
             table.add_row(*(cell for pair in line for cell in pair))
         console.print(table)
     for about, found in agreements:
-        _print_agreement(console, about, found, given["top"], AGAINST[given["against"]][1])
-    if agreements and given["against"] == "drop":
+        what = "number of images flipped" if given["against"] == FLIPPED else f"measured D of {about['metric']}"
+        _print_agreement(console, about, found, given["top"], what)
+    if agreements and given["against"] not in (FLIPPED, "loss"):
         console.print(
             "Scores have no sign, but D has: --against flipped compares them with how many images turned "
-            "right or wrong.",
+            "right or wrong. First-order scores (taylor-mean) predict D of the loss by construction: --against loss "
+            "compares with that.",
             soft_wrap=True,
         )
     if not agreements:
