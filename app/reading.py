@@ -114,13 +114,10 @@ def contrast(study: pd.Series) -> Contrast | None:
 
 
 def compare_studies(first: pd.Series, second: pd.Series) -> comparison.StudyComparison:
-    """Compare two studies in the metric of the first, top-1 where no image is right or wrong in that.
-
-    Raises StudyError where they cannot be paired.
-    """
+    """Compare two studies in the metric of the first; raise StudyError where they cannot be paired."""
     numbers = int(first["id"]), int(second["id"])
     updated = float(first["updated"]), float(second["updated"])
-    return _compared(str(cache().root), numbers, answers_in(first["metric"]), updated)
+    return _compared(str(cache().root), numbers, first["metric"], updated)
 
 
 @st.cache_resource(show_spinner="Pairing the images of every place…", max_entries=8)

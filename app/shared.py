@@ -178,11 +178,11 @@ def choose_study(page: str) -> pd.Series:
         return choose_metric(by_label[chosen])
 
 
-def choose_metric(study: pd.Series) -> pd.Series:
-    """Let the reader choose in which of its metrics a study is read, where there are several; return it so."""
-    offered = reading.metrics(study)
+def choose_metric(study: pd.Series, *others: pd.Series) -> pd.Series:
+    """Let the reader choose in which of its metrics, and of the others', a study is read; return it so."""
+    offered = [name for name in reading.metrics(study) if all(name in reading.metrics(other) for other in others)]
     if len(offered) < 2:
-        return study
+        return reading.in_metric(study, offered[0]) if offered else study
     labels = [find_metric(name).label for name in offered]
     chosen = st.segmented_control(
         "D of",

@@ -22,7 +22,8 @@ class AllAnswers(Counts):
         """All answers of a study, some ablations at a time, each with those of the same images when intact.
 
         Yields their positions in the plan (A,), what the intact network answers (1, N), and the ablated ones (A, N): a
-        part has ablations that were measured on the same shards. `statistic` "confidence" brings each answer's along.
+        part has ablations that were measured on the same shards. A `statistic` that is a number of each image, such as
+        "confidence", comes along as the answers' confidence.
         Raises StoreError where that is not kept of every image.
         """
         if not self.keeps_all(study_id, statistic):
@@ -75,8 +76,9 @@ class AllAnswers(Counts):
             here = index >= 0
             confidence[index[here]] = before + values.changes[here].astype(np.float32)
         first = Answers(intact.targets, intact.predictions[None], before[None])
-        # A change in half precision may lead beyond 1.
-        return first, Answers(intact.targets, predictions, np.clip(confidence, 0, 1))
+        # A change of a probability in half precision may lead beyond 1.
+        numbers = np.clip(confidence, 0, 1) if statistic == "confidence" else confidence
+        return first, Answers(intact.targets, predictions, numbers)
 
 
 def _put_changes(predictions: np.ndarray, block: Block, index: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from weanalysis.results.statistics.paired import Floats, two_sided_z
 from weanalysis.tasks.aggregates import Linearized
 
 # As if one more image had turned from right to wrong or back, by 100 points: so D of few images has an interval too.
-_ONE_IMAGE = 100.0
+ONE_IMAGE = 100.0
 
 
 def linear_change(
@@ -34,7 +34,7 @@ def linear_change(
     two_sided_z(confidence)  # refuses what is no confidence
     drop = worse * (after.values - before.values) + 0.0
     count = after.influence.shape[1]
-    squares = ((after.influence - before.influence) ** 2).sum(1) + _ONE_IMAGE**2
+    squares = ((after.influence - before.influence) ** 2).sum(1) + ONE_IMAGE**2
     known = before.is_sound & after.is_sound & np.isfinite(squares) & (count > 1)
     error = np.where(known, np.sqrt(squares) / max(count, 1), np.nan)
     reach = stats.t.ppf((1 + confidence) / 2, max(count - 1, 1)) * error
