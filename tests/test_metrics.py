@@ -1,5 +1,6 @@
 """Metrics: what is kept of each image, what follows from it, and what one line says where a metric cannot be had."""
 
+import copy
 import json
 import sqlite3
 from pathlib import Path
@@ -9,10 +10,15 @@ import pytest
 import torch
 from command_line import run
 from scipy import stats
+from streamlit.testing.v1 import AppTest
 from torch import nn
 
 from weanalysis.ablation import Evaluator, ablate, make_study
+from weanalysis.comparison import compare
+from weanalysis.dashboard import app_folder
 from weanalysis.errors import StoreError, StudyError
+from weanalysis.models import Model
+from weanalysis.report import write_report
 from weanalysis.results import Store, find_improvements
 from weanalysis.results.statistics import compare_values, linear_change, mean_change, mean_table, selected_intervals
 from weanalysis.results.store import Writer
@@ -183,9 +189,9 @@ def test_a_file_of_an_older_version_keeps_its_results_and_gets_losses_when_asked
 
 def test_forgetting_some_ablations_keeps_the_losses_of_the_others(studied, tmp_path):
     path, *_ = studied
-    copy = tmp_path / "results.sqlite"
-    copy.write_bytes(path.read_bytes())
-    with Writer.open(copy) as writer, Store.open(copy) as store:
+    copied = tmp_path / "results.sqlite"
+    copied.write_bytes(path.read_bytes())
+    with Writer.open(copy) as writer, Store.open(copied) as store:
         ids, before = store.ablation_ids(1), store.table(1, "loss")
         writer.forget(1, ids[2:4])
         after = store.table(1, "loss")
@@ -196,11 +202,11 @@ def test_forgetting_some_ablations_keeps_the_losses_of_the_others(studied, tmp_p
 
 @pytest.mark.parametrize("damage", ["moments = x'00'", "num_kept = 99", "changes = x'0000'", "num_kept = 1"])
 def test_damaged_losses_are_one_line(studied, tmp_path, damage):
-    copy = tmp_path / "results.sqlite"
-    copy.write_bytes(studied[0].read_bytes())
-    with sqlite3.connect(copy) as db:
+    copied = tmp_path / "results.sqlite"
+    copied.write_bytes(studied[0].read_bytes())
+    with sqlite3.connect(copied) as db:
         db.execute(f"UPDATE block_values SET {damage}")
-    with Store.open(copy) as store, pytest.raises(StoreError, match="loss of block 1 is damaged"):
+    with Store.open(copied) as store, pytest.raises(StoreError, match="loss of block 1 is damaged"):
         store.table(1, "loss")
 
 
@@ -398,11 +404,11 @@ def test_a_study_of_the_loss_is_read_in_metrics_of_all_answers(studied, name):
 
 def test_measured_in_parts_it_counts_the_images_that_each_ablation_has(studied, tmp_path):
     path, *_ = studied
-    copy = tmp_path / "results.sqlite"
-    copy.write_bytes(path.read_bytes())
-    with sqlite3.connect(copy) as db:
+    copied = tmp_path / "results.sqlite"
+    copied.write_bytes(path.read_bytes())
+    with sqlite3.connect(copied) as db:
         db.execute("DELETE FROM blocks WHERE start = 50")
-    with Store.open(copy) as store:
+    with Store.open(copied) as store:
         table = store.table(1, "macro-f1")
         intact = store.intact(1)
     assert (table["num_images"] == 50).all()
@@ -440,3 +446,96 @@ def test_outputs_that_stop_being_probabilities_have_no_loss(tmp_path):
     ):
         ablate(Sometimes(), data, "layer", metric="loss", cache=str(tmp_path))
     assert ablate(Sometimes(), data, "layer", cache=str(tmp_path))["drop"].notna().all()
+
+
+# Compared -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_studies(tmp_path_factory: pytest.TempPathFactory):
+    """The same study of two networks, in one cache."""
+    cache, net, other = tmp_path_factory.mktemp("cache"), network(), network()
+    other[3].weight.data *= 1.3
+    data = Images(net)
+    for name, one in (("first", net), ("second", other)):
+        ablate(one, data, "location", metric="loss", cache=str(cache), grid="all", shard_size=25, name=name)
+    return cache, net, other, data
+
+
+@pytest.mark.parametrize("name", ["loss", "macro-f1", "ece"])
+def test_studies_are_compared_place_by_place_in_any_metric(two_studies, name):
+    cache, net, other, data = two_studies
+    found = compare("first", "second", cache=str(cache), metric=name)
+    with Store.open(cache / "results.sqlite") as store:
+        one, two = store.table(1, name), store.table(2, name)
+    assert found.metric == name and len(found.places) == len(one) and found.images.empty
+    assert found.places["first"].to_numpy() == pytest.approx(one["drop"].to_numpy(), abs=2e-4)
+    apart = (two["drop"] - one["drop"]).to_numpy()
+    assert found.places["difference"].to_numpy() == pytest.approx(apart, abs=4e-4)
+    assert found.difference == pytest.approx(apart.mean(), abs=4e-4)
+    assert found.intact == pytest.approx((one["intact"][0], two["intact"][0]), abs=1e-4)
+    assert found.accuracy.difference == pytest.approx(found.intact[1] - found.intact[0])
+    if name != "loss":
+        return
+    before = [plain_losses(each, data).numpy() for each in (net, other)]
+    for place in (0, 5):
+        row = found.places.iloc[place]
+        changes = []
+        for each, intact in zip((net, other), before, strict=True):
+            wounded = copy.deepcopy(each)
+            wounded.get_submodule(row["layer"]).weight.data[int(row["out_channel"]), int(row["in_channel"])] = 0
+            changes.append(plain_losses(wounded, data).numpy() - intact)
+        test = stats.ttest_1samp(changes[1] - changes[0], 0)
+        low, high = test.confidence_interval(0.95)
+        assert (row["difference_low"], row["difference_high"]) == pytest.approx((low, high), abs=2e-3)
+        assert row["p_value"] == pytest.approx(test.pvalue, abs=0.02)
+    test = stats.ttest_1samp(before[1] - before[0], 0)
+    assert found.accuracy.p_value == pytest.approx(test.pvalue, rel=1e-3)
+    assert found.largest(3)["selected_low"].notna().all()
+
+
+def test_networks_are_compared_in_any_metric(two_studies):
+    _, net, other, data = two_studies
+    models = [Model(name, each, {"source": "module"}, "given", 6) for name, each in (("a", net), ("b", other))]
+    found = compare(*models, data=data, metric="loss", device="cpu")
+    losses = [plain_losses(each, data).numpy() for each in (net, other)]
+    test = stats.ttest_1samp(losses[1] - losses[0], 0)
+    assert found.difference == pytest.approx((losses[1] - losses[0]).mean(), abs=1e-5)
+    assert found.p_value == pytest.approx(test.pvalue, rel=1e-3) and np.isnan(found.alone).all()
+    assert [side.accuracy[0] for side in found.sides] == pytest.approx([one.mean() for one in losses], abs=1e-5)
+    found = compare(*models, data=data, metric="macro-f1", device="cpu")
+    assert found.difference == pytest.approx(found.sides[1].accuracy[0] - found.sides[0].accuracy[0])
+    with pytest.raises(StudyError, match="accuracies to reach go with --metric top1 or top5, not loss"):
+        compare(*models, data=data, metric="loss", reach=[90.0])
+    with pytest.raises(StudyError, match="unknown metric 'auc'"):
+        compare(*models, data=data, metric="auc")
+
+
+def test_command_report_and_page_compare_in_the_loss(two_studies, tmp_path, capsys, monkeypatch):
+    cache, *_ = two_studies
+    assert run("compare", "first", "second", "--metric", "loss", "--cache", str(cache)) == 0
+    told = capsys.readouterr().out
+    found = compare("first", "second", cache=str(cache), metric="loss")
+    assert f"B minus A: {found.difference:+.4f} nats" in told and "Intact loss: A" in told and "Student's t" in told
+    assert "Images that are lost" not in told and "points" not in told
+    page = write_report(["1", "2"], tmp_path / "page.html", cache=str(cache), metric="loss").path.read_text()
+    assert METRICS["loss"].words(found.difference) in page and "Intact, the loss of first (1)" in page
+    monkeypatch.setenv("WEANALYSIS_CACHE", str(cache))
+    app = AppTest.from_file(str(app_folder() / "main.py"), default_timeout=60)
+    app.query_params["metric"] = "loss"
+    app.run()
+    app.switch_page("views/compare.py").run()
+    assert not app.exception and not app.error
+    shown = " ".join(str(one.value) for one in app.markdown)
+    words = METRICS["loss"].words(abs(found.difference), signed=False)
+    assert words in shown and "nats" in shown
+
+
+def test_a_metric_that_one_study_lacks_is_one_line(two_studies, tmp_path):
+    cache, *_ = two_studies
+    copied = tmp_path / "results.sqlite"
+    copied.write_bytes((cache / "results.sqlite").read_bytes())
+    with sqlite3.connect(copied) as db:
+        db.execute("DELETE FROM block_values WHERE block_id IN (SELECT id FROM blocks WHERE context_id = 2)")
+    with pytest.raises(StudyError, match="second does not know D of ece: it has loss, top1, top5, macro-f1; choose"):
+        compare("first", "second", cache=str(tmp_path), metric="ece")
