@@ -98,8 +98,7 @@ def test_naive_exact_and_pooled_agree_on_each_image(studied):
     ablations = make_study("location", net, grid="all").ablations
     results = []
     for mode, pooled in (("naive", False), ("exact", False), ("exact", True)):
-        evaluator = Evaluator(net, mode, batch_size=13)
-        evaluator.pooled = pooled
+        evaluator = Evaluator(net, mode, batch_size=13, pooled=pooled)
         results.append(evaluator.measure(data.images, data.targets, ablations).values["loss"])
     for other in results[1:]:
         assert np.abs(other.intact - results[0].intact).max() < 1e-5

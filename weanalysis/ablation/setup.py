@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from weanalysis.ablation.behaviour import NUM_PROBES
-from weanalysis.ablation.evaluate import Evaluator
+from weanalysis.ablation.evaluate import BATCH_SIZE, Evaluator
 from weanalysis.ablation.inputs import as_model, checkpoint_of, excitation_kind, multipliers_of
 from weanalysis.ablation.preparation import Prepared, classes_of, prepare
 from weanalysis.ablation.schedule import Work
@@ -148,7 +148,7 @@ def _evaluator(settings: Settings, prepared: Prepared, probes: Tensor) -> Evalua
         settings.evaluate,
         settings.devices[0],
         DTYPES[settings.dtype],
-        **({} if settings.batch_size is None else {"batch_size": settings.batch_size}),
+        settings.batch_size or BATCH_SIZE,
         screen=settings.screen,
         tf32=settings.dtype == "tf32",
         conduct=prepared.conduct,
