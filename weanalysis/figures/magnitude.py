@@ -202,7 +202,7 @@ def _cells_to_click(means: pd.DataFrame, layers: list[str], metric: Metric) -> g
     words = [
         measurement(drop, low, high, metric) + screened for drop, low, high, screened in each(different, *measured)
     ]
-    places = each(cells, "layer", "percentile")
+    places = list(each(cells, "layer", "percentile"))
     return clickable(
         cells["percentile"],
         cells["place"],
