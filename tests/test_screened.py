@@ -105,6 +105,27 @@ def test_a_prediction_is_the_slope_of_the_margin_times_the_change_behind_the_non
         assert (size >= 0).all() and (of_any >= 0).all() and (change != 0).any()
 
 
+def test_the_example_by_hand_is_what_is_computed():
+    """Three images of one pixel and two kernels, as `evaluate.screened` tells of them."""
+    net = nn.Sequential(nn.Conv2d(2, 1, 1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(1, 2)).eval()
+    for parameter, values in zip(net.parameters(), ([1, -1], [0.5, 0], [-0.2, 0]), strict=True):
+        parameter.data = torch.tensor(values, dtype=torch.float32).reshape(parameter.shape)
+    images = torch.tensor([[3.0, 1.0], [1.0, 2.0], [2.0, 1.0]])[:, :, None, None]
+    fast, ablations = Evaluator(net, "screened"), studies.location(net, "all", "any").ablations
+    seen = intact_pass(fast, images, torch.tensor([0, 0, 1]), ["0"])
+    usual = seen.squares(3)[fast.network.pairs.end("0")] / 3
+    change, size, of_any = (each.numpy() for each in fast.network.pairs.predict(seen, "0", ablations, usual))
+    assert seen.margins.numpy() == pytest.approx([0.8, -0.2, -0.3], abs=1e-6) and usual.item() == pytest.approx(0.25)
+    assert change == pytest.approx(np.array([[-1, 0.5], [0, 0.5], [0.5, -0.5]]), abs=1e-6)
+    assert size[:, 1] == pytest.approx([0.56] * 3, abs=0.005)
+    risk, flipped = risk_module.risks(seen.margins.numpy(), change, size)
+    assert flipped.tolist() == [[True, False], [False, True], [True, False]]
+    assert risk == pytest.approx(np.array([[0, 2.30], [np.inf, 0], [0, 1.42]]), abs=0.005)
+    assert np.isinf(risk_module.risks_of_others(seen.second.numpy(), of_any)).all(), "there is no third class"
+    measured = fast.measure(images, torch.tensor([0, 0, 1]), ablations)
+    assert flips(measured, 2).tolist() == [[1, 0, -1], [0, -1, 0]]
+
+
 class Residual(nn.Module):
     """A wide convolution whose output goes through a ReLU, a batch norm that cannot be folded, and a sum."""
 
