@@ -105,8 +105,7 @@ def test_naive_exact_and_pooled_agree_on_each_image(studied):
     ablations = make_study("location", net, grid="all").ablations
     results = []
     for mode, pooled in (("naive", False), ("exact", False), ("exact", True)):
-        evaluator = Evaluator(net, mode, batch_size=13)
-        evaluator.pooled = pooled
+        evaluator = Evaluator(net, mode, batch_size=13, pooled=pooled)
         results.append(evaluator.measure(data.images, data.targets, ablations).values["loss"])
     for other in results[1:]:
         assert np.abs(other.intact - results[0].intact).max() < 1e-5
@@ -191,7 +190,7 @@ def test_forgetting_some_ablations_keeps_the_losses_of_the_others(studied, tmp_p
     path, *_ = studied
     copied = tmp_path / "results.sqlite"
     copied.write_bytes(path.read_bytes())
-    with Writer.open(copy) as writer, Store.open(copied) as store:
+    with Writer.open(copied) as writer, Store.open(copied) as store:
         ids, before = store.ablation_ids(1), store.table(1, "loss")
         writer.forget(1, ids[2:4])
         after = store.table(1, "loss")

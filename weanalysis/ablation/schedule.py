@@ -20,12 +20,13 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from torch import Tensor, nn
 
 from weanalysis.ablation.behaviour import NUM_PROBES, Conduct
-from weanalysis.ablation.evaluate import Evaluator, Measured, Mode, OutputTask, ScreenSettings
+from weanalysis.ablation.evaluate import Evaluator, Measured, Mode, ScreenSettings
 from weanalysis.ablation.studies import Ablation
 from weanalysis.cache import Cache
 from weanalysis.devices import DTYPES
 from weanalysis.errors import DeviceError, WeanalysisError
 from weanalysis.orphans import end_with
+from weanalysis.tasks.numbers import OutputTask
 
 # A task should end soon enough for progress to be seen and for Ctrl-C to be answered, and last long enough
 # for the intact forward pass and the decoding that it begins with not to count.
@@ -202,7 +203,7 @@ class _Worker:
             work.dtype == "tf32",
             work.conduct,
             work.data.batch(0, NUM_PROBES)[0],
-            work.output_task,
+            task=work.output_task,
         )
         self._shard: tuple[tuple[int, int], tuple[Tensor, Tensor]] | None = None
 

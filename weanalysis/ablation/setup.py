@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from weanalysis.ablation.behaviour import NUM_PROBES
-from weanalysis.ablation.evaluate import Evaluator, OutputTask
+from weanalysis.ablation.evaluate import BATCH_SIZE, Evaluator
 from weanalysis.ablation.inputs import as_model, checkpoint_of, excitation_kind, multipliers_of
 from weanalysis.ablation.preparation import Prepared, classes_of, prepare
 from weanalysis.ablation.schedule import Work
@@ -27,7 +27,7 @@ from weanalysis.results.multipliers import save_multipliers
 from weanalysis.results.store import content_key
 from weanalysis.tasks import NUMBERS, Metric, described
 from weanalysis.tasks.classification import Classification
-from weanalysis.tasks.numbers import Numbers
+from weanalysis.tasks.numbers import Numbers, OutputTask
 from weanalysis.versions import versions
 
 
@@ -177,7 +177,7 @@ def _evaluator(settings: Settings, prepared: Prepared, output_task: OutputTask, 
         settings.evaluate,
         settings.devices[0],
         DTYPES[settings.dtype],
-        **({} if settings.batch_size is None else {"batch_size": settings.batch_size}),
+        settings.batch_size or BATCH_SIZE,
         screen=settings.screen,
         tf32=settings.dtype == "tf32",
         conduct=prepared.conduct,
@@ -219,7 +219,7 @@ def _work(
         cache=cache,
         screen=settings.screen,
         conduct=prepared.conduct,
-        output_task=evaluator.task,
+        output_task=evaluator.network.task,
     )
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from weanalysis.ablation import Evaluator
 from weanalysis.ablation.inputs import as_model
@@ -190,7 +189,7 @@ class Look:
         return notes
 
 
-def _some_outputs(model: Model, images: Images) -> Tensor:
+def _some_outputs(model: Model, images: Images) -> Any:
     """The outputs of a network on a few images, which tell whether they are probabilities."""
     return Evaluator(model.net, "naive").logits(images.batch(0, min(8, len(images)))[0])
 

@@ -169,7 +169,7 @@ def magnitude_map(table: pd.DataFrame, *, selected: tuple[str, float] | None = N
             colorbar=colour_bar(theme, f"D, {metric.unit}", height - 60),
         )
     )
-    figure.add_trace(_cells_to_click(means, layers))
+    figure.add_trace(_cells_to_click(means, layers, metric))
     if selected is not None and selected[0] in layers:
         place = layers.index(selected[0])
         width = _step(percentiles)
@@ -193,9 +193,8 @@ def magnitude_map(table: pd.DataFrame, *, selected: tuple[str, float] | None = N
     return figure
 
 
-def _cells_to_click(means: pd.DataFrame, layers: list[str]) -> go.Scattergl:
+def _cells_to_click(means: pd.DataFrame, layers: list[str], metric: Metric) -> go.Scattergl:
     """Lay a marker over each cell, which tells D when hovered over, and where it is when clicked."""
-    metric = metric_of(means)
     cells = means.assign(place=means["layer"].map({layer: place for place, layer in enumerate(layers)}))
     cells = cells.assign(screened=screenings(cells))
     measured = ("drop", "drop_low", "drop_high", "screened")
@@ -203,7 +202,7 @@ def _cells_to_click(means: pd.DataFrame, layers: list[str]) -> go.Scattergl:
     words = [
         measurement(drop, low, high, metric) + screened for drop, low, high, screened in each(different, *measured)
     ]
-    places = each(cells, "layer", "percentile")
+    places = list(each(cells, "layer", "percentile"))
     return clickable(
         cells["percentile"],
         cells["place"],

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from weanalysis.errors import StudyError
+from weanalysis.tasks.classification import Classification
 from weanalysis.tasks.own import OwnMetric
 
 
@@ -40,3 +41,7 @@ class Numbers:
     def statistics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """The numbers of each image by their name, (N,), in float32."""
         return {self.own.about.statistic: self.own.numbers(outputs, targets)}
+
+
+# What a network's outputs and targets may mean.
+OutputTask = Classification | Numbers

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from weanalysis.results.store import SCREENED
 from weanalysis.tasks.classification import Classification
-from weanalysis.tasks.numbers import Numbers
+from weanalysis.tasks.numbers import OutputTask
 
 
 @dataclass
@@ -94,9 +94,7 @@ class Decisions:
     values: dict[str, Tensor]
 
     @staticmethod
-    def of(
-        outputs: Tensor, targets: Tensor, tolerance: float = 0.0, task: Classification | Numbers | None = None
-    ) -> Decisions:
+    def of(outputs: Tensor, targets: Tensor, tolerance: float = 0.0, task: OutputTask | None = None) -> Decisions:
         """Decide from outputs (N, classes), and tell which images hang on less than the tolerance."""
         task = task or Classification()
         predictions, correct = task.answers(outputs, targets)
