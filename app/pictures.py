@@ -14,6 +14,7 @@ import streamlit as st
 
 from weanalysis.cache import Cache
 from weanalysis.errors import DataError
+from weanalysis.tasks import NUMBERS, find_metric
 
 A_PAGE = 24
 _SIDE = 112
@@ -26,8 +27,10 @@ KINDS = {
 
 def changed_images(study: pd.Series, row: pd.Series, key: str) -> None:
     """Show the images whose prediction changed by the ablation in `row` of a study's table, named by its place."""
-    changes = reading.changes(study, int(row.name))
     about = reading.describe(study)
+    if about.get("task") == NUMBERS:
+        return _changed_numbers(study, row)
+    changes = reading.changes(study, int(row.name))
     classes = about.get("classes") or []
     kind = np.select(
         [changes["correct_before"] & ~changes["correct_after"], ~changes["correct_before"] & changes["correct_after"]],
@@ -79,6 +82,17 @@ def changed_images(study: pd.Series, row: pd.Series, key: str) -> None:
             st.image(picture, width=_SIDE, alt=f"{file}: {row.target}")
             before, after = (f"{_coloured(name, name == row.target)}" for name in (row.before, row.after))
             st.markdown(f"{before} → {after}", help=f"{shared.plain(file)}: label {shared.plain(row.target)}")
+
+
+def _changed_numbers(study: pd.Series, row: pd.Series) -> None:
+    """List the images without classes whose number changed most."""
+    metric = find_metric(study["metric"])
+    changes = reading.value_changes(study, int(row.name), metric.statistic)
+    st.markdown(
+        f"**Images whose {metric.label} changed most**", help="Images have no class here: none is right or wrong."
+    )
+    by_size = (changes["after"] - changes["before"]).abs().sort_values(ascending=False, kind="stable").index
+    st.dataframe(changes.loc[by_size[:A_PAGE]].rename(columns={"image_id": "image"}), hide_index=True)
 
 
 def _named(changes: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:

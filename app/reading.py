@@ -18,7 +18,7 @@ from weanalysis.results import Improvements, Store, find_improvements
 from weanalysis.results.contrast import Contrast, lowest_and_highest
 from weanalysis.results.multipliers import load_multipliers, natural
 from weanalysis.results.saliency import SaliencyMaps, list_maps, load_maps
-from weanalysis.tasks import METRICS
+from weanalysis.tasks import find_metric
 
 _STUDY_COLUMNS = [
     *("id", "name", "kind", "model", "weights", "data", "metric", "state"),
@@ -34,7 +34,7 @@ def studies(*kinds: str) -> pd.DataFrame:
     """Return the studies of `kinds` (all where none is named), the last changed first; empty without a store."""
     if not cache().results.is_file():
         return pd.DataFrame(columns=_STUDY_COLUMNS)
-    with Store.open(cache().results, readonly=True) as store:
+    with Store.open(cache().results) as store:
         found = store.studies()
     if kinds and len(found):
         found = found[found["kind"].isin(kinds)]
@@ -45,7 +45,7 @@ def unreadable() -> list[str]:
     """Return a line for each study that is in the store but cannot be read."""
     if not cache().results.is_file():
         return []
-    with Store.open(cache().results, readonly=True) as store:
+    with Store.open(cache().results) as store:
         return list(store.unreadable().values())
 
 
@@ -57,7 +57,7 @@ def table(study: pd.Series) -> pd.DataFrame:
 @st.cache_data(show_spinner=False, max_entries=32)
 def _table(path: str, study_id: int, metric: str, updated: float) -> pd.DataFrame:
     """Read a study once for every state it was in, which `updated` tells apart."""
-    with Store.open(path, readonly=True) as store:
+    with Store.open(path) as store:
         return store.table(study_id, metric)
 
 
@@ -70,13 +70,20 @@ def changes(study: pd.Series, position: int) -> pd.DataFrame:
 
 @st.cache_data(show_spinner=False, max_entries=64)
 def _changes(path: str, study_id: int, position: int, metric: str, updated: float) -> pd.DataFrame:
-    with Store.open(path, readonly=True) as store:
+    with Store.open(path) as store:
         return store.changes(study_id, position, metric)
+
+
+def value_changes(study: pd.Series, position: int, statistic: str) -> pd.DataFrame:
+    """Return the images whose number an ablation changed, as far as these are kept: image_id, before, after."""
+    with Store.open(cache().results) as store:
+        found = pd.DataFrame(store.value_changes(int(study["id"]), position, statistic))
+    return found.astype({"image_id": int})
 
 
 def all_changes(study: pd.Series) -> pd.DataFrame:
     """Return the changed images of every ablation of a study as one table, with the column position."""
-    with Store.open(cache().results, readonly=True) as store:
+    with Store.open(cache().results) as store:
         return store.all_changes(int(study["id"]), answers_in(study["metric"]))
 
 
@@ -87,7 +94,7 @@ def improvements(study: pd.Series) -> Improvements:
 
 @st.cache_data(show_spinner=False, max_entries=16)
 def _improvements(path: str, study_id: int, metric: str, updated: float) -> Improvements:
-    with Store.open(path, readonly=True) as store:
+    with Store.open(path) as store:
         return find_improvements(store, study_id, metric)
 
 
@@ -102,18 +109,15 @@ def confirmed(study: pd.Series) -> list[int]:
 
 def contrast(study: pd.Series) -> Contrast | None:
     """Return D_L and D_H of a study with their difference; None for a study without them."""
-    with Store.open(cache().results, readonly=True) as store:
+    with Store.open(cache().results) as store:
         return lowest_and_highest(store, int(study["id"]), study["metric"])
 
 
 def compare_studies(first: pd.Series, second: pd.Series) -> comparison.StudyComparison:
-    """Compare two studies in the metric of the first, top-1 where no image is right or wrong in that.
-
-    Raises StudyError where they cannot be paired.
-    """
+    """Compare two studies in the metric of the first; raise StudyError where they cannot be paired."""
     numbers = int(first["id"]), int(second["id"])
     updated = float(first["updated"]), float(second["updated"])
-    return _compared(str(cache().root), numbers, answers_in(first["metric"]), updated)
+    return _compared(str(cache().root), numbers, first["metric"], updated)
 
 
 @st.cache_resource(show_spinner="Pairing the images of every place…", max_entries=8)
@@ -135,7 +139,7 @@ def usual_pair(found: pd.DataFrame, first: int | None = None) -> tuple[int, int]
 @st.cache_data(show_spinner=False, max_entries=4)
 def _candidates(root: str, states: tuple[tuple[int, float], ...]) -> list[comparison.Candidate]:
     """Describe the studies, the last changed first; one without a stopping rule comes before one with."""
-    with Store.open(Cache(Path(root)).results, readonly=True) as store:
+    with Store.open(Cache(Path(root)).results) as store:
         described = [store.describe(number) for number, _ in states]
     described.sort(key=lambda about: bool(about.get("stopping")))
     # Studies of an older version do not say it, but kept the multipliers.
@@ -152,7 +156,7 @@ def intact(study: pd.Series) -> pd.DataFrame:
 
 @st.cache_data(show_spinner=False, max_entries=16)
 def _intact(path: str, study_id: int, updated: float) -> pd.DataFrame:
-    with Store.open(path, readonly=True) as store:
+    with Store.open(path) as store:
         return store.intact(study_id)
 
 
@@ -174,14 +178,14 @@ def _accuracies(path: str, wanted: tuple[tuple[int, str, float], ...]) -> list[f
 
 @st.cache_data(show_spinner=False, max_entries=1_000)
 def _accuracy(path: str, study_id: int, metric: str, updated: float) -> float:
-    with Store.open(path, readonly=True) as store:
+    with Store.open(path) as store:
         right = store.intact(study_id)[metric]
     return 100 * float(right.mean()) if len(right) else float("nan")
 
 
 def describe(study: pd.Series) -> dict[str, Any]:
     """Return the settings of a study: its data, seed, classes, what it skipped …"""
-    with Store.open(cache().results, readonly=True) as store:
+    with Store.open(cache().results) as store:
         return store.describe(int(study["id"]))
 
 
@@ -280,10 +284,10 @@ def metrics(study: pd.Series) -> list[str]:
 
 @st.cache_data(show_spinner=False, max_entries=32)
 def _metrics(path: str, study_id: int, updated: float) -> list[str]:
-    with Store.open(path, readonly=True) as store:
+    with Store.open(path) as store:
         return store.metrics(study_id)
 
 
 def answers_in(metric: str) -> str:
     """Return the metric in which images are right or wrong where a study is read in this one: itself, or top-1."""
-    return metric if METRICS[metric].counts_images else "top1"
+    return metric if find_metric(metric).counts_images else "top1"

@@ -19,9 +19,9 @@ from weanalysis import figures
 from weanalysis.cache import safe_name, storable
 from weanalysis.errors import WeanalysisError
 from weanalysis.kinds import called, kind_of, kinds_where
-from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words, untested_words
 from weanalysis.results.statistics import selected_intervals
-from weanalysis.tasks import METRICS
+from weanalysis.tasks import find_metric
 
 Colour = Literal["blue", "green", "orange", "red", "gray"]
 
@@ -178,15 +178,17 @@ def choose_study(page: str) -> pd.Series:
         return choose_metric(by_label[chosen])
 
 
-def choose_metric(study: pd.Series) -> pd.Series:
-    """Let the reader choose in which of its metrics a study is read, where there are several; return it so."""
-    offered = reading.metrics(study)
+def choose_metric(study: pd.Series, *others: pd.Series) -> pd.Series:
+    """Let the reader choose in which of its metrics, and of the others', a study is read; return it so."""
+    offered = [name for name in reading.metrics(study) if all(name in reading.metrics(other) for other in others)]
     if len(offered) < 2:
-        return study
+        return reading.in_metric(study, offered[0]) if offered else study
+    labels = [find_metric(name).label for name in offered]
     chosen = st.segmented_control(
         "D of",
         offered,
-        format_func=lambda name: METRICS[name].label,
+        # Of two metrics of a caller's own with one label the hash tells which.
+        format_func=lambda name: name if labels.count(find_metric(name).label) > 1 else find_metric(name).label,
         default=offered[0],
         required=True,
         key="metric",
@@ -216,7 +218,7 @@ def headline(study: pd.Series, rows: pd.DataFrame) -> None:
     """Say in one line what was measured, on what, and how far it is."""
     parts = [f"**{plain(study['model'])}** on **{plain(study['data'])}**"]
     if len(intact := rows["intact"].dropna()):
-        metric = METRICS[study["metric"]]
+        metric = find_metric(study["metric"])
         parts.append(f"intact {metric.label} {metric.words(intact.iloc[0], signed=False)} {metric.mark}")
     parts.append(f"{rows['drop'].notna().sum():,} of {len(rows):,} {kind_of(study['kind']).row}s measured")
     if len(counts := rows["num_images"].dropna()) and counts.max() > 0:
@@ -225,6 +227,8 @@ def headline(study: pd.Series, rows: pd.DataFrame) -> None:
         parts.append("screened: most images predicted, those at risk computed")
     if study["stopping"]:
         parts.append(f"anytime-valid intervals (--{plain(study['stopping'])})")
+    if untested := untested_words(rows, find_metric(study["metric"])):
+        st.caption(untested)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(" · ".join(parts))
         state_badge(study["state"])
@@ -239,7 +243,7 @@ def headline(study: pd.Series, rows: pd.DataFrame) -> None:
 
 def measured(row: pd.Series) -> None:
     """Tell D of one row of a study's table, and how sure it is."""
-    what, metric = called(row["selection"]), METRICS[row["metric"]]
+    what, metric = called(row["selection"]), find_metric(row["metric"])
     with st.container(horizontal=True):
         st.metric(
             f"D ({metric.unit})",
@@ -258,7 +262,7 @@ def most_important(rows: pd.DataFrame, row: str, stopped: bool = False, count: i
     worst = selected_intervals(measured.nlargest(count, "drop"), len(measured), stopped)
     if worst.empty:
         return
-    metric = METRICS[worst["metric"].iloc[0]]
+    metric = find_metric(worst["metric"].iloc[0])
     st.markdown(
         f"**The {len(worst)} most important {row}s**: {interval_words(len(worst), len(measured))}",
         help="The largest of many noisy values is likely overestimated. Of intervals adjusted for the choice, five in "

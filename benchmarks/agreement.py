@@ -109,7 +109,7 @@ def main() -> None:
     study_id = table.attrs["study_id"]
     measured = saliency_maps(model, data, cache=cache, say=print)
     criteria = [name for name in measured.maps.criteria if name not in measured.lacking]
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         scored = scored_study(measured, prepare_on(model, data).model.net, store, study_id)
         halves = _halves(store, study_id, len(table))
     agreement = agreement_table(scored, criteria, TOP)

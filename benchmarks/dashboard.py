@@ -39,6 +39,7 @@ from safetensors.numpy import save_file
 
 from weanalysis.cache import Cache
 from weanalysis.results import Store
+from weanalysis.results.store import Writer
 
 NUM_STUDIES, NUM_ROWS = 100, 1_000_000
 SHARD, NUM_IMAGES, CLASSES = 250, 1000, 10
@@ -161,7 +162,7 @@ def make_store(cache: Cache) -> None:
         table = plan(NUM_ROWS // NUM_STUDIES)
         rows = table.astype(object).where(table.notna(), None).assign(num_weights=9).to_dict("records")
         plans[kind] = [(f"{kind}{list(row.values())}", row) for row in rows]
-    with Store.open(cache.results) as store:
+    with Writer.open(cache.results) as writer, Store.open(cache.results) as store:
         for number in range(NUM_STUDIES):
             kind = "location" if number % 10 < 6 else "magnitude" if number % 10 < 9 else "multiplier"
             about = {
@@ -171,7 +172,7 @@ def make_store(cache: Cache) -> None:
                 "command": "weanalysis ablate",
                 "layers": [name for name, _, _ in layers()],
             }
-            context = store.context(
+            context = writer.context(
                 {
                     **about,
                     "weights_hash": WEIGHTS,
@@ -183,14 +184,14 @@ def make_store(cache: Cache) -> None:
                 }
             )
             name = f"made-{kind}-{number}"
-            study = store.begin_study(context, name, kind, name, "top1", NUM_IMAGES, plans[kind], about)
+            study = writer.begin_study(context, name, kind, name, "top1", NUM_IMAGES, plans[kind], about)
             ids = store.ablation_ids(study)
             steps = NUM_IMAGES // SHARD
             for done in range(steps):
                 shard = made_shard(generator, done * SHARD, len(ids))
                 images = np.arange(shard.start, shard.stop)
-                store.write(context, ids, images, shard, study, (done + 1) * len(ids), steps * len(ids))
-            store.set_state(study, "complete", steps * len(ids), steps * len(ids))
+                writer.write(context, ids, images, shard, study, (done + 1) * len(ids), steps * len(ids))
+            writer.set_state(study, "complete", steps * len(ids), steps * len(ids))
     cache.weights.mkdir(exist_ok=True)
     save_file(
         {f"{name}.weight": generator.normal(size=(out, into, 3, 3)).astype(np.float32) for name, out, into in layers()},

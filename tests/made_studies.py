@@ -16,6 +16,7 @@ from weanalysis.ablation.evaluate import Measured, Values
 from weanalysis.results import COLUMNS, Store
 from weanalysis.results.saliency import MappedLayer, SaliencyMaps, save_maps
 from weanalysis.results.statistics import drop_table
+from weanalysis.results.store import Writer
 
 CLASSES = 10
 SHARD = 250
@@ -185,9 +186,9 @@ def write_study(
     about |= settings
     context = {"weights_hash": "", "evaluate": "exact", "shard_size": SHARD, "seed": 0, "fingerprint": "f0f0"}
     context |= settings
-    with Store.open(path) as store:
-        context_id = store.context({**about, **context, "name": name})
-        study_id = store.begin_study(
+    with Writer.open(path) as writer, Store.open(path) as store:
+        context_id = writer.context({**about, **context, "name": name})
+        study_id = writer.begin_study(
             context_id,
             f"{kind}:{name}",
             kind,
@@ -202,8 +203,8 @@ def write_study(
         for count, start in enumerate(done, start=1):
             shard = _made_shard(generator, plan, start, min(start + SHARD, num_images), right)
             image_ids = np.arange(shard.start, shard.stop)
-            store.write(context_id, ids, image_ids, shard, study_id, count, len(starts))
-        store.set_state(study_id, state, len(done), len(starts))
+            writer.write(context_id, ids, image_ids, shard, study_id, count, len(starts))
+        writer.set_state(study_id, state, len(done), len(starts))
     return study_id
 
 

@@ -84,7 +84,7 @@ def folder(tmp_path_factory):
 
 
 def count_blocks(cache: Cache) -> int:
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         return store._db.execute("SELECT count(*) FROM blocks").fetchone()[0]
 
 
@@ -164,7 +164,7 @@ def test_processes_give_the_same_table(folder, tmp_path, monkeypatch):
     tables = []
     for jobs in ("1", "2"):
         run("ablate", "--jobs", jobs, *of(folder), "--cache", str(tmp_path / jobs), "--grid", "2x2")
-        with Store.open(tmp_path / jobs / "results.sqlite", readonly=True) as store:
+        with Store.open(tmp_path / jobs / "results.sqlite") as store:
             tables.append(store.table(1))
             assert set(store.studies()["state"]) == {"complete"}
     pd.testing.assert_frame_equal(*tables)
@@ -206,11 +206,11 @@ def test_a_killed_study_goes_on_where_it_was(folder, tmp_path):
     kept = count_blocks(cache)
     assert kept >= 1
     if kept < 4:
-        with Store.open(cache.results, readonly=True) as store:
+        with Store.open(cache.results) as store:
             assert store.studies()["state"].tolist() == ["running"]
     assert run(*words, str(cache.root)) == 0
     assert count_blocks(cache) == count_blocks(Cache(tmp_path / "whole"))
-    with Store.open(cache.results, readonly=True) as one, Store.open(tmp_path / "whole/results.sqlite", True) as two:
+    with Store.open(cache.results) as one, Store.open(tmp_path / "whole/results.sqlite", True) as two:
         pd.testing.assert_frame_equal(one.table(1), two.table(1))
         assert one.studies()["state"].tolist() == ["complete"]
 
@@ -226,12 +226,12 @@ def test_ctrl_c_finishes_the_task_in_hand_and_says_how_to_go_on(folder, cache, c
     words = ["ablate", "--jobs", "1", *of(folder), "--grid", "1x1", "--cache", str(cache.root)]
     assert run(*words) == 130
     assert "run the same command again" in capsys.readouterr().err
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         assert store.studies()["state"].tolist() == ["stopped"]
         assert store.table(1)["num_images"].tolist() == [10] * 19
     monkeypatch.setattr(Store, "write", write)
     assert run(*words) == 0
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         assert store.table(1)["num_images"].tolist() == [40] * 19
 
 
@@ -308,7 +308,7 @@ def test_a_failing_image_keeps_what_was_measured(cache):
     net, data = Small(), Breaking()
     with pytest.raises(WeanalysisError, match="image 20"):
         ablate(net, data, "layer", cache=cache, shard_size=6)
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         assert store.studies()["state"].tolist() == ["failed"]
         assert store.table(1)["num_images"].tolist() == [18, 18]
 
@@ -348,7 +348,7 @@ def test_summary_list_and_export(folder, cache, capsys, tmp_path):
         "weanalysis export 1",
     ):
         assert phrase in text
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         table = store.table(1)
     for row in selected_intervals(table.sort_values("drop", ascending=False, kind="stable")[:5], 19).itertuples():
         shown = f"{row.drop:+.2f} [{row.selected_low:+.2f}, {row.selected_high:+.2f}]"
@@ -412,7 +412,7 @@ def test_bad_input_is_one_line_and_status_1(folder, cache, case, capsys):
     assert len(errors) == 1 and "Traceback" not in printed.err
     assert re.search(line, errors[0])
     if cache.results.is_file():
-        with Store.open(cache.results, readonly=True) as store:
+        with Store.open(cache.results) as store:
             assert store.studies().empty
 
 

@@ -164,7 +164,7 @@ def test_overview_lists_searches_and_filters(open_page: Open, cache: Path) -> No
     ]
     assert app.dataframe[0].value["progress"].tolist() == [100, 100, 25, 100, 50]
     assert set(app.dataframe[0].value["weights"]) == {"auto"}
-    with Store.open(cache / "results.sqlite", readonly=True) as store:
+    with Store.open(cache / "results.sqlite") as store:
         right = [100 * store.intact(number)["top1"].mean() for number in (5, 4, 3, 2, 1)]
     assert app.dataframe[0].value["intact"].tolist() == pytest.approx(right)
     app.text_input(key="search").set_value("LWE resnet").run()
@@ -233,7 +233,7 @@ def test_a_click_opens_the_kernel_with_its_weights_and_its_images(open_page: Ope
     write_demo(cache)
     app = open_page("location", study="baseline location · 5")
     assert not app.metric
-    with Store.open(cache / "results.sqlite", readonly=True) as store:
+    with Store.open(cache / "results.sqlite") as store:
         table = store.table(5)
         worst = table.loc[table["drop"].idxmax()]
         changes = store.changes(5, int(worst.name))
@@ -342,7 +342,7 @@ def write_channels(root: Path, **settings: object) -> None:
 
 def test_channels_are_strips_and_a_click_opens_one_with_its_images(open_page: Open, cache: Path) -> None:
     write_channels(cache)
-    with Store.open(cache / "results.sqlite", readonly=True) as store:
+    with Store.open(cache / "results.sqlite") as store:
         table, confirmed = store.table(1), find_improvements(store, 1).table
     app = open_page("channels", study="channels · 1")
     is_well(app)
@@ -394,7 +394,7 @@ def test_layers_are_drawn_by_depth_and_a_click_opens_one(open_page: Open, cache:
     assert "order" not in [one.key for one in app.segmented_control], "a layer has nothing to be ordered"
     click(app, "layers", ["conv1", None, None, 0])
     assert app.selectbox(key="unit-layer").value == "conv1"
-    with Store.open(cache / "results.sqlite", readonly=True) as store:
+    with Store.open(cache / "results.sqlite") as store:
         drop = store.table(2)["drop"].iloc[0]
     assert app.metric[0].value == figures.points(drop)
 
@@ -449,7 +449,7 @@ def test_magnitude_shows_curve_weight_and_images_of_a_percentile(open_page: Open
     click(app, "curve", [75.0])
     is_well(app)
     assert app.select_slider(key="b").value == 75
-    with Store.open(cache / "results.sqlite", readonly=True) as store:
+    with Store.open(cache / "results.sqlite") as store:
         table = store.table(2)
     second = table[table["percentile"] == 75].iloc[1]
     app.pagination(key="draw").set_value(2).run()
@@ -468,7 +468,7 @@ def test_a_click_on_the_magnitude_map_chooses_layer_and_percentile(open_page: Op
     click(app, "map", ["layer2.0.conv1", 98.0])
     is_well(app)
     assert (app.selectbox(key="layer").value, app.select_slider(key="b").value) == ("layer2.0.conv1", 98)
-    with Store.open(cache / "results.sqlite", readonly=True) as store:
+    with Store.open(cache / "results.sqlite") as store:
         table = store.table(1)
     own = table[(table["layer"] == "layer2.0.conv1") & (table["percentile"] == 98)].iloc[0]
     assert app.metric[0].value == figures.points(own["drop"])
@@ -478,7 +478,7 @@ def test_a_click_on_the_magnitude_map_chooses_layer_and_percentile(open_page: Op
 
 def test_compare_pairs_two_networks_image_by_image(open_page: Open, cache: Path) -> None:
     write_demo(cache)
-    with Store.open(cache / "results.sqlite", readonly=True) as store:
+    with Store.open(cache / "results.sqlite") as store:
         one, two = store.table(5), store.table(4)
         right = [store.intact(number)["top1"].mean() for number in (5, 4)]
         changes = [
@@ -524,7 +524,7 @@ def test_page_report_and_command_say_the_same_of_two_studies(
         write_study(path, "location", plan, f"s{number}", num_images=500, seed=seed, weights_hash=weights)
     found = compare_studies(1, 2, Cache(cache))
     assert found.same_network == same_network
-    with Store.open(path, readonly=True) as store:
+    with Store.open(path) as store:
         one, two = store.table(1), store.table(2)
     np.testing.assert_allclose(found.places["difference"], two["drop"] - one["drop"], err_msg="second minus first")
     assert found.difference == pytest.approx(two["drop"].mean() - one["drop"].mean()) and found.difference > 0
@@ -704,7 +704,7 @@ def test_the_most_important_have_intervals_for_having_been_chosen(open_page: Ope
     write_demo(cache)
     app = open_page("location", study="baseline location · 5")
     is_well(app)
-    with Store.open(cache / "results.sqlite", readonly=True) as store:
+    with Store.open(cache / "results.sqlite") as store:
         table = store.table(5)
     shown = next(frame.value for frame in app.dataframe if "flipped" in frame.value)
     rows = selected_intervals(table.nlargest(10, "drop"), len(table))
@@ -741,7 +741,7 @@ def test_a_multiplier_study_shows_d_low_and_d_high(open_page: Open, cache: Path)
     learned = write_multipliers(cache, "bbbb")
     app = open_page("multipliers")
     is_well(app)
-    with Store.open(path, readonly=True) as store:
+    with Store.open(path) as store:
         table = store.table(1)
         contrast = store.compare(1, 0, 1)
     low, high = table.iloc[0], table.iloc[1]
@@ -1234,7 +1234,7 @@ def test_saliency_shows_the_map_the_measured_grid_and_their_agreement(open_page:
     criterion, measured, forest, scatter, by_layer = charts(app)
     assert len(criterion["layout"]["annotations"]) == len(measured["layout"]["annotations"]) == 19
     assert len(criterion["data"]) == 2 and len(measured["data"]) == 2
-    with Store.open(path, readonly=True) as store:
+    with Store.open(path) as store:
         rows = store.table(store.find("baseline location"))
     expected = spearmanr(made.scores("taylor", rows), rows["drop"]).statistic
     found = {trace["text"][0]: trace["x"][0] for trace in forest["data"]}
@@ -1249,6 +1249,13 @@ def test_saliency_shows_the_map_the_measured_grid_and_their_agreement(open_page:
     is_well(app)
     expected = spearmanr(made.scores("l1", rows), rows["num_flipped"]).statistic
     assert app.dataframe[0].value.set_index("criterion").loc["l1", "spearman"] == pytest.approx(expected)
+    next(control for control in app.get("button_group") if control.key == "metric").set_value("loss").run()
+    is_well(app)
+    with Store.open(path) as store:
+        losses = store.table(store.find("baseline location"), "loss")
+    expected = spearmanr(made.scores("l1", losses), losses["drop"]).statistic
+    assert app.dataframe[0].value.set_index("criterion").loc["l1", "spearman"] == pytest.approx(expected)
+    assert next(one.options for one in app.get("button_group") if one.key == "against") == ["D"]
 
 
 def test_saliency_without_a_study_of_the_same_weights_says_how_to_measure(open_page: Open, cache: Path) -> None:

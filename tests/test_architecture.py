@@ -147,6 +147,25 @@ def test_the_dashboard_loads_torch_in_the_functions_named_only() -> None:
     assert found == named
 
 
+MOST_LINES = 60
+
+
+def lengths(path: Path) -> Iterator[tuple[str, int]]:
+    """Each function of a file, with how many lines it has beside its docstring."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = node.end_lineno - node.lineno + 1
+            if ast.get_docstring(node):
+                length -= node.body[0].end_lineno - node.body[0].lineno + 1
+            yield f"{path.relative_to(ROOT)}: {node.name}", length
+
+
+def test_no_function_is_longer_than_one_can_look_at_at_once() -> None:
+    found = {name: length for path in (ROOT / "weanalysis").rglob("*.py") for name, length in lengths(path)}
+    assert len(found) > 1000, "the functions were not found"
+    assert {name: length for name, length in found.items() if length > MOST_LINES} == {}
+
+
 def test_torchvision_comes_after_the_module_that_makes_it_importable() -> None:
     for path in (ROOT / "weanalysis").rglob("*.py"):
         if path.name == "_torchvision.py":

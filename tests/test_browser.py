@@ -249,7 +249,7 @@ def test_a_click_on_a_cell_opens_the_kernel_and_the_images_it_was_needed_for(
     visitor: Visitor, browser: Any, address: str
 ) -> None:
     page = visitor.visit("/location?study=baseline+location+·+5")
-    with Store.open(visitor.cache / "results.sqlite", readonly=True) as store:
+    with Store.open(visitor.cache / "results.sqlite") as store:
         table = store.table(5)
     worst = table.loc[table["drop"].idxmax()]
     x, y = visitor.place_of(worst["layer"], worst["out_channel"], worst["in_channel"])

@@ -579,7 +579,7 @@ def test_demo_goes_from_nothing_to_the_comparison_and_does_nothing_twice(tmp_pat
     said = capsys.readouterr()
     assert "D_H - D_L = " in said.out and "B minus A: " in said.out and "on 719 images of digits" in said.out
     assert said.err.count("trains resnet20 on digits") == 2
-    with Store.open(Cache(tmp_path).results, readonly=True) as store:
+    with Store.open(Cache(tmp_path).results) as store:
         studies = store.studies().sort_values("id")
     assert studies["kind"].tolist() == ["magnitude", "location", "location", "multiplier"]
     assert set(studies["state"]) == {"complete"} and set(studies["num_images"]) == {20}

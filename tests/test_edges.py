@@ -113,7 +113,7 @@ def test_where_nothing_flips_every_conclusion_is_that_nothing_was_seen(cache: Ca
     found = compare("silent0", "silent1", cache=cache)
     assert np.isnan(found.agreement.value) and found.images.empty
     assert (found.places["difference_low"] < 0).all() and (found.places["difference_high"] > 0).all()
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         improvements = find_improvements(store, 1)
         assert improvements.num_confirmed == len(improvements.table) == 0 and improvements.largest_missed > 0
         measured = saliency_maps(Small(0, bias=1e4), noise(), "l1,taylor", cache=cache)
@@ -128,7 +128,7 @@ def test_a_network_that_is_always_wrong_has_nothing_to_lose(cache: Cache, capsys
     labelled = always_wrong(nets[0])
     for number, net in enumerate(nets):
         ablate(net, labelled, "location", grid="all", cache=cache, name=f"net{number}")
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         table = store.table(1)
         assert (table["intact"] == 0).all() and (table["drop"] <= 0).all() and (table["drop"] < 0).any()
         assert (table["drop_low"] >= -100).all() and np.allclose(table["ablated"], -table["drop"])
@@ -155,7 +155,7 @@ def test_a_study_of_one_shard_draws_every_conclusion_that_one_of_many_does(cache
                 shard_size=shard_size,
             )
         printed = conclude(cache, f"net0-{shard_size}", f"net1-{shard_size}", capsys)
-        with Store.open(cache.results, readonly=True) as store:
+        with Store.open(cache.results) as store:
             number = store.find(f"net0-{shard_size}")
             compared = [printed[name] for name in ("difference", "difference_low", "difference_high", "p_value")]
             found[shard_size] = store.table(number), find_improvements(store, number).summary(), compared
@@ -239,7 +239,7 @@ def test_one_command_writes_the_page_of_agreement(
     )
     runpy.run_path(str(program), run_name="__main__")
     page = (tmp_path / "page.md").read_text(encoding="utf-8")
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         table = store.table(1)
     assert len(table) == 19 * 4 and str(tmp_path) not in page
     for row in table.itertuples():

@@ -12,7 +12,7 @@ from torch import nn
 from weanalysis._torchvision import torchvision
 from weanalysis.ablation import studies
 from weanalysis.ablation.evaluate import Evaluator, Measured
-from weanalysis.ablation.evaluate import evaluator as evaluator_module
+from weanalysis.ablation.evaluate import checks as checks_module
 from weanalysis.ablation.evaluate.decisions import Decisions
 from weanalysis.ablation.graph import Graph, Untraceable
 from weanalysis.ablation.studies import Ablation, Part
@@ -154,7 +154,7 @@ def test_exact_is_naive_image_by_image(name):
     for key, value in net.state_dict().items():
         assert torch.equal(value, before[key]), key
     for evaluator in (exact, naive):
-        assert all(torch.equal(v, before[k]) for k, v in evaluator._net.state_dict().items())
+        assert all(torch.equal(v, before[k]) for k, v in evaluator.network.net.state_dict().items())
 
 
 def test_naive_is_a_plain_loop():
@@ -230,7 +230,7 @@ def test_decisions_that_hang_on_rounding_are_made_by_the_naive_way(monkeypatch):
     assert_same(noisy_result, naive)
     assert noisy_result.num_rechecked > 0
     assert noisy_result.largest_difference > 3e-5
-    monkeypatch.setattr(evaluator_module, "TIE_FACTOR", 0.0)
+    monkeypatch.setattr(checks_module, "TIE_FACTOR", 0.0)
     unguarded = Evaluator(net, "exact").measure(images, targets, ablations)
     assert unguarded.num_rechecked < noisy_result.num_rechecked
 
@@ -334,8 +334,7 @@ def test_what_a_function_keeps_is_not_written_over():
     before = _kept_by_a_function.clone()
     ablations = studies.location(net, "3x3").ablations
     for pooled in (False, True):
-        exact = Evaluator(net, "exact", batch_size=1)
-        exact.pooled = pooled
+        exact = Evaluator(net, "exact", batch_size=1, pooled=pooled)
         naive = Evaluator(net, "naive", batch_size=1)
         assert_same(exact.measure(images, targets, ablations), naive.measure(images, targets, ablations))
         assert torch.equal(_kept_by_a_function, before) and exact.note == ""
@@ -370,8 +369,7 @@ def test_spent_memory_is_used_again_and_no_other(pooled, monkeypatch):
     ablations = (*some_ablations(net, images), *studies.location(net, "3x3").ablations)
     written = []
     monkeypatch.setattr(torch, "relu_", lambda value, relu_=torch.relu_: written.append(value) or relu_(value))
-    exact, naive = Evaluator(net, "exact", batch_size=10), Evaluator(net, "naive", batch_size=10)
-    exact.pooled = pooled
+    exact, naive = Evaluator(net, "exact", batch_size=10, pooled=pooled), Evaluator(net, "naive", batch_size=10)
     for ablation in ablations:
         torch.testing.assert_close(exact.logits(images, ablation), naive.logits(images, ablation), rtol=1e-4, atol=1e-4)
     assert_same(exact.measure(images, targets, ablations), naive.measure(images, targets, ablations))
@@ -395,16 +393,16 @@ def test_weights_are_back_after_a_failing_run():
 
     net, images, _ = shaken(Fragile(), 12)
     evaluator = Evaluator(net, "naive")
-    before = {key: value.clone() for key, value in evaluator._net.state_dict().items()}
+    before = {key: value.clone() for key, value in evaluator.network.net.state_dict().items()}
     (ablation,) = studies.layer(net, "shared").ablations
-    evaluator._net.broken = True
+    evaluator.network.net.broken = True
     with pytest.raises(RuntimeError, match="out of luck"):
         evaluator.logits(images, ablation)
-    assert all(torch.equal(value, before[key]) for key, value in evaluator._net.state_dict().items())
+    assert all(torch.equal(value, before[key]) for key, value in evaluator.network.net.state_dict().items())
     exact = Evaluator(net, "exact")
     with pytest.raises(RuntimeError):
         exact.logits(torch.randn(1, 5, 12, 12), ablation)
-    for part in (exact._net, exact._twin.net):
+    for part in (exact.network.net, exact.network.twin.net):
         assert all(torch.equal(p.detach(), before[k]) for k, p in part.named_parameters())
 
 

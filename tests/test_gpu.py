@@ -47,7 +47,7 @@ def test_exact_is_naive_image_by_image_on_a_gpu(name):
     assert exact.note == "" and first.counts.sum() > len(ablations) / 4
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     for evaluator in (exact, naive):
-        assert all(torch.equal(value.cpu(), before[key]) for key, value in evaluator._net.state_dict().items())
+        assert all(torch.equal(value.cpu(), before[key]) for key, value in evaluator.network.net.state_dict().items())
 
 
 @pytest.mark.parametrize(("dtype", "tf32"), [(torch.float32, True), (torch.bfloat16, False), (torch.float16, False)])

@@ -27,7 +27,7 @@ def store(tmp_path):
     write_study(path, "magnitude", magnitude_plan(), "magnitude")
     write_study(path, "location", plan, "tiny", num_images=1)
     write_study(path, "location", plan, "early", stopping="until-ci 1", options={"until_ci": 1.0})
-    with Store.open(path, readonly=True) as opened:
+    with Store.open(path) as opened:
         yield opened
 
 

@@ -59,7 +59,7 @@ def measuring(jobs: Jobs) -> bool:
     if not jobs.cache.results.is_file():
         return False
     try:
-        with Store.open(jobs.cache.results, readonly=True) as store:
+        with Store.open(jobs.cache.results) as store:
             return bool((store.studies()["done"] > 0).any())
     except StoreError:
         return False
@@ -79,7 +79,7 @@ def test_a_job_runs_the_command_and_records_its_end(jobs: Jobs) -> None:
     done = ended(jobs, job)
     assert done.state == "finished", jobs.log(job.id)
     assert done.ended > job.created
-    with Store.open(jobs.cache.results, readonly=True) as store:
+    with Store.open(jobs.cache.results) as store:
         assert list(store.studies()["state"]) == ["complete"]
         assert store.studies()["command"][0] == "weanalysis " + " ".join(QUICK)
 
@@ -105,14 +105,14 @@ def test_cancelled_work_is_kept_and_taken_up_again(jobs: Jobs, long: list[str]) 
     jobs.cancel(job.id)
     done = ended(jobs, job)
     assert done.state == "cancelled", jobs.log(job.id)
-    with Store.open(jobs.cache.results, readonly=True) as store:
+    with Store.open(jobs.cache.results) as store:
         assert list(store.studies()["state"]) == ["stopped"]
         before = int(store.studies()["done"][0])
     again = jobs.start(long)
     assert again.id != job.id
 
     def goes_on() -> bool:
-        with Store.open(jobs.cache.results, readonly=True) as store:
+        with Store.open(jobs.cache.results) as store:
             (done,) = store.studies()["done"]  # still one study
             return done > before
 

@@ -142,7 +142,7 @@ def test_a_study_of_a_kind_of_its_own_is_measured_worded_and_not_searched(regist
         table = ablate(net, images, "pair", cache=Cache(tmp_path))
         assert [named(row) for row in table.itertuples()] == ["0, a pair"] and table["study"].tolist() == ["pair"]
         refused = pytest.raises(StudyError, match=r"needs a study of location, channel, layer.*, not pair")
-        with Store.open(Cache(tmp_path).results, readonly=True) as store, refused:
+        with Store.open(Cache(tmp_path).results) as store, refused:
             find_improvements(store, 1)
     finally:
         del STUDIES["pair"]

@@ -86,7 +86,7 @@ def test_the_workers_of_a_study_that_is_killed_end_by_themselves(photos: Path, t
         path = tmp_path / "results.sqlite"
         if not path.is_file():
             return False
-        with contextlib.suppress(StoreError), Store.open(path, readonly=True) as store:
+        with contextlib.suppress(StoreError), Store.open(path) as store:
             return bool((store.studies()["done"] > 0).any())
         return False
 
@@ -187,7 +187,7 @@ def test_a_study_on_a_full_disk_keeps_what_it_has_and_goes_on(disk: Disk, photos
     with pytest.raises(StoreError) as caught:
         ablate(model, data, "location", report=fill_after_two, **asked)
     assert "what was kept before is intact" in one_line(caught.value)
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         table, (done,) = store.table(1), store.studies()["done"]
     assert 0 < done < 36 and table["num_images"].max() == done // 6 * 2
     with pytest.raises((StoreError, ModelError)) as caught:

@@ -209,7 +209,7 @@ def test_two_ablations_are_compared_on_the_same_images(tmp_path):
     cache = Cache(tmp_path / "c")
     net, data = excited_net(), Images()
     ablate(net, data, "multiplier", cache=cache, shard_size=7)
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         right = [store.correctness(1, position) for position in (0, 1)]
         comparison = store.compare(1, 0, 1)
     plain = prepare_on(as_model(net), as_images(Images())).model.net
@@ -246,7 +246,7 @@ def test_d_low_and_d_high_are_one_answer_wherever_they_are_asked_for(tmp_path):
     write_study(cache.results, "multiplier", plan, "measured", options={"multiplier_of": "kernel"})
     write_study(cache.results, "multiplier", plan, "begun", num_shards=0, state="running")
     write_study(cache.results, "location", location_plan(grid=1), "other")
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         table, contrast = store.table(1), store.compare(1, 0, 1)
         found, begun, other = (lowest_and_highest(store, number) for number in (1, 2, 3))
     assert other is None and begun is not None and begun.comparison is None and begun.summary() == {}

@@ -182,7 +182,7 @@ def answer(net: nn.Module, study: Study, targets: np.ndarray, mode: str, cache: 
         device="cpu",
     )
     found = {}
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         intact = store.intact(table.attrs["study_id"])["prediction"].to_numpy()
         changes = store.all_changes(table.attrs["study_id"])
         losses = None

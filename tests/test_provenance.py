@@ -37,7 +37,7 @@ def images(count: int = 6, side: int = 8, classes: int = 4) -> list[tuple[torch.
 
 
 def described(cache: Cache, number: int = 1) -> dict:
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         return store.describe(number)
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from command_line import run
+from scipy import stats
 from torch import nn
 
 from weanalysis.ablation import ablate
@@ -19,6 +21,7 @@ from weanalysis.models import Model, build, load_network, save_checkpoint
 from weanalysis.models.pruned import apply_sizes, sizes_of
 from weanalysis.pruning import choose_lowest, prune
 from weanalysis.pruning.channels import find_groups, group_scores, remove_channels
+from weanalysis.results import Store
 from weanalysis.results.statistics import mcnemar_exact, paired_difference
 from weanalysis.saliency import saliency_maps
 
@@ -117,6 +120,12 @@ def test_pruned_kernels_are_zero_all_else_is_untouched_and_the_curve_counts_pair
     assert (row["drop_low"], row["drop_high"]) == pytest.approx((100 * float(low), 100 * float(high)))
     assert row["p_value"] == pytest.approx(float(mcnemar_exact(lost, gained)))
     assert row["intact"] == pytest.approx(100 * float(was.float().mean())) and row["num_flipped"] == lost + gained
+    with torch.no_grad():
+        losses = [F.cross_entropy(one(stack(data)).double(), targets, reduction="none") for one in (net, expected)]
+    apart = (losses[1] - losses[0]).numpy()
+    reach = stats.ttest_1samp(apart, 0).confidence_interval(0.95)
+    assert (row["loss_intact"], row["loss"]) == pytest.approx([float(one.mean()) for one in losses], abs=1e-5)
+    assert (row["loss_drop"], row["loss_low"], row["loss_high"]) == pytest.approx((apart.mean(), *reach), abs=1e-5)
     assert (row["num_units"], row["num_pruned"]) == (66, 33)
     assert row["num_nonzero"] == row["num_params"] - 33 * 9 and list(found.table["num_pruned"]) == [16, 33]
 
@@ -250,6 +259,17 @@ def test_by_the_measured_d_the_units_of_lowest_d_go(tmp_path) -> None:
     }
     gone = kernels[[(r.layer, int(r.out_channel), int(r.in_channel)) in pruned for r in kernels.itertuples()]]
     assert len(gone) == 33 and gone["drop"].max() <= kernels.drop(gone.index)["drop"].min()
+    by_loss = prune(net, data, "drop", 0.5, study="location", metric="loss", cache=tmp_path, curve=())
+    with Store.open(tmp_path / "results.sqlite") as store:
+        of_loss = store.table(store.find("location"), "loss")["drop"].sort_values()
+    assert "D of loss of study location" in by_loss.about["source"]
+    pruned = [
+        bool((by_loss.model.net.get_submodule(row.layer).weight[int(row.out_channel), int(row.in_channel)] == 0).all())
+        for row in kernels.itertuples()
+    ]
+    assert of_loss[[place for place in kernels.index if pruned[place]]].max() <= of_loss.iloc[33]
+    with pytest.raises(StudyError, match="a metric is for --by drop; leave it out, or prune by drop instead of l1"):
+        prune(net, data, "l1", metric="loss", cache=tmp_path)
     channels = prune(net, data, "drop", 0.3, "channel", study="channel", cache=tmp_path, curve=())
     assert channels.model.net[0].out_channels + channels.model.net[3].out_channels == 14 - 4
 

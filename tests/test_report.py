@@ -116,7 +116,7 @@ def test_every_kind_of_study_has_its_chapter(kind: str, cache: Cache) -> None:
     )
     written = report(cache, "mine")
     page, (numbers,) = read(written), written.studies
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         table = store.table(number)
     worse = int(((table["q_value"] <= 0.05) & (table["drop"] > 0)).sum())
     assert (numbers["num_ablations"], numbers["num_worse"]) == (len(table), worse)
@@ -254,7 +254,7 @@ def test_a_screened_study_shows_both_intervals(cache: Cache, monkeypatch: pytest
     monkeypatch.setattr(Store, "table", screened)
     written = report(cache, "mine")
     page = read(written)
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         top = store.table(1).nlargest(1, "drop").iloc[0]
     bounds = f"[{figures.points(top['screen_low'])}, {figures.points(top['screen_high'])}]"
     assert "on these images" in page.text and bounds in page.text
@@ -265,7 +265,7 @@ def test_multipliers_are_drawn_and_d_high_is_set_against_d_low(cache: Cache) -> 
     write_multipliers(cache.root, "abcd")
     number = write_study(cache.results, "multiplier", multiplier_plan(LAYERS), "mine", weights_hash="abcd")
     written = report(cache, "mine")
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         contrast = store.compare(number, 0, 1)
     assert written.studies[0]["d_high_minus_d_low"] == pytest.approx(contrast.difference)
     page = read(written)

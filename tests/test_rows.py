@@ -67,10 +67,10 @@ def overview() -> AppTest:
 def test_a_study_that_cannot_be_read_is_named_and_the_rest_is_there(how: str, cache: Path) -> None:
     path = cache / "results.sqlite"
     good, bad = (write_study(path, "location", location_plan(grid=1), name, 250) for name in ("good", "bad one"))
-    with Store.open(path, readonly=True) as store:
+    with Store.open(path) as store:
         before = store.table(good)
     harm(path, bad, how)
-    with Store.open(path, readonly=True) as store:
+    with Store.open(path) as store:
         assert store.studies()["name"].tolist() == ["good"]
         assert store.find("good") == good
         pd.testing.assert_frame_equal(store.table(good), before)
@@ -117,10 +117,10 @@ def test_the_same_study_again_writes_the_row_anew(cache: Path) -> None:
     study = write_study(path, "location", location_plan(grid=1), "study", 250)
     for how in ("no-json", "settings"):
         harm(path, study, how)
-        with Store.open(path, readonly=True) as store:
+        with Store.open(path) as store:
             assert store.studies().empty and len(store.unreadable()) == 1
         assert write_study(path, "location", location_plan(grid=1), "study", 250, num_shards=0) == study
-        with Store.open(path, readonly=True) as store:
+        with Store.open(path) as store:
             assert store.table(study)["num_images"].eq(250).all(), "what was measured is kept"
 
 
@@ -146,7 +146,7 @@ def test_damaged_numbers_are_one_clear_line(statement: str, line: str, cache: Pa
     with sqlite3.connect(path) as db:
         db.execute(statement)
     db.close()
-    with Store.open(path, readonly=True) as store:
+    with Store.open(path) as store:
         assert len(store.studies()) == 1
         with pytest.raises(StoreError, match=line):
             store.all_changes(1) if "shards" not in statement else store.intact(1)
@@ -159,7 +159,7 @@ def test_a_number_of_images_beyond_all_bounds_costs_nothing(cache: Path) -> None
     with sqlite3.connect(path) as db:
         db.execute(f"UPDATE studies SET num_images = {2**52}")
     db.close()
-    with Store.open(path, readonly=True) as store:
+    with Store.open(path) as store:
         assert store.table(1)["num_images"].eq(250).all()
 
 
@@ -237,7 +237,7 @@ def test_a_cache_with_rows_of_before_is_read(cache: Path) -> None:
         about = json.dumps({"model": "m", "data": os.fsdecode(b"imagefolder:\xff"), "classes": [os.fsdecode(b"\xfe")]})
         db.execute("UPDATE studies SET about = ?", (about,))
     db.close()
-    with Store.open(path, readonly=True) as store:
+    with Store.open(path) as store:
         assert store.studies()["data"].tolist() == ["imagefolder:\\xff"]
         assert store.describe(1)["classes"] == ["\\xfe"]
     assert overview().dataframe[0].value["data"].tolist() == ["imagefolder:\\xff"]

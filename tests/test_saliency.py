@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -419,7 +420,7 @@ def test_each_study_is_scored_with_its_own_units(tmp_path) -> None:
     ):
         ablate(net, data, kind, cache=tmp_path, name=kind, jobs=1, **options)
     measured = saliency_maps(net, data, cache=tmp_path)
-    with Store.open(tmp_path / "results.sqlite", readonly=True) as store:
+    with Store.open(tmp_path / "results.sqlite") as store:
         numbers = studies_of(store, measured.maps.about["weights_hash"])
         scored = {store.describe(number)["kind"]: scored_study(measured, net, store, number) for number in numbers}
         assert sorted(scored) == ["channel", "layer", "location", "magnitude"]
@@ -494,16 +495,27 @@ def test_the_command_compares_with_the_studies_of_the_same_weights(tmp_path, cap
     assert {row["criterion"] for row in whole} == set(CRITERIA) and {row["num_places"] for row in whole} == {18, 0}
     assert run("saliency", *layers, *cache, "--study", "grid") == 0
     text = capsys.readouterr().out
-    assert "18 places (kernel), 20 images" in text and "Agreement with the measured D" in text
+    assert "18 places (kernel), 20 images" in text and "Agreement with the measured D of top1" in text
     assert run("saliency", *layers, *cache, "--against", "flipped", "--quiet") == 0
     assert "Agreement with the number of images flipped" in capsys.readouterr().out
+    assert run("saliency", *layers, *cache, "--against", "loss", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    loss = [row for row in told["agreement"] if row["layer"] is None]
+    with Store.open(tmp_path / "cache" / "results.sqlite") as store:
+        kernels = store.table(1, "loss")
+    scores = load_maps(Path(told["maps"])).scores("taylor-mean", kernels)
+    expected = stats.spearmanr(scores, kernels["drop"]).statistic
+    found = [row["spearman"] for row in loss if row["criterion"] == "taylor-mean" and row["num_places"]]
+    assert found == [pytest.approx(expected)]
+    assert run("saliency", *layers, *cache, "--against", "loss") == 0
+    assert "Agreement with the measured D of loss" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         (["--criteria", "l3"], "unknown criterion 'l3'"),
-        (["--against", "loss"], "unknown measurement 'loss'"),
+        (["--against", "auc"], "unknown measurement 'auc'"),
         (["--top", "0"], "--top 0 is not allowed"),
         (["-o", "scores.txt"], "scores are written as .parquet"),
         (["-o", "nowhere/at/all.csv"], "does not exist"),

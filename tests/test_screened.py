@@ -8,7 +8,7 @@ import pytest
 import torch
 from command_line import run
 from test_evaluate import NETWORKS, assert_same, candidates, shaken
-from torch import nn
+from torch import Tensor, nn
 
 from weanalysis.ablation import Interrupted, ablate, schedule, studies
 from weanalysis.ablation.evaluate import Evaluator, Measured, ScreenSettings, lot, pairs
@@ -42,6 +42,10 @@ def lively(name: str, num_images: int, num_wrong: int = 0) -> tuple[nn.Module, t
     return net, images, targets
 
 
+def intact_pass(evaluator: Evaluator, images: Tensor, targets: Tensor, layers: list[str]) -> pairs.IntactPass:
+    return evaluator.network.run_intact(images, targets, layers, "top1", gradients=True)[0]
+
+
 def of_every_kind(net: nn.Module) -> list[Ablation]:
     layers = studies.find_layers(net)
     chosen = [layers[place] for place in studies.equidistant(len(layers), 5)]
@@ -55,8 +59,8 @@ def test_pairs_of_all_layers_computed_together_are_what_the_whole_network_gives(
     net, images, targets = lively(name, 6, 2)
     fast, naive = Evaluator(net, "screened", batch_size=3), Evaluator(net, "naive")
     ablations = [a for a in of_every_kind(net) if fast.can_screen(a)]
-    names = fast._pairs.in_order({a.layers[0] for a in ablations})
-    look, _ = fast.look(images, targets, names)
+    names = fast.network.pairs.in_order({a.layers[0] for a in ablations})
+    seen = intact_pass(fast, images, targets, names)
     chosen, expected = [], []
     generator = torch.Generator().manual_seed(0)
     for layer in names:
@@ -65,7 +69,7 @@ def test_pairs_of_all_layers_computed_together_are_what_the_whole_network_gives(
             alike = tuple(a for a in members if a.selection == kind)
             which = torch.arange(len(alike)).repeat_interleave(2)
             rows = torch.randint(len(images), (len(which),), generator=generator)
-            logits = fast._pairs.logits(look, [(layer, alike, rows, which)])
+            logits = fast.network.pairs.logits(seen, [(layer, alike, rows, which)])
             one_by_one = torch.cat(
                 [naive.logits(images[r][None], alike[w]) for r, w in zip(rows.tolist(), which.tolist(), strict=True)]
             )
@@ -73,7 +77,7 @@ def test_pairs_of_all_layers_computed_together_are_what_the_whole_network_gives(
         rows = torch.randint(len(images), (len(members),), generator=generator)
         chosen.append((layer, members, rows, torch.arange(len(members))))
         expected += [naive.logits(images[r][None], a) for r, a in zip(rows.tolist(), members, strict=True)]
-    together, expected = fast._pairs.logits(look, chosen), torch.cat(expected)
+    together, expected = fast.network.pairs.logits(seen, chosen), torch.cat(expected)
     torch.testing.assert_close(together, expected, rtol=1e-3, atol=1e-3)
     intact = naive.logits(images)
     assert (expected[:, None] - intact).abs().amax(2).gt(1e-3).all(1).float().mean() > 0.5, "they must change something"
@@ -87,18 +91,39 @@ def test_a_prediction_is_the_slope_of_the_margin_times_the_change_behind_the_non
     ).eval()
     images, targets = torch.randn(9, 3, 8, 8), torch.randint(2, (9,))
     fast, naive = Evaluator(net, "screened"), Evaluator(net, "naive")
-    look, _ = fast.look(images, targets, ["0"])
-    usual = look.squares(9)[fast._pairs.end("0")] / 9
+    seen = intact_pass(fast, images, targets, ["0"])
+    usual = seen.squares(9)[fast.network.pairs.end("0")] / 9
     (layer,) = studies.find_layers(net)
     for kind, found in candidates(layer).items():
         if kind == "layer":
             assert not any(map(fast.can_screen, found))
             continue
-        change, size, of_any = fast._pairs.predict(look, "0", tuple(found), usual)
+        change, size, of_any = fast.network.pairs.predict(seen, "0", tuple(found), usual)
         for column, ablation in enumerate(found):
-            after, _ = look.rivals.margins(naive.logits(images, ablation), targets)
-            torch.testing.assert_close(look.margins + change[:, column], after, rtol=1e-4, atol=1e-5)
+            after, _ = seen.rivals.margins(naive.logits(images, ablation), targets)
+            torch.testing.assert_close(seen.margins + change[:, column], after, rtol=1e-4, atol=1e-5)
         assert (size >= 0).all() and (of_any >= 0).all() and (change != 0).any()
+
+
+def test_the_example_by_hand_is_what_is_computed():
+    """Three images of one pixel and two kernels, as `evaluate.screened` tells of them."""
+    net = nn.Sequential(nn.Conv2d(2, 1, 1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(1, 2)).eval()
+    for parameter, values in zip(net.parameters(), ([1, -1], [0.5, 0], [-0.2, 0]), strict=True):
+        parameter.data = torch.tensor(values, dtype=torch.float32).reshape(parameter.shape)
+    images = torch.tensor([[3.0, 1.0], [1.0, 2.0], [2.0, 1.0]])[:, :, None, None]
+    fast, ablations = Evaluator(net, "screened"), studies.location(net, "all", "any").ablations
+    seen = intact_pass(fast, images, torch.tensor([0, 0, 1]), ["0"])
+    usual = seen.squares(3)[fast.network.pairs.end("0")] / 3
+    change, size, of_any = (each.numpy() for each in fast.network.pairs.predict(seen, "0", ablations, usual))
+    assert seen.margins.numpy() == pytest.approx([0.8, -0.2, -0.3], abs=1e-6) and usual.item() == pytest.approx(0.25)
+    assert change == pytest.approx(np.array([[-1, 0.5], [0, 0.5], [0.5, -0.5]]), abs=1e-6)
+    assert size[:, 1] == pytest.approx([0.56] * 3, abs=0.005)
+    risk, flipped = risk_module.risks(seen.margins.numpy(), change, size)
+    assert flipped.tolist() == [[True, False], [False, True], [True, False]]
+    assert risk == pytest.approx(np.array([[0, 2.30], [np.inf, 0], [0, 1.42]]), abs=0.005)
+    assert np.isinf(risk_module.risks_of_others(seen.second.numpy(), of_any)).all(), "there is no third class"
+    measured = fast.measure(images, torch.tensor([0, 0, 1]), ablations)
+    assert flips(measured, 2).tolist() == [[1, 0, -1], [0, -1, 0]]
 
 
 class Residual(nn.Module):
@@ -129,13 +154,13 @@ def test_kernels_together_are_predicted_as_each_by_itself(name, chunk, monkeypat
     for layer in ("layer1.1.conv1", "layer2.0.conv2") if name == "resnet20" else ("before", "conv"):
         in_order = studies.location(net, "3x3" if name == "resnet20" else "all", layers=layer).ablations
         mixed = tuple(in_order[k] for k in np.random.default_rng(0).permutation(len(in_order))[:40])
-        look, _ = fast.look(images, targets, [layer])
-        usual = look.squares(3)[fast._pairs.end(layer)] / 3
+        seen = intact_pass(fast, images, targets, [layer])
+        usual = seen.squares(3)[fast.network.pairs.end(layer)] / 3
         for some in (in_order, mixed):
-            together = fast._pairs.predict(look, layer, some, usual)
+            together = fast.network.pairs.predict(seen, layer, some, usual)
             with monkeypatch.context() as alone:
-                alone.setattr(fast._pairs, "_single_kernels", lambda *_: None)
-                one_by_one = fast._pairs.predict(look, layer, some, usual)
+                alone.setattr(fast.network.pairs, "_single_kernels", lambda *_: None)
+                one_by_one = fast.network.pairs.predict(seen, layer, some, usual)
             for found, expected in zip(together, one_by_one, strict=True):
                 torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
             assert (together[0] != 0).float().mean() > 0.3
@@ -212,11 +237,11 @@ def test_a_shard_gives_the_same_answer_again_and_whatever_the_batch_size(judged)
 def test_activations_that_do_not_fit_are_computed_again(share_kept):
     net, images, targets = lively("resnet20", 30, 5)
     ablations = studies.location(net, "2x2").ablations
-    kept, forgetful = (Evaluator(net, "screened", batch_size=10) for _ in range(2))
+    kept = Evaluator(net, "screened", batch_size=10)
     layers = list(dict.fromkeys(ablation.layers[0] for ablation in ablations))
-    of_all = 3 * num_bytes(kept.look(images[:10], targets[:10], layers)[0].values)
-    assert of_all < kept.kept_limit
-    forgetful.kept_limit = share_kept * of_all
+    of_all = 3 * num_bytes(intact_pass(kept, images[:10], targets[:10], layers).values)
+    assert of_all < 2**30, "so that all of it is kept"
+    forgetful = Evaluator(net, "screened", batch_size=10, most_kept_bytes=int(share_kept * of_all))
     first, second = (one.measure(images, targets, ablations) for one in (kept, forgetful))
     assert np.array_equal(flips(first, len(ablations)), flips(second, len(ablations)))
     assert first.screen.about["num_computed"] == second.screen.about["num_computed"]
@@ -259,14 +284,14 @@ def test_a_device_that_runs_out_of_memory_gets_smaller_batches(monkeypatch, mode
     ablations = studies.location(net, "1x1", layers="layer3*").ablations
     expected = Evaluator(net, mode, batch_size=6).measure(images, targets, ablations)
     evaluator = Evaluator(net, mode, batch_size=24)
-    plain = evaluator._twin.graph.run
+    plain = evaluator.network.twin.graph.run
 
     def small_only(images, *others):
         if len(images) > 6:
             raise torch.OutOfMemoryError("out of memory")
         return plain(images, *others)
 
-    monkeypatch.setattr(evaluator._twin.graph, "run", small_only)
+    monkeypatch.setattr(evaluator.network.twin.graph, "run", small_only)
     measured = evaluator.measure(images, targets, ablations)
     assert evaluator.batch_size == 6
     assert np.array_equal(flips(measured, len(ablations)), flips(expected, len(ablations)))
@@ -274,7 +299,7 @@ def test_a_device_that_runs_out_of_memory_gets_smaller_batches(monkeypatch, mode
     def many(images, *others):
         return small_only(images.repeat(9, 1, 1, 1), *others)
 
-    monkeypatch.setattr(evaluator._twin.graph, "run", many)
+    monkeypatch.setattr(evaluator.network.twin.graph, "run", many)
     with pytest.raises(DeviceError, match="one image"):
         evaluator.measure(images, targets, ablations)
 
@@ -362,8 +387,8 @@ def test_a_layer_whose_lot_contradicts_the_predictions_is_computed_on_all_images
     ablations = studies.location(net, "3x3", layers="layer[12].0.conv*").ablations
     plain = pairs.Pairs.predict
 
-    def blind(self, look, name, *given):
-        change, size, of_any = plain(self, look, name, *given)
+    def blind(self, seen, name, *given):
+        change, size, of_any = plain(self, seen, name, *given)
         return (1e-9 * change, 1e-9 * size, 1e-9 * of_any) if name == "layer1.0.conv1" else (change, size, of_any)
 
     monkeypatch.setattr(pairs.Pairs, "predict", blind)
@@ -453,8 +478,7 @@ def test_odd_networks_are_measured_rightly_or_image_by_image_with_a_note(make, m
         targets = net(images).argmax(1)
     targets[:3] = (targets[:3] + 1) % 4
     ablations = tuple(studies.channel(net, "out").ablations) + studies.location(net, "all", "any").ablations
-    evaluator = Evaluator(net, mode, batch_size=12, screen=ScreenSettings("top1", 1e-9), probes=images[:4])
-    evaluator.pooled = True
+    evaluator = Evaluator(net, mode, batch_size=12, screen=ScreenSettings("top1", 1e-9), probes=images[:4], pooled=True)
     evaluator.vet(ablations)
     assert bool(evaluator.note) == (make in (ReadsTheBatch, TwiceAsMany))
     found = flips(evaluator.measure(images, targets, ablations), len(ablations))
@@ -465,8 +489,8 @@ def test_odd_networks_are_measured_rightly_or_image_by_image_with_a_note(make, m
 def test_what_stands_behind_a_layer_is_weighed_as_far_as_it_keeps_the_shape():
     torch.manual_seed(0)
     evaluator = Evaluator(FrozenBelow().eval(), "screened")
-    evaluator.look(torch.randn(4, 3, 12, 12), torch.zeros(4, dtype=torch.long), ["one", "six", "frozen"])
-    behind = {name: len(evaluator._pairs.layer(name).behind) for name in ("frozen", "one", "six")}
+    intact_pass(evaluator, torch.randn(4, 3, 12, 12), torch.zeros(4, dtype=torch.long), ["one", "six", "frozen"])
+    behind = {name: len(evaluator.network.pairs.layer(name).behind) for name in ("frozen", "one", "six")}
     assert behind == {"frozen": 1, "one": 0, "six": 1}  # six: the sum with `one`, not the one with a vector
 
 
@@ -474,8 +498,7 @@ def test_a_class_that_the_network_does_not_have_is_refused_in_one_line():
     net, images, targets = lively("resnet20", 6)
     targets[5] = 10
     for pooled in (False, True):
-        evaluator = Evaluator(net, "screened")
-        evaluator.pooled = pooled
+        evaluator = Evaluator(net, "screened", pooled=pooled)
         with pytest.raises(StudyError, match=r"class 10.*0 to 9"):
             evaluator.measure(images, targets, studies.location(net, "1x1").ablations)
 
@@ -544,7 +567,7 @@ def test_a_screened_study_has_its_metric_and_leaves_exact_results_alone(world, t
     other = ablate(net, data, cache=cache, metric="top5", **OPTIONS)
     assert other.attrs["reused"] == 0
     assert ablate(net, data, cache=cache, max_error=0.5, **OPTIONS).attrs["reused"] == 0
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         for look in (store.table, store.all_changes):
             with pytest.raises(StoreError, match=r"screened for top1.*--evaluate exact"):
                 look(table.attrs["study_id"], "top5")
@@ -573,7 +596,7 @@ def test_a_results_file_of_the_version_before_is_read_and_then_written(world, tm
     with sqlite3.connect(cache.results) as db:
         db.executescript("DROP TABLE screens; PRAGMA user_version=1;")
     db.close()
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         pd.testing.assert_frame_equal(store.table(exact.attrs["study_id"]), exact, check_like=True)
     assert (ablate(net, data, cache=cache, **OPTIONS)["evaluate"] == "screened").all()
     again = ablate(net, data, cache=cache, **{**OPTIONS, "evaluate": "exact"})
@@ -597,8 +620,7 @@ def test_exact_evaluation_of_pooled_pairs_is_naive_image_by_image(name):
     layers = studies.find_layers(net)
     whole = Ablation((Part(layers[0].name),), "layer", 1, layers[0].name)
     ablations = (whole, *of_every_kind(net))
-    pooled = Evaluator(net, "exact", batch_size=4)
-    pooled.pooled = True
+    pooled = Evaluator(net, "exact", batch_size=4, pooled=True)
     first = pooled.measure(images, targets, ablations, 20)
     second = Evaluator(net, "naive").measure(images, targets, ablations, 20)
     assert_same(first, second)
@@ -615,8 +637,7 @@ def test_layers_that_cannot_be_pooled_are_computed_one_by_one(monkeypatch):
 
     monkeypatch.setattr(Graph, "replay", refuse)
     for mode in ("exact", "screened"):
-        evaluator = Evaluator(net, mode)
-        evaluator.pooled = True
+        evaluator = Evaluator(net, mode, pooled=True)
         assert_same(evaluator.measure(images, targets, ablations), expected)
         assert "cannot be computed image by image" in evaluator.note
 

@@ -42,7 +42,7 @@ def stopping_study(cache, **more):
 def shard_counts(cache):
     """Measure everything, and return (lost, gained, num_images) of each shard alone, each (ablations,)."""
     table = ablate(Small(), Images(), "location", cache=cache, shard_size=SHARD, grid="all", name="whole")
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         study_id = table.attrs["study_id"]
         found = [store.shard_counts(study_id, (start, start + SHARD), "top1") for start in range(0, 24, SHARD)]
         assert all((one["num_images"] == SHARD).all() for one in found)
@@ -67,7 +67,7 @@ def test_each_ablation_stops_at_the_first_shard_with_a_narrow_enough_interval(tm
     assert np.allclose(table["drop"], 100 * (lost - gained) / num_images)
     assert np.allclose(table["p_value"], sequential_p_value(lost, gained))
     assert table.attrs["num_settled"] == narrow.any(axis=0).sum() and table.attrs["stopping"] == f"until-ci {WIDTH:g}"
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         described = store.studies().iloc[0]
         assert described["stopping"] == "until-ci 75" and described["done"] == described["total"] == (first + 1).sum()
         measured = [len(store.correctness(int(described["id"]), place)) for place in places]
@@ -80,7 +80,7 @@ def test_what_finished_later_does_not_count(tmp_path, monkeypatch):
     monkeypatch.setattr(Needs, "rounds", lambda self, num_shards: rounds(self, 3))  # as three processes have it
     wide = Cache(tmp_path / "three")
     pd.testing.assert_frame_equal(stopping_study(wide), expected)
-    with Store.open(wide.results, readonly=True) as store:
+    with Store.open(wide.results) as store:
         measured = sum(
             store.shard_counts(1, (start, start + SHARD), "top1")["num_images"].sum() for start in range(0, 24, SHARD)
         )
@@ -90,7 +90,7 @@ def test_what_finished_later_does_not_count(tmp_path, monkeypatch):
     blocks = count_blocks(full)
     pd.testing.assert_frame_equal(stopping_study(full), expected)
     assert count_blocks(full) == blocks, "all of it was there"
-    with Store.open(full.results, readonly=True) as store:
+    with Store.open(full.results) as store:
         pd.testing.assert_frame_equal(store.table(whole.attrs["study_id"]), whole, check_flags=False)
 
 
@@ -106,7 +106,7 @@ def test_a_stopped_and_resumed_study_decides_the_same(tmp_path):
 
     with pytest.raises(Interrupted):
         stopping_study(cache, report=stop_once)
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         half = store.table(1)
     assert (half["num_images"] <= expected["num_images"]).all() and half["num_images"].sum() > 0
     resumed = stopping_study(cache)
@@ -118,7 +118,7 @@ def test_a_stopped_and_resumed_study_decides_the_same(tmp_path):
 def test_another_rule_is_another_study(cache):
     stopping_study(cache)
     both = stopping_study(cache, until_significant=True)
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         listed = store.studies()
     assert set(listed["stopping"]) == {"until-ci 75", "until-ci 75 or until-significant"}
     assert listed["name"].nunique() == 2 and (both["num_images"] <= stopping_study(cache)["num_images"]).all()

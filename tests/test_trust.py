@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import sqlite3
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_a_fast_way_that_goes_wrong_later_is_found_out_and_all_it_gave_is_measur
     assert np.allclose(table["drop"], true)
     assert "b" in table.attrs["distrusted"] and any("measured the naive way: b" in line for line in said)
     assert any("is measured again (1 shard" in line for line in said)
-    with Store.open(tmp_path / "cache" / "results.sqlite", readonly=True) as store:
+    with Store.open(tmp_path / "cache" / "results.sqlite") as store:
         assert store.agreement(table.attrs["study_id"])["distrusted"].keys() == {"b"}
 
 
@@ -421,7 +422,7 @@ def test_what_an_older_version_measured_is_named_and_measured_again(tmp_path, ca
     net = Net()
     data = Images(net)
     first, _ = measured(net, data, tmp_path, study="layer")
-    with Store.open(tmp_path / "cache" / "results.sqlite") as store, store._writing() as db:
+    with sqlite3.connect(tmp_path / "cache" / "results.sqlite") as db:
         db.execute(
             "UPDATE contexts SET settings = replace(settings, '\"engine_version\": ', '\"engine_version\": -'), "
             "key = 'older'"
@@ -438,12 +439,12 @@ def test_intact_answers_that_have_changed_are_refused_and_what_was_kept_stays(tm
     data = Images(net)
     first, _ = measured(net, data, tmp_path, study="layer")
     path = tmp_path / "cache" / "results.sqlite"
-    with Store.open(path) as store, store._writing() as db:
+    with sqlite3.connect(path) as db:
         kept = np.frombuffer(db.execute("SELECT predictions FROM shards WHERE start = 16").fetchone()[0], np.int32)
         db.execute("UPDATE shards SET predictions = ? WHERE start = 16", (((kept + 1) % 5).astype(np.int32).tobytes(),))
     with pytest.raises(WeanalysisError, match="images 16 to 31 the intact network answers 16 otherwise"):
         measured(net, data, tmp_path, study="channel")
-    with Store.open(path, readonly=True) as store:
+    with Store.open(path) as store:
         assert len(store.table(first.attrs["study_id"])) == 2
 
 
@@ -462,7 +463,7 @@ def test_a_stop_in_the_last_task_is_raised_though_the_study_is_complete(tmp_path
     with pytest.raises(Interrupted) as stop:
         measured(net, data, tmp_path, study="layer", report=stop_at_the_end)
     assert stop.value.done == stop.value.total == 6
-    with Store.open(tmp_path / "cache" / "results.sqlite", readonly=True) as store:
+    with Store.open(tmp_path / "cache" / "results.sqlite") as store:
         assert store.describe(stop.value.study_id)["state"] == "complete"
 
 

@@ -257,7 +257,7 @@ def test_the_command_line_says_what_was_taken_and_lets_choose(tmp_path: Path) ->
     assert "the raw ones (state_dict) were taken" in " ".join(done.stderr.split())
     done = CliRunner().invoke(cli, [*command, "--weights-of", "averaged"])
     assert done.exit_code == 0 and "the averaged ones (state_dict_ema) were taken" in " ".join(done.stderr.split())
-    with Store.open(Cache(tmp_path / "cache").results, readonly=True) as store:
+    with Store.open(Cache(tmp_path / "cache").results) as store:
         assert sorted(store.studies()["weights"]) == ["both.pth", "both.pth (averaged)"]
 
 

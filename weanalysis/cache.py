@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -153,10 +154,22 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def older_version_of(path: Path, version: int) -> Path:
+    """A free name beside a database, under which it is kept as it was before it is brought up to date."""
+    first = path.with_name(f"{path.name}.v{version}")
+    more = (first.with_name(f"{first.name}.{number}") for number in itertools.count(2))
+    return next(one for one in itertools.chain([first], more) if not one.exists())
+
+
+def temporary_of(path: Path) -> Path:
+    """Under which name this process writes a file until it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader, or a crash at any moment, finds the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = temporary_of(path)
     try:
         with open(temporary, "wb") as file:
             file.write(content)

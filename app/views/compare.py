@@ -18,6 +18,7 @@ from weanalysis.comparison import StudyComparison
 from weanalysis.errors import StudyError
 from weanalysis.kinds import DEFAULT, channels_of, kind_of, named
 from weanalysis.results.findings import interval_words, sample_words
+from weanalysis.tasks import find_metric
 
 SHOWN = 10
 
@@ -49,6 +50,7 @@ with st.container(horizontal=True):
     begin = others.index(label_of[partner[1]])
     second_label = st.selectbox("Second", others, index=begin, key="second", bind="query-params")
     second = by_label[second_label]
+    first = shared.choose_metric(first, second)
 
 
 def accuracies(compared: StudyComparison | None) -> None:
@@ -56,40 +58,45 @@ def accuracies(compared: StudyComparison | None) -> None:
     intact = compared.intact if compared else reading.accuracies(pd.DataFrame([first, second]))
     with st.container(horizontal=True):
         for study, accuracy in zip((first, second), intact, strict=True):
-            metric = compared.metric if compared else study["metric"]
+            metric = compared.measured_in if compared else find_metric(reading.answers_in(study["metric"]))
             st.metric(
-                f"{shared.plain(study['name'])}, {metric}",
-                f"{accuracy:.2f} %" if accuracy == accuracy else "not measured",
+                f"{shared.plain(study['name'])}, {metric.name}",
+                f"{metric.words(accuracy, signed=False)} {metric.mark}" if accuracy == accuracy else "not measured",
             )
         if compared is None:
             return
-        apart = compared.accuracy
+        apart, metric = compared.accuracy, compared.measured_in
         st.metric(
-            "Difference (points)",
-            figures.points(apart.difference),
-            help="Accuracy of the second minus that of the first, intact, on the same images.",
+            f"Difference ({metric.unit})",
+            metric.words(apart.difference),
+            help=("Accuracy" if metric.counts_images else metric.label.capitalize())
+            + " of the second minus that of the first, intact, on the same images.",
         )
+        tested = "Tango's paired score interval" if metric.counts_images else "Paired"
+        test = "McNemar's exact test" if metric.counts_images else metric.test
         st.metric(
             "95 % interval",
-            figures.interval(apart.difference_low, apart.difference_high),
-            help=f"Tango's paired score interval on {apart.num_images:,} images. "
-            f"McNemar's exact test: p = {apart.p_value:.2g}.",
+            metric.interval(apart.difference_low, apart.difference_high),
+            help=f"{tested} on {apart.num_images:,} images. {test}: p = {apart.p_value:.2g}.",
         )
 
 
 def needed(compared: StudyComparison) -> None:
     """Say how much more the second network needs these weights, and what else a reader must know."""
-    mean = [compared.places[side].mean() for side in ("first", "second")]
+    metric = compared.measured_in
+    mean = [metric.words(compared.places[side].mean()) for side in ("first", "second")]
     in_first, in_second = compared.num_certain
     st.markdown(
-        f"Mean D of {len(compared.places):,} places: {figures.points(mean[0])} and {figures.points(mean[1])} points; "
-        f"second minus first **{figures.points(compared.difference)} points**, 95 % interval "
-        f"{figures.interval(compared.difference_low, compared.difference_high)} over {compared.num_images:,} images, "
+        f"Mean D of {len(compared.places):,} places: {mean[0]} and {mean[1]} {metric.unit}; "
+        f"second minus first **{metric.words(compared.difference)} {metric.unit}**, 95 % interval "
+        f"{metric.interval(compared.difference_low, compared.difference_high)} over {compared.num_images:,} images, "
         f"p = {compared.p_value:.2g}. {in_second:,} places matter more in the second and {in_first:,} more in the "
         "first, beyond chance.",
         help="Each image counts for both networks: the interval of a place combines both D with their correlation over "
         "the images (of one network's two studies it is Tango's); q is from an exact sign-flip test over the images, "
-        "with a false discovery rate of 5 % over all places.",
+        "with a false discovery rate of 5 % over all places."
+        if metric.counts_images
+        else "Intervals and q are Student's, over the images' differences, with a false discovery rate of 5 %.",
     )
     for note in compared.notes:
         st.caption(f":material/info: {shared.plain(note[0].upper() + note[1:])}.")
@@ -232,10 +239,11 @@ def images_of(one: pd.DataFrame, two: pd.DataFrame) -> None:
             if rows.empty:
                 st.caption(f"{shared.plain(study['name'])} has not measured this kernel.")
                 continue
+            metric = find_metric(study["metric"])
             drop, low, high = rows[["drop", "drop_low", "drop_high"]].iloc[0]
             st.markdown(
-                f"**{shared.plain(study['name'])}**: D = {figures.points(drop)} points, 95 % interval "
-                f"{figures.interval(low, high)}"
+                f"**{shared.plain(study['name'])}**: D = {metric.words(drop)} {metric.unit}, 95 % interval "
+                f"{metric.interval(low, high)}"
             )
             pictures.changed_images(study, rows.iloc[0], key)
 
@@ -301,7 +309,7 @@ def agreement(compared: StudyComparison) -> None:
             f"({sample_words(places['layer'].nunique())})."
         )
     shared.show(
-        figures.drop_agreement(places, first_label, second_label, theme=shared.theme()),
+        figures.drop_agreement(places, first_label, second_label, compared.measured_in, theme=shared.theme()),
         key="agreement",
         data=places,
         name="agreement",
@@ -311,7 +319,8 @@ def agreement(compared: StudyComparison) -> None:
 
 def largest(compared: StudyComparison) -> None:
     """List the places of the largest differences, with intervals that count with their having been chosen."""
-    rows = compared.largest(SHOWN)
+    rows, metric = compared.largest(SHOWN), compared.measured_in
+    form = f"%+.{metric.decimals}f"
     st.markdown(
         f"**The largest differences**: {interval_words(len(rows), len(compared.places))}",
         help="The largest of many noisy differences is likely too large. Of intervals adjusted for the choice, five in "
@@ -325,7 +334,7 @@ def largest(compared: StudyComparison) -> None:
                 "second": rows["second"],
                 "difference": rows["difference"],
                 "interval": [
-                    figures.interval(low, high)
+                    metric.interval(low, high)
                     for low, high in zip(rows["selected_low"], rows["selected_high"], strict=True)
                 ],
                 "q": rows["q_value"],
@@ -335,9 +344,9 @@ def largest(compared: StudyComparison) -> None:
         hide_index=True,
         column_config={
             "zeroed": st.column_config.TextColumn("Zeroed"),
-            "first": st.column_config.NumberColumn("D in the first", format="%+.2f"),
-            "second": st.column_config.NumberColumn("D in the second", format="%+.2f"),
-            "difference": st.column_config.NumberColumn("Second − first (points)", format="%+.2f"),
+            "first": st.column_config.NumberColumn("D in the first", format=form),
+            "second": st.column_config.NumberColumn("D in the second", format=form),
+            "difference": st.column_config.NumberColumn(f"Second − first ({metric.unit})", format=form),
             "interval": st.column_config.TextColumn("Interval", help="Widened for the choice of the largest."),
             "q": st.column_config.NumberColumn("q", format="%.2g", help="False discovery rate, Benjamini-Hochberg."),
         },

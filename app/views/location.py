@@ -13,7 +13,7 @@ import streamlit as st
 from weanalysis import figures
 from weanalysis.figures import Scale, Value
 from weanalysis.kinds import kind_of
-from weanalysis.tasks import METRICS
+from weanalysis.tasks import find_metric
 
 VALUES: dict[str, Value] = {"D": "drop", "Significance": "significance", "Flipped images": "flipped"}
 SCALES: dict[str, Scale] = {"Shared": "shared", "Per layer": "layer"}
@@ -25,7 +25,7 @@ st.caption(
 )
 
 study = shared.choose_study("location")
-metric = METRICS[study["metric"]]
+metric = find_metric(study["metric"])
 offered = [name for name, value in VALUES.items() if value != "flipped" or metric.counts_images]
 with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
     value = st.segmented_control(

@@ -13,7 +13,7 @@ import streamlit as st
 from weanalysis import figures
 from weanalysis.kinds import MULTIPLIER, kind_of
 from weanalysis.results.contrast import RANKED, ranked_unit
-from weanalysis.tasks import METRICS, Metric
+from weanalysis.tasks import Metric, find_metric
 
 st.title("Multipliers")
 st.caption(
@@ -70,7 +70,7 @@ def lowest_and_highest() -> None:
     study = reading.again(studies[source])
     rows = reading.table(study)
     shared.headline(study, rows)
-    metric = METRICS[study["metric"]]
+    metric = find_metric(study["metric"])
     unit = RANKED["kernel" if ranks_kernels() else "channel"]
     value = "m" if ranks_kernels() else "mean m"
     if contrast := reading.contrast(study):

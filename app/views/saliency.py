@@ -15,6 +15,7 @@ from weanalysis import figures
 from weanalysis.kinds import kind_of, kinds_where
 from weanalysis.results.saliency import MappedLayer, SaliencyMaps
 from weanalysis.results.statistics import MeasuredColumn, agreement_table
+from weanalysis.tasks import find_metric
 
 KERNELS_A_PAGE = 30_000
 CHANNELS_A_SIDE = 64  # of a layer's map; larger layers are drawn by equidistant channels
@@ -74,6 +75,8 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         help="Studies of kernels, channels and layers of the same weights.",
         placeholder="no study of these weights yet",
     )
+    # In which D is read: first-order criteria predict that of the loss by construction.
+    chosen = None if label is None else shared.choose_metric(by_label[label])
 st.caption(
     f"**{shared.plain(criterion)}**: {shared.plain(about['formulas'][criterion])}. "
     f"{shared.plain(about['sources'][criterion])}."
@@ -125,9 +128,10 @@ def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
     with grid.cell(column_span="all"):
         st.subheader("Agreement with what was measured")
         with st.container(horizontal=True, gap="medium"):
+            counts_images = find_metric(study["metric"]).counts_images
             against = st.segmented_control(
                 "Compared with",
-                list(AGAINST),
+                [name for name, column in AGAINST.items() if column == "drop" or counts_images],
                 default="D",
                 required=True,
                 key="against",
@@ -206,7 +210,6 @@ def table_of(whole: pd.DataFrame) -> None:
     )
 
 
-chosen = None if label is None else by_label[label]
 # Beside a measured grid, the layers that it has: so both pictures have the same tiles.
 has_grid = chosen is not None and kind_of(chosen["kind"]).has_kernels
 of_study = set(reading.describe(chosen).get("layers") or ()) if has_grid else set()

@@ -258,6 +258,7 @@ def read_events(folder: Path) -> None:
 def read_store(folder: Path) -> None:
     """Read all that a results file tells of every study; what one refuses must not keep the others from being read."""
     from weanalysis.results import Store, export_table, find_improvements
+    from weanalysis.results.store import Writer
 
     refused: WeanalysisError | None = None
 
@@ -268,7 +269,7 @@ def read_store(folder: Path) -> None:
         except WeanalysisError as error:
             refused = error
 
-    with Store.open(folder / "results.sqlite", readonly=True) as store:
+    with Store.open(folder / "results.sqlite") as store:
         listed = store.studies()
         for line in store.unreadable().values():
             refused = WeanalysisError(line)
@@ -281,8 +282,8 @@ def read_store(folder: Path) -> None:
             attempt(lambda: store.agreement(number))  # noqa: B023
         for number in listed["id"][(listed["kind"] == "location") & (listed["evaluate"] == "exact")].tolist():
             attempt(lambda: find_improvements(store, number))  # noqa: B023
-    with Store.open(folder / "results.sqlite") as store:
-        attempt(lambda: store.context({"new": 1}))
+    with Writer.open(folder / "results.sqlite") as writer:
+        attempt(lambda: writer.context({"new": 1}))
     if refused:
         raise refused
 

@@ -1,8 +1,10 @@
 """The ablation engine: what to zero, what must be recomputed, how it is measured, and who measures it."""
 
 from weanalysis.ablation.evaluate import Evaluator
-from weanalysis.ablation.execution import Interrupted, Status
-from weanalysis.ablation.run import ablate, check_settings
+from weanalysis.ablation.execution import Interrupted
+from weanalysis.ablation.progress import Status
+from weanalysis.ablation.run import ablate
+from weanalysis.ablation.settings import check_settings
 from weanalysis.ablation.studies import STUDIES, Ablation, Part, Study, make_study
 
 __all__ = [

@@ -180,19 +180,9 @@ def observe(
     if changed:
         names = ", ".join(dict.fromkeys(changed))
         notes.append(f"its forward pass changes the network itself ({names}): that is put back before each pass")
-    half = max(1, len(images) // 2)
-
-    def hangs_on_others() -> bool:
-        if len(images) < 2:
-            return False
-        if any(_differ(first[low : low + half], ask(part), limit) for low, part in _parts(images, half)):
-            return True
-        with suppress(StudyError):  # some networks take no single image
-            return any(_differ(first[low : low + 1], ask(part), limit) for low, part in _parts(images[:_NUM_ALONE], 1))
-        return False
-
-    mixes = seed is None and hangs_on_others()
+    mixes = seed is None and _hangs_on_others(images, first, ask, limit)
     if mixes:
+        half = max(1, len(images) // 2)
         where = _first_to_differ(trial, lambda: ask(images), lambda: ask(images[:half]), half)
         if batch_size is None:
             raise StudyError(
@@ -206,6 +196,18 @@ def observe(
         )
     probabilities = Classification.of(first).probabilities
     return Conduct(seed, mixes or seed is not None, bool(changed), keeps_images, None, probabilities), notes
+
+
+def _hangs_on_others(images: Tensor, first: Tensor, ask: Callable[[Tensor], Tensor], limit: float) -> bool:
+    """Whether images are answered otherwise in halves, or alone, than all at once, as they `first` were."""
+    if len(images) < 2:
+        return False
+    half = max(1, len(images) // 2)
+    if any(_differ(first[low : low + half], ask(part), limit) for low, part in _parts(images, half)):
+        return True
+    with suppress(StudyError):  # some networks take no single image
+        return any(_differ(first[low : low + 1], ask(part), limit) for low, part in _parts(images[:_NUM_ALONE], 1))
+    return False
 
 
 def _places_in_sequences() -> tuple[Any, ...]:

@@ -1,27 +1,22 @@
-"""A study as it is run: tasks go out, what they measured goes into the store, and whoever watches is told."""
+"""A study as it is run: tasks go out, what they measured goes into the results file, and whoever watches is told."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from weanalysis.ablation import schedule
-from weanalysis.ablation.evaluate import Evaluator, Measured
+from weanalysis.ablation.evaluate import Measured
 from weanalysis.ablation.folding import few
-from weanalysis.ablation.schedule import StopRequest, Work
-from weanalysis.ablation.stopping import Need, Needs
-from weanalysis.ablation.studies import Ablation, Study
-from weanalysis.results.statistics import StoppingRule, chance_note
-from weanalysis.results.store import Store, shards_of
-from weanalysis.tasks import METRICS, Metric
-
-# Of each number of an image, such as the loss, a study keeps the change under every ablation for so many pairs of them,
-# 2 bytes each; beyond that, for those images of each ablation and shard that changed most (6 bytes each).
-MOST_NUMBERS_KEPT = 2**26
+from weanalysis.ablation.progress import Progress, Status
+from weanalysis.ablation.record import Record
+from weanalysis.ablation.schedule import StopRequest, Task
+from weanalysis.ablation.setup import Setup
+from weanalysis.ablation.stopping import Need
+from weanalysis.errors import StudyError
+from weanalysis.results.statistics import chance_note
 
 
 class Interrupted(KeyboardInterrupt):
@@ -32,263 +27,196 @@ class Interrupted(KeyboardInterrupt):
         self.study_id, self.done, self.total = study_id, done, total
 
 
-@dataclass
-class Status:
-    """How far a study has come, for whoever watches: `done` and `total` count (ablation, shard) pairs.
+@dataclass(frozen=True)
+class Outcome:
+    """A study that was measured: rows that its rule settled, pairs that were known before, and what is doubted."""
 
-    `counts` holds, per ablation, num_images and what the metric follows from: num_correct (intact), lost and gained, or
-    the sums of `Store.moments`.
-    """
-
-    study: Study
-    study_id: int
-    name: str
-    metric: Metric
-    done: int
-    total: int
+    num_settled: int
     reused: int
-    seconds: float
-    seconds_left: float
-    jobs: int
-    counts: dict[str, np.ndarray]
+    doubt: str | None
 
 
-class _Tally:
-    """Counts of a running study, so that what was found so far can be shown without reading the store."""
+class NaiveLayers:
+    """The layers that are measured the naive way, each with the reason; a person is told of those that come."""
 
-    def __init__(self, store: Store, study_id: int, metric: Metric, ids: np.ndarray):
-        self._metric = metric
-        _, first, self._of_place = np.unique(ids, return_index=True, return_inverse=True)
-        self.answers_in = metric if metric.counts_images else METRICS["top1"]
-        answers = store.counts(study_id, self.answers_in.name)
-        counts = answers if metric.counts_images else store.moments(study_id, metric.statistic)
-        self._counts = {name: values[first] for name, values in counts.items()}
-        self._answers = {name: answers[name][first] for name in ("num_images", "num_correct")}
+    def __init__(self, say: Callable[[str], None]):
+        self.reasons: dict[str, str] = {}
+        self._say = say
 
-    @property
-    def intact_answers(self) -> tuple[int, int]:
-        """Of how many images the intact network is right, and of how many it is known: of the most for any ablation."""
-        place = int(self._answers["num_images"].argmax())
-        return int(self._answers["num_correct"][place]), int(self._answers["num_images"][place])
-
-    @property
-    def counts(self) -> dict[str, np.ndarray]:
-        """The counts of every place of the plan."""
-        return {name: values[self._of_place] for name, values in self._counts.items()}
-
-    def add(self, task: schedule.Task, measured: Measured) -> None:
-        """Count in what a task measured."""
-        index = self._of_place[np.array(task.places)]
-        before = self.answers_in.right(measured.intact_correct)
-        self._answers["num_images"][index] += len(before)
-        self._answers["num_correct"][index] += int(before.sum())
-        self._counts["num_images"][index] += len(before)
-        if not self._metric.counts_images:
-            values = measured.values[self._metric.statistic]
-            changes = values.changes.astype(np.float64)
-            self._counts["intact"][index] += values.intact.sum(dtype=np.float64)
-            self._counts["change"][index] += changes.sum(1)
-            self._counts["squares"][index] += (changes**2).sum(1)
-            return
-        of_change = np.repeat(index, measured.counts)
-        was, now = before[measured.positions], self._metric.right(measured.correct)
-        for name, changed in (("lost", was & ~now), ("gained", ~was & now)):
-            self._counts[name] += np.bincount(of_change[changed], minlength=len(self._counts[name]))
-        self._counts["num_correct"][index] += int(before.sum())
+    def add(self, layers: Mapping[str, str]) -> None:
+        """Measure these layers the naive way from now on."""
+        new = {layer: why for layer, why in layers.items() if layer not in self.reasons}
+        self.reasons |= new
+        for why in dict.fromkeys(new.values()):
+            self._say(f"measured the naive way: {few([layer for layer in new if new[layer] == why])} ({why})")
 
 
-@dataclass
-class Execution:
-    """Measures what a study lacks in the store. Call `run` once.
+def execute(
+    setup: Setup, record: Record, report: Callable[[Status], None] | None, say: Callable[[str], None]
+) -> Outcome:
+    """Measure all that a study lacks in the results file.
 
-    `num_images` in `shards` of `shard_size`; `seconds_per_image` is what a forward pass takes here. `choose_jobs` is
-    asked with what is to be measured, `report` called as results come, `say` with lines for a person.
+    `report` is called as results come, `say` with lines for a person. Raises Interrupted.
     """
+    naive = NaiveLayers(say)
+    _vet(setup, record, naive, say)
+    return _Execution(setup, record, naive, report, say).run()
 
-    store: Store
-    study: Study
-    study_id: int
-    context_id: int
-    name: str
-    metric: Metric
-    work: Work
-    evaluator: Evaluator
-    rule: StoppingRule | None
-    shard_size: int
-    seconds_per_image: float
-    num_classes: int
-    choose_jobs: Callable[[list[schedule.Task], list[float]], int]
-    report: Callable[[Status], None] | None
-    say: Callable[[str], None]
-    reused: int = 0
-    jobs: int = 1
-    doubt: str | None = None
-    distrusted: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def _most_kept(self) -> int | None:
-        """Of how many images of a shard the change of a number is kept for each ablation; None: of all."""
-        num_numbers = len(self.study.ablations) * len(self.work.data)
-        if num_numbers <= MOST_NUMBERS_KEPT:
-            return None
-        return max(1, MOST_NUMBERS_KEPT * self.shard_size // num_numbers)
+def _vet(setup: Setup, record: Record, naive: NaiveLayers, say: Callable[[str], None]) -> None:
+    """Hold the fast way to the naive one before anything is measured with it, and say what comes of that."""
+    evaluator, ablations = setup.evaluator, setup.study.ablations
+    if record.needs().left():
+        evaluator.vet(ablations)
+        record.annotate({"evaluation_note": evaluator.note})
+    if evaluator.note:
+        say(evaluator.note)
+    touched = {layer for ablation in ablations for layer in ablation.layers}
+    naive.add({layer: why for layer, why in evaluator.distrusted.items() if layer in touched})
+    if setup.work.mode == "screened" and (num_exact := sum(not evaluator.can_screen(one) for one in ablations)):
+        say(
+            f"{num_exact:,} of {len(ablations):,} ablations are computed on all images: what they do cannot be "
+            "predicted, since they zero a whole layer, several layers at once, or one that is called more than once"
+        )
 
-    def run(self) -> int:
-        """Measure all that is missing; return how many ablations the stopping rule settled. Raises Interrupted."""
-        self._ids = self.store.ablation_ids(self.study_id)
-        self._needs = self._new_needs()
-        self._vet()
-        self._costs = [self.evaluator.cost(ablation) for ablation in self.study.ablations]
-        tasks, self._total = self._cut(self._needs.left()), self._needs.num_needed
-        self._count_done(tasks)
-        self.reused = self._done
-        self.jobs = self.choose_jobs(tasks, self._costs)
-        self._tally = _Tally(self.store, self.study_id, self.metric, self._ids)
-        self._cost_done, self._began = 0.0, time.perf_counter()
+
+class _Execution:
+    """Goes over what is missing until nothing is. Call `run` once."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        record: Record,
+        naive: NaiveLayers,
+        report: Callable[[Status], None] | None,
+        say: Callable[[str], None],
+    ):
+        self._setup, self._record, self._naive, self._report, self._say = setup, record, naive, report, say
+        self._needs, self._tally = record.needs(), record.tally()
+        self._costs = [setup.evaluator.cost(ablation) for ablation in setup.study.ablations]
+        tasks = self._cut(self._needs.left())
+        self._progress = Progress(self._costs, tasks, self._needs.num_needed)
+        self._jobs = schedule.choose_jobs(
+            setup.work, setup.settings.jobs, len(tasks), self._progress.cost_left, setup.seconds_per_image, say
+        )
+        self._doubt: str | None = None
+
+    def run(self) -> Outcome:
+        """Measure all that is missing. Raises Interrupted."""
+        progress = self._progress
         self._tell()
-        stop, state = StopRequest(self.say), "failed"
+        stop, state = StopRequest(self._say), "failed"
         try:
             with stop.listening():
                 while self._needs.left() and not stop.asked:
                     self._measure(stop)
             self._doubt_guesses()
-            state = "complete" if self._done == self._total else "stopped"
+            state = "complete" if progress.is_complete else "stopped"
         except KeyboardInterrupt:
             stop.asked = True
-            state = "complete" if self._done == self._total else "stopped"
+            state = "complete" if progress.is_complete else "stopped"
         finally:
-            self.store.set_state(self.study_id, state, self._done, self._total)
+            self._record.set_state(state, progress.done, progress.total)
         # A stop that was asked for while the last task ran ends whatever calls this, though nothing is missing.
         if stop.asked or state == "stopped":
-            raise Interrupted(self.study_id, self._done, self._total)
-        return self._needs.num_settled
+            raise Interrupted(self._record.study_id, progress.done, progress.total)
+        return Outcome(self._needs.num_settled, progress.reused, self._doubt)
 
-    def _new_needs(self) -> Needs:
-        shards = shards_of(len(self.work.data), self.shard_size)
-        return Needs(self.store, self.study_id, shards, self.rule)
-
-    def _vet(self) -> None:
-        """Hold the fast way to the naive one before anything is measured with it, and say what comes of that."""
-        if self._needs.left():
-            self.evaluator.vet(self.study.ablations)
-            self.store.annotate(self.study_id, {"evaluation_note": self.evaluator.note})
-        if self.evaluator.note:
-            self.say(self.evaluator.note)
-        touched = {layer for ablation in self.study.ablations for layer in ablation.layers}
-        self._distrust({layer: why for layer, why in self.evaluator.distrusted.items() if layer in touched})
-        if self.work.mode == "screened":
-            num_exact = sum(not self.evaluator.can_screen(ablation) for ablation in self.study.ablations)
-            if num_exact:
-                self.say(
-                    f"{num_exact:,} of {len(self.study.ablations):,} ablations are computed on all images: what "
-                    "they do cannot be predicted, since they zero a whole layer, several layers at once, or one "
-                    "that is called more than once"
-                )
-
-    def _distrust(self, layers: Mapping[str, str]) -> None:
-        """Measure layers the naive way from now on."""
-        new = {layer: why for layer, why in layers.items() if layer not in self.distrusted}
-        if not new:
-            return
-        self.distrusted |= new
-        for why in dict.fromkeys(new.values()):
-            self.say(f"measured the naive way: {few([layer for layer in new if new[layer] == why])} ({why})")
-
-    def _cut(self, todo: list[Need]) -> list[schedule.Task]:
+    def _cut(self, todo: list[Need]) -> list[Task]:
+        setup = self._setup
         return [
             task
             for shard, places in todo
             for task in schedule.cut(
-                places.tolist(), self._costs, *shard, self.seconds_per_image, self.study.ablations, self.work.mode
+                places.tolist(),
+                self._costs,
+                *shard,
+                setup.seconds_per_image,
+                setup.study.ablations,
+                setup.work.mode,
             )
         ]
 
-    def _cost_of(self, tasks: list[schedule.Task]) -> float:
-        return sum(self._costs[place] * (task.stop - task.start) for task in tasks for place in task.places)
-
-    def _count_done(self, tasks: list[schedule.Task]) -> None:
-        self._total, self._cost_left = self._needs.num_needed, self._cost_of(tasks)
-        self._done = self._total - sum(len(task.places) for task in tasks)
+    def _recount(self) -> None:
+        self._progress.recount(self._cut(self._needs.left()), self._needs.num_needed)
 
     def _measure(self, stop: StopRequest) -> None:
         """Go once over what is missing, round by round where a rule may settle ablations on the way."""
         needs = self._needs
-        for todo in needs.rounds(self.jobs):
+        for todo in needs.rounds(self._jobs):
             for task, measured in self._results(todo, stop):
                 self._take(task, measured)
                 if self._needs is not needs:  # some answers were dropped: a rule has to look at the others again
                     return
-            self._count_done(self._cut(needs.left()))
+            self._recount()
 
-    def _results(self, todo: list[Need], stop: StopRequest) -> Iterator[tuple[schedule.Task, Measured]]:
-        evaluator = self.evaluator if self.jobs == 1 else None
-        return schedule.run(self.work, self._cut(todo), self.jobs, stop, self.distrusted, evaluator)
+    def _results(self, todo: list[Need], stop: StopRequest) -> Iterator[tuple[Task, Measured]]:
+        evaluator = self._setup.evaluator if self._jobs == 1 else None
+        return schedule.run(self._setup.work, self._cut(todo), self._jobs, stop, self._naive.reasons, evaluator)
 
-    def _take(self, task: schedule.Task, measured: Measured) -> None:
+    def _take(self, task: Task, measured: Measured) -> None:
         """Keep what a task measured; drop what was measured before of a layer on which the fast way failed in it."""
-        known = set(self.distrusted)
-        self._distrust(measured.distrusted)
+        known = set(self._naive.reasons)
+        self._naive.add(measured.distrusted)
         touched = {layer for ablation in task.ablations for layer in ablation.layers}
-        if not touched.isdisjoint(self.distrusted.keys() - measured.distrusted.keys()):
+        if not touched.isdisjoint(self._naive.reasons.keys() - measured.distrusted.keys()):
             return  # it was begun before that was known, and is measured again
         if new := measured.distrusted.keys() - known:
             self._drop(new)
-        places = list(task.places)
-        self._done += len(places)
-        self.store.write(
-            self.context_id,
-            self._ids[places],
-            self.work.data.ids[task.start : task.stop],
-            measured,
-            self.study_id,
-            self._done,
-            self._total,
-            self._most_kept,
-        )
+        self._refuse_no_numbers(measured)
+        self._progress.add(task)
+        self._record.write(task, measured, self._progress.done, self._progress.total)
         self._tally.add(task, measured)
         self._doubt_guesses()
-        cost = self._cost_of([task])
-        self._cost_done, self._cost_left = self._cost_done + cost, self._cost_left - cost
         self._tell()
+
+    def _refuse_no_numbers(self, measured: Measured) -> None:
+        """Raise StudyError where the metric has no number of an image for the intact network."""
+        metric = self._setup.metric
+        if metric.statistic in measured.values:
+            intact = measured.values[metric.statistic].intact
+            # A loss is infinite where the target has no chance at all.
+            (places,) = np.nonzero(~np.isfinite(intact) if metric.is_own else np.isnan(intact))
+            if len(places):
+                image = measured.start + int(places[0])
+                why = "" if metric.is_own else " (its outputs are no probabilities, and those of the first images are)"
+                raise StudyError(
+                    f"the {metric.statistic} of image {image} is no finite number for the intact network{why}, so "
+                    f"that {metric.name} cannot be told: give a network, or a metric, that has a number for every image"
+                )
 
     def _doubt_guesses(self) -> None:
         """Say, as soon as it is seen, that the intact network does no better than guessing."""
-        if self.doubt is None:
+        if self._doubt is None:
             num_correct, num_images = self._tally.intact_answers
-            self.doubt = chance_note(num_correct, num_images, self.num_classes, self._tally.answers_in.guesses)
-            if self.doubt:
-                self.say(self.doubt)
+            guesses = self._tally.answers_in.guesses
+            self._doubt = chance_note(num_correct, num_images, self._setup.num_classes, guesses)
+            if self._doubt:
+                self._say(self._doubt)
 
-    def _drop(self, layers: Any) -> None:
+    def _drop(self, layers: Collection[str]) -> None:
         """Forget what is kept of some layers' ablations, which the fast way may have measured wrongly."""
-
-        def is_of(ablation: Ablation) -> bool:
-            return not layers.isdisjoint(ablation.layers)
-
-        ids = self._ids[[place for place, one in enumerate(self.study.ablations) if is_of(one)]]
-        if num_shards := self.store.forget(self.context_id, ids):
-            self.say(f"what was measured of {few(sorted(layers))} before is measured again ({num_shards} shards)")
-            self._needs = self._new_needs()
-            self._tally = _Tally(self.store, self.study_id, self.metric, self._ids)
-            self._count_done(self._cut(self._needs.left()))
+        if num_shards := self._record.forget(layers):
+            self._say(f"what was measured of {few(sorted(layers))} before is measured again ({num_shards} shards)")
+            self._needs, self._tally = self._record.needs(), self._record.tally()
+            self._recount()
 
     def _tell(self) -> None:
-        if self.report is None:
+        if self._report is None:
             return
-        seconds = time.perf_counter() - self._began
-        left = seconds / self._cost_done * self._cost_left if self._cost_done else float("nan")
-        self.report(
+        setup, progress = self._setup, self._progress
+        self._report(
             Status(
-                self.study,
-                self.study_id,
-                self.name,
-                self.metric,
-                self._done,
-                self._total,
-                self.reused,
-                seconds,
-                left,
-                self.jobs,
-                self._tally.counts,
+                study=setup.study,
+                study_id=self._record.study_id,
+                name=setup.name,
+                metric=self._tally.shown,
+                done=progress.done,
+                total=progress.total,
+                reused=progress.reused,
+                seconds=progress.seconds,
+                seconds_left=progress.seconds_left,
+                jobs=self._jobs,
+                counts=self._tally.counts,
             )
         )

@@ -27,6 +27,7 @@ from weanalysis.devices import DTYPES
 from weanalysis.errors import DeviceError, WeanalysisError
 from weanalysis.memory import keep_freed_memory
 from weanalysis.orphans import end_with
+from weanalysis.tasks.numbers import OutputTask
 
 # A task should end soon enough for progress to be seen and for Ctrl-C to be answered, and last long enough
 # for the intact forward pass and the decoding that it begins with not to count.
@@ -41,10 +42,13 @@ TASK_ABLATIONS = 16
 # A screened task has so many ablations whatever they cost, since its threshold depends on which they are.
 SCREENED_ABLATIONS = 2048
 
+# Below this estimate, processes would spend longer importing torch than measuring.
+WORTH_PROCESSES_SECONDS = 20.0
+
 
 @dataclass(frozen=True)
 class Work:
-    """What every task of a study shares: the network, the images, and how to evaluate.
+    """What every task of a study shares: the network, the images, how to evaluate, and what outputs and targets mean.
 
     `net` is the network itself, or None where `architecture` and the file `weights` rebuild it.
     `key` tells one work from another within a process.
@@ -62,6 +66,7 @@ class Work:
     cache: Cache
     screen: ScreenSettings | None = None
     conduct: Conduct = field(default_factory=Conduct)
+    output_task: OutputTask | None = None
 
     def load(self) -> nn.Module:
         """Return the network: the one at hand, or built and read from its file."""
@@ -120,6 +125,38 @@ def cut(
     return tasks
 
 
+def choose_jobs(
+    work: Work,
+    asked: int | None,
+    num_tasks: int,
+    num_passes: float,
+    seconds_per_image: float,
+    say: Callable[[str], None],
+) -> int:
+    """How many processes: one a GPU; on the CPU one a core where the study is long enough to repay their start.
+
+    `asked` is what the user wants (None: chosen). The tasks take as long as `num_passes` forward passes of an image.
+    """
+    if work.devices != ("cpu",):
+        if asked is not None and asked > len(work.devices):
+            say(f"{len(work.devices)} processes instead of {asked}: one a GPU")
+        return max(1, min(len(work.devices), num_tasks, asked or len(work.devices)))
+    if asked is not None:
+        return max(1, min(asked, num_tasks))
+    if work.net is not None:
+        return 1
+    seconds = seconds_per_image * num_passes
+    cores = joblib.cpu_count(only_physical_cores=True) or 1
+    jobs = 1 if seconds < WORTH_PROCESSES_SECONDS else max(1, min(cores, num_tasks))
+    if num_tasks:
+        shared = f"{jobs} processes of one thread" if jobs > 1 else "one process"
+        say(
+            f"a forward pass takes {1000 * seconds_per_image:.1f} ms an image here: about {seconds / jobs:,.0f} s in "
+            f"{shared}"
+        )
+    return jobs
+
+
 class StopRequest:
     """Turns the first Ctrl-C into a flag that is looked at between tasks; the second one interrupts at once.
 
@@ -167,6 +204,7 @@ class _Worker:
             work.dtype == "tf32",
             work.conduct,
             work.data.batch(0, NUM_PROBES)[0],
+            task=work.output_task,
         )
         self._shard: tuple[tuple[int, int], tuple[Tensor, Tensor]] | None = None
 

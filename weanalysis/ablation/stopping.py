@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from weanalysis.results import Store
 from weanalysis.results.statistics import Replay, StoppingRule
-from weanalysis.results.store import Store
-from weanalysis.tasks import METRICS
+from weanalysis.tasks import find_metric
 
 # A shard of images (start, stop), and the positions of the ablations that are to be measured on it.
 Need = tuple[tuple[int, int], np.ndarray]
@@ -26,7 +26,7 @@ class Needs:
     def __init__(self, store: Store, study_id: int, shards: list[tuple[int, int]], rule: StoppingRule | None):
         self._store, self._study_id, self._shards = store, study_id, shards
         about = store.describe(study_id)
-        self._context_id, self._metric = int(about["context_id"]), METRICS[str(about["metric"])]
+        self._context_id, self._metric = int(about["context_id"]), find_metric(str(about["metric"]))
         self._ids = store.ablation_ids(study_id)
         _, places = np.unique(self._ids, return_index=True)
         self._places_once = np.sort(places)

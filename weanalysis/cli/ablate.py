@@ -19,7 +19,7 @@ from weanalysis.cli.options import (
 )
 from weanalysis.errors import StudyError
 from weanalysis.kinds import DEFAULT, KINDS, Kind, kind_called, kinds_where, options_by_name
-from weanalysis.tasks import METRICS
+from weanalysis.tasks import METRICS, find_metric
 
 EXAMPLES = """Measure how much worse a network gets when weights are zeroed.
 
@@ -165,52 +165,21 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def ablate(ctx: click.Context, /, **given: Any) -> None:
     from rich.console import Console
 
-    from weanalysis.ablation import Interrupted, check_settings, make_study
+    from weanalysis.ablation import Interrupted, make_study
     from weanalysis.ablation import ablate as run
     from weanalysis.cache import find_cache
     from weanalysis.cli.display import Watcher
-    from weanalysis.errors import unknown_name
     from weanalysis.results import Store, find_improvements
-    from weanalysis.results.improvements import check_findable
 
     kind = kind_called(given["study"])
     options = _study_options(ctx, kind, given)
-    if not 0 < given["detect"] <= 100:
-        raise StudyError(f"--detect {given['detect']:g} is not allowed: give percentage points above 0, up to 100")
-    if given["find"] is not None:
-        if given["find"] != "detrimental":
-            raise StudyError(unknown_name("thing to --find", given["find"], ["detrimental"]))
-        check_findable(
-            kind.name, given["metric"], given["evaluate"], given["until_ci"] is not None or given["until_significant"]
-        )
+    settings = _checked_settings(kind, given)
 
     def check(net: Any) -> None:
         # On data other than digits the newest run may be an LWE network's: whether it is, only that network tells.
         if not kind.needs_multipliers or given["data"] == "digits":
             make_study(kind.name, net, **options)
 
-    if given["max_error"] is not None and given["evaluate"] != "screened":
-        raise StudyError(
-            f"--max-error belongs to --evaluate screened, not {given['evaluate']}, which has no such "
-            "error; leave it out, or choose screened"
-        )
-    settings = {
-        name: given[name]
-        for name in (
-            "evaluate",
-            "metric",
-            "device",
-            "dtype",
-            "jobs",
-            "batch_size",
-            "shard_size",
-            "until_ci",
-            "until_significant",
-            "forward_seed",
-        )
-    }
-    settings["max_error"] = 0.1 if given["max_error"] is None else given["max_error"]
-    check_settings(**settings)
     cache = find_cache(given["cache"]).ready()
     with Watcher(given["quiet"]) as watcher:
         model, data = load_inputs(given, watcher, cache, check=check)
@@ -236,7 +205,7 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
             ) from None
     found = None
     if given["find"]:
-        with Store.open(cache.results, readonly=True) as store:
+        with Store.open(cache.results) as store:
             found = find_improvements(store, table.attrs["study_id"])
     if given["as_json"]:
         _print_json(table, kind.name, given, {"detrimental": found.summary()} if found else {})
@@ -247,6 +216,46 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
         print_study(console, table, cache, given["detect"])
         if found:
             print_improvements(console, found)
+
+
+# What the command hands on as it is.
+_SETTINGS = (
+    "evaluate",
+    "metric",
+    "device",
+    "dtype",
+    "jobs",
+    "batch_size",
+    "shard_size",
+    "until_ci",
+    "until_significant",
+    "forward_seed",
+)
+
+
+def _checked_settings(kind: Kind, given: dict[str, Any]) -> dict[str, Any]:
+    """Collect how the study is to be run; refuse what cannot be before anything is loaded."""
+    from weanalysis.ablation import check_settings
+    from weanalysis.errors import unknown_name
+    from weanalysis.results.improvements import check_findable
+
+    if not 0 < given["detect"] <= 100:
+        raise StudyError(f"--detect {given['detect']:g} is not allowed: give percentage points above 0, up to 100")
+    if given["find"] is not None:
+        if given["find"] != "detrimental":
+            raise StudyError(unknown_name("thing to --find", given["find"], ["detrimental"]))
+        check_findable(
+            kind.name, given["metric"], given["evaluate"], given["until_ci"] is not None or given["until_significant"]
+        )
+    if given["max_error"] is not None and given["evaluate"] != "screened":
+        raise StudyError(
+            f"--max-error belongs to --evaluate screened, not {given['evaluate']}, which has no such "
+            "error; leave it out, or choose screened"
+        )
+    max_error = 0.1 if given["max_error"] is None else given["max_error"]
+    settings = {**{name: given[name] for name in _SETTINGS}, "max_error": max_error}
+    check_settings(**settings)
+    return settings
 
 
 def _study_options(ctx: click.Context, kind: Kind, given: dict[str, Any]) -> dict[str, Any]:
@@ -273,7 +282,7 @@ def _print_json(table: Any, kind: str, given: dict[str, Any], more: dict[str, An
 
     about = table.attrs
     images_needed = None
-    if METRICS[given["metric"]].counts_images:
+    if find_metric(given["metric"]).counts_images:
         images_needed = to_json_value(plan_images(table, given["detect"])._asdict())
     contrast = {key: value for key, value in about.items() if key.startswith(("d_low", "d_high", "multiplier_of"))}
     click.echo(

@@ -10,6 +10,7 @@ import click
 
 from weanalysis.cli.options import cache_option, json_option, quiet_option
 from weanalysis.errors import StudyError
+from weanalysis.tasks import METRICS, Metric, find_metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,7 @@ MOST_EPOCHS = 12
 @click.option(
     "--data", "-d", metavar="DATA", help="Images to compare networks on (default: those that both were validated on)."
 )
-@click.option("--metric", metavar="top1|top5", help="What is compared (default: top1, or the studies' own).")
+@click.option("--metric", metavar="|".join(METRICS), help="What is compared (default: top1, or the studies' own).")
 @click.option(
     "--reach",
     metavar="LIST",
@@ -129,10 +130,13 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _points(value: float, low: float, high: float) -> str:
-    if math.isnan(low):
-        return f"{value:+.2f} points"
-    return f"{value:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}"
+def _apart(found: Any, metric: Metric) -> str:
+    """Word a difference in the unit of a metric, with its interval where it has one."""
+    value, low, high = (
+        f"{each:+.{metric.decimals}f}" for each in (found.difference, found.difference_low, found.difference_high)
+    )
+    words = f"{value} {metric.unit}"
+    return words if math.isnan(found.difference_low) else f"{words}, 95 % interval {low} to {high}"
 
 
 def _correlation(found: Estimate) -> str:
@@ -150,18 +154,20 @@ def _rows(table: pd.DataFrame) -> Iterator[Any]:
 
 
 def _print_networks(console: Console, found: NetworkComparison) -> None:
-    metric = {"top1": "top-1", "top5": "top-5"}[found.metric]
+    metric = find_metric(found.metric)
     console.print(f"\nA: {found.first}\nB: {found.second}\n", markup=False, soft_wrap=True)
-    means = [sum(side.accuracy) / len(side.accuracy) for side in found.sides]
+    means = [f"{sum(side.accuracy) / len(side.accuracy):.{metric.decimals}f} {metric.mark}" for side in found.sides]
     console.print(
-        f"{metric} on {found.num_images:,} images of {found.data}: A {means[0]:.2f} %, B {means[1]:.2f} %",
+        f"{metric.label} on {found.num_images:,} images of {found.data}: A {means[0]}, B {means[1]}",
         markup=False,
         soft_wrap=True,
     )
-    difference = f"[bold]B minus A: {_points(found.difference, found.difference_low, found.difference_high)}[/bold]"
+    difference = f"[bold]B minus A: {_apart(found, metric)}[/bold]"
     if found.is_of_two_networks:
-        console.print(f"{difference} (Tango, paired by image); McNemar's exact p = {found.p_value:.2g}", soft_wrap=True)
-        console.print(f"Images that one alone has right: A {found.alone[0]:.0f}, B {found.alone[1]:.0f}.")
+        interval, test = ("Tango", "McNemar's exact") if metric.counts_images else (metric.test, "its")
+        console.print(f"{difference} ({interval}, paired by image); {test} p = {found.p_value:.2g}", soft_wrap=True)
+        if metric.counts_images:
+            console.print(f"Images that one alone has right: A {found.alone[0]:.0f}, B {found.alone[1]:.0f}.")
         console.print(
             "This speaks of these two networks only. What a way of training does takes several runs a side: train "
             "with --seeds 0-4, then compare with --every-seed.",
@@ -172,7 +178,8 @@ def _print_networks(console: Console, found: NetworkComparison) -> None:
         test = "" if math.isnan(found.p_value) else f" (Welch, over {runs} runs); p = {found.p_value:.2g}"
         console.print(f"{difference}{test}", soft_wrap=True)
         for name, side in zip("AB", found.sides, strict=True):
-            console.print(f"{name}: {', '.join(f'{value:.2f}' for value in side.accuracy)} %", soft_wrap=True)
+            values = ", ".join(f"{value:.{metric.decimals}f}" for value in side.accuracy)
+            console.print(f"{name}: {values} {metric.mark}", soft_wrap=True)
     _print_facts(console, found)
     _print_curves(console, found)
 
@@ -219,7 +226,8 @@ def _print_curves(console: Console, found: NetworkComparison) -> None:
     if curves.empty:
         return
     step = math.ceil(len(curves) / MOST_EPOCHS)
-    table = _table("epoch", "A (%)", "B (%)", "B - A")
+    mark = find_metric(found.metric).mark
+    table = _table("epoch", f"A ({mark})", f"B ({mark})", "B - A")
     for row in _rows(curves[(len(curves) - 1) % step :: step]):
         table.add_row(
             f"{row.epoch:.0f}",
@@ -227,7 +235,8 @@ def _print_curves(console: Console, found: NetworkComparison) -> None:
             _shown(row.second, ".2f"),
             _shown(row.second - row.first, "+.2f"),
         )
-    console.print("\nValidation accuracy by epoch" + (" (means over runs)" if not found.is_of_two_networks else ""))
+    what = "accuracy" if find_metric(found.metric).counts_images else found.metric
+    console.print(f"\nValidation {what} by epoch" + (" (means over runs)" if not found.is_of_two_networks else ""))
     console.print(table)
 
 
@@ -236,21 +245,21 @@ def _print_studies(console: Console, found: StudyComparison, shown: int = 5) -> 
     from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words, sample_words
 
     console.print(f"\nA: {found.first}\nB: {found.second}\n", markup=False, soft_wrap=True)
-    places = found.places
-    mean = _points(found.difference, found.difference_low, found.difference_high)
+    places, metric = found.places, found.measured_in
     console.print(
         f"Mean D of {len(places):,} places on {found.num_images:,} images: A {places['first'].mean():.3f}, B "
         f"{places['second'].mean():.3f}"
     )
     console.print(
-        f"[bold]B minus A: {mean}[/bold] (over images), p = {found.p_value:.2g}; positive: B needs these weights more",
+        f"[bold]B minus A: {_apart(found, metric)}[/bold] (over images), p = {found.p_value:.2g}; positive: "
+        "B needs these weights more",
         soft_wrap=True,
     )
-    accuracy = found.accuracy
-    difference = _points(accuracy.difference, accuracy.difference_low, accuracy.difference_high)
+    intact_a, intact_b = (f"{value:.{metric.decimals}f} {metric.mark}" for value in found.intact)
+    test = "(Tango), McNemar's exact p" if metric.counts_images else f"({metric.test}), p"
     console.print(
-        f"Intact {found.metric}: A {found.intact[0]:.2f} %, B {found.intact[1]:.2f} %; B minus A "
-        f"{difference} (Tango), McNemar's exact p = {accuracy.p_value:.2g}",
+        f"Intact {metric.name}: A {intact_a}, B {intact_b}; B minus A {_apart(found.accuracy, metric)} {test} = "
+        f"{found.accuracy.p_value:.2g}",
         soft_wrap=True,
     )
     agreement = found.agreement
@@ -271,15 +280,17 @@ def _print_studies(console: Console, found: StudyComparison, shown: int = 5) -> 
         star = "*" if row.q_value <= FALSE_DISCOVERY_RATE else " "
         table.add_row(
             named(row),
-            f"{row.first:+.2f}",
-            f"{row.second:+.2f}",
-            f"{row.difference:+.2f} [{row.selected_low:+.2f}, {row.selected_high:+.2f}]",
+            *(f"{value:+.{metric.decimals}f}" for value in (row.first, row.second)),
+            "{:+.{d}f} [{:+.{d}f}, {:+.{d}f}]".format(
+                row.difference, row.selected_low, row.selected_high, d=metric.decimals
+            ),
             f"{row.q_value:.2g}{star}",
         )
     chosen = interval_words(len(largest), len(places))
     console.print(f"\nLargest differences: {chosen}; * beyond chance", soft_wrap=True)
     console.print(table)
-    _print_images(console, found, shown)
+    if metric.counts_images:
+        _print_images(console, found, shown)
     console.print("\nThis speaks of these two networks only.")
 
 

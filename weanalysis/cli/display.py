@@ -15,6 +15,7 @@ from rich.text import Text
 
 from weanalysis.kinds import named
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words
+from weanalysis.results.store import PLACE
 
 if TYPE_CHECKING:
     from weanalysis.ablation import Status
@@ -161,6 +162,6 @@ def most_important(status: Status, number: int = 5) -> pd.DataFrame:
     rows = measured.sort_values("drop", ascending=False, kind="stable")[:number].drop(columns=["p_value", "q_value"])
     rows["metric"] = metric.name
     rows["num_flipped"] = rows["lost"] + rows["gained"] if metric.counts_images else math.nan
-    for label in ("layer", "selection", "out_channel", "in_channel", "percentile", "fraction", "draw"):
+    for label in PLACE:
         rows[label] = [getattr(status.study.ablations[place], label) for place in rows.index]
     return selected_intervals(rows, max(1, len(measured)), StoppingRule.of(status.study.options) is not None)

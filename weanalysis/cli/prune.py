@@ -22,6 +22,7 @@ from weanalysis.kinds import KINDS
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from weanalysis.data import ImageData
     from weanalysis.pruning import Pruned
 
 PRUNE_HELP = """Prune the kernels or channels that matter least, and measure accuracy over sparsity with intervals.
@@ -71,6 +72,9 @@ _UNITS = "|".join(kind.prunes.unit for kind in KINDS.values() if kind.prunes)
     help="Rank all units together, or prune the same share of each layer.",
 )
 @click.option("--study", metavar="STUDY", help="For --by drop: the study, by number or name.")
+@click.option(
+    "--metric", metavar="METRIC", help="For --by drop: D in which metric, such as loss (default: the study's)."
+)
 @click.option("--layers", metavar="GLOB", help="Prune only layers whose name matches, such as 'layer1.*'.")
 @click.option("--curve", metavar="LIST", help="Sparsities to measure beside, such as 0.2,0.4 (default: 0.1 to 0.9).")
 @click.option("--images", type=int, metavar="N", help="Only N images, drawn by the seed (default: all).")
@@ -91,9 +95,8 @@ def prune(ctx: click.Context, /, **given: Any) -> None:
     from weanalysis.cache import find_cache
     from weanalysis.cli.display import Watcher
     from weanalysis.comparison import find_checkpoint
-    from weanalysis.models import save_checkpoint
     from weanalysis.pruning import prune as run
-    from weanalysis.results.export import to_json_rows, to_json_value
+    from weanalysis.results.export import to_json_rows
 
     cache = find_cache(given["cache"]).ready()
     name = given["model"]
@@ -117,6 +120,7 @@ def prune(ctx: click.Context, /, **given: Any) -> None:
                 given["scope"],
                 layers=given["layers"],
                 study=given["study"],
+                metric=given["metric"],
                 cache=cache,
                 device=given["device"],
                 batch_size=given["batch_size"],
@@ -125,17 +129,7 @@ def prune(ctx: click.Context, /, **given: Any) -> None:
                 **({} if given["curve"] is None else {"curve": _shares(given["curve"])}),
             )
     if output is not None:
-        pruned = found.model
-        transform = data.transform.describe()
-        extra = {
-            "weights": pruned.weights,
-            "classes": pruned.classes or data.classes,
-            "synsets": pruned.synsets,
-            "transform": transform,
-            "notes": pruned.notes,
-            "pruning": to_json_value(found.about),
-        }
-        save_checkpoint(output, pruned.net, pruned.architecture, extra)
+        _save(found, data, output)
     if given["as_json"]:
         about = {key: found.about[key] for key in ("by", "unit", "scope", "sparsity", "layers", "num_images")}
         click.echo(
@@ -152,6 +146,23 @@ def prune(ctx: click.Context, /, **given: Any) -> None:
         )
         return
     _print(Console(highlight=False), found, output)
+
+
+def _save(found: Pruned, data: ImageData, output: Path) -> None:
+    """Write the pruned network as a checkpoint that says how it was pruned."""
+    from weanalysis.models import save_checkpoint
+    from weanalysis.results.export import to_json_value
+
+    pruned = found.model
+    extra = {
+        "weights": pruned.weights,
+        "classes": pruned.classes or data.classes,
+        "synsets": pruned.synsets,
+        "transform": data.transform.describe(),
+        "notes": pruned.notes,
+        "pruning": to_json_value(found.about),
+    }
+    save_checkpoint(output, pruned.net, pruned.architecture, extra)
 
 
 def _checked_output(output: str | None, *inputs: Path) -> Path | None:
@@ -184,12 +195,13 @@ def _print(console: Console, found: Pruned, output: Path | None) -> None:
         f"\n[bold]{found.model.name}[/bold]: {table['num_units'].iloc[0]:,} {about['unit']}s of "
         f"{len(about['layers'])} layers ranked by {about['source']}, "
         f"{'over the network' if about['scope'] == 'network' else 'layer by layer'}; intact top-1 "
-        f"{table['intact'].iloc[0]:.2f} % on {about['num_images']:,} images, {intact['num_params']:,} parameters, "
+        f"{table['intact'].iloc[0]:.2f} %, loss {table['loss_intact'].iloc[0]:.4f} nats on "
+        f"{about['num_images']:,} images, {intact['num_params']:,} parameters, "
         f"{intact['gflops']:.3f} GFLOPs",
         soft_wrap=True,
     )
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("sparsity", "pruned", "left", "GFLOPs", "top-1", "D, points [95 %]"):
+    for title in ("sparsity", "pruned", "left", "GFLOPs", "top-1", "D, points [95 %]", "loss, nats [95 %]"):
         shown.add_column(title, justify="right", no_wrap=True)
     for row in table.itertuples():
         style = "bold" if row.sparsity == about["sparsity"] else None
@@ -201,12 +213,14 @@ def _print(console: Console, found: Pruned, output: Path | None) -> None:
             f"{row.gflops:.3f}",
             f"{row.ablated:.2f} %",
             f"{row.drop:+.2f} [{row.drop_low:+.2f}, {row.drop_high:+.2f}]",
+            f"{row.loss_drop:+.3f} [{row.loss_low:+.3f}, {row.loss_high:+.3f}]",
             style=style,
         )
     console.print(shown)
     console.print(
         "left: parameters that are not 0. D is the loss of accuracy, paired on the same images (Tango), for "
-        "the population that they were drawn from; where the ranking has seen these images too, it flatters. "
+        "the population that they were drawn from; so is the increase of the mean loss (Student's t); "
+        "where the ranking has seen these images too, they flatter. "
         "Nothing was trained after pruning.",
         soft_wrap=True,
     )

@@ -17,12 +17,15 @@ from weanalysis.cli.options import (
 )
 from weanalysis.errors import StoreError, StudyError, unknown_name
 from weanalysis.kinds import kinds_where
+from weanalysis.tasks import METRICS, find_metric
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
     from rich.table import Table
 
+    from weanalysis.cache import Cache
+    from weanalysis.results import Store
     from weanalysis.results.statistics import MeasuredColumn
     from weanalysis.saliency import Measured
 
@@ -41,11 +44,9 @@ Examples:
   weanalysis saliency --model resnet20 -o scores.parquet
 """
 
-# What --against takes: the study's column, and its name.
-AGAINST: dict[str, tuple[MeasuredColumn, str]] = {
-    "drop": ("drop", "measured D"),
-    "flipped": ("num_flipped", "number of images flipped"),
-}
+# What --against takes: D in a study's own metric, how many images it flips, or D in any metric.
+DROP, FLIPPED = "drop", "flipped"
+AGAINST = (DROP, FLIPPED, *METRICS)
 
 _SCORED = " or ".join(kinds_where(lambda kind: kind.scored))
 
@@ -68,8 +69,9 @@ SUFFIXES = (".parquet", ".csv", ".json", ".safetensors")
     "--against",
     default="drop",
     show_default=True,
-    metavar="drop|flipped",
-    help="What the scores are compared with: D, which has a sign, or how many images turned right or wrong.",
+    metavar="|".join(AGAINST),
+    help="What the scores are compared with: D in the study's metric or in another (it has a sign), or how many images "
+    "turned right or wrong.",
 )
 @click.option(
     "--top",
@@ -92,18 +94,14 @@ SUFFIXES = (".parquet", ".csv", ".json", ".safetensors")
 @quiet_option
 @cache_option
 def saliency(**given: Any) -> None:
-    import json
 
-    import pandas as pd
     from rich.console import Console
     from rich.progress import Progress, TimeRemainingColumn
 
     from weanalysis.ablation.preparation import prepare_on
     from weanalysis.cache import find_cache
     from weanalysis.cli.display import Watcher
-    from weanalysis.results import Store, to_json_rows
-    from weanalysis.results.statistics import agreement_table
-    from weanalysis.saliency import parse_criteria, saliency_maps, scored_study
+    from weanalysis.saliency import parse_criteria, saliency_maps
 
     if not 0 < given["top"] < 100:
         raise StudyError(f"--top {given['top']:g} is not allowed: give a percentage between 0 and 100, such as 10")
@@ -136,42 +134,77 @@ def saliency(**given: Any) -> None:
                 say=watcher.say,
                 report=lambda done, total, left: progress.update(task, completed=done),
             )
-        agreements = []
-        if numbers:
-            with Store.open(cache.results, readonly=True) as store:
-                for number in numbers:
-                    about = store.describe(number)
-                    scored = scored_study(measured, plain.net, store, number)
-                    found = agreement_table(
-                        scored, measured.maps.criteria, given["top"] / 100, measured=AGAINST[given["against"]][0]
-                    )
-                    found.insert(0, "study", number)
-                    agreements.append((about, found))
+        agreements = _agreements(cache, measured, plain.net, numbers, given) if numbers else []
     if output is not None:
         _write(measured, output)
     if given["as_json"]:
-        joined = pd.concat([found for _, found in agreements]) if agreements else pd.DataFrame()
-        maps = measured.maps
-        about = {name: maps.about[name] for name in ("model", "weights", "data", "num_images", "seed", "seconds")}
-        click.echo(
-            json.dumps(
-                {
-                    **about,
-                    "criteria": list(maps.criteria),
-                    "lacking": measured.lacking,
-                    "maps": str(measured.path),
-                    "layers": [layer.name for layer in maps.layers],
-                    "most_important": {unit: _tops(measured, unit) for unit in ("kernel", "filter", "input channel")},
-                    "against": given["against"],
-                    "agreement": to_json_rows(joined),
-                },
-                allow_nan=False,
-            )
-        )
+        _print_json(measured, agreements, given)
         return
     _print(Console(highlight=False), measured, agreements, given, cache)
     if output is not None:
         click.echo(f"\nThe scores are in {output}")
+
+
+def _agreements(
+    cache: Cache, measured: Measured, net: Any, numbers: list[int], given: dict[str, Any]
+) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+    """What is known of each study, and how well the criteria predict what it measured."""
+    from weanalysis.results import Store
+    from weanalysis.results.statistics import agreement_table
+    from weanalysis.saliency import scored_study
+
+    agreements = []
+    with Store.open(cache.results) as store:
+        for number in numbers:
+            metric = _metric_of(store, number, given["against"])
+            scored = scored_study(measured, net, store, number, metric)
+            of: MeasuredColumn = "num_flipped" if given["against"] == FLIPPED else "drop"
+            table = agreement_table(scored, measured.maps.criteria, given["top"] / 100, measured=of)
+            table.insert(0, "study", number)
+            agreements.append(({**store.describe(number), "metric": metric}, table))
+    return agreements
+
+
+def _metric_of(store: Store, number: int, against: str) -> str:
+    """The metric in which a study is compared; raise StudyError for one that it does not have."""
+    offered = store.metrics(number)
+    if against == DROP:
+        return offered[0]
+    if against == FLIPPED:
+        return next((name for name in offered if find_metric(name).counts_images), offered[0])
+    if against not in offered:
+        name = store.describe(number)["name"]
+        raise StudyError(f"{name} does not know D of {against}: it has {', '.join(offered)}; choose one with --against")
+    return against
+
+
+def _print_json(
+    measured: Measured, agreements: list[tuple[dict[str, Any], pd.DataFrame]], given: dict[str, Any]
+) -> None:
+    import json
+
+    import pandas as pd
+
+    from weanalysis.results import to_json_rows
+
+    joined = pd.concat([table for _, table in agreements]) if agreements else pd.DataFrame()
+    maps = measured.maps
+    about = {name: maps.about[name] for name in ("model", "weights", "data", "num_images", "seed", "seconds")}
+    click.echo(
+        json.dumps(
+            {
+                **about,
+                "criteria": list(maps.criteria),
+                "lacking": measured.lacking,
+                "maps": str(measured.path),
+                "layers": [layer.name for layer in maps.layers],
+                "most_important": {unit: _tops(measured, unit) for unit in ("kernel", "filter", "input channel")},
+                "against": given["against"],
+                "agreement": to_json_rows(joined),
+            },
+            allow_nan=False,
+        )
+    )
 
 
 def _checked_output(output: str | None) -> Path | None:
@@ -194,7 +227,7 @@ def _studies(cache: Any, weights_hash: str, study: str | None) -> list[int]:
 
     if study is None and not cache.results.is_file():
         return []
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         return studies_of(store, weights_hash, study)
 
 
@@ -248,11 +281,13 @@ def _print(console: Console, measured: Measured, agreements: list[Any], given: d
             table.add_row(*(cell for pair in line for cell in pair))
         console.print(table)
     for about, found in agreements:
-        _print_agreement(console, about, found, given["top"], AGAINST[given["against"]][1])
-    if agreements and given["against"] == "drop":
+        what = "number of images flipped" if given["against"] == FLIPPED else f"measured D of {about['metric']}"
+        _print_agreement(console, about, found, given["top"], what)
+    if agreements and given["against"] not in (FLIPPED, "loss"):
         console.print(
             "Scores have no sign, but D has: --against flipped compares them with how many images turned "
-            "right or wrong.",
+            "right or wrong. First-order scores (taylor-mean) predict D of the loss by construction: --against loss "
+            "compares with that.",
             soft_wrap=True,
         )
     if not agreements:

@@ -50,7 +50,7 @@ def _studies(cache: Any) -> Listing:
 
     if not cache.results.is_file():
         return [], []
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         columns = [
             "id",
             "name",
@@ -146,7 +146,7 @@ def export(study: str, output: str, metric: str | None, cache: str | None) -> No
     from weanalysis.cache import find_cache
     from weanalysis.results import Store, export_table
 
-    with Store.open(find_cache(cache).results, readonly=True) as store:
+    with Store.open(find_cache(cache).results) as store:
         study_id = store.find(study)
         table = store.table(study_id, metric)
         path = export_table(table, Path(output), store.describe(study_id))

@@ -16,8 +16,8 @@ from weanalysis.cache import Cache
 from weanalysis.cli.display import duration, points, rows_table
 from weanalysis.kinds import named
 from weanalysis.results import Store
-from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, interval_words
-from weanalysis.tasks import METRICS, Metric
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, interval_words, untested_words
+from weanalysis.tasks import Metric, find_metric
 
 if TYPE_CHECKING:
     from weanalysis.results import Improvements
@@ -32,7 +32,7 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
     from weanalysis.results.statistics import selected_intervals
 
     about = table.attrs
-    metric = METRICS[table["metric"].iloc[0]]
+    metric = find_metric(table["metric"].iloc[0])
     measured = table.dropna(subset="drop")
     ordered = measured.sort_values("drop", ascending=False, kind="stable")
     console.print(
@@ -49,14 +49,7 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
     console.print(f"* differs from 0 after correction for their number (q ≤ {FALSE_DISCOVERY_RATE:g})", soft_wrap=True)
     if "d_low" in about:
         _print_contrast(console, about, metric)
-    found = find(table, bool(about["stopping"]))
-    console.print(
-        f"Of {found.num_measured:,} ablations, {found.num_worse:,} make the network worse and {found.num_better:,} "
-        f"better beyond chance ({'anytime-valid' if about['stopping'] else metric.test} test, "
-        f"{FALSE_DISCOVERY_RATE:.0%} false discovery rate); {found.num_silent:,} "
-        f"{'flip no image' if metric.counts_images else 'change nothing'}.",
-        soft_wrap=True,
-    )
+    console.print(_findings(table, metric, bool(about["stopping"])), soft_wrap=True)
     if metric.counts_images:
         _print_plan(console, table, detect)
     console.print(
@@ -64,14 +57,7 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
         soft_wrap=True,
     )
     if measured["evaluate"].iloc[0] == "screened":
-        share = measured["num_evaluated"].sum() / measured["num_images"].sum()
-        width = (measured["screen_high"] - measured["screen_low"]).to_numpy() / 2
-        console.print(
-            f"Screened: {share:.1%} of all images and ablations were computed, those that could change. D on "
-            f"these very images is known to within {np.median(width):.2f} points for half of the ablations "
-            f"and {width.max():.2f} for all (95 %; columns screen_low and screen_high).",
-            soft_wrap=True,
-        )
+        _print_screening(console, measured)
         _print_lot(console, about, cache)
     _print_checks(console, about)
     if about["stopping"]:
@@ -91,6 +77,19 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
         console.print(line, markup=False, soft_wrap=True)
 
 
+def _findings(table: pd.DataFrame, metric: Metric, stopped: bool) -> str:
+    """Word how many ablations do something beyond chance, or why that is not told."""
+    if untested := untested_words(table, metric):
+        return untested
+    found = find(table, stopped)
+    return (
+        f"Of {found.num_measured:,} ablations, {found.num_worse:,} make the network worse and {found.num_better:,} "
+        f"better beyond chance ({'anytime-valid' if stopped else metric.test} test, "
+        f"{FALSE_DISCOVERY_RATE:.0%} false discovery rate); {found.num_silent:,} "
+        f"{'flip no image' if metric.counts_images else 'change nothing'}."
+    )
+
+
 def _print_checks(console: Console, about: dict[str, Any]) -> None:
     """Print how many answers were computed the naive way too, and what came of it."""
     if about["num_checked"]:
@@ -104,9 +103,21 @@ def _print_checks(console: Console, about: dict[str, Any]) -> None:
         console.print(f"{layer} was measured the naive way alone: {reason}.", markup=False, soft_wrap=True)
 
 
+def _print_screening(console: Console, measured: pd.DataFrame) -> None:
+    """Print how much of a screened study was computed, and how well D is known on its images."""
+    share = measured["num_evaluated"].sum() / measured["num_images"].sum()
+    width = (measured["screen_high"] - measured["screen_low"]).to_numpy() / 2
+    console.print(
+        f"Screened: {share:.1%} of all images and ablations were computed, those that could change. D on "
+        f"these very images is known to within {np.median(width):.2f} points for half of the ablations "
+        f"and {width.max():.2f} for all (95 %; columns screen_low and screen_high).",
+        soft_wrap=True,
+    )
+
+
 def _print_lot(console: Console, about: Mapping[str, Any], cache: Cache) -> None:
     """Print what pairs drawn by lot say of a screened study, and which layers they made be computed on all images."""
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         screening = store.screening(about["study_id"])
     all_, layers = screening.iloc[-1], screening.iloc[:-1]
     if all_["lot_drawn"]:

@@ -12,7 +12,7 @@ from weanalysis.comparison.studies import StudyComparison, compare_studies
 from weanalysis.data import as_images
 from weanalysis.devices import find_devices
 from weanalysis.errors import DataError, StudyError
-from weanalysis.tasks import COUNTING, find_metric
+from weanalysis.tasks import COUNTING, METRICS, find_metric
 
 
 def compare(
@@ -43,8 +43,8 @@ def compare(
         DataError: no images known, different ones, or ones that do not fit a network.
         ModelError, DeviceError: a checkpoint that cannot be read, a device that is not there.
     """
-    if metric is not None:
-        find_metric(metric, COUNTING)
+    if reach and metric is not None and not find_metric(metric).counts_images:
+        raise StudyError(f"accuracies to reach go with --metric {' or '.join(COUNTING)}, not {metric}; leave them out")
     for accuracy in reach:
         if not 0 < accuracy <= 100:
             raise StudyError(f"an accuracy of {accuracy:g} % cannot be reached; give percent above 0, up to 100")
@@ -60,6 +60,7 @@ def compare(
             f"{study!r} is a study and {other!r} a network; compare studies with studies, and networks (runs, "
             "checkpoints) with networks"
         )
+    find_metric(metric or "top1", METRICS)
     images = data_of([*one, *two]) if data is None else data if isinstance(data, str) else as_images(data)
     look = Look(images, metric or "top1", num_images, find_devices(device)[0], batch_size, found_cache, report)
     return compare_networks(one, two, look, reach)

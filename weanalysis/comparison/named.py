@@ -64,6 +64,6 @@ def _studies(cache: Cache) -> tuple[dict[int, str], dict[int, str]]:
     """The names of the studies by number, and of those that cannot be read a line why."""
     if not cache.results.is_file():
         return {}, {}
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         listed, unreadable = store.studies(), store.unreadable()
     return dict(zip(listed["id"].astype(int), listed["name"], strict=True)), unreadable

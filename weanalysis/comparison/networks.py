@@ -20,8 +20,18 @@ from weanalysis.errors import DataError, StudyError, WeanalysisError
 from weanalysis.excitation import costs
 from weanalysis.loading import load_data
 from weanalysis.models import Model
-from weanalysis.results.statistics import Estimate, chance_note, compare_correctness, compare_runs
-from weanalysis.tasks import METRICS
+from weanalysis.results.statistics import (
+    Comparison,
+    Estimate,
+    chance_note,
+    compare_correctness,
+    compare_linear,
+    compare_runs,
+    compare_values,
+)
+from weanalysis.tasks import Metric, find_metric
+from weanalysis.tasks.aggregates import Answers, Linearized
+from weanalysis.tasks.classification import Classification
 from weanalysis.training import Run, differing_fields
 from weanalysis.training.recipe import whole_spec
 
@@ -35,7 +45,7 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Side:
-    """The networks of one side, and their accuracies on the images in percent."""
+    """The networks of one side, and their accuracies on the images in percent, or what else the metric is."""
 
     members: tuple[Member, ...]
     accuracy: tuple[float, ...]
@@ -56,8 +66,9 @@ class NetworkComparison(Difference):
     """Two networks, or two groups of networks, on the same images.
 
     With one network a side, `difference` has Tango's paired score interval and McNemar's exact p-value over images,
-    and speaks of these two networks; `alone` counts the images that the first, and the second, alone has right. With
-    several, it is the difference of the means with Welch's interval and test over the runs, and `alone` is NaN.
+    or what the metric has instead, and speaks of these two networks; `alone` counts the images that the first, and the
+    second, alone has right (NaN where the metric counts none). With several, it is the difference of the means with
+    Welch's interval and test over the runs, and `alone` is NaN.
 
     `curves` has a row an epoch: epoch, first, second (validation accuracy, the mean over runs). `reached` has a row
     for each accuracy asked for: accuracy, first, second (the epochs it took, the mean over runs, NaN unless all got
@@ -98,10 +109,15 @@ def data_of(members: Sequence[Member]) -> str:
 
 @dataclass(frozen=True)
 class _Answers:
-    """Which images a network has right, and what it costs."""
+    """What a network answers on each image, in terms of a metric, and what it costs.
+
+    `numbers` (N,) is whether each image is right, or its number; `linear` is there for a function of all answers.
+    """
 
     ids: np.ndarray
-    right: np.ndarray
+    numbers: np.ndarray
+    linear: Linearized | None
+    value: float
     costs: dict[str, float]
     notes: list[str]
 
@@ -122,32 +138,44 @@ class Look:
         """Find out which images a network has right; raise WeanalysisError, with its name, where it cannot say."""
         model = member.load(self.cache)
         try:
-            metric = METRICS[self.metric]
-            if model.num_classes and model.num_classes <= metric.guesses:
+            metric = find_metric(self.metric)
+            if model.num_classes and model.num_classes <= max(1, metric.guesses):
                 raise StudyError(f"metric {metric.name} says nothing of {model.num_classes} classes; use top1")
             images = self.data
             if isinstance(images, str):
                 images = load_data(images, num_images=self.num_images, model=model, cache=self.cache)
-            right = self._right(as_model(model), images, member.name)
+            answers, correct, values = self._answers(as_model(model), images, member.name)
         except WeanalysisError as error:
             raise type(error)(f"{member.name}: {error}") from error
         notes = [*model.notes, *getattr(images, "notes", ()), *self._notes(member, images.fingerprint)]
-        if note := chance_note(int(right.sum()), len(right), model.num_classes, metric.guesses):
+        right = (metric if metric.counts_images else find_metric("top1")).right(correct)
+        if note := chance_note(int(right.sum()), len(right), model.num_classes, max(1, metric.guesses)):
             notes.append(f"{member.name}: {note}")
         counted = _count_costs(model, images) if with_costs else dict.fromkeys(COUNTED, math.nan)
-        return _Answers(np.asarray(images.ids), right, counted, notes)
+        linear = None if metric.aggregate is None else metric.aggregate(answers)
+        numbers = right if metric.counts_images or linear else values[metric.statistic]
+        value = 100 * float(right.mean()) if metric.counts_images else float(numbers.mean())
+        value = value if linear is None else float(linear.values[0])
+        return _Answers(np.asarray(images.ids), numbers, linear, value, counted, notes)
 
-    def _right(self, model: Model, images: Images, name: str) -> np.ndarray:
-        """Whether each image is right in the metric: (num_images,) booleans."""
-        evaluator = Evaluator(model.net, "naive", self.device)
-        right = np.zeros(len(images), bool)
+    def _answers(self, model: Model, images: Images, name: str) -> tuple[Answers, np.ndarray, dict[str, np.ndarray]]:
+        """What a network answers, the bits of correctness (N,), and the numbers of each image by statistic."""
+        task = Classification.of(_some_outputs(model, images))
+        evaluator = Evaluator(model.net, "naive", self.device, task=task)
+        decided, targets = [], []
         for start in range(0, len(images), self.batch_size):
-            decided = evaluator.intact(*images.batch(start, start + self.batch_size))
-            correct = decided.correct.cpu().numpy()
-            right[start : start + len(correct)] = METRICS[self.metric].right(correct)
+            batch = images.batch(start, start + self.batch_size)
+            decided.append(evaluator.intact(*batch))
+            targets.append(batch[1].numpy())
             if self.report:
-                self.report(name, start + len(correct), len(images))
-        return right
+                self.report(name, start + len(batch[1]), len(images))
+        predictions, correct = (
+            np.concatenate([getattr(one, name).cpu().numpy() for one in decided]) for name in ("predictions", "correct")
+        )
+        values = {
+            name: np.concatenate([one.values[name].cpu().numpy() for one in decided]) for name in decided[0].values
+        }
+        return Answers(np.concatenate(targets), predictions[None], values["confidence"][None]), correct, values
 
     def _notes(self, member: Member, fingerprint: str) -> list[str]:
         run, notes = member.run, []
@@ -159,6 +187,11 @@ class Look:
         if whole and run.description.get("val_images") != fingerprint:
             notes.append(f"these are not the images that {run.name} was validated on: they have changed since")
         return notes
+
+
+def _some_outputs(model: Model, images: Images) -> Any:
+    """The outputs of a network on a few images, which tell whether they are probabilities."""
+    return Evaluator(model.net, "naive").logits(images.batch(0, min(8, len(images)))[0])
 
 
 def _count_costs(model: Model, images: Images) -> dict[str, float]:
@@ -179,17 +212,18 @@ def compare_networks(one: list[Member], two: list[Member], look: Look, reach: Se
             # The networks of one side are alike, and counting takes a training step.
             answers[member.key] = look.at(member, with_costs=member in (one[0], two[0]))
     first, second = (
-        Side(tuple(members), tuple(100 * float(answers[member.key].right.mean()) for member in members))
-        for members in (one, two)
+        Side(tuple(members), tuple(answers[member.key].value for member in members)) for members in (one, two)
     )
     notes = list(dict.fromkeys(note for answer in answers.values() for note in answer.notes))
     notes += [line for side in (first, second) for line in _odd_members(side)]
     alone = (math.nan, math.nan)
     before, after = answers[one[0].key], answers[two[0].key]
     if len(one) == len(two) == 1:
-        paired = compare_correctness(before.ids, before.right, after.ids, after.right)
+        paired = _paired(before, after, find_metric(look.metric))
         estimate = Estimate(paired.difference, paired.difference_low, paired.difference_high, paired.p_value)
-        alone = (float(np.sum(before.right & ~after.right)), float(np.sum(after.right & ~before.right)))
+        if find_metric(look.metric).counts_images:
+            right = before.numbers, after.numbers
+            alone = (float(np.sum(right[0] & ~right[1])), float(np.sum(right[1] & ~right[0])))
     else:
         estimate = compare_runs(first.accuracy, second.accuracy)
         if math.isnan(estimate.low):
@@ -219,6 +253,14 @@ def compare_networks(one: list[Member], two: list[Member], look: Look, reach: Se
     )
 
 
+def _paired(before: _Answers, after: _Answers, metric: Metric) -> Comparison:
+    """Compare two networks on the same images: second minus first, in the metric itself."""
+    if before.linear is not None and after.linear is not None:
+        return compare_linear(before.linear, after.linear, 1)
+    sides = (before.ids, before.numbers), (after.ids, after.numbers)
+    return compare_values(*sides) if not metric.counts_images else compare_correctness(*sides[0], *sides[1])
+
+
 def _odd_members(side: Side) -> list[str]:
     """Tell where the runs of one side differ in more than the seed."""
     odd = sorted(set(differing_fields([run.recipe for run in side.runs])) - {"seed"})
@@ -240,11 +282,14 @@ def _training_course(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Lay the runs' validation accuracies side by side, and find the epochs in which each level was reached."""
     column = f"val_{metric}"
-    by_side = [[run.metrics().set_index("epoch")[column].dropna() for run in side.runs] for side in (first, second)]
+    by_side = [
+        [metrics[column].dropna() for run in side.runs if column in (metrics := run.metrics().set_index("epoch"))]
+        for side in (first, second)
+    ]
     means = [pd.concat(runs, axis=1).mean(axis=1) if runs else pd.Series(dtype=float) for runs in by_side]
     curves = pd.DataFrame(dict(zip(("first", "second"), means, strict=True))).rename_axis("epoch").reset_index()
     every = [curve for runs in by_side for curve in runs]
-    if not reach and all(by_side) and all(len(curve) for curve in every):
+    if not reach and find_metric(metric).counts_images and all(by_side) and all(len(curve) for curve in every):
         reach = [min(curve.max() for curve in every)]
     rows = []
     for accuracy in reach:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from weanalysis.errors import StudyError
 from weanalysis.kinds import kind_of
 from weanalysis.results import Store
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE
+from weanalysis.results.shifts import Shifts, compare_intact, compare_mean_shifts, compare_shifts, shifts_of
 from weanalysis.results.statistics import (
     Comparison,
     Estimate,
@@ -28,25 +29,27 @@ from weanalysis.results.statistics import (
     rank_agreement,
     selected_confidence,
 )
+from weanalysis.results.store import PLACE
+from weanalysis.tasks import METRICS, Metric, find_metric
 
-# What says that two rows of two studies' tables zero the same weights.
-PLACE = ["layer", "selection", "out_channel", "in_channel", "percentile", "fraction", "draw"]
+# What every place changes in either study.
+Changes = tuple[sparse.csr_array, sparse.csr_array] | tuple[Shifts, Shifts]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyComparison(Difference):
     """Two studies of one kind: D of the same places on the same images.
 
-    `difference` is that of the mean D over the places, with a t-interval over images; positive means that the second
-    network needs these weights more. `places` has a row a place: layer, selection, out_channel, in_channel,
-    percentile, fraction, draw, depth, first and second (D), difference, difference_low, difference_high, p_value,
-    q_value (Benjamini and Hochberg over the places), and screen_low and screen_high: on these very images the
+    `difference` is that of the mean D over the places, in the metric's unit, with a t-interval over images; positive
+    means that the second network needs these weights more. `places` has a row a place: layer, selection, out_channel,
+    in_channel, percentile, fraction, draw, depth, first and second (D), difference, difference_low, difference_high,
+    p_value, q_value (Benjamini and Hochberg over the places), and screen_low and screen_high: on these very images the
     difference lies between them where a study was screened, which the interval does not count. `agreement` is the rank
     correlation of D, with the layers as the sample where there are several. `images` has a row an image that any place
-    costs: image_id, target, first and second (the number of places without which the network has it wrong). `changes`
-    holds the (image, place) matrices of both studies, as `change_matrix` makes them; `same_network` says that both are
-    of one. `intact` holds the accuracies of the two networks on these images (percent), `accuracy` their difference
-    with its interval; `classes` names the targets.
+    costs: image_id, target, first and second (the number of places without which the network has it wrong); none in a
+    metric that counts no images. `changes` holds the (image, place) matrices of both studies, as `change_matrix` makes
+    them, or `Shifts`; `same_network` says that both are of one. `intact` holds the metric of the two networks on these
+    images, `accuracy` their difference with its interval; `classes` names the targets.
     """
 
     intact: tuple[float, float]
@@ -55,8 +58,13 @@ class StudyComparison(Difference):
     agreement: Estimate
     images: pd.DataFrame
     classes: tuple[str, ...]
-    changes: tuple[sparse.csr_array, sparse.csr_array]
+    changes: Changes
     same_network: bool
+
+    @property
+    def measured_in(self) -> Metric:
+        """The metric of D."""
+        return find_metric(self.metric)
 
     @property
     def num_certain(self) -> tuple[int, int]:
@@ -77,9 +85,8 @@ class StudyComparison(Difference):
         """
         by_size = self.places["difference"].abs().sort_values(ascending=False, kind="stable").index
         rows = self.places.loc[by_size[:count]]
-        first, second = (matrix[:, rows.index.to_numpy()] for matrix in self.changes)
         level = selected_confidence(len(rows), len(self.places))
-        found = compare_maps(first, second, self.same_network, level)
+        found = _compare_places(_some(self.changes, rows.index.to_numpy()), self.same_network, level)
         return rows.assign(
             selected_low=found["difference_low"].to_numpy(), selected_high=found["difference_high"].to_numpy()
         )
@@ -110,18 +117,20 @@ def compare_studies(first: int, second: int, cache: Cache, metric: str | None = 
     Command, report and dashboard show what this returns. Raises StudyError where the studies asked different
     questions, measured other images, or share no place.
     """
-    with Store.open(cache.results, readonly=True) as store:
+    with Store.open(cache.results) as store:
         paired = _pair(store, (first, second), metric)
     one, two = paired.changes
-    places = compare_maps(one, two, paired.same_network)
+    places = _compare_places(paired.changes, paired.same_network)
     places = pd.concat([paired.places, places], axis=1)
     below, above = paired.hidden
     places["screen_low"], places["screen_high"] = places["difference"] - below, places["difference"] + above
-    mean = compare_layers(one, two)
-    right = paired.right
-    lost = [np.asarray((matrix > 0).sum(axis=1)).ravel() for matrix in paired.changes]
-    costly = (lost[0] > 0) | (lost[1] > 0)
-    by_image = {"image_id": paired.image_ids, "target": paired.targets, "first": lost[0], "second": lost[1]}
+    if isinstance(one, Shifts) and isinstance(two, Shifts):
+        mean, apart, intact = compare_mean_shifts(one, two), compare_intact(one, two), (one.value, two.value)
+    else:
+        right = paired.right
+        mean = compare_layers(one, two)
+        apart = compare_correctness(paired.image_ids, right[0], paired.image_ids, right[1])
+        intact = (100 * float(right[0].mean()), 100 * float(right[1].mean()))
     return StudyComparison(
         first=paired.about[0]["name"],
         second=paired.about[1]["name"],
@@ -131,16 +140,46 @@ def compare_studies(first: int, second: int, cache: Cache, metric: str | None = 
         difference_low=mean.difference_low,
         difference_high=mean.difference_high,
         p_value=mean.p_value,
-        intact=(100 * float(right[0].mean()), 100 * float(right[1].mean())),
-        accuracy=compare_correctness(paired.image_ids, right[0], paired.image_ids, right[1]),
+        intact=intact,
+        accuracy=apart,
         places=places,
         agreement=rank_agreement(places["first"], places["second"], blocks=places["layer"]),
-        images=pd.DataFrame(by_image)[costly].reset_index(drop=True),
+        images=_images_lost(paired),
         classes=tuple(paired.about[0].get("classes") or ()),
         notes=paired.notes,
         changes=paired.changes,
         same_network=paired.same_network,
     )
+
+
+def _some(changes: Changes, places: np.ndarray) -> Changes:
+    """The changes at some places alone."""
+    return tuple(  # type: ignore[return-value]
+        replace(one, drops=one.drops[places], moves=one.moves[:, places], is_sound=one.is_sound[places])
+        if isinstance(one, Shifts)
+        else one[:, places]
+        for one in changes
+    )
+
+
+def _compare_places(changes: Changes, same_network: bool, confidence: float = 0.95) -> pd.DataFrame:
+    """Compare D place by place, however the metric tells it."""
+    one, two = changes
+    if isinstance(one, Shifts) and isinstance(two, Shifts):
+        return compare_shifts(one, two, confidence)
+    return compare_maps(one, two, same_network, confidence)
+
+
+def _images_lost(paired: _Paired) -> pd.DataFrame:
+    """The images that any place costs, with the number of places in either study; none where images are not counted."""
+    columns = ["image_id", "target", "first", "second"]
+    one, two = paired.changes
+    if isinstance(one, Shifts) or isinstance(two, Shifts):
+        return pd.DataFrame(columns=columns, dtype=np.int64)
+    lost = [np.asarray((matrix > 0).sum(axis=1)).ravel() for matrix in (one, two)]
+    costly = (lost[0] > 0) | (lost[1] > 0)
+    by_image = dict(zip(columns, (paired.image_ids, paired.targets, *lost), strict=True))
+    return pd.DataFrame(by_image)[costly].reset_index(drop=True)
 
 
 @dataclass(frozen=True)
@@ -157,7 +196,7 @@ class _Paired:
     targets: np.ndarray
     right: list[np.ndarray]
     places: pd.DataFrame
-    changes: tuple[sparse.csr_array, sparse.csr_array]
+    changes: Changes
     hidden: tuple[np.ndarray, np.ndarray]
     notes: list[str]
     same_network: bool
@@ -166,18 +205,20 @@ class _Paired:
 def _pair(store: Store, numbers: tuple[int, int], metric: str | None) -> _Paired:
     """Read two studies, and keep what can be set side by side; raise StudyError where nothing can."""
     about = [store.describe(number) for number in numbers]
-    metric = metric or about[0]["metric"]
+    metric = _common_metric(store, about, metric)
+    counts_images = find_metric(metric).counts_images
     notes = _check_pairable(about, metric)
     intact = [store.intact(number) for number in numbers]
     images = common_images(intact[0]["image_id"], intact[1]["image_id"])
     seen = [frame.set_index("image_id").loc[images] for frame in intact]
-    if (seen[0]["target"].to_numpy() != seen[1]["target"].to_numpy()).any():
+    # Images without classes have no labels that could differ.
+    if not seen[0]["target"].equals(seen[1]["target"]):
         raise StudyError("the two studies have other labels for the same images, so they cannot be paired")
     if left_out := sum(map(len, intact)) - 2 * len(images):
         notes.append(f"{left_out:,} images that one study alone has measured are left out")
     tables = [store.table(number, metric) for number in numbers]
     whole = [_whole_rows(table, len(frame)) for table, frame in zip(tables, intact, strict=True)]
-    pairs = whole[0].merge(whole[1].drop(columns="depth"), on=PLACE, suffixes=("_1", "_2"))
+    pairs = whole[0].merge(whole[1].drop(columns="depth"), on=list(PLACE), suffixes=("_1", "_2"))
     if pairs.empty:
         raise StudyError(
             "the two studies have no place in common that both have measured: their layers, grids or percentiles differ"
@@ -186,7 +227,7 @@ def _pair(store: Store, numbers: tuple[int, int], metric: str | None) -> _Paired
         notes.append(f"{unpaired:,} places of one study alone, or not measured on all images yet, are left out")
     hidden = _hidden(tables, pairs)
     width = (hidden[0] + hidden[1]) / 2
-    right = [frame[metric].to_numpy(bool) for frame in seen]
+    right = [frame[metric].to_numpy(bool) if counts_images else np.zeros(len(frame), bool) for frame in seen]
     same_network = about[0]["weights_hash"] == about[1]["weights_hash"] and bool((right[0] == right[1]).all())
     if same_network:
         notes.append("both studies are of the same network")
@@ -198,11 +239,27 @@ def _pair(store: Store, numbers: tuple[int, int], metric: str | None) -> _Paired
         )
     one, two = (
         change_matrix(store.all_changes(number, metric), images, pairs[column])
+        if counts_images
+        else shifts_of(store, number, find_metric(metric), images, pairs[column].to_numpy())
         for number, column in zip(numbers, ("position_1", "position_2"), strict=True)
     )
     targets = seen[0]["target"].to_numpy()
     places = pairs[[*PLACE, "depth"]]
     return _Paired(about, metric, images, targets, right, places, (one, two), hidden, notes, same_network)
+
+
+def _common_metric(store: Store, about: Sequence[dict[str, Any]], metric: str | None) -> str:
+    """The metric to compare in: that asked for, or the first study's own; raise StudyError where one lacks it."""
+    metric = metric or str(about[0]["metric"])
+    for study in about:
+        # What a rule or a screen forbids is said below, with what to do.
+        if metric in METRICS and (study.get("stopping") or study["evaluate"] == "screened"):
+            continue
+        if metric not in (known := store.metrics(study["id"])):
+            raise StudyError(
+                f"{study['name']} does not know D of {metric}: it has {', '.join(known)}; choose one of both"
+            )
+    return metric
 
 
 def _check_pairable(about: Sequence[dict[str, Any]], metric: str) -> list[str]:

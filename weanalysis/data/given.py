@@ -17,6 +17,7 @@ from weanalysis.data.images import ImageData
 from weanalysis.errors import DataError
 
 _FLOAT32 = np.dtype(np.float32)
+_PACK = struct.Struct("<q").pack
 
 
 @dataclass(eq=False)
@@ -38,10 +39,10 @@ class GivenImages:
     def __post_init__(self) -> None:
         count = self._count()
         hashed, targets, shape = hashlib.sha256(), [], None
-        add, is_finite, pack = hashed.update, math.isfinite, struct.Struct("<q").pack
+        add, is_finite, pack, plain = hashed.update, math.isfinite, self._packed, self._plain
         for index in range(count):
             item = self._read(index)
-            if (found := _plain(item, shape)) is None:
+            if (found := plain(item, shape)) is None:
                 found = self._checked(index, item)
                 if shape not in (None, found[0].shape):
                     sizes = f"an image of {_size(found[0])}, the first one of {_size(shape)}"
@@ -55,7 +56,11 @@ class GivenImages:
             add(flat)  # type: ignore[arg-type]
             add(pack(target))
             targets.append(target)
-        self.fingerprint, self.ids, self.targets = hashed.hexdigest(), np.arange(count), np.array(targets, np.int64)
+        self.fingerprint, self.ids = hashed.hexdigest(), np.arange(count)
+        self._keep(targets)
+
+    def _keep(self, targets: list[Any]) -> None:
+        self.targets = np.array(targets, np.int64)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -69,7 +74,18 @@ class GivenImages:
         except Exception:
             checked = [self._checked(index, self._read(index)) for index in indices]
             images = torch.from_numpy(np.stack([pixels for pixels, _ in checked]))
-        return images, torch.from_numpy(self.targets[indices.start : indices.stop].copy())
+        return images, self._targets_of(indices)
+
+    def _targets_of(self, indices: range) -> Tensor:
+        return torch.from_numpy(self.targets[indices.start : indices.stop].copy())
+
+    @staticmethod
+    def _plain(item: Any, shape: tuple[int, ...] | None) -> tuple[np.ndarray, Any] | None:
+        return _plain(item, shape)
+
+    @staticmethod
+    def _packed(target: Any) -> bytes:
+        return _PACK(target)
 
     def _count(self) -> int:
         wanted = "give what load_data returns, or a map-style dataset whose items are (tensor, class index)"
@@ -95,7 +111,7 @@ class GivenImages:
             why = " ".join(str(error).split())[:300]
             raise DataError(f"{self._named(index)} cannot be read ({type(error).__name__}: {why})") from error
 
-    def _checked(self, index: int, item: Any) -> tuple[np.ndarray, int]:
+    def _checked(self, index: int, item: Any) -> tuple[np.ndarray, Any]:
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             raise DataError(f"{self._named(index)} is {_parts(item)}; give (image, class index)")
         return self._image(index, item[0]), self._target(index, item[1])
@@ -114,22 +130,81 @@ class GivenImages:
             raise DataError(f"{self._named(index)} has an image of {_size(image)}; give a tensor (3, H, W)")
         return image.detach().cpu().resolve_neg().numpy()
 
-    def _target(self, index: int, target: Any) -> int:
-        plain = target.detach().cpu().numpy() if isinstance(target, Tensor) and not target.is_meta else target
-        if isinstance(plain, np.ndarray) and plain.size == 1 and plain.dtype.kind in "iu":
-            plain = plain.item()
-        # A bool is a whole number in Python, a label of one of two classes nowhere.
-        if not isinstance(plain, (int, np.integer)) or isinstance(plain, (bool, np.bool_)):
-            wanted = "give a class index, a whole number from 0"
+    def _target(self, index: int, target: Any) -> Any:
+        plain = _as_index(target)
+        if plain is None:
+            wanted = "give a class index, a whole number from 0 (other targets need a metric of your own)"
             raise DataError(f"{self._named(index)} has {_what(target)} for a target; {wanted}")
         if not 0 <= plain < 2**31:
             raise DataError(f"{self._named(index)} has the target {plain}; give a class index, a whole number from 0")
         return int(plain)
 
 
-def as_images(data: Any) -> ImageData | GivenImages:
-    """Return an ImageData as it is, and wrap any other map-style dataset. Raises DataError for anything else."""
-    return data if isinstance(data, (ImageData, GivenImages)) else GivenImages(data)
+@dataclass(eq=False)
+class GivenTargets(GivenImages):
+    """A map-style dataset whose targets are no class indices: numbers, or tensors of one shape, for a metric to read.
+
+    `targets` are 0 for all; `batch` returns the real ones, (N, ...). Raises DataError for an item that has none.
+    """
+
+    _rows: Tensor = field(init=False)
+
+    def _keep(self, targets: list[Any]) -> None:
+        self.targets = np.zeros(len(targets), np.int64)
+        shapes = {(target.shape, target.dtype) for target in targets}
+        if len(shapes) > 1:
+            listed = " and ".join(sorted(f"{kind} ({', '.join(map(str, shape))})" for shape, kind in shapes)[:2])
+            raise DataError(f"{type(self.dataset).__name__} has targets of several kinds ({listed}); give all alike")
+        self._rows = torch.from_numpy(np.stack(targets))
+
+    def _targets_of(self, indices: range) -> Tensor:
+        return self._rows[indices.start : indices.stop].clone()
+
+    @staticmethod
+    def _plain(item: Any, shape: tuple[int, ...] | None) -> None:
+        return None
+
+    @staticmethod
+    def _packed(target: Any) -> bytes:
+        return f"{target.dtype}{target.shape}".encode() + target.tobytes()
+
+    def _target(self, index: int, target: Any) -> np.ndarray:
+        plain = target.detach().cpu() if isinstance(target, Tensor) and not target.is_meta else target
+        try:
+            found = np.array(np.float32(plain) if isinstance(plain, float) else plain)
+        except (TypeError, ValueError, RuntimeError):
+            found = np.array(None)
+        if found.dtype.kind not in "biuf":
+            raise DataError(
+                f"{self._named(index)} has {_what(target)} for a target; give a number or a tensor of numbers"
+            )
+        return found
+
+
+def as_images(data: Any, any_targets: bool = False) -> ImageData | GivenImages:
+    """Return an ImageData as it is, and wrap any other map-style dataset. Raises DataError for anything else.
+
+    With `any_targets`, those of a dataset whose first target is no class index may be anything that is numbers.
+    """
+    if isinstance(data, (ImageData, GivenImages)):
+        return data
+    if any_targets and hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data):
+        try:
+            first = data[0]
+        except Exception:  # said by the wrapper, which looks at each item
+            first = None
+        if isinstance(first, (tuple, list)) and len(first) == 2 and _as_index(first[1]) is None:
+            return GivenTargets(data)
+    return GivenImages(data)
+
+
+def _as_index(target: Any) -> int | None:
+    """The whole number that a target is; None for anything else."""
+    plain = target.detach().cpu().numpy() if isinstance(target, Tensor) and not target.is_meta else target
+    if isinstance(plain, np.ndarray) and plain.size == 1 and plain.dtype.kind in "iu":
+        plain = plain.item()
+    # A bool is a whole number in Python, a label of one of two classes nowhere.
+    return int(plain) if isinstance(plain, (int, np.integer)) and not isinstance(plain, (bool, np.bool_)) else None
 
 
 def check_targets(images: ImageData | GivenImages, num_outputs: int) -> None:

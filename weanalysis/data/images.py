@@ -130,16 +130,8 @@ def load_data(
         *_remarks(found, examined),
     ]
 
-    transform = getattr(model, "transform", None)
-    if transform is None:
-        transform = _suited_transform(found, examined.size)
-        if image_size is None and transform is not found.transform and transform is IMAGENET_TRANSFORM:
-            notes.append(
-                f"the pictures are not square and of one size: their shorter side becomes {transform.resize_size}, and "
-                f"the {transform.image_size} x {transform.image_size} at the centre are used; --image-size changes that"
-            )
-    if image_size is not None:
-        transform = transform.with_image_size(image_size)
+    transform, remarks = _transform_of(model, found, examined.size, image_size)
+    notes += remarks
     transform = replace(
         transform,
         mean=transform.mean if mean is None else mean,
@@ -168,6 +160,22 @@ def load_data(
     if match and match.by_position and (said := note_on_order(found.classes, class_order is not None)):
         return replace(fitted, notes=[*fitted.notes, said])
     return fitted
+
+
+def _transform_of(
+    model: Any, found: Labelled, size: tuple[int, int] | None, image_size: int | None
+) -> tuple[Transform, list[str]]:
+    """The model's transform, or one that suits pictures of this one size (None: of several), with a note on it."""
+    notes = []
+    transform = getattr(model, "transform", None)
+    if transform is None:
+        transform = _suited_transform(found, size)
+        if image_size is None and transform is not found.transform and transform is IMAGENET_TRANSFORM:
+            notes.append(
+                f"the pictures are not square and of one size: their shorter side becomes {transform.resize_size}, and "
+                f"the {transform.image_size} x {transform.image_size} at the centre are used; --image-size changes that"
+            )
+    return (transform if image_size is None else transform.with_image_size(image_size)), notes
 
 
 def fit_classes(data: ImageData, model: Any) -> ImageData:

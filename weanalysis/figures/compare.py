@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from weanalysis.figures.style import CATEGORICAL, THEMES, message_figure, metric_of, new_figure, points, translucent
+from weanalysis.figures.style import CATEGORICAL, THEMES, message_figure, metric_of, new_figure, translucent
+from weanalysis.tasks import METRICS, Metric
 
 _NOTHING = "Nothing has been measured in either study yet."
 
@@ -49,7 +50,9 @@ def drop_distributions(tables: Mapping[str, pd.DataFrame], *, theme: str = "ligh
     return figure
 
 
-def drop_agreement(pairs: pd.DataFrame, first: str, second: str, *, theme: str = "light") -> go.Figure:
+def drop_agreement(
+    pairs: pd.DataFrame, first: str, second: str, metric: Metric = METRICS["top1"], *, theme: str = "light"
+) -> go.Figure:
     """Draw D in one study against D in another, a point for each place that both measured.
 
     `pairs` has the columns layer, first and second (D), and, where they say more, out_channel and in_channel or
@@ -76,8 +79,8 @@ def drop_agreement(pairs: pd.DataFrame, first: str, second: str, *, theme: str =
         )
     )
     # D comes in whole images, so that many places share a point.
-    together = pairs.groupby(["first", "second"], sort=False)
-    shown = pairs.loc[together.head(1).index].assign(others=together.size().to_numpy() - 1)
+    alike = pairs.groupby(["first", "second"], sort=False)
+    shown = pairs.loc[alike.head(1).index].assign(others=alike.size().to_numpy() - 1)
     figure.add_trace(
         go.Scatter(
             x=shown["first"],
@@ -87,7 +90,7 @@ def drop_agreement(pairs: pd.DataFrame, first: str, second: str, *, theme: str =
             text=[
                 f"<b>{html.escape(str(layer))}</b><br>{html.escape(where)}"
                 + (f"<br>and {others:,} other place{'s' if others > 1 else ''}" if others else "")
-                + f"<br>{html.escape(first)}: D = {points(one)}<br>{html.escape(second)}: D = {points(two)}"
+                + f"<br>{html.escape(first)}: D = {metric.words(one)}<br>{html.escape(second)}: D = {metric.words(two)}"
                 for layer, where, others, one, two in zip(
                     shown["layer"], _places(shown), shown["others"], shown["first"], shown["second"], strict=True
                 )

@@ -22,6 +22,7 @@ from weanalysis.figures.style import (
     thinned,
     translucent,
 )
+from weanalysis.tasks import Metric
 
 _MOST_INTERVALS = 60  # with more, intervals lie on each other and hide the points
 
@@ -62,43 +63,9 @@ def drop_by_layer(
         if own.empty:
             continue
         shown = thinned(own, generator)
-        error = {
-            "type": "data",
-            "symmetric": False,
-            "array": shown["drop_high"] - shown["drop"],
-            "arrayminus": shown["drop"] - shown["drop_low"],
-            "thickness": 1.2,
-            "width": 2,
-        }
-        figure.add_trace(
-            go.Scatter(
-                x=shown["place"],
-                y=shown["drop"],
-                error_y=error if len(rows) <= _MOST_INTERVALS else None,
-                mode="markers",
-                name=name + (f", {len(shown):,} of {len(own):,}" if len(shown) < len(own) else ""),
-                marker={"size": 5 if crowded else 8, "color": colour},
-                customdata=np.array(
-                    [
-                        [layer, *(None if np.isnan(side) else int(side) for side in (out, into)), place]
-                        for (layer, out, into), place in zip(
-                            each(shown, "layer", "out_channel", "in_channel"), shown.index.tolist(), strict=True
-                        )
-                    ],
-                    dtype=object,
-                ),
-                text=[
-                    f"<b>{html.escape(str(layer))}</b><br>{html.escape(str(selection))}"
-                    + ("" if np.isnan(out) else f", output {out:.0f}")
-                    + ("" if np.isnan(into) else f", input {into:.0f}")
-                    + measurement(drop, low, high, metric)
-                    for layer, selection, out, into, drop, low, high in each(
-                        shown, "layer", "selection", "out_channel", "in_channel", "drop", "drop_low", "drop_high"
-                    )
-                ],
-                hovertemplate="%{text}<extra></extra>",
-            )
-        )
+        name += f", {len(shown):,} of {len(own):,}" if len(shown) < len(own) else ""
+        points = _points(shown, metric, with_intervals=len(rows) <= _MOST_INTERVALS)
+        figure.add_trace(points.update(name=name, marker={"size": 5 if crowded else 8, "color": colour}))
     if selected in rows.index:
         figure.add_trace(diamond(rows.loc[selected, "place"], rows.loc[selected, "drop"], theme))
     figure.update_xaxes(
@@ -106,3 +73,40 @@ def drop_by_layer(
     )
     figure.update_yaxes(rangemode="tozero", zeroline=True, zerolinecolor=THEMES[theme].muted)
     return figure
+
+
+def _points(shown: pd.DataFrame, metric: Metric, with_intervals: bool) -> go.Scatter:
+    """A point an ablation at its place, which tells D when hovered over, and which row it is when clicked."""
+    error = {
+        "type": "data",
+        "symmetric": False,
+        "array": shown["drop_high"] - shown["drop"],
+        "arrayminus": shown["drop"] - shown["drop_low"],
+        "thickness": 1.2,
+        "width": 2,
+    }
+    return go.Scatter(
+        x=shown["place"],
+        y=shown["drop"],
+        error_y=error if with_intervals else None,
+        mode="markers",
+        customdata=np.array(
+            [
+                [layer, *(None if np.isnan(side) else int(side) for side in (out, into)), place]
+                for (layer, out, into), place in zip(
+                    each(shown, "layer", "out_channel", "in_channel"), shown.index.tolist(), strict=True
+                )
+            ],
+            dtype=object,
+        ),
+        text=[
+            f"<b>{html.escape(str(layer))}</b><br>{html.escape(str(selection))}"
+            + ("" if np.isnan(out) else f", output {out:.0f}")
+            + ("" if np.isnan(into) else f", input {into:.0f}")
+            + measurement(drop, low, high, metric)
+            for layer, selection, out, into, drop, low, high in each(
+                shown, "layer", "selection", "out_channel", "in_channel", "drop", "drop_low", "drop_high"
+            )
+        ],
+        hovertemplate="%{text}<extra></extra>",
+    )

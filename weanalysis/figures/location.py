@@ -69,11 +69,7 @@ def location_mosaic(
     kernels = kernel_rows(table)
     if kernels.empty:
         return message_figure(_NOTHING, theme)
-    shades = _shades(kernels, value)
-    if scale == "layer":
-        shades = shades / shades.abs().groupby(kernels["layer"]).transform("max").where(lambda largest: largest > 0)
-    if hide_insignificant:
-        shades = shades.where(significance(kernels) <= SIGNIFICANT_Q)
+    shades = _scaled_shades(kernels, value, scale, hide_insignificant)
     largest = float(shades.abs().max())
     largest = largest if largest > 0 else 1.0
     if limit is None:
@@ -117,6 +113,14 @@ def location_mosaic(
     if len(kernels) <= _MOST_MARKERS:
         _add_markers(figure, mosaic, kernels, quantity)
     return figure
+
+
+def _scaled_shades(kernels: pd.DataFrame, value: Value, scale: Scale, hide_insignificant: bool) -> pd.Series:
+    """What the colours of the kernels say, NaN for those that are greyed."""
+    shades = _shades(kernels, value)
+    if scale == "layer":
+        shades = shades / shades.abs().groupby(kernels["layer"]).transform("max").where(lambda largest: largest > 0)
+    return shades.where(significance(kernels) <= SIGNIFICANT_Q) if hide_insignificant else shades
 
 
 def layer_spread(table: pd.DataFrame, *, theme: str = "light", seed: int = 0) -> go.Figure:

@@ -169,26 +169,7 @@ def magnitude_map(table: pd.DataFrame, *, selected: tuple[str, float] | None = N
             colorbar=colour_bar(theme, f"D, {metric.unit}", height - 60),
         )
     )
-    cells = means.assign(place=means["layer"].map({layer: place for place, layer in enumerate(layers)}))
-    cells = cells.assign(screened=screenings(cells))
-    measured = ("drop", "drop_low", "drop_high", "screened")
-    different, wording = worded_once(cells, *measured)
-    words = [
-        measurement(drop, low, high, metric) + screened for drop, low, high, screened in each(different, *measured)
-    ]
-    figure.add_trace(
-        clickable(
-            cells["percentile"],
-            cells["place"],
-            [list(key) for key in each(cells, "layer", "percentile")],
-            [
-                f"<b>{html.escape(layer)}</b><br>b = {percentile:g}{words[number]}"
-                for (layer, percentile), number in zip(
-                    each(cells, "layer", "percentile"), wording.tolist(), strict=True
-                )
-            ],
-        )
-    )
+    figure.add_trace(_cells_to_click(means, layers, metric))
     if selected is not None and selected[0] in layers:
         place = layers.index(selected[0])
         width = _step(percentiles)
@@ -210,6 +191,27 @@ def magnitude_map(table: pd.DataFrame, *, selected: tuple[str, float] | None = N
     half = _step(percentiles) / 2
     figure.update_xaxes(range=[percentiles[0] - half, percentiles[-1] + half], showgrid=False, zeroline=False)
     return figure
+
+
+def _cells_to_click(means: pd.DataFrame, layers: list[str], metric: Metric) -> go.Scattergl:
+    """Lay a marker over each cell, which tells D when hovered over, and where it is when clicked."""
+    cells = means.assign(place=means["layer"].map({layer: place for place, layer in enumerate(layers)}))
+    cells = cells.assign(screened=screenings(cells))
+    measured = ("drop", "drop_low", "drop_high", "screened")
+    different, wording = worded_once(cells, *measured)
+    words = [
+        measurement(drop, low, high, metric) + screened for drop, low, high, screened in each(different, *measured)
+    ]
+    places = list(each(cells, "layer", "percentile"))
+    return clickable(
+        cells["percentile"],
+        cells["place"],
+        [list(key) for key in places],
+        [
+            f"<b>{html.escape(layer)}</b><br>b = {percentile:g}{words[number]}"
+            for (layer, percentile), number in zip(places, wording.tolist(), strict=True)
+        ],
+    )
 
 
 def weight_histogram(weight: ArrayLike, percentile: float | None = None, *, theme: str = "light") -> go.Figure:

@@ -105,13 +105,12 @@ def multiplier_curve(table: pd.DataFrame, ranked: str = "input channel", *, them
     rows = table[table["layer"].isna() & table["fraction"].notna() & table["drop"].notna()]
     if rows.empty:
         return message_figure("No share of channels has been measured yet.", theme)
-    metric = metric_of(rows)
     figure = new_figure(
         theme,
         400,
         hovermode="closest",
         xaxis_title_text=f"{ranked}s zeroed in every layer (%)",
-        yaxis_title_text=f"D ({metric.unit})",
+        yaxis_title_text=f"D ({metric_of(rows).unit})",
     )
     for selection, colour, name in (
         ("highest", CATEGORICAL[1], "highest multiplier first"),
@@ -119,57 +118,62 @@ def multiplier_curve(table: pd.DataFrame, ranked: str = "input channel", *, them
         ("lowest", THEMES[theme].line, "lowest multiplier first"),
     ):
         own = rows[rows["selection"] == selection]
-        if own.empty:
-            continue
-        mean = own.groupby("fraction", as_index=False)[["drop", "drop_low", "drop_high"]].mean()
-        share = 100 * mean["fraction"]
-        figure.add_trace(
-            go.Scatter(
-                x=pd.concat([share, share[::-1]]),
-                y=pd.concat([mean["drop_high"], mean["drop_low"][::-1]]),
-                mode="lines",
-                fill="toself",
-                fillcolor=translucent(colour, 0.18),
-                line={"width": 0},
-                hoverinfo="skip",
-                legendgroup=selection,
-                showlegend=False,
-            )
-        )
-        if len(own) > len(mean):
-            dots = thinned(own, np.random.default_rng(0))
-            figure.add_trace(
-                go.Scatter(
-                    x=100 * dots["fraction"],
-                    y=dots["drop"],
-                    mode="markers",
-                    marker={"size": 5, "color": translucent(colour, 0.6)},
-                    legendgroup=selection,
-                    showlegend=False,
-                    hovertemplate=f"%{{x:g}} %<br>D = %{{y:+.{metric.decimals}f}}<extra>one draw</extra>",
-                )
-            )
-        figure.add_trace(
-            go.Scatter(
-                x=share,
-                y=mean["drop"],
-                mode="lines+markers",
-                name=name,
-                legendgroup=selection,
-                line={"color": colour, "width": 2},
-                marker={"maxdisplayed": MOST_MARKERS},
-                text=[
-                    f"<b>{name}</b><br>{100 * fraction:g} % of the {ranked.split()[-1]}s"
-                    + measurement(drop, low, high, metric)
-                    for fraction, drop, low, high in each(mean, "fraction", "drop", "drop_low", "drop_high")
-                ],
-                hovertemplate="%{text}<extra></extra>",
-            )
-        )
+        if len(own):
+            _add_rank_curve(figure, own, name, ranked, colour)
     figure.add_hline(y=0, line={"color": THEMES[theme].muted, "width": 1})
     figure.update_xaxes(zeroline=False)
     figure.update_yaxes(zeroline=False)
     return figure
+
+
+def _add_rank_curve(figure: go.Figure, own: pd.DataFrame, name: str, ranked: str, colour: str) -> None:
+    """Draw the rows of one selection: the mean over draws as a line, its interval as a band, draws as points."""
+    metric, selection = metric_of(own), own["selection"].iloc[0]
+    mean = own.groupby("fraction", as_index=False)[["drop", "drop_low", "drop_high"]].mean()
+    share = 100 * mean["fraction"]
+    figure.add_trace(
+        go.Scatter(
+            x=pd.concat([share, share[::-1]]),
+            y=pd.concat([mean["drop_high"], mean["drop_low"][::-1]]),
+            mode="lines",
+            fill="toself",
+            fillcolor=translucent(colour, 0.18),
+            line={"width": 0},
+            hoverinfo="skip",
+            legendgroup=selection,
+            showlegend=False,
+        )
+    )
+    if len(own) > len(mean):
+        dots = thinned(own, np.random.default_rng(0))
+        figure.add_trace(
+            go.Scatter(
+                x=100 * dots["fraction"],
+                y=dots["drop"],
+                mode="markers",
+                marker={"size": 5, "color": translucent(colour, 0.6)},
+                legendgroup=selection,
+                showlegend=False,
+                hovertemplate=f"%{{x:g}} %<br>D = %{{y:+.{metric.decimals}f}}<extra>one draw</extra>",
+            )
+        )
+    figure.add_trace(
+        go.Scatter(
+            x=share,
+            y=mean["drop"],
+            mode="lines+markers",
+            name=name,
+            legendgroup=selection,
+            line={"color": colour, "width": 2},
+            marker={"maxdisplayed": MOST_MARKERS},
+            text=[
+                f"<b>{name}</b><br>{100 * fraction:g} % of the {ranked.split()[-1]}s"
+                + measurement(drop, low, high, metric)
+                for fraction, drop, low, high in each(mean, "fraction", "drop", "drop_low", "drop_high")
+            ],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
 
 
 def multiplier_map(multiplier: ArrayLike, layer: str, *, theme: str = "light") -> go.Figure:

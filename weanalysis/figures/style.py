@@ -14,7 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from weanalysis.tasks import METRICS, Metric
+from weanalysis.tasks import METRICS, Metric, find_metric
 
 _MOST_DOTS = 500  # beyond it dots lie on each other, and each is an element that the browser draws
 MOST_MARKERS = 50  # of a curve, for the same reason; every point tells what it is, marked or not
@@ -323,4 +323,4 @@ def colour_bar(theme: str, title: str, height: int | None = None, **more: Any) -
 
 def metric_of(rows: pd.DataFrame) -> Metric:
     """Return the metric of a study's table."""
-    return METRICS[str(rows["metric"].iloc[0])]
+    return find_metric(str(rows["metric"].iloc[0]))

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
+from weanalysis.ablation.behaviour import Conduct
 from weanalysis.ablation.evaluate import Decisions, logits_of
 from weanalysis.ablation.inputs import UNNAMED_SOURCE, as_model
 from weanalysis.ablation.preparation import prepare_on
-from weanalysis.ablation.studies import find_layers
+from weanalysis.ablation.studies import Layer, find_layers
 from weanalysis.ablation.studies.layers import select_layers
 from weanalysis.cache import Cache, find_cache
 from weanalysis.data import as_images, check_targets
@@ -29,10 +30,12 @@ from weanalysis.models import Model, build
 from weanalysis.models.pruned import sizes_of
 from weanalysis.provenance import called_as
 from weanalysis.pruning.channels import find_groups, group_scores, remove_channels
-from weanalysis.pruning.units import Scope, Unit, choose_lowest, scores_of_criterion, scores_of_study
-from weanalysis.results.statistics import chance_note, drop_table
-from weanalysis.results.store import Store
+from weanalysis.pruning.units import Scope, Scores, Unit, choose_lowest, scores_of_criterion, scores_of_study
+from weanalysis.results import Store
+from weanalysis.results.statistics import chance_note, drop_table, mean_table
 from weanalysis.saliency import CRITERIA, saliency_maps
+from weanalysis.tasks import find_metric
+from weanalysis.tasks.classification import Classification
 
 # What `by` is for the measured D of a study.
 DROP = "drop"
@@ -46,7 +49,8 @@ class Pruned:
 
     `table` has a row a sparsity: sparsity (asked), num_units, num_pruned, num_params, num_nonzero and gflops (of one
     image; masks alone save none) of the pruned network, intact, ablated, drop, drop_low, drop_high (Tango's paired
-    interval), p_value (McNemar), q_value, num_images, num_flipped. `about` says how it was pruned (JSON).
+    interval), p_value (McNemar), q_value, num_images, num_flipped; and of the mean loss in nats loss_intact, loss,
+    loss_drop (its increase), loss_low and loss_high (Student's t). `about` says how it was pruned (JSON).
     """
 
     model: Model
@@ -64,6 +68,7 @@ def prune(
     *,
     layers: str | None = None,
     study: str | int | None = None,
+    metric: str | None = None,
     curve: Sequence[float] = CURVE,
     cache: Cache | str | None = None,
     device: str = "auto",
@@ -74,14 +79,15 @@ def prune(
     """Prune the units with the lowest scores, and measure the accuracy at several sparsities on the same images.
 
     `by`: a criterion of `saliency.CRITERIA`, or "drop", the D that `study` (its number or name) measured for every
-    unit. `unit` "kernel" sets whole kernels to 0 (masks, torch.nn.utils.prune); "channel" removes filters with all that
-    reads them, so that shapes become smaller (Torch-Pruning). `sparsity` and `curve` are shares of the units, ranked
+    unit, in `metric` (by default the study's own). `unit` "kernel" sets whole kernels to 0 (masks,
+    torch.nn.utils.prune); "channel" removes filters with all that reads them, so that shapes become smaller
+    (Torch-Pruning). `sparsity` and `curve` are shares of the units, ranked
     over the whole network or, with `scope` "layer", in each layer. An excited network is pruned in its folded weights;
     the network given is not changed. Nothing is trained afterwards. Raises WeanalysisError for unusable input.
     """
     command = called_as(prune, locals())
     say = say or (lambda line: None)
-    _check(by, sparsity, unit, scope, study, curve, batch_size)
+    _check(by, sparsity, unit, scope, study, metric, curve, batch_size)
     device = find_devices(device)[0]
     cache = (cache if isinstance(cache, Cache) else find_cache(cache)).ready()
     given, images = as_model(model), as_images(data)
@@ -91,69 +97,83 @@ def prune(
         say(note)
     selected = select_layers(find_layers(plain.net), layers, [])
     if by == DROP:
-        with Store.open(cache.results, readonly=True) as store:
-            number = store.find(str(study))
-            scores = scores_of_study(store, number, selected, plain.weights_hash, unit)
-            source = f"D of study {store.describe(number)['name']}"
+        scores, source = _scores_of_study(cache, str(study), metric, selected, plain.weights_hash, unit)
     else:
         maps = saliency_maps(given, images, by, layers, cache=cache, device=device, batch_size=None, say=say).maps
         scores, source = scores_of_criterion(maps, by, unit), by
     if left_out := [layer.name for layer in selected if layer.name not in scores]:
         say(f"not pruned, since {source} says nothing of them: {', '.join(left_out)}")
-
     first, _ = images.batch(0, 2)
-    if unit == "channel":
-        groups, skipped = find_groups(plain.net.cpu(), first)
-        scores = group_scores(groups, scores)
-        if skipped:
-            few = "; ".join(f"{name}: {why}" for name, why in skipped[:3])
-            say(f"no channel is removed from {len(skipped)} group{'s' * (len(skipped) > 1)} of layers: {few}")
-        if not scores:
-            raise StudyError(f"{source} ranks no channels that can be removed; choose other --layers, or prune kernels")
+    scores = scores if unit == "kernel" else _scores_of_groups(plain, first, scores, source, say)
+
     asked = sorted({*curve, sparsity})
     choices = [choose_lowest(scores, share, scope) for share in asked]
     make = _masked if unit == "kernel" else _smaller(first)
     nets = [make(plain.net, chosen).to(device).eval() for chosen in choices]
-    table = _curve([plain.net, *nets], prepared.conduct.output, images, device, batch_size, report, say)
-    table.insert(0, "sparsity", asked)
-    table.insert(1, "num_units", sum(values.size for values in scores.values()))
-    table.insert(2, "num_pruned", [sum(int(marks.sum()) for marks in chosen.values()) for chosen in choices])
-    counted = [_sizes(net.cpu(), first[:1]) for net in nets]
-    for place, column in enumerate(("num_params", "num_nonzero", "gflops")):
-        table.insert(3 + place, column, [sizes[column] for sizes in counted])
-
-    wanted = nets[asked.index(sparsity)]
+    table = _curve([plain.net, *nets], prepared.conduct, images, device, batch_size, report, say)
+    counted = _counted(choices, nets, first[:1])
+    table = table.assign(sparsity=asked, **counted)[["sparsity", *counted, *table.columns]]
     about = {
-        "by": by,
-        "source": source,
-        "unit": unit,
-        "scope": scope,
-        "sparsity": sparsity,
-        "layers": list(scores),
-        "data": images.spec,
-        "num_images": len(images),
-        "intact_params": _sizes(plain.net, first[:1]),
-        "of": plain.weights,
-        "of_weights_hash": plain.weights_hash,
-        "command": command,
+        **{"by": by, "source": source, "unit": unit, "scope": scope, "sparsity": sparsity, "layers": list(scores)},
+        **{"data": images.spec, "num_images": len(images), "intact_params": _sizes(plain.net, first[:1])},
+        **{"of": plain.weights, "of_weights_hash": plain.weights_hash, "command": command},
     }
-    row = table[table["sparsity"] == sparsity].iloc[0]
+    return Pruned(_pruned_model(plain, nets[asked.index(sparsity)], table, about), table, about)
+
+
+def _scores_of_study(
+    cache: Cache, study: str, metric: str | None, layers: list[Layer], weights_hash: str, unit: Unit
+) -> tuple[Scores, str]:
+    """The D that a study of this network measured for every unit, and how that is called."""
+    with Store.open(cache.results) as store:
+        number = store.find(study)
+        scores = scores_of_study(store, number, layers, weights_hash, unit, metric)
+        of = "" if metric is None else f" of {metric}"
+        return scores, f"D{of} of study {store.describe(number)['name']}"
+
+
+def _scores_of_groups(plain: Model, images: Tensor, scores: Scores, source: str, say: Callable[[str], None]) -> Scores:
+    """The scores of channels that must go at once, those of several layers as one; raise StudyError where none can."""
+    groups, skipped = find_groups(plain.net.cpu(), images)
+    scores = group_scores(groups, scores)
+    if skipped:
+        few = "; ".join(f"{name}: {why}" for name, why in skipped[:3])
+        say(f"no channel is removed from {len(skipped)} group{'s' * (len(skipped) > 1)} of layers: {few}")
+    if not scores:
+        raise StudyError(f"{source} ranks no channels that can be removed; choose other --layers, or prune kernels")
+    return scores
+
+
+def _pruned_model(plain: Model, net: nn.Module, table: pd.DataFrame, about: Mapping[str, Any]) -> Model:
+    """The network that was asked for, with a note of what pruning it cost."""
+    unit, row = about["unit"], table[table["sparsity"] == about["sparsity"]].iloc[0]
     share = f"{row['num_pruned']:,.0f} of {row['num_units']:,.0f}"
-    words = f"{share} {unit}s pruned by {source}: top-1 {row['ablated']:.2f} % instead of {row['intact']:.2f} %"
-    pruned = replace(
+    accuracy = f"top-1 {row['ablated']:.2f} % instead of {row['intact']:.2f} %"
+    words = f"{share} {unit}s pruned by {about['source']}: {accuracy}"
+    return replace(
         plain,
-        net=wanted,
+        net=net,
         checkpoint=None,
-        architecture=_architecture(plain, wanted, unit),
+        architecture=_architecture(plain, net, unit),
         weights=f"{plain.weights}, pruned",
-        notes=[*plain.notes, f"{words} on {len(images):,} images of {images.spec}"],
+        notes=[*plain.notes, f"{words} on {about['num_images']:,} images of {about['data']}"],
     )
-    return Pruned(pruned, table, about)
 
 
 def _check(
-    by: str, sparsity: float, unit: str, scope: str, study: object, curve: Sequence[float], batch_size: int
+    by: str,
+    sparsity: float,
+    unit: str,
+    scope: str,
+    study: object,
+    metric: str | None,
+    curve: Sequence[float],
+    batch_size: int,
 ) -> None:
+    if metric is not None:
+        find_metric(metric)
+        if by != DROP:
+            raise StudyError(f"a metric is for --by {DROP}; leave it out, or prune by {DROP} instead of {by}")
     if by != DROP and by not in CRITERIA:
         raise StudyError(unknown_name("ranking", by, [DROP, *CRITERIA]))
     if by == DROP and study is None:
@@ -194,25 +214,33 @@ def _smaller(images: Tensor) -> Callable[[nn.Module, Mapping[str, NDArray[np.boo
 
 def _curve(
     nets: Sequence[nn.Module],
-    path: tuple[str | int, ...] | None,
+    conduct: Conduct,
     images: Any,
     device: str,
     batch_size: int,
     report: Callable[[int, int, float], None] | None,
     say: Callable[[str], None],
 ) -> pd.DataFrame:
-    """Count, over all images, those that the first network has right, and those that each other loses and gains."""
-    intact = copy.deepcopy(nets[0]).to(device).eval()
+    """Count, over all images, those that the first network has right, and those that each other loses and gains.
+
+    And sum their losses, and how each other network changes these.
+    """
+    intact, task = copy.deepcopy(nets[0]).to(device).eval(), Classification(conduct.probabilities)
+    losses = np.zeros((3, len(nets) - 1))
     lost, gained = np.zeros(len(nets) - 1, int), np.zeros(len(nets) - 1, int)
     correct, done, num_classes, began = 0, 0, 0, time.perf_counter()
     while done < len(images):
         batch, targets = (tensor.to(device) for tensor in images.batch(done, min(done + batch_size, len(images))))
         with torch.no_grad(), precision(batch.device):
-            outputs = [logits_of(net(batch), path) for net in (intact, *nets[1:])]
+            outputs = [logits_of(net(batch), conduct.output) for net in (intact, *nets[1:])]
         if done == 0:
             num_classes = outputs[0].shape[1]
             check_targets(images, num_classes)
-        right = [Decisions.of(logits, targets).predictions == targets for logits in outputs]
+        decided = [Decisions.of(logits, targets, task=task) for logits in outputs]
+        right = [one.predictions == targets for one in decided]
+        loss, *others = (one.values["loss"].double().cpu().numpy() for one in decided)
+        apart = np.stack(others) - loss
+        losses += [np.full(len(others), loss.sum()), apart.sum(1), (apart**2).sum(1)]
         correct += int(right[0].sum())
         for place, own in enumerate(right[1:]):
             lost[place] += int((right[0] & ~own).sum())
@@ -224,9 +252,29 @@ def _curve(
     table["num_flipped"] = table["lost"] + table["gained"]
     if note := chance_note(correct, done, num_classes):
         say(note)
-    return table[
-        ["intact", "ablated", "drop", "drop_low", "drop_high", "p_value", "q_value", "num_images", "num_flipped"]
-    ]
+    columns = ["intact", "ablated", "drop", "drop_low", "drop_high", "p_value", "q_value", "num_images", "num_flipped"]
+    return table[columns].join(_loss_columns(done, *losses))
+
+
+def _loss_columns(num_images: int, intact: np.ndarray, change: np.ndarray, squares: np.ndarray) -> pd.DataFrame:
+    """What becomes of the mean loss, from sums over the images: a row a pruned network."""
+    moments = pd.DataFrame({"num_images": num_images, "intact": intact, "change": change, "squares": squares})
+    table = mean_table(moments, find_metric("loss").worse)
+    names = {"intact": "loss_intact", "ablated": "loss", "drop": "loss_drop", "drop_low": "loss_low"}
+    names["drop_high"] = "loss_high"
+    return table[list(names)].rename(columns=names)
+
+
+def _counted(
+    choices: Sequence[Mapping[str, NDArray[np.bool_]]], nets: Sequence[nn.Module], image: Tensor
+) -> dict[str, list[float]]:
+    """Of each choice of units, how many there are and how many go, and the size of what is left."""
+    sizes = [_sizes(net.cpu(), image) for net in nets]
+    return {
+        "num_units": [sum(marks.size for marks in chosen.values()) for chosen in choices],
+        "num_pruned": [sum(int(marks.sum()) for marks in chosen.values()) for chosen in choices],
+        **{name: [one[name] for one in sizes] for name in ("num_params", "num_nonzero", "gflops")},
+    }
 
 
 def _sizes(net: nn.Module, image: Tensor) -> dict[str, float]:

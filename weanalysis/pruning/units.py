@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from weanalysis.ablation.studies import Layer
 from weanalysis.errors import StudyError
 from weanalysis.kinds import KINDS, channels_of
+from weanalysis.results import Store
 from weanalysis.results.saliency import SaliencyMaps
-from weanalysis.results.store import Store
 
 Unit = Literal["kernel", "channel"]
 Scope = Literal["network", "layer"]
@@ -30,8 +30,10 @@ def scores_of_criterion(maps: SaliencyMaps, criterion: str, unit: Unit) -> Score
     return {name: scores.astype(np.float64) for name, scores in found.items() if not np.isnan(scores).any()}
 
 
-def scores_of_study(store: Store, study_id: int, layers: list[Layer], weights_hash: str, unit: Unit) -> Scores:
-    """Return the measured D of every unit by layer, as `scores_of_criterion` does.
+def scores_of_study(
+    store: Store, study_id: int, layers: list[Layer], weights_hash: str, unit: Unit, metric: str | None = None
+) -> Scores:
+    """Return the measured D of every unit by layer, in a metric, as `scores_of_criterion` does.
 
     Raises StudyError for a study of another kind or of other weights, and where a unit of a layer that the study speaks
     of was not measured, or not on all of the study's images.
@@ -50,7 +52,7 @@ def scores_of_study(store: Store, study_id: int, layers: list[Layer], weights_ha
             f"{about['name']} measured other weights ({about['model']}, {about['weights']}) than these; "
             "give the network that the study was run with"
         )
-    table = store.table(study_id)
+    table = store.table(study_id, metric)
     rows = table[(table["selection"] == SELECTIONS[unit]) & (table["num_images"] == about["num_images"])]
     found: Scores = {}
     for layer in layers:

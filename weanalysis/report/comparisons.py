@@ -9,7 +9,6 @@ from weanalysis import figures
 from weanalysis.cache import Cache
 from weanalysis.comparison import StudyComparison, compare_studies
 from weanalysis.errors import StudyError
-from weanalysis.figures import points
 from weanalysis.kinds import Kind, channels_of, kind_of, named
 from weanalysis.report.page import Chapter, Picture, Table
 from weanalysis.report.words import RATE, correlation, counted, plain_number, sentence_of, with_interval
@@ -17,7 +16,6 @@ from weanalysis.results import Store
 from weanalysis.results.export import to_json_value
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words, sample_words
 from weanalysis.results.statistics import adjust_holm
-from weanalysis.tasks import METRICS
 
 _SHOWN = 10
 
@@ -69,7 +67,7 @@ def _chapter(
         [
             ("First", one),
             ("Second", two),
-            ("Metric", METRICS[found.metric].label),
+            ("Metric", found.measured_in.label),
             ("Images", f"{found.num_images:,}, measured by both"),
             ("Places", f"{len(found.places):,}, measured by both"),
             *((("Notes", " ".join(f"{note[0].upper()}{note[1:]}." for note in found.notes)),) if found.notes else ()),
@@ -78,7 +76,9 @@ def _chapter(
             "This speaks of these two networks only, not of how they were trained: that takes several runs a side.",
             "An image counts for both networks: the interval of a difference combines both D with their correlation "
             "over the images, and q is from an exact sign-flip test over the images (of one network's two studies: "
-            "McNemar's).",
+            "McNemar's)."
+            if found.measured_in.counts_images
+            else "An image counts for both networks: intervals and q are Student's, over the images' differences.",
             "The images' own noise makes the rank correlation smaller than that of the true D.",
         ],
         to_json_value(numbers),
@@ -87,7 +87,7 @@ def _chapter(
 
 
 def _findings(found: StudyComparison, one: str, two: str, corrected: float, num_compared: int) -> list[str]:
-    accuracy, places = found.accuracy, found.places
+    accuracy, places, metric = found.accuracy, found.places, found.measured_in
     which = "second" if found.difference > 0 else "first"
     tells = (
         f"the {which} network needs these weights more"
@@ -97,13 +97,12 @@ def _findings(found: StudyComparison, one: str, two: str, corrected: float, num_
     holm = f", {corrected:.2g} after Holm's correction for the {num_compared} comparisons of this page"
     less, more = found.num_certain
     sentences = [
-        f"Intact, {one} has {found.intact[0]:.2f} % of {counted(found.num_images, 'image')} right and {two} "
-        f"{found.intact[1]:.2f} %: a difference of "
-        f"{sentence_of(accuracy.difference, accuracy.difference_low, accuracy.difference_high)}, exact McNemar p = "
-        f"{accuracy.p_value:.2g}.",
-        f"Mean D of {counted(len(places), 'place')}: {points(places['first'].mean())} and "
-        f"{points(places['second'].mean())} points; the difference is "
-        f"{sentence_of(found.difference, found.difference_low, found.difference_high)} over images, p = "
+        f"{_intact_words(found, one, two)}: a difference of "
+        f"{sentence_of(accuracy.difference, accuracy.difference_low, accuracy.difference_high, metric)}, "
+        f"{metric.test} p = {accuracy.p_value:.2g}.",
+        f"Mean D of {counted(len(places), 'place')}: {metric.words(places['first'].mean())} and "
+        f"{metric.words(places['second'].mean())} {metric.unit}; the difference is "
+        f"{sentence_of(found.difference, found.difference_low, found.difference_high, metric)} over images, p = "
         f"{found.p_value:.2g}{holm if num_compared > 1 else ''}: {tells}.",
         f"D differs at {more + less:,} of {counted(len(places), 'place')} after correction (false discovery rate "
         f"{RATE}): {more:,} matter more in the second, {less:,} in the first. "
@@ -114,12 +113,23 @@ def _findings(found: StudyComparison, one: str, two: str, corrected: float, num_
             f"Spearman's rank correlation of D over the places is {correlation(*found.agreement[:3])} "
             f"({sample_words(places['layer'].nunique())})."
         )
-    in_both, in_first, in_second = found.num_lost
-    sentences.append(
-        f"Images that are lost where some place is zeroed: {in_both:,} in both networks, {in_first:,} in the first "
-        f"alone, {in_second:,} in the second alone."
-    )
+    if metric.counts_images:
+        in_both, in_first, in_second = found.num_lost
+        sentences.append(
+            f"Images that are lost where some place is zeroed: {in_both:,} in both networks, {in_first:,} in the first "
+            f"alone, {in_second:,} in the second alone."
+        )
     return [sentence.strip() for sentence in sentences]
+
+
+def _intact_words(found: StudyComparison, one: str, two: str) -> str:
+    """Word what the two networks reach intact."""
+    metric, images = found.measured_in, counted(found.num_images, "image")
+    first, second = (f"{metric.words(value, signed=False)} %" for value in found.intact)
+    if metric.counts_images:
+        return f"Intact, {one} has {first} of {images} right and {two} {second}"
+    first, second = (f"{metric.words(value, signed=False)} {metric.mark}" for value in found.intact)
+    return f"Intact, the {metric.label} of {one} over {images} is {first}, and that of {two} {second}"
 
 
 def _pictures(
@@ -155,7 +165,11 @@ def _pictures(
             if channels_of(selection)
         ]
     pictures += [
-        Picture("agreement", figures.drop_agreement(found.places, one, two), "D of every place in either network."),
+        Picture(
+            "agreement",
+            figures.drop_agreement(found.places, one, two, found.measured_in),
+            "D of every place in either network.",
+        ),
         Picture(
             "distributions",
             figures.drop_distributions(tables),
@@ -166,13 +180,13 @@ def _pictures(
 
 
 def _tables(found: StudyComparison) -> list[Table]:
-    largest = found.largest(_SHOWN)
+    largest, metric = found.largest(_SHOWN), found.measured_in
     places = [
         [
             named(row),
-            points(row.first),
-            points(row.second),
-            with_interval(row.difference, row.selected_low, row.selected_high),
+            metric.words(row.first),
+            metric.words(row.second),
+            with_interval(row.difference, row.selected_low, row.selected_high, metric),
             plain_number(row.q_value) + ("*" if row.q_value <= FALSE_DISCOVERY_RATE else ""),
         ]
         for row in largest.itertuples()

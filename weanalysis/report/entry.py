@@ -95,7 +95,7 @@ def write_report(
     with ExitStack() as stack:
         studies, compared = [], []
         if numbers:
-            store = stack.enter_context(Store.open(found_cache.results, readonly=True))
+            store = stack.enter_context(Store.open(found_cache.results))
             studies = [chapter_of_study(store, number, found_cache, metric) for number in numbers]
             compared = _compared(store, numbers, found_cache, metric, notes)
     trained = [chapter_of_runs(runs)] if runs else []

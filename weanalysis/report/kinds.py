@@ -29,7 +29,7 @@ from weanalysis.results.statistics import (
     spread_of_drop,
     trend_of_spread,
 )
-from weanalysis.tasks import METRICS
+from weanalysis.tasks import find_metric
 
 # Beyond that many ablations the spread of each layer, from every image of each, is a matter of minutes.
 _MOST_FOR_SPREAD = 50_000
@@ -145,7 +145,7 @@ def _changes(study: Study) -> dict[str, Any]:
     rows = study.measured[study.measured["layer"].notna()]
     images = study.store.intact(study.number)["image_id"].to_numpy()
     same = len(rows) == len(study.table) and (rows["num_images"] == len(images)).all()
-    if not METRICS[study.metric].counts_images:
+    if not find_metric(study.metric).counts_images:
         return {}  # the spread is told from images that turn right or wrong
     if study.about.get("stopping") or study.is_screened or not same or len(rows) > _MOST_FOR_SPREAD:
         return {}
@@ -184,7 +184,7 @@ def _trend_of_spread(changes: dict[str, Any]) -> tuple[list[str], dict[str, Any]
 
 def _by_layer(study: Study, spreads: dict[str, Any]) -> Table:
     rows = study.measured[study.measured["layer"].notna()].sort_values("depth", kind="stable")
-    words, metric = [], METRICS[study.metric]
+    words, metric = [], find_metric(study.metric)
     layers = rows.groupby("layer", sort=False)
     # The largest of each layer is chosen by its D.
     tops = selected_intervals(rows.loc[layers["drop"].idxmax()], len(rows), bool(study.about.get("stopping")))
@@ -239,19 +239,27 @@ def _read_magnitude(study: Study) -> Reading:
             "--repeats measures them, --percentile-width zeroes them all."
         ]
     )
-    if not by_layer:
-        (trend,) = trends.values()
-        picture = Picture(
-            "curve",
-            figures.magnitude_curve(study.table),
-            "D against the percentile b of |w|, from the "
-            "smallest weight to the largest, with 95 % intervals over images.",
-        )
-        numbers = {
-            "rank_correlation_with_percentile": trend.value,
-            "rank_correlation_with_percentile_interval": [trend.low, trend.high],
-        }
-        return Reading(_sentence_of_trend(trend, rows["percentile"].nunique()), [picture], [], limits, numbers)
+    return _read_layers(study, trends, limits) if by_layer else _read_curve(study, trends[""], limits)
+
+
+def _read_curve(study: Study, trend: Any, limits: list[str]) -> Reading:
+    """Read a magnitude study of all layers at once."""
+    picture = Picture(
+        "curve",
+        figures.magnitude_curve(study.table),
+        "D against the percentile b of |w|, from the smallest weight to the largest, with 95 % intervals over images.",
+    )
+    numbers = {
+        "rank_correlation_with_percentile": trend.value,
+        "rank_correlation_with_percentile_interval": [trend.low, trend.high],
+    }
+    words = _sentence_of_trend(trend, study.measured["percentile"].nunique())
+    return Reading(words, [picture], [], limits, numbers)
+
+
+def _read_layers(study: Study, trends: dict[str, Any], limits: list[str]) -> Reading:
+    """Read a magnitude study of each layer by itself, with the trend of each."""
+    rows = study.measured
     q_values = adjust_bh([trend.p_value for trend in trends.values()])
     certain = [q <= FALSE_DISCOVERY_RATE for q in q_values]
     rising = sum(sure and trend.value > 0 for sure, trend in zip(certain, trends.values(), strict=True))
@@ -358,7 +366,7 @@ def _lowest_and_highest(study: Study, unit: str) -> tuple[list[str], dict[str, A
         if contrast.difference_high < 0
         else "which are needed more cannot be told"
     )
-    metric = METRICS[study.metric]
+    metric = find_metric(study.metric)
     sentences = [
         f"In every layer at once, zeroing the {unit} of the lowest multiplier costs D_L = "
         f"{sentence_of(low['drop'], low['drop_low'], low['drop_high'], metric)}, that of the highest D_H = "

@@ -31,20 +31,7 @@ def chapter_of_runs(runs: Sequence[Run]) -> Chapter:
     unfinished = [run.name for run in runs if not run.finished]
     state = f"Not finished when the report was made: {', '.join(unfinished)}." if unfinished else ""
     findings, numbers = _of_groups(groups, last, set(unfinished))
-    pictures = []
-    if any(len(frame) for frame in metrics.values()):
-        of_group = {name: title for title, names in groups.items() for name in names}
-        grouped = of_group if len(groups) < len(runs) else None
-        words = "Lines are means over the runs of a group, bands their range" if grouped else "A star is the best epoch"
-        for metric, what in (("top1", "Top-1 accuracy"), ("loss", "Loss")):
-            curves = figures.training_curves(metrics, metric, groups=grouped)
-            pictures.append(
-                Picture(
-                    metric,
-                    curves,
-                    f"{what} by epoch: validation solid, training (on augmented images) dotted. {words}.",
-                )
-            )
+    pictures = _curves(metrics, groups) if any(len(frame) for frame in metrics.values()) else []
     tables = [_summary(runs, metrics)]
     if len(runs) > 1:
         rows = [[field, *(value_word(recipes[run.name].get(field)) for run in runs)] for field in differing]
@@ -90,6 +77,21 @@ def chapter_of_runs(runs: Sequence[Run]) -> Chapter:
         state,
         [(run.name, _provenance(run)) for run in runs],
     )
+
+
+def _curves(metrics: dict[str, pd.DataFrame], groups: dict[str, list[str]]) -> list[Picture]:
+    """Accuracy and loss by epoch, a line a run, or a group of runs where there are groups."""
+    of_group = {name: title for title, names in groups.items() for name in names}
+    grouped = of_group if len(groups) < len(metrics) else None
+    words = "Lines are means over the runs of a group, bands their range" if grouped else "A star is the best epoch"
+    return [
+        Picture(
+            metric,
+            figures.training_curves(metrics, metric, groups=grouped),
+            f"{what} by epoch: validation solid, training (on augmented images) dotted. {words}.",
+        )
+        for metric, what in (("top1", "Top-1 accuracy"), ("loss", "Loss"))
+    ]
 
 
 def _last(frame: pd.DataFrame) -> float:

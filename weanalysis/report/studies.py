@@ -24,9 +24,9 @@ from weanalysis.report.words import (
 )
 from weanalysis.results import Improvements, Store, find_improvements
 from weanalysis.results.export import to_json_value
-from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, interval_words
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, interval_words, untested_words
 from weanalysis.results.statistics import selected_intervals
-from weanalysis.tasks import METRICS
+from weanalysis.tasks import find_metric
 from weanalysis.training import value_word
 
 _SHOWN_AT_LEAST, _SHOWN_AT_MOST = 10, 25
@@ -127,13 +127,15 @@ def _state(study: Study) -> str:
 
 def _findings(study: Study) -> list[str]:
     found, rows = study.found, study.measured
-    metric, images = METRICS[study.metric], counted(found.most_images, "image")
+    metric, images = find_metric(study.metric), counted(found.most_images, "image")
     intact = metric.words(study.intact, signed=False)
     sentences = [
         f"The intact network has {intact} % of {images} right ({metric.label})."
         if metric.counts_images
         else f"The mean {metric.label} of the intact network is {intact} {metric.mark} over {images}. {metric.meaning}."
     ]
+    if untested := untested_words(study.table, metric):
+        return [*sentences, untested]
     correction = f"after correction for their number (false discovery rate {RATE})"
     if found.num_found:
         rest = found.num_measured - found.num_found
@@ -227,7 +229,7 @@ def _most_important(study: Study) -> list[Table]:
 
 def _rows_table(study: Study, rows: pd.DataFrame, caption: str) -> Table:
     rows = selected_intervals(rows, len(study.measured), bool(study.about.get("stopping")))
-    metric = METRICS[study.metric]
+    metric = find_metric(study.metric)
     columns = [
         "zeroed",
         f"D, {metric.unit} [interval]",
@@ -311,7 +313,7 @@ def _setting(study: Study) -> list[tuple[str, str]]:
         ("Network", about["model"]),
         ("Weights", about.get("weights")),
         ("Images", f"{about['data']}, {counted(about['num_images'], 'image')} asked for"),
-        ("Metric", METRICS[study.metric].label),
+        ("Metric", find_metric(study.metric).label),
         ("Study", about["kind"]),
         ("Options", settings(about.get("options") or {})),
         ("Layers", f"{len(about['layers']):,}" if about.get("layers") else ""),

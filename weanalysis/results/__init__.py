@@ -2,7 +2,8 @@
 
 from weanalysis.results.export import export_table, to_json_rows
 from weanalysis.results.improvements import Improvements, find_improvements
-from weanalysis.results.store import COLUMNS, Store
+from weanalysis.results.store import COLUMNS
+from weanalysis.results.tables import Store
 
 __all__ = [
     "COLUMNS",

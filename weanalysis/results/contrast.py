@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from weanalysis.results.store import Store
+from weanalysis.results.tables import Store
 
 if TYPE_CHECKING:
     from weanalysis.results.statistics import Comparison

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from weanalysis.tasks import Metric
+
 # Benjamini and Hochberg's share of false findings among those called different from 0.
 FALSE_DISCOVERY_RATE = 0.05
 
@@ -90,6 +92,14 @@ def find(table: pd.DataFrame, stopped: bool = False) -> Findings:
             else np.nan
         ),
     )
+
+
+def untested_words(table: pd.DataFrame, metric: Metric) -> str:
+    """Say why no D of a study's table is told from chance; empty where some are, or nothing is measured."""
+    measured = table[table["drop"].notna()]
+    if measured.empty or not metric.needs or measured["p_value"].notna().any():
+        return ""
+    return f"No D has an interval or a test here: those of {metric.label} hold where {metric.needs}."
 
 
 def sample_words(num_layers: int) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from weanalysis.errors import StudyError
 from weanalysis.kinds import kind_of, kinds_where
-from weanalysis.results.store import Store
+from weanalysis.results.tables import Store
 from weanalysis.tasks import COUNTING
 
 SIGNIFICANCE = 0.05

@@ -9,8 +9,8 @@ from torch import nn
 from weanalysis.ablation.studies import make_study
 from weanalysis.errors import StudyError
 from weanalysis.kinds import kind_of, kinds_where
+from weanalysis.results import Store
 from weanalysis.results.saliency import WEIGHT, SaliencyMaps
-from weanalysis.results.store import Store
 from weanalysis.saliency.measure import Measured
 
 
@@ -43,14 +43,16 @@ def studies_of(store: Store, weights_hash: str, study: str | None = None) -> lis
     return [number]
 
 
-def scored_study(measured: Measured, net: nn.Module, store: Store, study_id: int) -> pd.DataFrame:
-    """Return a study's table with a column a criterion; NaN where a criterion says nothing of what is zeroed.
+def scored_study(
+    measured: Measured, net: nn.Module, store: Store, study_id: int, metric: str | None = None
+) -> pd.DataFrame:
+    """Return a study's table, in a metric, with a column a criterion; NaN where that says nothing of what is zeroed.
 
     A kernel is looked up among kernels, a filter among filters, an input channel and a layer likewise. Where ranked
     weights are zeroed, a row has the sum of its single weights' scores. `net` is the network that was scored, in plain
     weights.
     """
-    table = store.table(study_id)
+    table = store.table(study_id, metric)
     about = store.describe(study_id)
     if kind_of(about["kind"]).scored != "weights":
         for criterion in measured.maps.criteria:

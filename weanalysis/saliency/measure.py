@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from weanalysis.ablation.inputs import as_model, multipliers_of
-from weanalysis.ablation.preparation import prepare_on
+from weanalysis.ablation.preparation import Prepared, prepare_on
 from weanalysis.ablation.studies import Layer, find_layers
 from weanalysis.ablation.studies.layers import select_layers
 from weanalysis.cache import Cache, find_cache
-from weanalysis.data import as_images
+from weanalysis.data import GivenImages, ImageData, as_images
 from weanalysis.devices import find_devices
 from weanalysis.errors import StudyError, unknown_name
 from weanalysis.models import Model
@@ -84,74 +84,24 @@ def saliency_maps(
         raise StudyError(f"a batch size of {batch_size} is not allowed: give 1 or more")
     device = find_devices(device)[0]
     cache = (cache if isinstance(cache, Cache) else find_cache(cache)).ready()
-    given, images = as_model(model), as_images(data)
-    learned = multipliers_of(given)
-    prepared = prepare_on(given, images, batch_size)
-    plain = prepared.model
-    for note in prepared.notes:
-        say(note)
-    skipped: list[tuple[str, str]] = []
-    selected = select_layers(find_layers(plain.net), layers, skipped)
-    gamma = {}
-    if any(CRITERIA[name].needs == "batch norm" for name in chosen):
-        gamma = batch_norms_after(plain.net, selected, images.batch(0, 1)[0])
-    lacking = _lacking(chosen, selected, learned, gamma)
-    if len(lacking) == len(chosen):
-        raise StudyError(
-            f"{'; '.join(lacking.values())}: choose another criterion from "
-            f"{', '.join(name for name in CRITERIA if name not in lacking)}"
-        )
-    for line in lacking.values():
-        say(f"{line}: its scores are missing (NaN)")
-    if own := [layer for layer, reason in skipped if "own forward" in reason]:
-        say(f"left out, since they make their weight in their own forward: {', '.join(own)}")
-
-    settings = {
-        "architecture": plain.architecture,
-        "weights_hash": plain.weights_hash,
-        "fingerprint": images.fingerprint,
-        "seed": images.seed,
-        "num_images": len(images),
-        "criteria": list(chosen),
-        "layers": [layer.name for layer in selected],
-        "version": SALIENCY_VERSION,
-        # m is folded away, so that the weights alone do not tell two networks apart.
-        "multipliers": content_key({name: m.tolist() for name, m in learned.items()}) if learned else None,
-    }
+    subject = _prepared(model, data, chosen, layers, batch_size, say)
+    lacking = _said_lacking(chosen, subject, say)
+    settings = subject.settings(chosen)
     key = content_key(settings)
-    path = cache.saliency_file(key)
-    of_weights = cache.saliency_file(f"{key}-weights")
+    path, of_weights = cache.saliency_file(key), cache.saliency_file(f"{key}-weights")
     if path.is_file() and of_weights.is_file():
         maps, weights = load_maps(path), load_maps(of_weights)
-        return Measured(maps, _with_those_of_weights(weights, plain.net, selected), path, lacking, True)
+        return Measured(maps, _with_those_of_weights(weights, subject.net, subject.layers), path, lacking, True)
 
-    needs = {CRITERIA[name].needs for name in chosen}
     began = time.perf_counter()
-    seen = gather(
-        plain.net,
-        selected,
-        images,
-        gradients="gradients" in needs,
-        activations="activations" in needs,
-        device=device,
-        batch_size=batch_size,
-        output=prepared.conduct.output,
-        report=report,
-    )
-    for name, evidence in seen.items():
-        evidence.gamma = gamma[name].to(device) if name in gamma else None
-        evidence.multiplier = learned[name].to(device) if name in learned else None
-    mapped = tuple(
-        MappedLayer(layer.name, layer.depth, layer.kind, layer.conv.groups, layer.shape, layer.kernel_size)
-        for layer in selected
-    )
+    seen = _gathered(subject, chosen, device, batch_size, report)
     about = {
         **{name: value for name, value in settings.items() if name not in ("layers", "criteria")},
-        "model": given.name,
-        "weights": given.weights,
-        "data": images.spec,
+        "model": subject.given.name,
+        "weights": subject.given.weights,
+        "data": subject.images.spec,
         "lacking": lacking,
-        "skipped": [list(pair) for pair in skipped],
+        "skipped": [list(pair) for pair in subject.skipped],
         "seconds": time.perf_counter() - began,
         "created": time.time(),
         "formulas": {name: CRITERIA[name].formula for name in chosen},
@@ -159,13 +109,115 @@ def saliency_maps(
         "command": command,
     }
     units, single = _score(seen, chosen)
-    maps = SaliencyMaps(mapped, chosen, about, units)
+    maps = SaliencyMaps(subject.mapped, chosen, about, units)
     # What follows from the weights alone need not lie on disk a second time.
-    from_data = {key: found for key, found in single.items() if CRITERIA[key[0]].needs in _FROM_DATA}
-    weights = SaliencyMaps(mapped, chosen, about, from_data)
+    from_data = {key: scores for key, scores in single.items() if CRITERIA[key[0]].needs in _FROM_DATA}
+    weights = SaliencyMaps(subject.mapped, chosen, about, from_data)
     save_maps(weights, of_weights)
     save_maps(maps, path)
-    return Measured(maps, _with_those_of_weights(weights, plain.net, selected), path, lacking, False)
+    return Measured(maps, _with_those_of_weights(weights, subject.net, subject.layers), path, lacking, False)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A network that is scored, with the images, the layers chosen, and what criteria need beside its weights."""
+
+    given: Model
+    prepared: Prepared
+    images: ImageData | GivenImages
+    layers: list[Layer]
+    skipped: list[tuple[str, str]]
+    learned: dict[str, Tensor]
+    gamma: dict[str, Tensor]
+
+    @property
+    def net(self) -> nn.Module:
+        return self.prepared.model.net
+
+    @property
+    def mapped(self) -> tuple[MappedLayer, ...]:
+        return tuple(
+            MappedLayer(layer.name, layer.depth, layer.kind, layer.conv.groups, layer.shape, layer.kernel_size)
+            for layer in self.layers
+        )
+
+    def settings(self, chosen: Sequence[str]) -> dict[str, Any]:
+        """All that the scores depend on."""
+        plain, learned = self.prepared.model, self.learned
+        return {
+            "architecture": plain.architecture,
+            "weights_hash": plain.weights_hash,
+            "fingerprint": self.images.fingerprint,
+            "seed": self.images.seed,
+            "num_images": len(self.images),
+            "criteria": list(chosen),
+            "layers": [layer.name for layer in self.layers],
+            "version": SALIENCY_VERSION,
+            # m is folded away, so that the weights alone do not tell two networks apart.
+            "multipliers": content_key({name: m.tolist() for name, m in learned.items()}) if learned else None,
+        }
+
+
+def _prepared(
+    model: Model | nn.Module,
+    data: Any,
+    chosen: Sequence[str],
+    layers: str | None,
+    batch_size: int | None,
+    say: Callable[[str], None],
+) -> _Subject:
+    given, images = as_model(model), as_images(data)
+    learned = multipliers_of(given)
+    prepared = prepare_on(given, images, batch_size)
+    for note in prepared.notes:
+        say(note)
+    skipped: list[tuple[str, str]] = []
+    selected = select_layers(find_layers(prepared.model.net), layers, skipped)
+    gamma = {}
+    if any(CRITERIA[name].needs == "batch norm" for name in chosen):
+        gamma = batch_norms_after(prepared.model.net, selected, images.batch(0, 1)[0])
+    return _Subject(given, prepared, images, selected, skipped, learned, gamma)
+
+
+def _said_lacking(chosen: Sequence[str], subject: _Subject, say: Callable[[str], None]) -> dict[str, str]:
+    """Tell a person what criteria lack, and which layers are left out; raise StudyError where no criterion is left."""
+    lacking = _lacking(chosen, subject.layers, subject.learned, subject.gamma)
+    if len(lacking) == len(chosen):
+        raise StudyError(
+            f"{'; '.join(lacking.values())}: choose another criterion from "
+            f"{', '.join(name for name in CRITERIA if name not in lacking)}"
+        )
+    for line in lacking.values():
+        say(f"{line}: its scores are missing (NaN)")
+    if own := [layer for layer, reason in subject.skipped if "own forward" in reason]:
+        say(f"left out, since they make their weight in their own forward: {', '.join(own)}")
+    return lacking
+
+
+def _gathered(
+    subject: _Subject,
+    chosen: Sequence[str],
+    device: str,
+    batch_size: int | None,
+    report: Callable[[int, int, float], None] | None,
+) -> dict[str, Evidence]:
+    """What the criteria score, by layer, from one pass over the images."""
+    needs = {CRITERIA[name].needs for name in chosen}
+    seen = gather(
+        subject.net,
+        subject.layers,
+        subject.images,
+        gradients="gradients" in needs,
+        activations="activations" in needs,
+        device=device,
+        batch_size=batch_size,
+        output=subject.prepared.conduct.output,
+        report=report,
+    )
+    for name, evidence in seen.items():
+        evidence.gamma = subject.gamma[name].to(device) if name in subject.gamma else None
+        evidence.multiplier = subject.learned[name].to(device) if name in subject.learned else None
+    return seen
 
 
 def _with_those_of_weights(weights: SaliencyMaps, net: nn.Module, layers: Sequence[Layer]) -> SaliencyMaps:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weanalysis.errors import StudyError, unknown_name
+from weanalysis.tasks.aggregates import Aggregate, calibration_error, macro_f1
 
 # What is kept of each image: whether the answer is right ("correct", a bit a metric, of those that changed), and
 # numbers of its own, whose change under every ablation is kept.
-STATISTICS = ("correct", "loss")
+STATISTICS = ("correct", "loss", "confidence")
 
-Inference = Literal["proportion", "mean"]
+# What stands under "task" in what is said of a study whose images have no class.
+NUMBERS = "numbers"
+
+Inference = Literal["proportion", "mean", "aggregate"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,9 @@ class Metric:
 
     `label` names it in a sentence, `unit` is what D is counted in and `mark` stands behind a value. With the inference
     "proportion" an image is right or wrong (`bit` of "correct"), D is in percentage points, with Tango's interval and
-    McNemar's test; with "mean" an image has a number (`statistic`), D is the mean change, with Student's t over images.
-    `worse` is the sign of a change for the worse in the metric itself: D is positive there, whatever it is.
+    McNemar's test; with "mean" an image has a number (`statistic`), D is the mean change, with Student's t over images;
+    with "aggregate" it is a function of all answers, and of `statistic`, D is told by its linearization, and `needs`
+    says where that is sound. `worse` is the sign of a change for the worse in the metric itself: D is positive there.
     """
 
     name: str
@@ -37,23 +42,26 @@ class Metric:
     worse: Literal[-1, 1]
     bit: int = 0
     guesses: int = 0
+    aggregate: Aggregate | None = None
+    needs: str = ""
 
     @property
     def test(self) -> str:
         """By which test a D is told from 0."""
-        return "exact McNemar" if self.counts_images else "Student's t"
+        return {"proportion": "exact McNemar", "mean": "Student's t", "aggregate": "linearized t"}[self.inference]
 
     @property
     def meaning(self) -> str:
         """What D is, in a sentence."""
-        if self.counts_images:
-            return f"D is the decrease of {self.label} accuracy in percentage points"
-        return f"D is the increase of the mean {self.label} in {self.unit}"
+        change = "decrease" if self.worse < 0 else "increase"
+        unit = "percentage points" if self.unit == "points" else self.unit
+        what = {"proportion": f"{self.label} accuracy", "mean": f"the mean {self.label}", "aggregate": self.label}
+        return f"D is the {change} of {what[self.inference]} in {unit}"
 
     @property
     def decimals(self) -> int:
         """With how many decimals a value or a D is shown."""
-        return 2 if self.counts_images else 4
+        return {"proportion": 2, "mean": 4, "aggregate": 3}[self.inference]
 
     def words(self, value: float, signed: bool = True) -> str:
         """Word a D or a value in the metric's unit, with a true minus sign; "not measured" where it is missing.
@@ -78,6 +86,26 @@ class Metric:
         """Whether images are right or wrong in it, so that those that flip can be counted."""
         return self.inference == "proportion"
 
+    @property
+    def can_be_looked_at_often(self) -> bool:
+        """Whether it has an interval that holds however often it is looked at: proven for proportions alone."""
+        return self.counts_images
+
+    @property
+    def can_be_screened(self) -> bool:
+        """Whether it follows from the images that turn right or wrong, so that not all need be computed."""
+        return self.counts_images
+
+    @property
+    def needs_all_numbers(self) -> bool:
+        """Whether it needs every image's number under every ablation, where sums of them are not enough."""
+        return self.aggregate is not None and self.statistic != "correct"
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a caller's own, which is kept with a study."""
+        return self.name not in METRICS
+
     def right(self, correct: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Whether each image is right, from the bits that are kept of it; same shape."""
         return (correct & self.bit).astype(bool)
@@ -87,6 +115,28 @@ _ALL = (
     Metric("top1", "top-1", "points", "%", "correct", "proportion", -1, bit=1, guesses=1),
     Metric("top5", "top-5", "points", "%", "correct", "proportion", -1, bit=2, guesses=5),
     Metric("loss", "loss", "nats", "nats", "loss", "mean", 1),
+    Metric(
+        "macro-f1",
+        "macro-F1",
+        "points",
+        "%",
+        "correct",
+        "aggregate",
+        -1,
+        aggregate=macro_f1,
+        needs="every class has 10 images and a fifth as many as there are classes",
+    ),
+    Metric(
+        "ece",
+        "expected calibration error",
+        "points",
+        "%",
+        "confidence",
+        "aggregate",
+        1,
+        aggregate=calibration_error,
+        needs="chance adds about a quarter of the calibration error at most",
+    ),
 )
 
 # Every metric by its name, in the order in which they are listed.
@@ -96,15 +146,42 @@ for _metric in _ALL:
     METRICS[_metric.name] = _metric
 
 
+# Metrics of a caller's own, by name, as far as this process has met them: a name holds a hash of what it stands for.
+_OWN: dict[str, Metric] = {}
+
+
+def remember(metric: Metric) -> Metric:
+    """Know a metric of a caller's own by its name from now on; raise StudyError where the name stands for another."""
+    if _OWN.setdefault(metric.name, metric) != metric:
+        raise StudyError(f"the metric {metric.name} is described in two ways, as {metric} and {_OWN[metric.name]}")
+    return metric
+
+
 def find_metric(name: str, among: Collection[str] | None = None) -> Metric:
     """Return the metric of a name; raise StudyError for one that is unknown, or not `among` what is possible.
 
     >>> find_metric("loss").unit
     'nats'
     """
-    if name not in METRICS or (among is not None and name not in among):
+    known = METRICS if name in METRICS else _OWN
+    if name not in known or (among is not None and name not in among):
         raise StudyError(unknown_name("metric", name, METRICS if among is None else among))
-    return METRICS[name]
+    return known[name]
+
+
+def described(metric: Metric) -> dict[str, Any]:
+    """What is to be kept of a metric of a caller's own, so that it can be read without its function (JSON)."""
+    return {"name": metric.name, "label": metric.label, "unit": metric.unit, "worse": metric.worse}
+
+
+def own_metric_of(description: Any) -> Metric:
+    """Read what `described` wrote; raise StudyError for anything else."""
+    found = description if isinstance(description, dict) else {}
+    name, label, unit, worse = (found.get(key) for key in ("name", "label", "unit", "worse"))
+    texts = all(isinstance(one, str) and len(one) <= 60 and one.isprintable() for one in (name, label, unit))
+    if not texts or name in METRICS or type(worse) is not int or worse not in (-1, 1):
+        raise StudyError("it holds a metric that is not described as it should be")
+    return remember(Metric(str(name), str(label), str(unit), str(unit), str(name), "mean", 1 if worse > 0 else -1))
 
 
 # Those in which images are right or wrong.

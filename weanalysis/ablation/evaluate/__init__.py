@@ -1,12 +1,12 @@
 """What ablations change: exactly, screened, or the naive way that both are held to."""
 
 from weanalysis.ablation.evaluate.decisions import Decisions, Measured, Screen, Values
-from weanalysis.ablation.evaluate.evaluator import KEPT_BYTES, Evaluator, Mode
+from weanalysis.ablation.evaluate.evaluator import BATCH_SIZE, Evaluator, Mode
 from weanalysis.ablation.evaluate.outputs import choose_output, logits_of
 from weanalysis.ablation.evaluate.risk import ScreenSettings
 
 __all__ = [
-    "KEPT_BYTES",
+    "BATCH_SIZE",
     "Decisions",
     "Evaluator",
     "Measured",

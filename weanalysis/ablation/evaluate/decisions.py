@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from weanalysis.errors import StudyError
 from weanalysis.results.store import SCREENED
 from weanalysis.tasks.classification import Classification
+from weanalysis.tasks.numbers import OutputTask
 
 
 @dataclass
@@ -87,47 +86,25 @@ class Values:
 
 @dataclass
 class Decisions:
-    """Per image: the class (−1: NaN), whether the target is first, or in the first 5; if it is near; its loss."""
+    """Per image: the class (−1: NaN), bits of correctness, if it is near; and its numbers, by statistic: (N,) each."""
 
     predictions: Tensor
     correct: Tensor
     near: Tensor
-    loss: Tensor
+    values: dict[str, Tensor]
 
     @staticmethod
-    def of(logits: Tensor, targets: Tensor, tolerance: float = 0.0, task: Classification | None = None) -> Decisions:
-        """Decide from logits (N, classes), and tell which images hang on less than the tolerance."""
-        loss = (task or Classification()).loss(logits, targets)
-        logits = logits.float()
-        predictions = logits.argmax(1)
-        of_target = logits.gather(1, targets[:, None])
-        top5 = (logits > of_target).sum(1) < 5
-        invalid = logits.isnan().any(1)
-        predictions = torch.where(invalid, -1, predictions)
-        correct = (predictions == targets).to(torch.uint8) + 2 * (top5 & ~invalid).to(torch.uint8)
-        near = invalid.clone()
-        if tolerance > 0:
-            largest = logits.topk(min(6, logits.shape[1]), dim=1).values
-            near |= (largest[:, 0] - largest[:, min(1, largest.shape[1] - 1)]) < tolerance
-            if largest.shape[1] == 6:
-                near |= (largest[:, 4] - largest[:, 5]) < tolerance
-        return Decisions(predictions, correct, near, loss)
+    def of(outputs: Tensor, targets: Tensor, tolerance: float = 0.0, task: OutputTask | None = None) -> Decisions:
+        """Decide from outputs (N, classes), and tell which images hang on less than the tolerance."""
+        task = task or Classification()
+        predictions, correct = task.answers(outputs, targets)
+        return Decisions(predictions, correct, task.near(outputs, tolerance), task.statistics(outputs, targets))
 
     def replace(self, rows: Tensor, others: Decisions) -> None:
         """Put other decisions in the place of some rows."""
         self.predictions[rows], self.correct[rows] = others.predictions, others.correct
-        self.loss[rows] = others.loss
-
-
-def check_intact(logits: Tensor, targets: Tensor) -> None:
-    """Raise StudyError for NaN among the intact network's logits, or for a class that it does not have."""
-    if logits.isnan().any():
-        raise StudyError("the intact network's outputs hold NaN, so nothing can be measured; check its weights")
-    if int(targets.max()) >= logits.shape[1]:
-        raise StudyError(
-            f"the data has class {int(targets.max())}, but the network's outputs are 0 to "
-            f"{logits.shape[1] - 1}; give data or weights with the same classes"
-        )
+        for name, values in self.values.items():
+            values[rows] = others.values[name]
 
 
 Change = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -135,18 +112,18 @@ Change = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @dataclass
 class Batch:
-    """What the ablations changed in one batch: per ablation, the places, new classes and new correctness; new losses.
+    """What the ablations changed in one batch: per ablation, the places, new classes and new correctness; new numbers.
 
-    `losses` is (N,) intact, and `new_losses` an array like it for each ablation: none where not all images were
-    computed.
+    `values` has the intact numbers (N,) of each statistic, and `new_values` the same for each ablation: none where not
+    all images were computed.
     """
 
     targets: np.ndarray
     predictions: np.ndarray
     correct: np.ndarray
-    losses: np.ndarray
+    values: dict[str, np.ndarray] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
-    new_losses: list[np.ndarray] = field(default_factory=list)
+    new_values: list[dict[str, np.ndarray]] = field(default_factory=list)
     num_rechecked: int = 0
 
     @classmethod
@@ -155,17 +132,21 @@ class Batch:
             targets.cpu().numpy(),
             intact.predictions.cpu().numpy(),
             intact.correct.cpu().numpy(),
-            intact.loss.cpu().numpy(),
+            _as_arrays(intact.values),
         )
 
     def add(self, decisions: Decisions) -> None:
         predictions, correct = decisions.predictions.cpu().numpy(), decisions.correct.cpu().numpy()
         (places,) = np.nonzero((predictions != self.predictions) | (correct != self.correct))
         self.changes.append((places, predictions[places], correct[places]))
-        self.new_losses.append(decisions.loss.cpu().numpy())
+        self.new_values.append(_as_arrays(decisions.values))
 
 
-def merge(batches: Sequence[Batch], start: int) -> Measured:
+def _as_arrays(values: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: each.cpu().numpy() for name, each in values.items()}
+
+
+def merge_batches(batches: Sequence[Batch], start: int) -> Measured:
     """Put the batches of a shard together, ablation by ablation."""
     sizes = [len(batch.targets) for batch in batches]
     offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
@@ -197,17 +178,21 @@ def merge(batches: Sequence[Batch], start: int) -> Measured:
 
 
 def _values(batches: Sequence[Batch]) -> dict[str, Values]:
-    """The losses of a shard's batches and how they change; nothing where not every ablation has its own."""
-    if any(len(batch.new_losses) < len(batch.changes) for batch in batches):
+    """The numbers of a shard's batches and how they change; nothing where not every ablation has its own."""
+    if any(len(batch.new_values) < len(batch.changes) for batch in batches):
         return {}
-    intact = np.concatenate([batch.losses for batch in batches])
-    new = np.concatenate([np.stack([*batch.new_losses, batch.losses])[:-1] for batch in batches], 1)
-    with np.errstate(invalid="ignore"):  # a loss that is infinite before and after
-        return {"loss": Values(intact, new - intact)}
+    kept = {}
+    for name in batches[0].values:
+        intact = np.concatenate([batch.values[name] for batch in batches])
+        rows = [[new[name] for new in batch.new_values] for batch in batches]
+        new = np.concatenate([np.stack([*each, b.values[name]])[:-1] for each, b in zip(rows, batches, strict=True)], 1)
+        with np.errstate(invalid="ignore"):  # a loss that is infinite before and after
+            kept[name] = Values(intact, new - intact)
+    return kept
 
 
-def together(parts: Sequence[tuple[Sequence[int], Measured]], screened: bool) -> Measured:
-    """Put measurements of one shard together: each with the places of its ablations in the whole list.
+def merge_ablations(parts: Sequence[tuple[Sequence[int], Measured]], screened: bool) -> Measured:
+    """Join measurements of one shard: each with the places of its ablations in the whole list.
 
     With `screened` the whole has a screen, in which the ablations of parts without one are computed on all images.
     """
@@ -225,13 +210,14 @@ def together(parts: Sequence[tuple[Sequence[int], Measured]], screened: bool) ->
             screen.about = part.screen.about
             for name in SCREENED:
                 getattr(screen, name)[list(places)] = getattr(part.screen, name)
-    shard = Batch(first.targets, first.predictions, first.intact_correct, np.empty(0), changes)
+    shard = Batch(first.targets, first.predictions, first.intact_correct, {}, changes)
     shard.num_rechecked = sum(part.num_rechecked for _, part in parts)
-    whole = merge([shard], first.start)
+    whole = merge_batches([shard], first.start)
     whole.screen = screen if screened else None
-    if all("loss" in part.values for _, part in parts):
-        new = np.empty((num_ablations, num_images), np.float32)
-        for places, part in parts:
-            new[list(places)] = part.values["loss"].changes
-        whole.values = {"loss": Values(first.values["loss"].intact, new)}
+    for name in first.values:
+        if all(name in part.values for _, part in parts):
+            new = np.empty((num_ablations, num_images), np.float32)
+            for places, part in parts:
+                new[list(places)] = part.values[name].changes
+            whole.values[name] = Values(first.values[name].intact, new)
     return whole

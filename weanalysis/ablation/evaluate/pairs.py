@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from weanalysis.ablation.evaluate.decisions import check_intact
 from weanalysis.ablation.evaluate.outputs import Path, logits_of
 from weanalysis.ablation.evaluate.rivals import Rivals
 from weanalysis.ablation.graph import (
@@ -36,6 +35,7 @@ from weanalysis.ablation.graph import (
 )
 from weanalysis.ablation.studies import Ablation
 from weanalysis.ablation.weights import Weights, some_channels
+from weanalysis.tasks.classification import Classification
 
 # The change of one layer's activations is computed for so many numbers at a time.
 _CHUNK_NUMBERS = 2**21
@@ -56,7 +56,7 @@ _CONVOLVE = {3: nn.functional.conv1d, 4: nn.functional.conv2d, 5: nn.functional.
 
 
 @dataclass(frozen=True)
-class Layer:
+class PairedLayer:
     """A layer as it is screened: its convolution, the steps behind it, and all that lies downstream."""
 
     step: Step
@@ -104,7 +104,7 @@ class Kernels:
 
 
 @dataclass
-class Look:
+class IntactPass:
     """A batch of images as the intact network sees it: rivals, margins (N,), activations, the first one's gradients."""
 
     rivals: Rivals
@@ -139,16 +139,16 @@ class Pairs:
 
     def __init__(self, graph: Graph, weights: Weights, output: Path | None = None):
         self._graph, self._weights, self._output = graph, weights, output
-        self._layers: dict[str, Layer | None] = {}
+        self._layers: dict[str, PairedLayer | None] = {}
         self._settled: set[str] = set()
         self._kernels: dict[str, tuple[Sequence[Ablation], Kernels | None]] = {}
 
-    def layer(self, name: str) -> Layer | None:
+    def layer(self, name: str) -> PairedLayer | None:
         """How a layer is screened; None where it is called more than once, or not at all."""
         if name not in self._layers:
             plan = self._graph.downstream([name])
             alone = self._graph.num_calls(name) == 1 and len(plan.first) == 1 and plan.first[0].source is not None
-            self._layers[name] = Layer(plan.first[0], self._graph.channelwise(name), plan) if alone else None
+            self._layers[name] = PairedLayer(plan.first[0], self._graph.channelwise(name), plan) if alone else None
         return self._layers[name]
 
     def can(self, ablation: Ablation) -> bool:
@@ -159,7 +159,7 @@ class Pairs:
         return len(ablation.layers) == 1 and not whole and self.layer(ablation.layers[0]) is not None
 
     def end(self, name: str) -> fx.Node:
-        """The activation at which a change of a layer is weighed, once a batch was looked at."""
+        """The activation at which a change of a layer is weighed, once a batch was run."""
         return self._known(name).end
 
     def in_order(self, names: Iterable[str]) -> list[str]:
@@ -170,7 +170,7 @@ class Pairs:
         """All values that screening these layers reads."""
         return frozenset[fx.Node]().union(*(self._known(name).read for name in names)) - set(self._graph.constants)
 
-    def _known(self, name: str) -> Layer:
+    def _known(self, name: str) -> PairedLayer:
         layer = self.layer(name)
         assert layer is not None
         return layer
@@ -200,16 +200,16 @@ class Pairs:
             self._layers[name] = replace(layer, behind=fitting)
             self._settled.add(name)
 
-    def look(
+    def run_intact(
         self, images: Tensor, targets: Tensor, names: Sequence[str], metric: str, gradients: bool = True
-    ) -> tuple[Look, Tensor]:
-        """Run the intact network once over a batch, forward and (with `gradients`) backward: the look, the logits."""
+    ) -> tuple[IntactPass, Tensor]:
+        """Run the intact network over a batch, forward and (with `gradients`) backward: what pairs need, the logits."""
         self._settle(images, names)
         ends = list(dict.fromkeys(self._known(name).end for name in names)) if gradients else []
         with torch.set_grad_enabled(gradients):
             output, values = self._graph.run(images, self.read(names), frozenset(ends))
             logits = logits_of(output, self._output)
-            check_intact(logits, targets)
+            Classification().check(logits, targets)
             rivals = Rivals.of(logits, targets, metric)
             margins, second = rivals.margins(logits, targets)
             # A network may lead from a layer to nothing that the margin reads: then its gradient is 0.
@@ -226,11 +226,11 @@ class Pairs:
             end: torch.zeros_like(kept[end]) if slope is None else slope.detach()
             for end, slope in zip(ends, found, strict=True)
         }
-        return Look(rivals, margins.detach(), second.detach(), kept, slopes), logits.detach()
+        return IntactPass(rivals, margins.detach(), second.detach(), kept, slopes), logits.detach()
 
     @torch.no_grad()
     def predict(
-        self, look: Look, name: str, ablations: Sequence[Ablation], usual: Tensor
+        self, seen: IntactPass, name: str, ablations: Sequence[Ablation], usual: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Predict how each ablation of one layer changes each image's margin; (N, A) each: change, size, any class's.
 
@@ -243,7 +243,7 @@ class Pairs:
         kernels = self._single_kernels(name, ablations)
         usual = usual + _LAYER_SHARE**2 * usual.mean()
         usual = torch.where(usual > 0, usual, _UNSEEN)
-        parts = self._moved(look, name, ablations) if kernels is None else self._moved_by_kernels(look, name, kernels)
+        parts = self._moved(seen, name, ablations) if kernels is None else self._moved_by_kernels(seen, name, kernels)
         changes: list[Tensor] = []
         squares: list[Tensor] = []
         others: list[Tensor] = []
@@ -259,36 +259,38 @@ class Pairs:
         unseen = of_any.sqrt_() > _UNSEEN**0.25
         return torch.cat(changes, 1), size.masked_fill_(unseen, torch.inf), of_any.masked_fill_(unseen, torch.inf)
 
-    def _moved(self, look: Look, name: str, ablations: Sequence[Ablation]) -> Iterator[tuple[Tensor, Tensor, Any]]:
+    def _moved(
+        self, seen: IntactPass, name: str, ablations: Sequence[Ablation]
+    ) -> Iterator[tuple[Tensor, Tensor, Any]]:
         """How each ablation changes the activation behind a layer, and the gradient there, (N, D, 1, numbers) each.
 
         Along come the D channels that it is of.
         """
         layer = self._known(name)
         for ablation in ablations:
-            channels, new = self._anew(look.values, layer, ablation)
+            channels, new = self._anew(seen.values, layer, ablation)
 
             def take(node: fx.Node, channels: Any = channels) -> Any:
-                return _channels(look.values[node], channels)
+                return _channels(seen.values[node], channels)
 
             moved = _behind(layer, new, channels, take) - take(layer.end)
-            gradient = _channels(look.gradients[layer.end], channels)
+            gradient = _channels(seen.gradients[layer.end], channels)
             yield moved.flatten(2)[:, :, None], gradient.flatten(2)[:, :, None], channels
 
-    def _moved_by_kernels(self, look: Look, name: str, kernels: Kernels) -> Iterator[tuple[Tensor, Tensor, Any]]:
+    def _moved_by_kernels(self, seen: IntactPass, name: str, kernels: Kernels) -> Iterator[tuple[Tensor, Tensor, Any]]:
         """The same for kernels, some at a time: (N, D, K, numbers), and (N, D, 1, numbers) of the gradient.
 
         K kernels each change one of D output channels.
         """
         layer, run = self._known(name), kernels.run_length
-        per_ablation = look.values[layer.step.node][:, 0].numel()
+        per_ablation = seen.values[layer.step.node][:, 0].numel()
         if run * per_ablation > _CHUNK_NUMBERS:
             run = 1
         outs, places = kernels.out_channels[::run].unique(return_inverse=True)
         ins, sources = kernels.in_channels.unique(return_inverse=True)
-        images, intact = look.take(layer.source, ins), look.take(layer.step.node, outs)
-        gradient = _channels(look.gradients[layer.end], outs)
-        after = _behind(layer, intact.clone(), outs, lambda node: look.take(node, outs))
+        images, intact = seen.take(layer.source, ins), seen.take(layer.step.node, outs)
+        gradient = _channels(seen.gradients[layer.end], outs)
+        after = _behind(layer, intact.clone(), outs, lambda node: seen.take(node, outs))
         at_once = max(1, _CHUNK_NUMBERS // (run * per_ablation))
         for low in range(0, len(places), at_once):
             at = places[low : low + at_once]
@@ -300,11 +302,11 @@ class Pairs:
             which = slice(low * run, (low + at_once) * run)
             new = self._added(images, layer, kernels.zeroed[which], sources[which]).unflatten(1, (-1, run))
             new += of_runs(intact)
-            new = _behind(layer, new, outs[at], lambda node: of_runs(look.take(node, outs)))
+            new = _behind(layer, new, outs[at], lambda node: of_runs(seen.take(node, outs)))
             yield new.sub_(of_runs(after)).flatten(3), of_runs(gradient).flatten(3), outs[at]
 
     @staticmethod
-    def _added(images: Tensor, layer: Layer, zeroed: Tensor, sources: Tensor) -> Tensor:
+    def _added(images: Tensor, layer: PairedLayer, zeroed: Tensor, sources: Tensor) -> Tensor:
         """What zeroing A kernels adds to their output channels, (N, A, …): each reads one channel of `images`."""
         conv, count = layer.conv, len(zeroed)
         convolve = _CONVOLVE[images.ndim]
@@ -316,7 +318,7 @@ class Pairs:
         return convolve(chosen, -zeroed[:, None], None, conv.stride, conv.padding, conv.dilation, count)
 
     @torch.no_grad()
-    def logits(self, look: Look, chosen: Sequence[tuple[str, Sequence[Ablation], Tensor, Tensor]]) -> Tensor:
+    def logits(self, seen: IntactPass, chosen: Sequence[tuple[str, Sequence[Ablation], Tensor, Tensor]]) -> Tensor:
         """Compute the logits (P, classes) of pairs: (layer, ablations, rows, which) each, layers in forward order.
 
         They stand for image rows[p] under ablations[which[p]]; `which` is in ascending order.
@@ -324,13 +326,13 @@ class Pairs:
         joins = {}
         for name, ablations, rows, which in chosen:
             layer, kernels = self._known(name), self._single_kernels(name, ablations)
-            new = select_rows(look.values[layer.step.node], rows)
+            new = select_rows(seen.values[layer.step.node], rows)
             if kernels is not None:
                 new[torch.arange(len(rows), device=new.device), kernels.out_channels[which]] += self._added_to_rows(
-                    look.values[layer.source][rows, kernels.in_channels[which]], layer, kernels.zeroed[which]
+                    seen.values[layer.source][rows, kernels.in_channels[which]], layer, kernels.zeroed[which]
                 )
             else:
-                values = {layer.source: select_rows(look.values[layer.source], rows)}
+                values = {layer.source: select_rows(seen.values[layer.source], rows)}
                 places, counts = torch.unique_consecutive(which, return_counts=True)
                 ends = counts.cumsum(0).tolist()
                 for place, count, end in zip(places.tolist(), counts.tolist(), ends, strict=True):
@@ -339,7 +341,7 @@ class Pairs:
                     new[span, channels] = some
             joins[layer.step.node] = new
         every_row = torch.cat([rows for _, _, rows, _ in chosen])
-        return logits_of(self._graph.replay(every_row, joins, look.values, len(look.margins)), self._output)
+        return logits_of(self._graph.replay(every_row, joins, seen.values, len(seen.margins)), self._output)
 
     def _single_kernels(self, name: str, ablations: Sequence[Ablation]) -> Kernels | None:
         """The one kernel that each ablation touches; None where any touches more, or the layer is of its own kind."""
@@ -368,13 +370,13 @@ class Pairs:
         return Kernels(out_channels, in_channels, torch.stack(zeroed))
 
     @staticmethod
-    def _added_to_rows(images: Tensor, layer: Layer, zeroed: Tensor) -> Tensor:
+    def _added_to_rows(images: Tensor, layer: PairedLayer, zeroed: Tensor) -> Tensor:
         """What zeroing a kernel each adds to its output channel, (P, …), for the channel that it reads, (P, H, W …)."""
         conv = layer.conv
         convolve = _CONVOLVE[images.ndim + 1]
         return convolve(images[None], -zeroed[:, None], None, conv.stride, conv.padding, conv.dilation, len(zeroed))[0]
 
-    def _anew(self, values: Mapping[fx.Node, Any], layer: Layer, ablation: Ablation) -> tuple[Any, Tensor]:
+    def _anew(self, values: Mapping[fx.Node, Any], layer: PairedLayer, ablation: Ablation) -> tuple[Any, Tensor]:
         """The output channels that an ablation changes (all: a slice), computed with its weights at 0."""
         channels = self._weights.changed_channels(ablation.parts)
         with self._weights.zeroed(ablation):
@@ -393,7 +395,7 @@ def _channels(value: Any, channels: Any) -> Any:
     return value[:, channels] if isinstance(value, Tensor) and value.shape[1] > 1 else value
 
 
-def _behind(layer: Layer, value: Tensor, channels: Any, take: Callable[[fx.Node], Any]) -> Tensor:
+def _behind(layer: PairedLayer, value: Tensor, channels: Any, take: Callable[[fx.Node], Any]) -> Tensor:
     """Compute the steps behind a layer, `channels` of whose output are `value`, which may be written over.
 
     `take` gives an intact activation's part that has the value's shape, or broadcasts to it.

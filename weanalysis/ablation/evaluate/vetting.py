@@ -8,14 +8,93 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from weanalysis.ablation.copies import first_line
+from weanalysis.ablation.evaluate.checks import Checks, Unsure, unsure_where_it_fails
+from weanalysis.ablation.evaluate.network import Network
 from weanalysis.ablation.evaluate.twin import Kept
 from weanalysis.ablation.graph import WeightsUsed
 from weanalysis.ablation.studies import Ablation, Part
 from weanalysis.ablation.weights import Weights
-from weanalysis.errors import StudyError
+from weanalysis.errors import StudyError, WeanalysisError
 
 # So many images are enough to see whether a layer computes with the weight that is zeroed.
 NUM_VETTED = 8
+
+
+class Vetting:
+    """Holds the fast way to the naive one in every layer before it is measured here for the first time.
+
+    `probes` are the images on which it does, so that a task's answer does not hang on those before (None: those that
+    are measured). With `metric`, layers are to be computed as pairs, which are held to the naive way too. `tolerance`
+    and `largest_difference` are what it showed of rounding, from which every task begins.
+    """
+
+    def __init__(self, network: Network, probes: Tensor | None, metric: str | None):
+        self._network, self._probes, self._metric = network, probes, metric
+        self._vetted: set[str] = set()
+        self.tolerance = self.largest_difference = 0.0
+
+    def vet(self, images: Tensor, ablations: Sequence[Ablation], batch_size: int) -> None:
+        """Show that zeroing takes effect, and that both ways agree, in the layers that are new; else distrust them.
+
+        Raises StudyError for a layer that does not compute with the weight that is zeroed.
+        """
+        layers = dict.fromkeys(name for one in ablations for name in one.layers)
+        new = [layer for layer in layers if layer not in self._vetted]
+        if not new:
+            return
+        network, checks = self._network, Checks(self.tolerance, self.largest_difference)
+        images = images if self._probes is None else self._probes
+        probes = network.placed(images[: min(NUM_VETTED, batch_size)])
+        whole = network.whole(probes)
+        check_zeroing(network.net, new, probes, network.weights, network.whole)
+        if network.twin is not None:
+            try:
+                checks.compare(network.twin.intact(probes), whole, ())
+            except (torch.OutOfMemoryError, WeanalysisError):
+                raise
+            except Exception as error:
+                network.give_up_tracing(first_line(error))
+        for layer in new:
+            if network.is_fast([layer]):
+                try:
+                    self._vet_layer(layer, probes, checks)
+                except Unsure as doubt:
+                    network.distrust(dict.fromkeys(doubt.layers, doubt.reason))
+        self._vetted.update(new)
+        self.tolerance, self.largest_difference = checks.tolerance, checks.largest_difference
+
+    def _vet_layer(self, layer: str, probes: Tensor, checks: Checks) -> None:
+        """Compute ablations that must change a layer's output both ways; raise Unsure where these differ."""
+        network, twin = self._network, self._network.twin
+        assert twin is not None
+        plan = twin.plan((layer,))
+        with unsure_where_it_fails((layer,)):
+            kept = twin.keep(plan, twin.values(probes, plan.frontier))
+        for ablation in strongest_ablations(layer, network.net, kept):
+            with network.zeroed(ablation):
+                with unsure_where_it_fails((layer,)):
+                    logits = twin.rerun(kept, ablation, network.weights)
+                whole = network.whole(probes)
+            checks.compare(logits, whole, (layer,))
+            if self._metric is not None and network.is_single(ablation):
+                self._vet_pairs(layer, ablation, probes, whole, checks)
+
+    def _vet_pairs(self, layer: str, ablation: Ablation, probes: Tensor, whole: Tensor, checks: Checks) -> None:
+        """Compute an ablation of some images as pairs, and hold it to the naive logits; note where that cannot be."""
+        network, pairs = self._network, self._network.pairs
+        assert pairs is not None and self._metric is not None
+        rows = torch.arange(len(probes), device=network.device)
+        first = torch.zeros_like(rows)
+        try:
+            intact, _ = network.run_intact(probes, first, [layer], self._metric, gradients=False)
+            logits = pairs.logits(intact, [(layer, (ablation,), rows, first)])
+        except (torch.OutOfMemoryError, WeanalysisError):
+            raise
+        except Exception as reason:  # also whatever somebody else's code raises on a part of a batch
+            network.give_up_pairs(reason)
+            return
+        checks.compare(logits, whole, (layer,))
 
 
 class _InModule(WeightsUsed):

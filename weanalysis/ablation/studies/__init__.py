@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from weanalysis.ablation.studies.channel import channel, layer
+from weanalysis.ablation.studies.checks import check_ablations
 from weanalysis.ablation.studies.layers import Layer, equidistant, find_layers
 from weanalysis.ablation.studies.location import location, parse_grid
 from weanalysis.ablation.studies.magnitude import magnitude, parse_percentiles
@@ -22,6 +23,7 @@ __all__ = [
     "Part",
     "Study",
     "channel",
+    "check_ablations",
     "equidistant",
     "find_layers",
     "layer",

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import nn
 
-from weanalysis.ablation.studies.layers import Layer, find_layers, select_layers
+from weanalysis.ablation.studies.layers import find_layers, select_layers
 from weanalysis.ablation.studies.parts import Ablation, Part, Study
 from weanalysis.errors import StudyError, unknown_name
 
@@ -45,6 +45,19 @@ def _rank(percentile: float, num_weights: int) -> int:
     return max(1, math.ceil(round(percentile * num_weights / 100, 9)))
 
 
+def _ranks(num_weights: int, percentile: float, width: float | None, draw: int, repeats: int) -> tuple[int, int]:
+    """The first and the last rank that are zeroed of a layer: the bin that ends at b, or one weight near b."""
+    centre = _rank(percentile, num_weights)
+    if width is not None:
+        first = _rank(percentile - width, num_weights) + 1 if percentile > width else 1
+        return min(first, centre), centre
+    # 0, −1, +1, −2, +2 … around the centre; near an end the window slides so that it stays R weights wide.
+    low = min(max(1, centre - repeats // 2), max(1, num_weights - repeats + 1))
+    window = sorted(range(low, min(low + repeats, num_weights + 1)), key=lambda rank: (abs(rank - centre), rank))
+    rank = window[min(draw, len(window) - 1)]
+    return rank, rank
+
+
 def magnitude(
     net: nn.Module,
     percentiles: str | Iterable[float] = "1-100",
@@ -74,19 +87,6 @@ def magnitude(
             )
     skipped: list[tuple[str, str]] = []
     chosen = select_layers(find_layers(net), layers, skipped)
-
-    def ranks(layer: Layer, percentile: float, draw: int) -> tuple[int, int]:
-        count = layer.num_weights
-        centre = _rank(percentile, count)
-        if percentile_width is not None:
-            first = _rank(percentile - percentile_width, count) + 1 if percentile > percentile_width else 1
-            return min(first, centre), centre
-        # 0, −1, +1, −2, +2 … around the centre; near an end the window slides so that it stays R weights wide.
-        low = min(max(1, centre - repeats // 2), max(1, count - repeats + 1))
-        window = sorted(range(low, min(low + repeats, count + 1)), key=lambda rank: (abs(rank - centre), rank))
-        rank = window[min(draw, len(window) - 1)]
-        return rank, rank
-
     selection = "single" if percentile_width is None else "bin"
     fraction = None if percentile_width is None else percentile_width / 100
     scopes = [[layer] for layer in chosen] if scope == "layer" else [chosen]
@@ -97,7 +97,10 @@ def magnitude(
                 if scope == "layer" and draw >= group[0].num_weights:
                     short.add(group[0].name)
                     continue
-                parts = tuple(Part(layer.name, ranks=ranks(layer, percentile, draw)) for layer in group)
+                parts = tuple(
+                    Part(layer.name, ranks=_ranks(layer.num_weights, percentile, percentile_width, draw, repeats))
+                    for layer in group
+                )
                 count = sum(part.ranks[1] - part.ranks[0] + 1 for part in parts if part.ranks)
                 single = group[0] if scope == "layer" else None
                 ablations.append(

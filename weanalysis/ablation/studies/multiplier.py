@@ -46,29 +46,10 @@ def multiplier(
         raise StudyError(f"channels {channels} and draws {draws}: both must be at least 1")
     if any(not 0 < fraction < 1 for fraction in fractions):
         raise StudyError(f"fractions of {multiplier_of}s must lie between 0 and 1, such as 0.1")
-    try:
-        found = multipliers(net)
-    except ExcitationError:
-        raise StudyError(
-            "the network has no LWE multipliers, so this study has nothing to rank; train one with "
-            "`weanalysis train --excitation lwe`, and give its unfolded checkpoint"
-        ) from None
     unit = UNITS[multiplier_of]
     skipped: list[tuple[str, str]] = []
-    values: dict[str, np.ndarray] = {}
-    chosen = []
-    for layer in select_layers(find_layers(net), layers, skipped):
-        if layer.depth == 0:
-            skipped.append((layer.name, "the first convolution, which this study leaves out by choice"))
-        elif layer.name not in found:
-            skipped.append((layer.name, "it has no LWE"))
-        elif len(values_of := unit.values(layer, found)) <= channels:
-            skipped.append((layer.name, f"it has no more than {channels} {unit.name}s"))
-        else:
-            values[layer.name] = values_of
-            chosen.append(layer)
-    if not chosen:
-        raise StudyError("no layer is left to study: " + "; ".join(f"{name}: {why}" for name, why in skipped[:4]))
+    ranking = _layers_to_rank(net, unit, channels, layers, skipped)
+    chosen, values = [layer for layer, _ in ranking], {layer.name: values_of for layer, values_of in ranking}
     ranked = {name: np.argsort(m, kind="stable") for name, m in values.items()}
     rng = np.random.default_rng(seed)
     shuffled = [{name: rng.permutation(len(m)) for name, m in values.items()} for _ in range(draws)]
@@ -93,6 +74,32 @@ def multiplier(
     choice = {} if multiplier_of == "channel" else {"multiplier_of": multiplier_of}
     options = {"channels": channels, "fractions": list(fractions), "draws": draws, "seed": seed, **choice}
     return Study("multiplier", options, tuple(ablations), tuple(skipped), (), tuple(layer.name for layer in chosen))
+
+
+def _layers_to_rank(
+    net: nn.Module, unit: Unit, channels: int, layers: str | None, skipped: list[tuple[str, str]]
+) -> list[tuple[Layer, np.ndarray]]:
+    """The layers whose units can be ranked, with these units' multipliers; the others are added to `skipped`."""
+    try:
+        found = multipliers(net)
+    except ExcitationError:
+        raise StudyError(
+            "the network has no LWE multipliers, so this study has nothing to rank; train one with "
+            "`weanalysis train --excitation lwe`, and give its unfolded checkpoint"
+        ) from None
+    chosen = []
+    for layer in select_layers(find_layers(net), layers, skipped):
+        if layer.depth == 0:
+            skipped.append((layer.name, "the first convolution, which this study leaves out by choice"))
+        elif layer.name not in found:
+            skipped.append((layer.name, "it has no LWE"))
+        elif len(values_of := unit.values(layer, found)) <= channels:
+            skipped.append((layer.name, f"it has no more than {channels} {unit.name}s"))
+        else:
+            chosen.append((layer, values_of))
+    if not chosen:
+        raise StudyError("no layer is left to study: " + "; ".join(f"{name}: {why}" for name, why in skipped[:4]))
+    return chosen
 
 
 def mean_multiplier(layer: Layer, found: Mapping[str, Tensor]) -> np.ndarray:

@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from weanalysis.results.store import LABELS
+
 _PLAIN_NAME = re.compile(r"[\w.\-]*")
 
 
@@ -66,7 +68,9 @@ class Ablation:
         return tuple(dict.fromkeys(part.layer for part in self.parts))
 
 
+# In the order of the fields, by which studies are known in the store.
 _LABELS = [one.name for one in fields(Ablation) if one.name != "parts"]
+assert set(_LABELS) == {label.name for label in LABELS}, "an ablation has the labels of a row"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Arrays of counts give fractions; tables, comparisons and spreads are in percentage points. Missing is NaN.
 """
 
+from weanalysis.results.statistics.aggregates import compare_linear, linear_change, linear_columns
 from weanalysis.results.statistics.agreement import MeasuredColumn, agreement_table
 from weanalysis.results.statistics.chance import chance_note, is_at_chance
 from weanalysis.results.statistics.changes import (
@@ -72,6 +73,7 @@ __all__ = [
     "common_images",
     "compare_correctness",
     "compare_layers",
+    "compare_linear",
     "compare_maps",
     "compare_runs",
     "compare_values",
@@ -82,6 +84,8 @@ __all__ = [
     "images_needed",
     "iou_counts",
     "is_at_chance",
+    "linear_change",
+    "linear_columns",
     "mcnemar_exact",
     "mcnemar_of_screened",
     "mcnemar_power",

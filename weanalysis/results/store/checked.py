@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from weanalysis.cache import storable
-from weanalysis.errors import StoreError, one_line
+from weanalysis.errors import StoreError, StudyError, one_line
 from weanalysis.results.store.schema import SCREENED
-from weanalysis.tasks import METRICS
+from weanalysis.tasks import METRICS, own_metric_of
 
 # So many of the numbers in SCREENED were kept at first.
 _FIRST_SCREENED = 5
@@ -181,7 +181,6 @@ _VALUES: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(_COUNTS, _is_count),
     **dict.fromkeys(_TIMES, _is_time),
     **dict.fromkeys(("layers", "classes", "notes"), lambda value: value is None or _is_list_of_text(value)),
-    "metric": lambda value: value in METRICS,
     "shard_size": lambda value: 0 < value < 2**53,
     "skipped": lambda value: value is None or all(_is_list_of_text(pair) and len(pair) == 2 for pair in value),
 }
@@ -203,6 +202,7 @@ def described(row: sqlite3.Row) -> dict[str, Any]:
     found["name"] = storable(found["name"])
     wrong = _wrong_type(tuple(map(type, map(found.get, _TYPES))))
     wrong = wrong or next((name for name, test in _VALUES.items() if not test(found.get(name))), None)
+    wrong = wrong or _wrong_metric(found)
     if wrong is None and found["evaluate"] == "screened":
         screen = found.get("screen")
         wrong = None if isinstance(screen, Mapping) and screen.get("metric") in list(METRICS) else "screen"
@@ -210,6 +210,18 @@ def described(row: sqlite3.Row) -> dict[str, Any]:
         value = one_line(found.get(wrong), 60)
         raise StoreError(f"its {wrong.replace('_', ' ')} is no value that a study has: {value!r}")
     return found
+
+
+def _wrong_metric(found: Mapping[str, Any]) -> str | None:
+    """Which of a study's metrics cannot be read; those of its caller's own are known from then on."""
+    own = found.get("own_metrics") or []
+    try:
+        names = [own_metric_of(one).name for one in own] if isinstance(own, list) else None
+    except StudyError:
+        names = None
+    if names is None:
+        return "own_metrics"
+    return None if found["metric"] in METRICS or found["metric"] in names else "metric"
 
 
 def json_object(row: sqlite3.Row, column: str) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 # Marks the file as ours, and which tables it has; another program's database is never written to.
 APPLICATION_ID, SCHEMA_VERSION = 0x57654131, 4
@@ -23,21 +25,48 @@ SCREENED = (
     "lot_expected",
 )
 
-# Part of every context: results of another engine version are never reused.
-ENGINE_VERSION = 4
+# Part of every context: results of another engine version are never reused. What is exact does not hang on how others
+# are screened, so that screened contexts alone have a version for that too.
+ENGINE_VERSION, SCREENING_VERSION = 4, 1
+
+# By which recipe a number of each image is computed, 1 where nothing is said: those of another alone are measured anew.
+STATISTIC_VERSIONS = {"loss": 1}
+
+
+@dataclass(frozen=True)
+class Label:
+    """Something that a row of a study's table is called by: what is entered here is kept, shown and exported.
+
+    `sql` is how it is kept. Two rows that differ in one that `tells_apart` zero other weights; the others follow from
+    those. A number is a float in tables, since it can be missing, but for one that every row has (`always`).
+    An ablation has a field of the same name. One more needs a SCHEMA_VERSION more, and a word in the README.
+    """
+
+    name: str
+    sql: Literal["TEXT", "INTEGER", "REAL"]
+    tells_apart: bool = True
+    always: bool = False
+
+
+LABELS = (
+    Label("layer", "TEXT"),
+    Label("depth", "INTEGER", tells_apart=False),
+    Label("selection", "TEXT"),
+    Label("out_channel", "INTEGER"),
+    Label("in_channel", "INTEGER"),
+    Label("percentile", "REAL"),
+    Label("fraction", "REAL"),
+    Label("draw", "INTEGER"),
+    Label("num_weights", "INTEGER", tells_apart=False, always=True),
+)
+
+# The labels that say which of a study's rows one is.
+PLACE = tuple(label.name for label in LABELS if label.tells_apart)
 
 # The columns of a study's table, in the order that users rely on.
 COLUMNS = (
     "study",
-    "layer",
-    "depth",
-    "selection",
-    "out_channel",
-    "in_channel",
-    "percentile",
-    "fraction",
-    "draw",
-    "num_weights",
+    *(label.name for label in LABELS),
     "metric",
     "intact",
     "ablated",
@@ -54,12 +83,10 @@ COLUMNS = (
     "screen_high",
 )
 
-LABELS = ("layer", "depth", "selection", "out_channel", "in_channel", "percentile", "fraction", "draw", "num_weights")
+# A name is read in tables; what else a study says of itself is shown as a whole.
+LONGEST_NAME, LONGEST_TEXT = 200, 10_000
 
-# The columns in which changed images are told.
-CHANGED = ("image_id", "target", "before", "after", "correct_before", "correct_after")
-
-SCHEMA = """
+SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS contexts (
   id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, settings TEXT NOT NULL, created REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS ablations (id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL);
@@ -70,8 +97,7 @@ CREATE TABLE IF NOT EXISTS studies (
   created REAL NOT NULL, updated REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS plans (
   study_id INTEGER NOT NULL REFERENCES studies(id), position INTEGER NOT NULL, ablation_id INTEGER NOT NULL,
-  layer TEXT, depth INTEGER, selection TEXT, out_channel INTEGER, in_channel INTEGER, percentile REAL,
-  fraction REAL, draw INTEGER, num_weights INTEGER, PRIMARY KEY (study_id, position)) WITHOUT ROWID;
+  {", ".join(f"{label.name} {label.sql}" for label in LABELS)}, PRIMARY KEY (study_id, position)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS shards (
   context_id INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL, image_ids BLOB NOT NULL,
   targets BLOB NOT NULL, predictions BLOB NOT NULL, correct BLOB NOT NULL,
@@ -112,8 +138,34 @@ CREATE TABLE IF NOT EXISTS block_values (
   PRIMARY KEY (block_id, statistic)) WITHOUT ROWID;
 """
 
-# What is added to an empty file, or to one of an older version.
-ALL_TABLES = ";".join((SCHEMA, SCREENS, CHECKS, VALUES))
+# What is added to an empty file, or to one of an older version: a statement each.
+TABLES = [one for one in ";".join((SCHEMA, SCREENS, CHECKS, VALUES)).split(";") if one.strip()]
+
+
+def with_versions(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to what results depend on by which versions they are measured; first ones are not named, but the engine's.
+
+    >>> with_versions({"evaluate": "exact"})
+    {'evaluate': 'exact', 'engine_version': 4}
+    """
+    screening = {} if SCREENING_VERSION == 1 else {"screening_version": SCREENING_VERSION}
+    return {
+        **settings,
+        "engine_version": ENGINE_VERSION,
+        **(screening if settings.get("evaluate") == "screened" else {}),
+    }
+
+
+def is_outdated(about: Mapping[str, Any]) -> bool:
+    """Whether what is said of a study says that it was measured by other versions, so that it is not used again."""
+    own = with_versions({"evaluate": about.get("evaluate")})
+    return any(about.get(name, 1) != own.get(name, 1) for name in ("engine_version", "screening_version"))
+
+
+def kept_as(statistic: str) -> str:
+    """Return under which name a statistic's numbers are kept: another recipe's stand under another name."""
+    version = STATISTIC_VERSIONS.get(statistic, 1)
+    return statistic if version == 1 else f"{statistic} {version}"
 
 
 def content_key(description: Any) -> str:

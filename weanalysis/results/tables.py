@@ -9,17 +9,25 @@ import numpy as np
 import pandas as pd
 
 from weanalysis.errors import StoreError
-from weanalysis.results.store.checked import MEND, Intact, json_object
-from weanalysis.results.store.counts import Counts
-from weanalysis.results.store.schema import CHANGED, COLUMNS, LABELS
-from weanalysis.tasks import METRICS, Metric, find_metric
+from weanalysis.results.answers import AllAnswers
+from weanalysis.results.store import COLUMNS
+from weanalysis.results.store.checked import Intact
+from weanalysis.tasks import METRICS, NUMBERS, Metric, find_metric
+from weanalysis.tasks.aggregates import Answers
 
 if TYPE_CHECKING:
     from weanalysis.results.statistics import Comparison
 
 
-class Store(Counts):
-    """The results file of a cache. Open it with `Store.open`; use it as a context manager or close it."""
+# The columns in which changed images are told.
+CHANGED = ("image_id", "target", "before", "after", "correct_before", "correct_after")
+
+
+class Store(AllAnswers):
+    """The results file of a cache, opened for reading, and what follows from it.
+
+    `Store.open(path)` opens it; use it as a context manager or close it. What measures writes with `store.Writer`.
+    """
 
     def table(self, study_id: int, metric: str | None = None, confidence: float = 0.95) -> pd.DataFrame:
         """The study's table, one row an ablation, with the contract's columns (`COLUMNS`), as far as it has come.
@@ -33,12 +41,15 @@ class Store(Counts):
 
         about = self.describe(study_id)
         asked = self._metric(about, metric)
-        table = self._labels(study_id)
+        table = self.labels(study_id)
         if asked.counts_images:
             for column, values in self.counts(study_id, asked.name).items():
                 table[column] = values
             table = (stopped_table if self.stopping_rule(study_id) else drop_table)(table, confidence)
             table["num_flipped"] = table["lost"] + table["gained"]
+        elif asked.aggregate is not None:
+            table = table.join(self._aggregated(study_id, asked, len(table), confidence))
+            table["num_flipped"] = np.nan
         else:
             for column, values in self.moments(study_id, asked.statistic).items():
                 table[column] = values
@@ -52,18 +63,33 @@ class Store(Counts):
             self._add_screen(table, study_id, confidence)
         return table[list(COLUMNS)]
 
+    def _aggregated(self, study_id: int, metric: Metric, num_rows: int, confidence: float) -> pd.DataFrame:
+        """What is told of a study's rows in a metric that is a function of all answers."""
+        from weanalysis.results.statistics import adjust_bh, linear_columns
+
+        assert metric.aggregate is not None
+        parts = [pd.DataFrame(columns=["num_images", "intact", "ablated", "drop", "drop_low", "drop_high", "p_value"])]
+        for rows, before, after in self.answers(study_id, metric.statistic):
+            linear = (metric.aggregate(before), metric.aggregate(after))
+            parts.append(linear_columns(*linear, metric.worse, confidence).set_axis(rows, axis=0))
+        table = pd.concat(parts).reindex(range(num_rows)).astype(float)
+        table["num_images"] = table["num_images"].fillna(0).astype(np.int64)
+        table["q_value"] = adjust_bh(table["p_value"])
+        return table
+
     def metrics(self, study_id: int) -> list[str]:
         """The metrics in which a study can be read, its own first; one run answers all of them."""
         about = self.describe(study_id)
         found = [str(about["metric"])]
-        for metric in METRICS.values():
+        for metric in _metrics_of(about).values():
             if metric.name in found:
                 continue
             try:
                 self._metric(about, metric.name)
             except StoreError:
                 continue
-            if self._has_any(study_id, metric.statistic):
+            whole = metric.aggregate is None or self.keeps_all(study_id, metric.statistic)
+            if whole and self._has_any(study_id, metric.statistic):
                 found.append(metric.name)
         return found
 
@@ -75,21 +101,6 @@ class Store(Counts):
             np.isin(ids, self.done(context_id, *shard, statistic)).any() for shard in shards.values()
         )
 
-    def _labels(self, study_id: int) -> pd.DataFrame:
-        """What the rows of a study's plan are called; numbers as float, since any of them can be missing."""
-        rows = self._rows(f"SELECT {', '.join(LABELS)} FROM plans WHERE study_id = ? ORDER BY position", study_id)
-        table = pd.DataFrame.from_records([tuple(row) for row in rows], columns=list(LABELS), coerce_float=True)
-        try:
-            for column in ("depth", "out_channel", "in_channel", "percentile", "fraction", "draw"):
-                table[column] = table[column].astype(float)
-            table["num_weights"] = pd.to_numeric(table["num_weights"])
-            texts = {pd.api.types.infer_dtype(table[column], skipna=True) for column in ("layer", "selection")}
-            if not texts <= {"string", "empty"}:
-                raise ValueError("a name that is no text")
-        except (TypeError, ValueError) as error:
-            raise StoreError(f"the plan of study {study_id} in {self.path} is damaged ({error}); {MEND}") from error
-        return table
-
     @staticmethod
     def _metric(about: Mapping[str, Any], name: str | None) -> Metric:
         """The metric asked for, or the study's own.
@@ -98,9 +109,16 @@ class Store(Counts):
         early leaves no interval that holds.
         """
         name = name or str(about["metric"])
-        if name not in METRICS:
-            raise StoreError(f"metric {name!r} is unknown: choose from {', '.join(METRICS)}")
-        metric, again = METRICS[name], f"run it with --metric {name}"
+        known = _metrics_of(about)
+        if name not in known:  # a caller's own may be named without its hash, where that says which
+            named = [one.name for one in known.values() if one.is_own and one.label == name]
+            if len(named) != 1:
+                without = (
+                    f", since the images of study {about['id']} have no class" if name in METRICS else " is unknown"
+                )
+                raise StoreError(f"metric {name!r}{without}: choose from {', '.join(known)}")
+            name = named[0]
+        metric, again = known[name], f"run it with --metric {name}"
         if about["evaluate"] == "screened" and name != about["screen"]["metric"]:
             again += ", or with --evaluate exact" if metric.counts_images else " and --evaluate exact"
             raise StoreError(
@@ -120,6 +138,8 @@ class Store(Counts):
         metric = cls._metric(about, name)
         if metric.counts_images:
             return metric
+        if about.get("task") == NUMBERS:
+            raise StoreError(f"no image of study {about['id']} has a class, so that none is right or wrong")
         if name is not None:
             counting = ", ".join(one.name for one in METRICS.values() if one.counts_images)
             raise StoreError(f"no image is right or wrong in {name}: choose from {counting}")
@@ -151,8 +171,7 @@ class Store(Counts):
         """
         from weanalysis.results.statistics import most_by_lot
 
-        plan = self._db.execute("SELECT layer FROM plans WHERE study_id = ? ORDER BY position", (study_id,))
-        of_row = np.array([row[0] or "" for row in plan])
+        of_row = self.labels(study_id)["layer"].fillna("").to_numpy(str)
         layers, place = np.unique(of_row, return_inverse=True)
         left, drawn, flipped, weight, distrusted = np.zeros((5, len(layers)))
         for places, numbers, about in self.screens(study_id):
@@ -180,7 +199,10 @@ class Store(Counts):
         return pd.concat([table[table["layer"] != ""], pd.DataFrame([{"layer": None, **all_}])], ignore_index=True)
 
     def intact(self, study_id: int) -> pd.DataFrame:
-        """One row an image measured so far: image_id, target, prediction, top1, top5 of the intact network."""
+        """One row an image measured so far: image_id, target, prediction, top1, top5 of the intact network.
+
+        All but the first are NaN where images have no class.
+        """
         context_id, shards = self._shards(study_id)
         frames = []
         for shard in shards.values():
@@ -198,7 +220,12 @@ class Store(Counts):
                     )
                 )
         columns = ["image_id", "target", "prediction", "top1", "top5"]
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+        table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+        return table[["image_id"]].reindex(columns=columns) if self.has_no_classes(study_id) else table
+
+    def has_no_classes(self, study_id: int) -> bool:
+        """Whether a study's images have no class, so that all that is known of them are numbers of its caller's."""
+        return self.describe(study_id).get("task") == NUMBERS
 
     def changes(self, study_id: int, position: int, metric: str | None = None) -> pd.DataFrame:
         """The images that the ablation at `position` of the study's table changed.
@@ -246,17 +273,18 @@ class Store(Counts):
         self, study_id: int, position: int
     ) -> Iterator[tuple[Intact, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
         """For each shard measured under an ablation: the intact row, and places, classes and correctness it changed."""
-        row = self._row("SELECT ablation_id FROM plans WHERE study_id = ? AND position = ?", study_id, int(position))
-        if row is None:
+        ids = self.ablation_ids(study_id)
+        if not 0 <= position < len(ids):
             raise StoreError(f"study {study_id} has no ablation {position}")
+        ablation_id = int(ids[position])
         context_id, shards = self._shards(study_id)
         limits = self._num_shards(study_id)
         for number, shard in shards.items():
             if limits is not None and number >= limits[position]:
                 break
             intact = self._intact(context_id, shard)
-            for block in self._blocks(context_id, shard, row[0], row[0]):
-                found = block.changes_of(row[0])
+            for block in self._blocks(context_id, shard, ablation_id, ablation_id):
+                found = block.changes_of(ablation_id)
                 if found is not None and intact is not None:
                     yield intact, found
                     break
@@ -271,6 +299,8 @@ class Store(Counts):
         from weanalysis.results.statistics import Comparison, compare_correctness, compare_values
 
         asked = self._metric(self.describe(study_id), metric)
+        if asked.aggregate is not None:
+            return self._compare_aggregated(study_id, first, second, asked)
         if not asked.counts_images:
             one, other = (self.value_changes(study_id, place, asked.statistic) for place in (first, second))
             one_id, other_id = one.pop("image_id"), other.pop("image_id")
@@ -285,43 +315,24 @@ class Store(Counts):
         # D is what accuracy loses: D of the second minus D of the first is the first's accuracy minus the second's.
         return compare_correctness(other.index, other.to_numpy(), one.index, one.to_numpy())
 
-    def agreement(self, study_id: int) -> dict[str, Any]:
-        """How far the fast evaluation was from the naive one, in all that was measured of the study's network.
+    def _compare_aggregated(self, study_id: int, first: int, second: int, metric: Metric) -> Comparison:
+        """Compare two ablations in a metric that is a function of all answers; NaN unless both saw the same images."""
+        from weanalysis.results.statistics import Comparison, compare_linear
 
-        `largest_difference` of logits, `num_rechecked` images decided naively, `num_checked` answers of `num_answers`
-        that were drawn by lot and computed the naive way too, of which `num_differed` did and were measured again, and
-        the `distrusted` layers, measured the naive way alone, each with the reason.
-        """
-        context_id, _ = self._shards(study_id)
-        row = self._row(
-            "SELECT max(largest_difference), sum(num_rechecked), "
-            "sum((stop - start) * length(ablation_ids) / 4) FROM blocks WHERE context_id = ?",
-            context_id,
-        )
-        largest, rechecked, answers = row if row is not None else (None, None, None)
-        checks = (
-            list(
-                self._rows(
-                    "SELECT c.* FROM checks c JOIN blocks b ON b.id = c.block_id WHERE b.context_id = ?", context_id
-                )
-            )
-            if self._has("checks")
-            else []
-        )
-        numbers = [rechecked, answers, *(row[name] for row in checks for name in ("num_checked", "num_differed"))]
-        if not isinstance(largest, float | int | None) or not all(isinstance(one, int | None) for one in numbers):
-            raise StoreError(f"the blocks of study {study_id} in {self.path} are damaged; {MEND}")
-        distrusted: dict[str, str] = {}
-        for row in checks:
-            distrusted |= json_object(row, "distrusted")
-        return {
-            "largest_difference": np.nan if largest is None else float(largest),
-            "num_rechecked": rechecked or 0,
-            "num_answers": answers or 0,
-            "num_checked": sum(row["num_checked"] for row in checks),
-            "num_differed": sum(row["num_differed"] for row in checks),
-            "distrusted": distrusted,
-        }
+        assert metric.aggregate is not None
+        for rows, _, after in self.answers(study_id, metric.statistic):
+            if {first, second} <= set(rows.tolist()):
+                places = [rows.tolist().index(one) for one in (first, second)]
+                sides = (Answers(after.targets, *(each[[place]] for each in after.numbers)) for place in places)
+                one, two = map(metric.aggregate, sides)
+                return compare_linear(one, two, metric.worse)
+        return Comparison(np.nan, np.nan, np.nan, np.nan, 0)
+
+
+def _metrics_of(about: Mapping[str, Any]) -> dict[str, Metric]:
+    """The metrics that a study may have: those of classes, where its images have one, and its caller's own."""
+    own = {one["name"]: find_metric(one["name"]) for one in about.get("own_metrics") or ()}
+    return own if about.get("task") == NUMBERS else {**METRICS, **own}
 
 
 def _changed(

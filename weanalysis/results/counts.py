@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from weanalysis.results.store.checked import Block, BlockValues, Intact, json_object, screen_numbers
-from weanalysis.results.store.checked import numbers as checked_numbers
-from weanalysis.results.store.schema import SCREENED
-from weanalysis.results.store.studies import Studies
+from weanalysis.results.store import SCREENED, Reader
 from weanalysis.tasks import COUNTING, find_metric
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # scipy's half second is not for `weanalysis list`
     from weanalysis.results.statistics import StoppingRule
 
 
-class Counts(Studies):
+class Counts(Reader):
     """A results file as numbers: how many images each ablation of a study lost and gained."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path):
@@ -75,41 +71,6 @@ class Counts(Studies):
                     found["after"].append(before[places] + values.changes[one].astype(np.float32))
         return {name: np.concatenate([np.empty(0), *parts]) for name, parts in found.items()}
 
-    def _valued_blocks(
-        self, context_id: int, shard: tuple[int, int], ids: np.ndarray, statistic: str
-    ) -> Iterator[tuple[Block, np.ndarray, np.ndarray, BlockValues]]:
-        """For each block of a shard that has a statistic: which of `ids` its ablations are, intact numbers, changes."""
-        if not self._has("block_values"):
-            return
-        key = (context_id, *shard, statistic)
-        row = self._row(
-            "SELECT numbers FROM intact_values WHERE context_id = ? AND start = ? AND stop = ? AND statistic = ?", *key
-        )
-        if row is None:
-            return
-        intact = checked_numbers(
-            row[0], np.float32, f"the {statistic} of images {shard[0]} to {shard[1]}", shard[1] - shard[0]
-        )
-        for block, index in self._first_blocks(context_id, shard, ids, statistic):
-            found = self._row("SELECT * FROM block_values WHERE block_id = ? AND statistic = ?", block.id, statistic)
-            yield block, index, intact, BlockValues.of(found, block)
-
-    def screens(self, study_id: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]]:
-        """For each block of a screened study: where its ablations stand in the plan, what is kept of each, about it.
-
-        See `ablation.evaluate.Screen`; what an older version did not keep is 0.
-        """
-        ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
-        context_id, shards = self._shards(study_id)
-        for shard in shards.values():
-            for block, index in self._first_blocks(context_id, shard, ids):
-                row = self._row("SELECT numbers, about FROM screens WHERE block_id = ?", block.id)
-                numbers = np.zeros((len(SCREENED), len(ids)))
-                numbers[:, index[index >= 0]] = screen_numbers(row and row[0], block)[:, index >= 0]
-                here = np.isin(place, index[index >= 0])
-                about = json_object(row, "about")
-                yield np.nonzero(here)[0], dict(zip(SCREENED, numbers[:, place[here]], strict=True)), about
-
     def screen_counts(self, study_id: int) -> dict[str, np.ndarray]:
         """Sum, for each ablation of a screened study, what is kept of its screening: see `ablation.evaluate.Screen`."""
         sums = {name: np.zeros(len(self.ablation_ids(study_id))) for name in SCREENED}
@@ -144,20 +105,6 @@ class Counts(Studies):
                 counted[name] += np.bincount(of_change[changed & (of_change >= 0)], minlength=len(ids))
         return counted
 
-    def _first_blocks(
-        self, context_id: int, shard: tuple[int, int], ids: np.ndarray, statistic: str = "correct"
-    ) -> Iterator[tuple[Block, np.ndarray]]:
-        """For each block of a shard that has a statistic: which of `ids`, sorted and different, its ablations are.
-
-        -1 stands for none. Two studies may have measured the same ablation at the same time: the first one counts.
-        """
-        seen = np.zeros(len(ids), bool)
-        for block in self._blocks(context_id, shard, int(ids[0]), int(ids[-1]), statistic):
-            index = np.minimum(np.searchsorted(ids, block.ablation_ids), len(ids) - 1)
-            wanted = (ids[index] == block.ablation_ids) & ~seen[index]
-            seen[index[wanted]] = True
-            yield block, np.where(wanted, index, -1)
-
     def stopping_rule(self, study_id: int) -> StoppingRule | None:
         """The rule by which a study's ablations stop before its last image; None where they do not."""
         about = self.describe(study_id)
@@ -186,39 +133,3 @@ class Counts(Studies):
                 break
         self._replayed[study_id] = about["updated"], replay.num_shards
         return replay.num_shards
-
-    def _shards(self, study_id: int) -> tuple[int, dict[int, tuple[int, int]]]:
-        """The context of a study, and of its shards those that were measured under anything, by number, in order."""
-        about = self.describe(study_id)
-        context_id, size, num_images = int(about["context_id"]), int(about["shard_size"]), int(about["num_images"])
-        rows = self._rows(
-            "SELECT start, stop FROM shards WHERE context_id = ? AND start >= 0 AND start < ? ORDER BY start",
-            context_id,
-            num_images,
-        )
-        return context_id, {
-            start // size: (start, stop)
-            for start, stop in rows
-            if isinstance(start, int) and start % size == 0 and stop == min(start + size, num_images)
-        }
-
-    def _blocks(
-        self, context_id: int, shard: tuple[int, int], first: int, last: int, statistic: str = "correct"
-    ) -> Iterator[Block]:
-        having = "" if statistic == "correct" else "AND id IN (SELECT block_id FROM block_values WHERE statistic = ?) "
-        return map(
-            Block.of,
-            self._rows(
-                "SELECT * FROM blocks WHERE context_id = ? AND start = ? AND stop = ? AND last_ablation >= ? "
-                f"AND first_ablation <= ? {having}ORDER BY id",
-                context_id,
-                *shard,
-                first,
-                last,
-                *([statistic] if having else []),
-            ),
-        )
-
-    def _intact(self, context_id: int, shard: tuple[int, int]) -> Intact | None:
-        row = self._row("SELECT * FROM shards WHERE context_id = ? AND start = ? AND stop = ?", context_id, *shard)
-        return None if row is None else Intact.of(row)
