@@ -387,8 +387,36 @@ def test_sparse_tensors_become_dense(tmp_path: Path) -> None:
 def test_sparse_tensors_whose_indices_lie_outside_are_refused(tmp_path: Path) -> None:
     state = made().state_dict()
     outside = torch.tensor([[0, 1], [2, 10**11]])
-    state["fc.weight"] = torch.sparse_coo_tensor(outside, torch.ones(2), (10, 8), check_invariants=False)
-    with pytest.raises(ModelError, match=r"damaged or no checkpoint .*size is inconsistent with indices"):
+    rows, columns = torch.arange(11), torch.full((10,), 8)
+    for wrong in (
+        torch.sparse_coo_tensor(outside, torch.ones(2), (10, 8), check_invariants=False),
+        torch.sparse_csr_tensor(rows, columns, torch.ones(10), (10, 8), check_invariants=False),
+    ):
+        with pytest.raises(ModelError, match=r"damaged or no checkpoint .*(size is inconsistent with|col_indices)"):
+            loaded(tmp_path, {**state, "fc.weight": wrong})
+
+
+def test_nested_tensors_are_refused_by_name(tmp_path: Path) -> None:
+    state = made().state_dict()
+    state["stem.weight"] = torch.nested.nested_tensor([torch.ones(3), torch.ones(4)])
+    with pytest.raises(ModelError, match=r"stem\.weight in .* is a nested tensor"):
+        loaded(tmp_path, state)
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
+def test_indices_that_one_number_stands_for_are_counted_before_they_are_read(
+    tmp_path: Path, layout: torch.layout
+) -> None:
+    state, many = made().state_dict(), 10**10
+    numbers = torch.ones(1).expand(many)
+    index = torch.zeros(1, dtype=torch.long).expand(many)
+    ends = torch.tensor([0, *[many] * (10 if layout is torch.sparse_csr else 8)])
+    state["fc.weight"] = (
+        torch.sparse_coo_tensor(index.expand(2, many), numbers, (10, 8), check_invariants=False)
+        if layout is torch.sparse_coo
+        else torch.sparse_compressed_tensor(ends, index, numbers, (10, 8), layout=layout, check_invariants=False)
+    )
+    with pytest.raises(ModelError, match=r"its tensors would take [0-9,]+, most of them fc\.weight"):
         loaded(tmp_path, state)
 
 

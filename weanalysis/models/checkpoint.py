@@ -95,7 +95,10 @@ def read_weights(path: str | Path) -> WeightsFile:
     if not sets:
         raise ModelError(f"{path} holds no state dict; one is looked for at its top and under {', '.join(WRAPPERS)}")
     for one in sets:
+        if nested := [name for name, tensor in one.state.items() if tensor.is_nested]:
+            raise ModelError(f"{some_names(nested)} in {path} is a nested tensor, which no weight is; leave it out")
         _check_expansion(path, one.state, size)
+        _check_indices(path, one.state)
     return WeightsFile(path, sets, {})
 
 
@@ -126,9 +129,8 @@ def _unpickled(path: Path, file: BinaryIO, zipped: bool) -> Any:
         file.seek(0)
         check_pickles(file, zipped)
         file.seek(0)
-        # A handle, not a path: torch.load decides by the suffix of a path what the file is. Sparse tensors whose
-        # indices lie outside would be read outside of their memory; torch looks at them only when asked to.
-        with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():
+        # A handle, not a path: torch.load decides by the suffix of a path what the file is.
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except TooCostly as error:
@@ -155,13 +157,47 @@ def _unpickled(path: Path, file: BinaryIO, zipped: bool) -> Any:
 
 def _check_expansion(path: Path, state: Mapping[str, Tensor], size: int) -> None:
     """Refuse tensors that stand for far more numbers than the file has, as views that repeat one row do."""
-    taken = {name: tensor.numel() * tensor.element_size() for name, tensor in state.items() if not tensor.is_meta}
+    taken = {
+        name: max(
+            tensor.numel() * tensor.element_size(), sum(part.numel() * part.element_size() for part in _parts(tensor))
+        )
+        for name, tensor in state.items()
+        if not tensor.is_meta
+    }
     if sum(taken.values()) > _MOST_EXPANSION * size + _ALWAYS_ALLOWED:
         name = max(taken, key=lambda name: taken[name])
         raise ModelError(
             f"{path} has {size:,} bytes, and its tensors would take {sum(taken.values()):,}, most of them "
             f"{some_names([name])} ({_shape(state[name])}); it was not loaded"
         )
+
+
+def _parts(tensor: Tensor) -> list[Tensor]:
+    """The indices and values of a sparse tensor, which may be views that repeat one number; of another one, nothing."""
+    if tensor.layout is torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return []
+
+
+def _check_indices(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse sparse tensors whose indices lie outside: they would be read outside of their memory.
+
+    Torch looks at indices only when asked to, and takes a second for a hundred million of them, so that they are
+    counted before.
+    """
+    for tensor in state.values():
+        parts = _parts(tensor)
+        try:
+            if tensor.layout is torch.sparse_coo:
+                torch.sparse_coo_tensor(*parts, tensor.shape, check_invariants=True)
+            elif parts:
+                torch.sparse_compressed_tensor(*parts, tensor.shape, layout=tensor.layout, check_invariants=True)
+        except RuntimeError as error:
+            raise ModelError(f"{path} is damaged or no checkpoint ({_first_line(error)}); get it again") from error
 
 
 def load_into(net: nn.Module, state: Mapping[str, Tensor], origin: str, name: str) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -196,6 +196,12 @@ def described(row: sqlite3.Row) -> dict[str, Any]:
 
     Text is `storable`: rows of an older version may hold some that cannot be printed.
     """
+    return dict(_described(row))
+
+
+# The dashboard reads all studies anew with every click, and hardly any of them has changed since.
+@lru_cache(maxsize=512)
+def _described(row: sqlite3.Row) -> dict[str, Any]:
     found = {**json_object(row, "settings"), **json_object(row, "about"), **dict(row)}
     for name in ("settings", "about", "key"):
         del found[name]
