@@ -107,19 +107,19 @@ class ExcitedOptimizer(Optimizer):
 
     # What an optimizer has --------------------------------------------------------------------------------------------
 
-    @property  # type: ignore[override]
-    def param_groups(self) -> list[dict[str, Any]]:
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """The groups of the optimizer that was given, after gradients were pulled back."""
         self.pull()
         return self.optimizer.param_groups
 
-    @property  # type: ignore[override]
-    def state(self) -> Any:
+    @property
+    def state(self) -> Any:  # type: ignore[override]
         """The state of the optimizer that was given."""
         return self.optimizer.state
 
-    @property  # type: ignore[override]
-    def defaults(self) -> dict[str, Any]:
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
         """The settings of the optimizer that was given."""
         return self.optimizer.defaults
 
@@ -149,7 +149,7 @@ class ExcitedOptimizer(Optimizer):
         for one in self._excited:
             one.refresh()
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Pull gradients back, let the optimizer do its step, and compute the excited weights anew."""
         for one in self._excited:
             one.check_place()

@@ -280,8 +280,9 @@ class Session:
 
     def _as_described(self) -> contextlib.AbstractContextManager[None]:
         """Within, the network has the parametrizations that its architecture says: raw weights and excitation."""
-        beside = isinstance(self.raw_optimizer, ExcitedOptimizer)
-        return self.raw_optimizer.parametrized() if beside else contextlib.nullcontext()
+        if isinstance(self.raw_optimizer, ExcitedOptimizer):
+            return self.raw_optimizer.parametrized()
+        return contextlib.nullcontext()
 
     def _finish(self) -> None:
         state = self.state
