@@ -11,7 +11,7 @@ gradient, so that micro-batches, and the processes of a distributed training, ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from weanalysis.errors import ExcitationError
+from weanalysis.excitation._layers import Stage, add_gradients, kind_of_chain, stages_of
 from weanalysis.excitation.network import BESIDE, chain_of, excited_modules
 
 
@@ -33,8 +34,6 @@ class _Excited:
     parametrized_class: type
     parametrizations: nn.ModuleDict
     weight: nn.Parameter
-    # What the chain makes of the raw weight of now, with its graph; a step ends it.
-    value: Tensor | None = None
 
     @property
     def chain(self) -> Any:
@@ -54,23 +53,78 @@ class _Excited:
                 "has been moved, and replace no weights."
             )
 
-    def refresh(self) -> None:
-        """Compute the excited weight anew; it lies in the memory of what the chain gives, not in a copy beside that."""
+
+class _Alone:
+    """One layer, whose excitation is that of its parametrization: what suits a CPU, and chains of any kind."""
+
+    def __init__(self, layer: _Excited) -> None:
+        self._layer = layer
+        # What the chain makes of the raw weight of now, with its graph; a step ends it.
+        self._value: Tensor | None = None
+
+    def refresh(self) -> list[tuple[Tensor, Tensor]]:
+        """Compute the excited weight; it lies in the memory of what the chain gives, so that nothing is to copy."""
         with torch.enable_grad():
-            self.value = self.chain()
-        self.weight.data = self.value.detach()
+            self._value = self._layer.chain()
+        self._layer.weight.data = self._value.detach()
+        return []
 
     def pull(self) -> None:
         """Add to the sources' gradients what the gradient of the excited weight comes to, and let go of that."""
-        grad, self.weight.grad = self.weight.grad, None
-        if grad is None or self.value is None:
+        weight, sources = self._layer.weight, self._layer.sources
+        grad, weight.grad = weight.grad, None
+        if grad is None or self._value is None:
             return
         pulled = torch.autograd.grad(
-            self.value, self.sources, grad.to(self.value.dtype), retain_graph=True, allow_unused=True
+            self._value, sources, grad.to(self._value.dtype), retain_graph=True, allow_unused=True
         )
-        for source, one in zip(self.sources, pulled, strict=True):
+        for source, one in zip(sources, pulled, strict=True):
             if one is not None:
                 source.grad = one if source.grad is None else source.grad.add_(one)
+
+
+class _Stacked:
+    """Layers of one shape and one excitation, all at once: what a GPU needs."""
+
+    def __init__(self, layers: list[_Excited], stages: list[Stage]) -> None:
+        self._layers, self._stages = layers, stages
+        self._raw = [layer.chain.original for layer in layers]
+
+    @torch.no_grad()
+    def refresh(self) -> list[tuple[Tensor, Tensor]]:
+        """Compute the excited weights; return each weight with what is to be copied into it."""
+        stack = _stack(self._raw)
+        for stage in self._stages:
+            stack = stage.forward(stack)
+        return [(layer.weight, one.view_as(layer.weight)) for layer, one in zip(self._layers, stack, strict=True)]
+
+    @torch.no_grad()
+    def pull(self) -> None:
+        """Add to the sources' gradients what those of the excited weights come to, and let go of these."""
+        grads = [layer.weight.grad for layer in self._layers]
+        for layer in self._layers:
+            layer.weight.grad = None
+        if all(grad is None for grad in grads):
+            return
+        raw = _stack(self._raw)
+        grad = _stack(
+            [torch.zeros_like(one) if own is None else own for own, one in zip(grads, self._raw, strict=True)]
+        )
+        for stage in reversed(self._stages):
+            grad = stage.backward(grad, raw)
+        add_gradients(self._raw, grad)
+
+
+def _stack(parts: Sequence[Tensor]) -> Tensor:
+    """Stack convolutions' weights as (L, Out, In/groups, positions), contiguous, in float32 or better."""
+    first = parts[0]
+    if len(parts) == 1:
+        whole = first.detach().contiguous().unsqueeze(0)
+    else:
+        whole = torch.stack(
+            list(parts), out=torch.empty((len(parts), *first.shape), dtype=first.dtype, device=first.device)
+        )
+    return whole.to(torch.promote_types(whole.dtype, torch.float32)).flatten(3)
 
 
 class ExcitedOptimizer(Optimizer):
@@ -84,9 +138,10 @@ class ExcitedOptimizer(Optimizer):
     Training then goes as without it. Each excited weight becomes a leaf of the network, with the value that it had;
     `param_groups` and `state` are those of the optimizer that was given: raw weights and the excitation's parameters.
     Looking at `param_groups` pulls back the gradients that are there, so that gradient scaling and clipping by
-    `clip_grad_norm_(optimizer.parameters(), ...)` see those that the step uses. Spectral normalization keeps a state
-    from pass to pass and stays a parametrization. `parametrized()` gives the network back its parametrizations for a
-    while, to save and to load its state dict. Shards of parameters (FSDP) are not supported.
+    `clip_grad_norm_(optimizer.parameters(), ...)` see those that the step uses. With `stacked`, layers of one shape are
+    computed together, in few operations (None: on a GPU). Spectral normalization keeps a state from pass to pass and
+    stays a parametrization. `parametrized()` gives the network back its parametrizations for a while, to save and to
+    load its state dict. Shards of parameters (FSDP) are not supported.
 
     Under DDP, wrap the optimizer before the network, and begin in all processes with the same weights.
 
@@ -94,7 +149,7 @@ class ExcitedOptimizer(Optimizer):
     a frozen weight, and for one that two layers share.
     """
 
-    def __init__(self, optimizer: Optimizer, net: nn.Module) -> None:
+    def __init__(self, optimizer: Optimizer, net: nn.Module, stacked: bool | None = None) -> None:
         modules = _suited_modules(net)
         if not modules:
             raise ExcitationError(
@@ -104,6 +159,8 @@ class ExcitedOptimizer(Optimizer):
         self.optimizer = optimizer
         _check_sources(modules, net, optimizer)
         self._excited = [_take_out(name, module) for name, module in modules.items()]
+        self._groups = _grouped(self._excited, stacked)
+        self.refresh()
 
     # What an optimizer has --------------------------------------------------------------------------------------------
 
@@ -141,13 +198,15 @@ class ExcitedOptimizer(Optimizer):
 
     def pull(self) -> None:
         """Pull the gradients of the excited weights back to raw weights and the excitation's parameters."""
-        for one in self._excited:
-            one.pull()
+        for group in self._groups:
+            group.pull()
 
     def refresh(self) -> None:
         """Compute the excited weights anew: needed after raw weights were changed otherwise than by `step`."""
-        for one in self._excited:
-            one.refresh()
+        copies = [copy for group in self._groups for copy in group.refresh()]
+        if copies:
+            with torch.no_grad():  # one operation for all of them
+                torch._foreach_copy_([weight for weight, _ in copies], [value for _, value in copies])
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Pull gradients back, let the optimizer do its step, and compute the excited weights anew."""
@@ -255,8 +314,30 @@ def _take_out(name: str, module: Any) -> _Excited:
         weight = nn.Parameter(module.weight)
     one = _Excited(name, module, type(module), module.parametrizations, weight)
     _become_plain(one)
-    one.refresh()
     return one
+
+
+def _grouped(layers: list[_Excited], stacked: bool | None) -> list[_Alone | _Stacked]:
+    """Put layers together whose excitation is computed at once: all of one shape where launches cost more than memory.
+
+    On a CPU each layer is by itself, since stacking copies weights, and starting an operation costs little there.
+    """
+    alike: dict[Any, list[_Excited]] = {}
+    for layer in layers:
+        key: Any = layer.name
+        if layer.chain.is_tensor:
+            raw = layer.chain.original
+            if raw.is_cuda if stacked is None else stacked:
+                key = tuple(raw.shape), raw.dtype, raw.device, kind_of_chain(layer.chain)
+        alike.setdefault(key, []).append(layer)
+    groups: list[_Alone | _Stacked] = []
+    for key, members in alike.items():
+        stages = None
+        if not isinstance(key, str):
+            raw = members[0].chain.original
+            stages = stages_of([layer.chain for layer in members], raw[0].numel())
+        groups += [_Alone(layer) for layer in members] if stages is None else [_Stacked(members, stages)]
+    return groups
 
 
 def _become_plain(one: _Excited) -> None:
