@@ -3,30 +3,36 @@
     python benchmarks/training_step.py            # ResNet-18, batch 64, 64x64 images, on two cores: about five minutes
     python benchmarks/training_step.py --quick    # fewer rounds, a smaller batch
     python benchmarks/training_step.py --device cuda --model resnet50 --batch-size 256 --image-size 224
+    python benchmarks/training_step.py --count --model resnet50      # operations that a step adds, on any machine
 
 A step is forward, backward and SGD with momentum; on a GPU forward and backward in bfloat16 where autocast has it.
 Every round makes one step of every network, so that a change of the machine's speed meets all of them, in an order
 that turns from round to round. A ratio compares two steps of one round; `fastest` compares the fastest steps of all
 rounds. Processor time is what the process' threads spent together: what else runs on the machine counts less in it,
 but threads that wait for work do count. The goal is a ratio of 1.10 at most for LWE, normalization included, and
-below those of wn and sn.
+below those of wn and sn. Excitation is done beside the optimizer (`ExcitedOptimizer`), with --parametrized as a
+parametrization. --count tells operations that are not views, each of which a GPU starts at least one kernel for, with
+layers of one shape stacked as on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
+from typing import Any
 
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from weanalysis.excitation import excite
+from weanalysis.excitation import ExcitedOptimizer, can_be_beside, excite
 from weanalysis.excitation.costs import LiveBytes
 from weanalysis.models import build
 
@@ -35,7 +41,13 @@ KINDS = ("lwe", "mwe", "lwe+mwe", "ws", "wn", "sn")
 
 
 def make_step(
-    model: str, kind: str, batch_size: int, image_size: int, device: torch.device
+    model: str,
+    kind: str,
+    batch_size: int,
+    image_size: int,
+    device: torch.device,
+    beside: bool = True,
+    stacked: bool | None = None,
 ) -> tuple[Callable[[], None], Callable[[], int]]:
     """A training step of a network with excitation `kind`, and a way to count the most bytes alive during one."""
     torch.manual_seed(0)
@@ -43,7 +55,9 @@ def make_step(
     if kind != BASELINE:
         excite(net, kind)
     net.to(device)
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
+    optimizer: torch.optim.Optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, foreach=True)
+    if beside and can_be_beside(net):
+        optimizer = ExcitedOptimizer(optimizer, net, stacked)
     images = torch.randn(batch_size, 3, image_size, image_size, device=device)
     targets = torch.arange(batch_size, device=device) % 1000
 
@@ -58,11 +72,42 @@ def make_step(
 
     def peak_bytes() -> int:
         states = [leaf for leaf in tree_leaves(optimizer.state_dict()["state"]) if isinstance(leaf, torch.Tensor)]
-        with LiveBytes(*net.parameters(), *net.buffers(), images, *states) as live:
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        with LiveBytes(*{*net.parameters(), *trained}, *net.buffers(), images, *states) as live:
             step()
         return live.peak
 
     return step, peak_bytes
+
+
+# What gives a tensor without computing one, beside views, and what gives none.
+_NO_KERNEL = ("empty", "new_empty", "_unsafe_view", "promote_types")
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations within for which a GPU starts a kernel: all but views and empty tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        returns = func._schema.returns
+        is_view = any(one.alias_info is not None and not one.alias_info.is_write for one in returns)
+        self.count += not is_view and not func.__name__.startswith(_NO_KERNEL)
+        return func(*args, **(kwargs or {}))
+
+
+def count_operations(model: str, kinds: Sequence[str], beside: bool) -> dict[str, int]:
+    """How many operations a step of each excitation has beyond the baseline's."""
+    counts = {}
+    for kind in (BASELINE, *kinds):
+        step, _ = make_step(model, kind, 2, 64, torch.device("cpu"), beside, True)
+        step()
+        with Operations() as operations:
+            step()
+        counts[kind] = operations.count
+    return {kind: count - counts[BASELINE] for kind, count in counts.items() if kind != BASELINE}
 
 
 def main() -> None:
@@ -76,13 +121,22 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", type=torch.device, default="cpu")
     parser.add_argument("--kinds", default=",".join(KINDS), help="separated by commas")
+    parser.add_argument("--parametrized", action="store_true", help="as a parametrization, not beside the optimizer")
+    parser.add_argument("--count", action="store_true", help="count operations instead of timing them")
+    parser.add_argument("--json", action="store_true", help="with --count: as JSON")
     given = parser.parse_args()
+    if given.count:
+        counts = count_operations(given.model, given.kinds.split(","), not given.parametrized)
+        lines = [f"{kind:<10}{count:>8,}" for kind, count in counts.items()]
+        print(json.dumps({given.model: counts}) if given.json else "\n".join([given.model, *lines]))
+        return
     if given.quick:
         given.rounds, given.batch_size = 5, 16
     torch.set_num_threads(given.threads)
 
     names = [BASELINE, *given.kinds.split(",")]
-    steps = {name: make_step(given.model, name, given.batch_size, given.image_size, given.device) for name in names}
+    size = given.batch_size, given.image_size
+    steps = {name: make_step(given.model, name, *size, given.device, not given.parametrized) for name in names}
     if given.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     memory = {name: peak_bytes() for name, (_, peak_bytes) in steps.items()}
@@ -98,8 +152,8 @@ def main() -> None:
                 processor[name].append(time.process_time() - used)
 
     where = torch.cuda.get_device_name(given.device) if given.device.type == "cuda" else "CPU"
-    size = f"{given.image_size}x{given.image_size}"
-    print(f"{given.model}, batch {given.batch_size}, {size}, {given.rounds} rounds, {where}")
+    side = f"{given.image_size}x{given.image_size}"
+    print(f"{given.model}, batch {given.batch_size}, {side}, {given.rounds} rounds, {where}")
     print(
         f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, {given.threads} threads, "
         f"torch {torch.__version__}, load {', '.join(f'{load:.1f}' for load in os.getloadavg())}"

@@ -11,8 +11,9 @@ from test_screened import Blobs, flips, lively, of_every_kind
 from weanalysis.ablation import ablate
 from weanalysis.ablation.evaluate import Evaluator
 from weanalysis.cache import Cache
-from weanalysis.excitation import excite, fold
+from weanalysis.excitation import ExcitedOptimizer, excite, fold
 from weanalysis.excitation.costs import costs
+from weanalysis.models import build
 from weanalysis.saliency import saliency_maps
 from weanalysis.training import Recipe, train
 
@@ -162,3 +163,22 @@ def test_saliency_is_the_same_on_a_gpu(tmp_path):
             one, other = (maps.of(criterion, "kernel", layer.name) for maps in (first, second))
             scale = float(np.nanmax(np.abs(one), initial=0))
             np.testing.assert_allclose(one, other, rtol=1e-2, atol=1e-2 * scale, err_msg=f"{criterion} {layer.name}")
+
+
+@pytest.mark.parametrize("kind", ["lwe", "mwe", "lwe+mwe", "ws"])
+def test_excitation_of_stacked_layers_beside_the_optimizer_is_the_parametrization_s(kind):
+    results = []
+    for beside in (False, True):
+        torch.manual_seed(0)
+        net = excite(build({"source": "builtin", "name": "resnet20", "num_classes": 10, "options": {}}), kind).to(GPU)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+        if beside:
+            optimizer = ExcitedOptimizer(optimizer, net)
+        for _ in range(3):
+            images, targets = torch.randn(32, 3, 32, 32, device=GPU), torch.randint(10, (32,), device=GPU)
+            torch.nn.functional.cross_entropy(net(images), targets).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        results.append(fold(net).state_dict())
+    for name, tensor in results[0].items():
+        torch.testing.assert_close(results[1][name], tensor, rtol=1e-2, atol=1e-3)

@@ -3,12 +3,15 @@
 from weanalysis.excitation.costs import costs
 from weanalysis.excitation.modules import LWE, MWE, WeightStandardization
 from weanalysis.excitation.network import KINDS, excitation_of, excite, fold, fold_module, multipliers
+from weanalysis.excitation.optimizer import ExcitedOptimizer, can_be_beside
 
 __all__ = [
     "KINDS",
     "LWE",
     "MWE",
+    "ExcitedOptimizer",
     "WeightStandardization",
+    "can_be_beside",
     "costs",
     "excitation_of",
     "excite",

@@ -52,6 +52,9 @@ _ATTENTION_CLASSES = frozenset(
 # The attribute of a torch ParametrizationList in which `excite` leaves what it was asked for.
 _MARK = "excitation"
 
+# The attribute of a convolution whose weight is excited beside the optimizer; what it holds is the same.
+BESIDE = "excited_beside"
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -164,11 +167,11 @@ def excite(
         "layers": [layers] if isinstance(layers, str) else None if layers is None else list(layers),
     }
     for conv in chosen.values():
-        num_before = len(_chain(conv))
+        num_before = len(chain_of(conv))
         KINDS[kind](conv, settings)
-        if len(_chain(conv)) > num_before:
+        if len(chain_of(conv)) > num_before:
             conv.train(conv.training)  # what is new in it, too
-            setattr(_chain(conv), _MARK, description)
+            setattr(chain_of(conv), _MARK, description)
     if excitation_of(net) is None:
         raise ExcitationError(f"{kind} suits none of the {len(chosen)} convolutions chosen: all are depthwise.")
     return net
@@ -182,17 +185,20 @@ def fold(net: nn.Module) -> nn.Module:
 
     Raises ExcitationError if nothing in `net` is excited.
     """
-    excited = [module for module in net.modules() if _is_excited(module)]
-    if not excited:
+    excited = [module for _, module in excited_modules(net)]
+    beside = [module for module in net.modules() if hasattr(module, BESIDE)]
+    if not excited and not beside:
         raise ExcitationError("there is nothing to fold: the network has plain weights already.")
     for module in excited:
         fold_module(module)
+    for module in beside:  # they compute with their values already
+        delattr(module, BESIDE)
     return net
 
 
 def fold_module(module: nn.Module) -> None:
     """Replace a module's parametrized weight, by whatever parametrization, by its value in evaluation mode."""
-    _chain(module).eval()
+    chain_of(module).eval()
     # copy.deepcopy shares the class that carries `weight`; removing it there would break the other copies.
     cls = type(module)
     module.__class__ = type(cls.__name__, cls.__bases__, dict(cls.__dict__))
@@ -212,7 +218,7 @@ def multipliers(net: nn.Module) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     for name, module in net.named_modules():
-        for step in _chain(module):
+        for step in chain_of(module):
             if isinstance(step, LWE):
                 found[name] = _multiplier(module, step)
     if not found:
@@ -223,8 +229,10 @@ def multipliers(net: nn.Module) -> dict[str, Tensor]:
 def excitation_of(net: nn.Module) -> dict[str, Any] | None:
     """Describe the excitation of `net` as the keyword arguments of `excite` (JSON), or None for plain weights."""
     for module in net.modules():
+        if hasattr(module, BESIDE):
+            return dict(getattr(module, BESIDE))
         if _is_excited(module):
-            return dict(getattr(_chain(module), _MARK, {"kind": "custom"}))
+            return dict(getattr(chain_of(module), _MARK, {"kind": "custom"}))
     return None
 
 
@@ -279,7 +287,12 @@ def _attach(conv: Convolution, step: nn.Module) -> None:
     parametrize.register_parametrization(conv, "weight", step.to(conv.weight.device, conv.weight.dtype))
 
 
-def _chain(module: nn.Module) -> Any:
+def excited_modules(net: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules of `net` whose weight `excite` has parametrized, by name, in order."""
+    return [(name, module) for name, module in net.named_modules() if _is_excited(module)]
+
+
+def chain_of(module: nn.Module) -> Any:
     """The parametrizations of `module.weight`, in the order they are applied; empty for a plain weight."""
     lists = module.parametrizations if parametrize.is_parametrized(module, "weight") else {"weight": ()}
     return cast(Any, lists)["weight"]
@@ -291,12 +304,12 @@ def _multiplier(module: nn.Module, lwe: LWE) -> Tensor:
     handle = lwe.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
         with torch.no_grad():
-            _chain(module)()
+            chain_of(module)()
             return lwe.multiplier(seen[0])
     finally:
         handle.remove()
 
 
 def _is_excited(module: nn.Module) -> bool:
-    chain = _chain(module)
+    chain = chain_of(module)
     return hasattr(chain, _MARK) or any(isinstance(step, LWE | MWE | WeightStandardization) for step in chain)

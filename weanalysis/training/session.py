@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from weanalysis.cache import storable, write_atomically
 from weanalysis.data import ImageData
 from weanalysis.errors import TrainingError
+from weanalysis.excitation import ExcitedOptimizer, can_be_beside
 from weanalysis.models import save_checkpoint
 from weanalysis.training.images import (
     AUGMENTATIONS,
@@ -67,14 +68,19 @@ class Session:
         self.num_steps = max(1, round(recipe.epochs * self.steps_per_epoch))
         if recipe.channels_last:
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        # Moved before the optimizer is made: excitation beside it follows from weights where they are.
+        net = net.to(accelerator.device)
         self.raw_optimizer = OPTIMIZERS[recipe.optimizer](net.parameters(), recipe)
+        if can_be_beside(net):
+            self.raw_optimizer = ExcitedOptimizer(self.raw_optimizer, net)
         self.trained_net, self.optimizer = accelerator.prepare(net, self.raw_optimizer)
         # The same network without the wrapper that averages gradients over processes.
         self.net = accelerator.unwrap_model(self.trained_net)
         self.state = TrainingState()
         resumes = run.state_file.is_file()
         if resumes:
-            self.state = load_state(run.state_file, self.net, self.raw_optimizer)
+            with self._as_described():
+                self.state = load_state(run.state_file, self.net, self.raw_optimizer)
             if accelerator.scaler is not None and self.state.scaler:
                 accelerator.scaler.load_state_dict(self.state.scaler)
         self.first_step, self.seconds_before = self.state.step, self.state.seconds
@@ -250,7 +256,8 @@ class Session:
         if self.accelerator.is_main_process:
             if self.accelerator.scaler is not None:
                 self.state.scaler = self.accelerator.scaler.state_dict()
-            save_state(self.run.state_file, self.state, self.net, self.raw_optimizer)
+            with self._as_described():
+                save_state(self.run.state_file, self.state, self.net, self.raw_optimizer)
 
     def _publish(self) -> None:
         """Write what follows from a state at an epoch's end: metrics, and the last and perhaps best checkpoint."""
@@ -266,9 +273,16 @@ class Session:
             "epoch": last["epoch"],
             "top1": last["val_top1"],
         }
-        save_checkpoint(self.run.checkpoint, self.net, self.architecture, extra)
-        if self.state.best_epoch == last["epoch"]:
-            save_checkpoint(self.run.best_checkpoint, self.net, self.architecture, extra)
+        with self._as_described():
+            save_checkpoint(self.run.checkpoint, self.net, self.architecture, extra)
+            if self.state.best_epoch == last["epoch"]:
+                save_checkpoint(self.run.best_checkpoint, self.net, self.architecture, extra)
+
+    def _as_described(self) -> contextlib.AbstractContextManager[None]:
+        """Within, the network has the parametrizations that its architecture says: raw weights and excitation."""
+        if isinstance(self.raw_optimizer, ExcitedOptimizer):
+            return self.raw_optimizer.parametrized()
+        return contextlib.nullcontext()
 
     def _finish(self) -> None:
         state = self.state
