@@ -193,9 +193,11 @@ def _check_indices(path: Path, state: Mapping[str, Tensor]) -> None:
         parts = _parts(tensor)
         try:
             if tensor.layout is torch.sparse_coo:
-                torch.sparse_coo_tensor(*parts, tensor.shape, check_invariants=True)
+                torch.sparse_coo_tensor(parts[0], parts[1], tensor.shape, check_invariants=True)
             elif parts:
-                torch.sparse_compressed_tensor(*parts, tensor.shape, layout=tensor.layout, check_invariants=True)
+                torch.sparse_compressed_tensor(
+                    parts[0], parts[1], parts[2], list(tensor.shape), layout=tensor.layout, check_invariants=True
+                )
         except RuntimeError as error:
             raise ModelError(f"{path} is damaged or no checkpoint ({_first_line(error)}); get it again") from error
 
