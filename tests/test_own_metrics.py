@@ -282,3 +282,17 @@ def test_pages_show_a_study_without_classes_by_its_numbers(measured, monkeypatch
     assert not app.exception and not app.error
     shown = " ".join(str(one.value) for element in (app.markdown, app.caption) for one in element)
     assert "Images whose squared error changed most" in shown and "intact squared error" in shown and "mm²" in shown
+
+
+def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    example = next(block for block in text.split("```python\n")[1:] if "weanalysis.metric(" in block).partition("```")[
+        0
+    ]
+    monkeypatch.setenv("WEANALYSIS_CACHE", str(tmp_path))
+    targets = (torch.arange(3 * NUM_IMAGES).reshape(-1, 3) % 2).float()
+    names = {"weanalysis": weanalysis, "net": network(), "data": Rows(targets)}
+    exec(example, names)
+    table = names["table"]
+    assert len(table) > 10 and table["drop"].notna().all() and table["metric"][0].startswith("missed labels-")
+    assert len([line for line in example.strip().splitlines() if line.strip()]) == 3
