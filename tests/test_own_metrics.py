@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_line import run
 from scipy import stats
 from streamlit.testing.v1 import AppTest
 from torch import nn
@@ -169,6 +170,12 @@ def test_a_study_without_classes_is_read_by_its_numbers_alone(measured, tmp_path
             store.changes(1, 0)
     page = write_report(["1", "2"], tmp_path / "report.html", cache=str(measured)).path
     assert "squared error" in page.read_text() and "mm²" in page.read_text()
+    with Store.open(measured / "results.sqlite") as store:
+        name = store.describe(1)["metric"]
+    assert run("export", "1", "-o", str(tmp_path / "table.csv"), "--metric", name, "--cache", str(measured)) == 0
+    assert len(pd.read_csv(tmp_path / "table.csv")) == len(table)
+    assert run("report", "1", "-o", str(tmp_path / "one.html"), "--metric", name, "--cache", str(measured)) == 0
+    assert run("compare", "1", "2", "--cache", str(measured)) == 1
 
 
 def test_several_processes_take_the_function_along(tmp_path):
