@@ -27,6 +27,7 @@ from weanalysis.ablation.evaluate import Measured, ScreenSettings
 from weanalysis.excitation import excite, fold
 from weanalysis.results.statistics import hidden_flips, screen_bounds
 from weanalysis.results.store import SCREENED
+from weanalysis.tasks import find_metric
 
 SHARD = 250
 
@@ -182,12 +183,12 @@ FAMILIES = (
 
 def flips(results: list[Measured], num_ablations: int, metric: str) -> np.ndarray:
     """Which images' correctness changed, (ablations, images): +1 lost, -1 gained."""
-    bit, tables = {"top1": 1, "top5": 2}[metric], []
+    right, tables = find_metric(metric).right, []
     for one in results:
-        before = one.targets == one.predictions if metric == "top1" else one.top5
+        before = right(one.intact_correct)
         table = np.zeros((num_ablations, len(before)), np.int8)
         of_change = np.repeat(np.arange(num_ablations), one.counts)
-        table[of_change, one.positions] = before[one.positions].astype(np.int8) - (one.correct & bit).astype(bool)
+        table[of_change, one.positions] = before[one.positions].astype(np.int8) - right(one.correct)
         tables.append(table)
     return np.concatenate(tables, 1)
 

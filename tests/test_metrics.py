@@ -23,7 +23,7 @@ from weanalysis.results import Store, find_improvements
 from weanalysis.results.statistics import compare_values, linear_change, mean_change, mean_table, selected_intervals
 from weanalysis.results.store import Writer
 from weanalysis.results.store.writer import encode_values
-from weanalysis.tasks import COUNTING, METRICS, find_metric
+from weanalysis.tasks import COUNTING, METRICS, Metric, find_metric
 from weanalysis.tasks.aggregates import Answers, calibration_error, macro_f1
 from weanalysis.tasks.classification import Classification
 
@@ -538,3 +538,46 @@ def test_a_metric_that_one_study_lacks_is_one_line(two_studies, tmp_path):
         db.execute("DELETE FROM block_values WHERE block_id IN (SELECT id FROM blocks WHERE context_id = 2)")
     with pytest.raises(StudyError, match="second does not know D of ece: it has loss, top1, top5, macro-f1; choose"):
         compare("first", "second", cache=str(tmp_path), metric="ece")
+
+
+# Added as CONTRIBUTING.md says ----------------------------------------------------------------------------------------
+
+
+def test_a_metric_is_added_as_the_recipe_says(tmp_path, monkeypatch):
+    """A metric with a number of its own, and one with a bit of its own, in two steps each; nothing else is changed."""
+    entropy = Metric("entropy", "entropy", "nats", "nats", "entropy", "mean", 1)
+    top2 = Metric("top2", "top-2", "points", "%", "correct", "proportion", -1, bit=4, guesses=2)
+    for metric in (entropy, top2):
+        monkeypatch.setitem(METRICS, metric.name, metric)
+    plain_statistics, plain_answers = Classification.statistics, Classification.answers
+
+    def statistics(self, outputs, targets):
+        logs = outputs.float().log_softmax(1)
+        return {**plain_statistics(self, outputs, targets), "entropy": -(logs.exp() * logs).sum(1)}
+
+    def answers(self, outputs, targets):
+        predictions, correct = plain_answers(self, outputs, targets)
+        within = (outputs.topk(2, 1).indices == targets[:, None]).any(1)
+        return predictions, correct + 4 * within.to(torch.uint8)
+
+    monkeypatch.setattr(Classification, "statistics", statistics)
+    monkeypatch.setattr(Classification, "answers", answers)
+    monkeypatch.setattr("weanalysis.results.counts.COUNTING", ("top1", "top5", "top2"))
+    net = network()
+    data = Images(net)
+    table = ablate(net, data, "layer", metric="entropy", cache=str(tmp_path))
+    with torch.no_grad():
+        before = net(data.images)
+        for row in table.itertuples():
+            wounded = network()
+            wounded.get_submodule(row.layer).weight.data.zero_()
+            after = wounded(data.images)
+            sure = [-(one.softmax(1) * one.log_softmax(1)).sum(1).mean().item() for one in (before, after)]
+            assert row.drop == pytest.approx(sure[1] - sure[0], abs=1e-5)
+            within = [
+                (one.topk(2, 1).indices == data.targets[:, None]).any(1).float().mean() for one in (before, after)
+            ]
+            with Store.open(tmp_path / "results.sqlite") as store:
+                found = store.table(1, "top2").loc[row.Index]
+                assert found["drop"] == pytest.approx(100 * (within[0] - within[1]).item(), abs=1e-4)
+                assert set(store.metrics(1)) == {*METRICS}

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_line import run
 from scipy import stats
 from streamlit.testing.v1 import AppTest
 from torch import nn
@@ -169,6 +170,12 @@ def test_a_study_without_classes_is_read_by_its_numbers_alone(measured, tmp_path
             store.changes(1, 0)
     page = write_report(["1", "2"], tmp_path / "report.html", cache=str(measured)).path
     assert "squared error" in page.read_text() and "mm²" in page.read_text()
+    with Store.open(measured / "results.sqlite") as store:
+        name = store.describe(1)["metric"]
+    assert run("export", "1", "-o", str(tmp_path / "table.csv"), "--metric", name, "--cache", str(measured)) == 0
+    assert len(pd.read_csv(tmp_path / "table.csv")) == len(table)
+    assert run("report", "1", "-o", str(tmp_path / "one.html"), "--metric", name, "--cache", str(measured)) == 0
+    assert run("compare", "1", "2", "--cache", str(measured)) == 1
 
 
 def test_several_processes_take_the_function_along(tmp_path):
@@ -282,3 +289,17 @@ def test_pages_show_a_study_without_classes_by_its_numbers(measured, monkeypatch
     assert not app.exception and not app.error
     shown = " ".join(str(one.value) for element in (app.markdown, app.caption) for one in element)
     assert "Images whose squared error changed most" in shown and "intact squared error" in shown and "mm²" in shown
+
+
+def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    example = next(block for block in text.split("```python\n")[1:] if "weanalysis.metric(" in block).partition("```")[
+        0
+    ]
+    monkeypatch.setenv("WEANALYSIS_CACHE", str(tmp_path))
+    targets = (torch.arange(3 * NUM_IMAGES).reshape(-1, 3) % 2).float()
+    names = {"weanalysis": weanalysis, "net": network(), "data": Rows(targets)}
+    exec(example, names)
+    table = names["table"]
+    assert len(table) > 10 and table["drop"].notna().all() and table["metric"][0].startswith("missed labels-")
+    assert len([line for line in example.strip().splitlines() if line.strip()]) == 3

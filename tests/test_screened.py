@@ -26,7 +26,7 @@ from weanalysis.results.store import SCREENED
 
 def flips(measured: Measured, num_ablations: int, bit: int = 1) -> np.ndarray:
     """Which images' correctness changed: (ablations, images), +1 lost, -1 gained."""
-    before = measured.targets == measured.predictions if bit == 1 else measured.top5
+    before = (measured.intact_correct & bit).astype(bool)
     table = np.zeros((num_ablations, len(before)), int)
     of_change = np.repeat(np.arange(num_ablations), measured.counts)
     after = (measured.correct & bit).astype(bool)
@@ -198,7 +198,9 @@ def test_a_screened_shard_computes_few_pairs_and_what_it_tells_of_them_is_exact(
         found = flips(measured, count)
         assert set(map(tuple, np.argwhere(found))) <= set(map(tuple, np.argwhere(true))), "a flip that is none"
         assert np.array_equal(found[found != 0], true[found != 0])
-        assert np.array_equal(measured.predictions, exact.predictions) and np.array_equal(measured.top5, exact.top5)
+        assert np.array_equal(measured.predictions, exact.predictions) and np.array_equal(
+            measured.intact_correct, exact.intact_correct
+        )
     assert loose.screen.num_evaluated.sum() < default.screen.num_evaluated.sum() < 400 * count
     error = 100 * np.abs((flips(default, count) - true).sum(1)) / 400
     assert error.mean() <= 0.03 and error.max() <= 0.5

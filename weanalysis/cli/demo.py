@@ -36,7 +36,7 @@ def demo(open_dashboard: bool, port: int, quiet: bool, cache: str | None) -> Non
     from weanalysis.cache import find_cache
     from weanalysis.cli.compare import print_comparison
     from weanalysis.cli.display import Watcher
-    from weanalysis.cli.summary import print_study
+    from weanalysis.cli.summary import print_in, print_study
     from weanalysis.comparison import compare
     from weanalysis.dashboard import launch
     from weanalysis.loading import load_data
@@ -65,6 +65,8 @@ def demo(open_dashboard: bool, port: int, quiet: bool, cache: str | None) -> Non
             )
             watcher.rest()
             print_study(console, table, found, shown=3)
+            if kind == "location":
+                print_in(console, found, int(table.attrs["study_id"]), "loss", shown=3)
         console.print()
         print_comparison(console, compare(runs["none"].name, runs["lwe"].name, cache=found))
     if open_dashboard:

@@ -27,7 +27,7 @@ Examples:
 @click.argument("named", metavar="STUDY...", nargs=-1, required=True)
 @click.option("--output", "-o", required=True, metavar="FILE", help="The page to write, a .html file.")
 @click.option("--title", metavar="TEXT", help="Its title (default: what it is about).")
-@click.option("--metric", metavar="top1|top5", help="Another metric than the studies were run for.")
+@click.option("--metric", metavar="METRIC", help="Another metric than the studies were run for, such as loss.")
 @click.option(
     "--figures",
     "pictures",

@@ -140,7 +140,7 @@ def _shown(value: Any) -> str:
 @click.command(help=EXPORT_HELP)
 @click.argument("study", metavar="STUDY")
 @click.option("--output", "-o", required=True, metavar="FILE", help="A .parquet, .csv or .json file.")
-@click.option("--metric", metavar="top1|top5", help="Another metric than the study was run for.")
+@click.option("--metric", metavar="METRIC", help="Another metric than the study was run for, such as loss.")
 @cache_option
 def export(study: str, output: str, metric: str | None, cache: str | None) -> None:
     from weanalysis.cache import find_cache

@@ -77,6 +77,18 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
         console.print(line, markup=False, soft_wrap=True)
 
 
+def print_in(console: Console, cache: Cache, study_id: int, metric: str, shown: int = 5) -> None:
+    """Print what a study that was measured finds in another of its metrics."""
+    from weanalysis.results.statistics import selected_intervals
+
+    with Store.open(cache.results) as store:
+        table = store.table(study_id, metric)
+    found = find_metric(metric)
+    rows = table.dropna(subset="drop").sort_values("drop", ascending=False, kind="stable")[:shown]
+    console.print(f"[bold]the same, by the {found.label}[/bold]: {_findings(table, found, False)}", soft_wrap=True)
+    console.print(rows_table(selected_intervals(rows, len(table)), found))
+
+
 def _findings(table: pd.DataFrame, metric: Metric, stopped: bool) -> str:
     """Word how many ablations do something beyond chance, or why that is not told."""
     if untested := untested_words(table, metric):

@@ -80,12 +80,12 @@ def write_report(
     path = Path(path).expanduser()
     if path.suffix.lower() not in (".html", ".htm"):
         raise StoreError(f"a report is an HTML page: {path.name!r} must end in .html")
-    if metric is not None:
-        find_metric(metric)
     if pictures is not None:
         figures.check_pictures(tuple(formats))
     found_cache = cache if isinstance(cache, Cache) else find_cache(cache)
     found = [_find(item, found_cache) for item in named]
+    if metric is not None:
+        find_metric(metric)  # a caller's own is known from the studies that were found
     # Named twice is meant once.
     runs = list({run.folder: run for run in found if isinstance(run, Run)}.values())
     numbers = list(dict.fromkeys(study.number for study in found if isinstance(study, StudyOf)))

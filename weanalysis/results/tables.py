@@ -12,7 +12,7 @@ from weanalysis.errors import StoreError
 from weanalysis.results.answers import AllAnswers
 from weanalysis.results.store import COLUMNS
 from weanalysis.results.store.checked import Intact
-from weanalysis.tasks import METRICS, NUMBERS, Metric, find_metric
+from weanalysis.tasks import COUNTING, METRICS, NUMBERS, Metric, find_metric
 from weanalysis.tasks.aggregates import Answers
 
 if TYPE_CHECKING:
@@ -199,7 +199,9 @@ class Store(AllAnswers):
         return pd.concat([table[table["layer"] != ""], pd.DataFrame([{"layer": None, **all_}])], ignore_index=True)
 
     def intact(self, study_id: int) -> pd.DataFrame:
-        """One row an image measured so far: image_id, target, prediction, top1, top5 of the intact network.
+        """One row an image measured so far: image_id, target, prediction of the intact network, and if it is right.
+
+        That is by each metric in which an image is, top1 and top5.
 
         All but the first are NaN where images have no class.
         """
@@ -214,12 +216,11 @@ class Store(AllAnswers):
                             "image_id": found.image_ids,
                             "target": found.targets,
                             "prediction": found.predictions,
-                            "top1": METRICS["top1"].right(found.correct),
-                            "top5": METRICS["top5"].right(found.correct),
+                            **{name: METRICS[name].right(found.correct) for name in COUNTING},
                         }
                     )
                 )
-        columns = ["image_id", "target", "prediction", "top1", "top5"]
+        columns = ["image_id", "target", "prediction", *COUNTING]
         table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
         return table[["image_id"]].reindex(columns=columns) if self.has_no_classes(study_id) else table
 

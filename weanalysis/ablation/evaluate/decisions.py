@@ -43,9 +43,9 @@ class Screen:
 class Measured:
     """What a list of ablations changed among the images `start` … `stop`−1 of a data set's served order.
 
-    Intact, per image: `targets`, `predictions`, `top5` (whether the target is among the five largest logits).
+    Intact, per image: `targets`, `predictions`, and `intact_correct`, the bits of correctness (`tasks.Metric.bit`).
     `counts[a]` images changed under ablation a; their places in the shard, new classes and new correctness
-    (bit 0 top-1, bit 1 top-5) follow one another in `positions`, `classes`, `correct`, ablation by ablation.
+    follow one another in `positions`, `classes`, `correct`, ablation by ablation.
     An image counts as changed if its class or its top-5 correctness did. Of the answers, `num_checked` were computed
     the naive way too, and `num_differed` of these were wrong before they were measured again; `distrusted` are the
     layers that were measured the naive way alone, each with the reason. `values` has the numbers of each statistic that
@@ -56,7 +56,7 @@ class Measured:
     stop: int
     targets: np.ndarray
     predictions: np.ndarray
-    top5: np.ndarray
+    intact_correct: np.ndarray
     counts: np.ndarray
     positions: np.ndarray
     classes: np.ndarray
@@ -69,11 +69,6 @@ class Measured:
     distrusted: dict[str, str] = field(default_factory=dict)
     screen: Screen | None = None
     values: dict[str, Values] = field(default_factory=dict)
-
-    @property
-    def intact_correct(self) -> np.ndarray:
-        """The bits of correctness of the intact network's answers, (N,) uint8."""
-        return (self.targets == self.predictions).astype(np.uint8) + 2 * self.top5.astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -167,7 +162,7 @@ def merge_batches(batches: Sequence[Batch], start: int) -> Measured:
         stop=start + sum(sizes),
         targets=np.concatenate([batch.targets for batch in batches]).astype(np.int32),
         predictions=np.concatenate([batch.predictions for batch in batches]).astype(np.int32),
-        top5=(intact & 2).astype(bool),
+        intact_correct=intact.astype(np.uint8),
         counts=counts,
         positions=joined(0, np.int32),
         classes=joined(1, np.int32),

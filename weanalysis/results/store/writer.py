@@ -36,6 +36,7 @@ class Changes(Protocol):
     stop: int
     targets: np.ndarray
     predictions: np.ndarray
+    intact_correct: np.ndarray
     counts: np.ndarray
     positions: np.ndarray
     classes: np.ndarray
@@ -48,10 +49,6 @@ class Changes(Protocol):
     distrusted: dict[str, str]
     screen: Any
     values: Any
-
-    @property
-    def intact_correct(self) -> np.ndarray:
-        """The bits of correctness of the intact network's answers, (N,) uint8."""
 
 
 class Writer(ResultsFile):
