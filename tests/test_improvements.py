@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 from made_studies import location_plan, magnitude_plan, write_study
-from test_ablate import folder as pictures  # noqa: F401 (a fixture)
 
 from weanalysis import cli
 from weanalysis.cli.summary import print_improvements
@@ -76,7 +75,7 @@ def test_the_answer_in_words(store, capsys):
     assert "none again on the other half" in shown and "at most" in shown
 
 
-def test_the_command(tmp_path, capsys, monkeypatch, pictures):  # noqa: F811
+def test_the_command(tmp_path, capsys, monkeypatch, pictures):
     words = [
         "weanalysis",
         "ablate",

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-import torch
 from command_line import run
 from made_studies import location_plan, write_study
 from PIL import Image
@@ -29,14 +28,6 @@ from weanalysis.results import Store
 from weanalysis.training import Recipe, read_metrics, train
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

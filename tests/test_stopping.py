@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from test_ablate import Images, Small, count_blocks
-from test_ablate import folder as pictures  # noqa: F401 (a fixture)
+from small_networks import Images, Small, count_blocks
 
 from weanalysis import cli
 from weanalysis.ablation import Interrupted, ablate
@@ -182,7 +181,7 @@ def test_the_plan_for_more_images_is_that_of_the_undecided_rows():
     assert plan_images(table[:1], 0.5).num_undecided == 0 and np.isnan(plan_images(table[:1], 0.5).median)
 
 
-def test_the_command_says_which_intervals_these_are(tmp_path, capsys, monkeypatch, pictures):  # noqa: F811
+def test_the_command_says_which_intervals_these_are(tmp_path, capsys, monkeypatch, pictures):
     words = [
         "weanalysis",
         "ablate",
