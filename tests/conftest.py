@@ -1,6 +1,7 @@
 """What every test runs under, and what several files look at."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,37 @@ def pictures(tmp_path_factory) -> Path:
         net.fc.bias -= net(torch.randn(40, 3, 32, 32)).mean(0)
     save_checkpoint(root / "net.safetensors", net, architecture, {})
     return root
+
+
+@pytest.fixture(scope="session")
+def _demo(tmp_path_factory) -> Path:
+    from made_studies import write_demo
+
+    root = tmp_path_factory.mktemp("demo")
+    write_demo(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def _full(_demo, tmp_path_factory) -> Path:
+    from made_studies import write_channels, write_runs
+
+    root = tmp_path_factory.mktemp("full")
+    shutil.copytree(_demo, root, dirs_exist_ok=True)
+    write_channels(root)
+    write_runs(root)
+    return root
+
+
+@pytest.fixture
+def demo(_demo, monkeypatch) -> Path:
+    """The cache of `made_studies.write_demo`, for tests that write nothing into it."""
+    monkeypatch.setenv("WEANALYSIS_CACHE", str(_demo))
+    return _demo
+
+
+@pytest.fixture
+def full(_full, monkeypatch) -> Path:
+    """A cache with something for every page of the dashboard, for tests that write nothing into it."""
+    monkeypatch.setenv("WEANALYSIS_CACHE", str(_full))
+    return _full

@@ -149,7 +149,7 @@ def lively(name: str, num_images: int, num_wrong: int = 0) -> tuple[nn.Module, t
 def of_every_kind(net: nn.Module) -> list[Ablation]:
     layers = studies.find_layers(net)
     chosen = [layers[place] for place in studies.equidistant(len(layers), 5)]
-    return [a for layer in chosen for kind, found in candidates(layer).items() if kind != "layer" for a in found[:4]]
+    return [a for layer in chosen for kind, found in candidates(layer).items() if kind != "layer" for a in found[:2]]
 
 
 class Blobs(torch.utils.data.Dataset):

@@ -371,3 +371,27 @@ def write_demo(root: Path) -> Path:
     write_study(path, "location", location_plan(seed=1), "lwe location", num_images=700, seed=1, **known)
     write_study(path, "location", location_plan(), "baseline location", num_images=700, **known)
     return path
+
+
+def write_channels(root: Path, **settings: Any) -> None:
+    """Write a channel study and a layer study of the same network into a cache."""
+    known = {"weights_hash": "aaaa", "num_images": 700, **settings}
+    write_study(root / "results.sqlite", "channel", channel_plan(resnet20_layers()[:4]), "channels", **known)
+    write_study(root / "results.sqlite", "layer", layer_plan(), "layers", **known)
+
+
+def number(root: Path, name: str) -> int:
+    """Return the number of the study of that name in a cache."""
+    with Store.open(root / "results.sqlite", readonly=True) as store:
+        return store.find(name)
+
+
+def label(root: Path, name: str) -> str:
+    """Return what the dashboard calls the study of that name, also in addresses."""
+    return f"{name} · {number(root, name)}"
+
+
+def table(root: Path, name: str) -> pd.DataFrame:
+    """Return the table of the study of that name in a cache."""
+    with Store.open(root / "results.sqlite", readonly=True) as store:
+        return store.table(store.find(name))

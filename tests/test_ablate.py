@@ -127,7 +127,7 @@ def of(pictures) -> list[str]:
 
 def test_a_killed_study_goes_on_where_it_was(pictures, tmp_path):
     """SIGKILL in the middle; the second start repeats nothing that was kept and ends with the same table."""
-    words = ["ablate", "--jobs", "1", *of(pictures), "--grid", "3x3", "--cache"]
+    words = ["ablate", "--jobs", "1", *of(pictures), "--grid", "2x2", "--cache"]
     assert run(*words, str(tmp_path / "whole")) == 0
     cache = Cache(tmp_path / "killed")
     process = subprocess.Popen(
@@ -192,6 +192,8 @@ def test_a_stop_reaches_processes_that_are_still_starting(pictures, tmp_path, st
             *of(pictures),
             "--grid",
             "2x2",
+            "--layers",
+            "layer1*",
             "--cache",
             str(tmp_path),
         ],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 from made_studies import channel_plan, location_plan, write_demo, write_runs, write_study
+from processes import CHECKOUT, free_port
 
 from weanalysis.figures import points
 from weanalysis.results import Store
@@ -34,7 +34,6 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-CHECKOUT = Path(__file__).resolve().parents[1]
 
 pytestmark = [
     pytest.mark.browser,
@@ -47,12 +46,6 @@ pytestmark = [
 START = (
     "import sys; from pathlib import Path; from weanalysis.cache import Cache; from weanalysis.dashboard import launch"
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

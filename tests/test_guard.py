@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import CHECKOUT, free_port
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 HEALTH, STREAM = "/_stcore/health", "/_stcore/stream"
 
 
@@ -24,9 +24,7 @@ class Server:
     """A dashboard as the command starts it, on a port of its own."""
 
     def __init__(self, folder: Path, *options: str):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         folder.mkdir()
         environment = {
             **os.environ,

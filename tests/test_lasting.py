@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ import pytest
 from command_line import run
 from made_studies import location_plan, write_study
 from PIL import Image
+from processes import CHECKOUT, wait_until
 
 from weanalysis.ablation import ablate
 from weanalysis.cache import Cache
@@ -26,8 +27,6 @@ from weanalysis.errors import ModelError, StoreError, TrainingError
 from weanalysis.loading import load_data, load_model
 from weanalysis.results import Store
 from weanalysis.training import Recipe, read_metrics, train
-
-CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +42,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Processes ----------------------------------------------------------------------------------------------------------
-
-
-def wait_until(true: Callable[[], object], seconds: float) -> float:
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < seconds, "waited in vain"
-        time.sleep(0.1)
-    return time.monotonic() - began
 
 
 def is_alive(process: psutil.Process) -> bool:

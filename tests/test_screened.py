@@ -309,9 +309,9 @@ def misleading(activation: nn.Module, num_classes: int = 10) -> nn.Module:
 
 @pytest.mark.parametrize("activation", [nn.ReLU(), Sigmoid(), Gate(), Leak()], ids=lambda one: type(one).__name__)
 def test_flips_are_found_and_bounded_where_gradients_know_nothing_of_them(activation):
-    """A third class that is lifted, saturation, a hard gate, a gradient of 1e-4: all ablations of three networks."""
+    """A third class that is lifted, saturation, a hard gate, a gradient of 1e-4: all ablations of two networks."""
     errors, inside = [], []
-    for seed in range(3):
+    for seed in range(2):
         torch.manual_seed(seed)
         net, count = misleading(activation), 150
         images = torch.randn(count, 3, 8, 8) + torch.randn(count, 3, 1, 1)
