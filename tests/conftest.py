@@ -73,6 +73,13 @@ def demo(_demo, monkeypatch) -> Path:
 
 
 @pytest.fixture
+def own_demo(_demo, tmp_path, monkeypatch) -> Path:
+    """A copy of that cache, to be changed."""
+    monkeypatch.setenv("WEANALYSIS_CACHE", str(tmp_path))
+    return Path(shutil.copytree(_demo, tmp_path, dirs_exist_ok=True))
+
+
+@pytest.fixture
 def full(_full, monkeypatch) -> Path:
     """A cache with something for every page of the dashboard, for tests that write nothing into it."""
     monkeypatch.setenv("WEANALYSIS_CACHE", str(_full))

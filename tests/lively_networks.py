@@ -8,7 +8,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from weanalysis._torchvision import torchvision
+from weanalysis._torchvision import torchvision  # noqa: F401 (makes the imports below possible)
+
+# isort: split
+from torchvision import models
+from torchvision.models import convnext, efficientnet, vgg
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
 from weanalysis.ablation import Evaluator, studies
 from weanalysis.ablation.evaluate import Measured
 from weanalysis.ablation.studies import Ablation, Part
@@ -83,10 +89,24 @@ def some_ablations(net: nn.Module, images: torch.Tensor) -> list[Ablation]:
     return [*picked, Ablation(everywhere, "single", 1)]
 
 
-def torchvision_net(name: str) -> nn.Module:
-    torch.manual_seed(0)
-    options = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    return torchvision.models.get_model(name, num_classes=10, **options)
+def small_efficientnet() -> nn.Module:
+    expanded, fused = efficientnet.MBConvConfig, efficientnet.FusedMBConvConfig
+    stages = [expanded(1, 3, 1, 8, 8, 1), fused(4, 3, 2, 8, 16, 1), expanded(6, 5, 2, 16, 24, 2)]
+    return efficientnet.EfficientNet(stages, dropout=0.2, num_classes=10)
+
+
+def small_convnext() -> nn.Module:
+    stages = [convnext.CNBlockConfig(16, 24, 1), convnext.CNBlockConfig(24, 32, 1), convnext.CNBlockConfig(32, None, 1)]
+    return convnext.ConvNeXt(stages, num_classes=10)
+
+
+def small_vgg() -> nn.Module:
+    features = vgg.make_layers([16, "M", 24, 24, "M", 32, "M"], batch_norm=True)
+    return nn.Sequential(features, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 10))
+
+
+def googlenet() -> nn.Module:
+    return models.googlenet(num_classes=10, aux_logits=False, init_weights=False)
 
 
 def timm_net(name: str) -> nn.Module:
@@ -111,19 +131,20 @@ class CallsTwice(nn.Module):
         return self.head((first + second).mean((2, 3)))
 
 
+# Of each architecture the smallest that has all its kinds of layers.
 NETWORKS = {
-    "resnet18": (lambda: torchvision_net("resnet18"), 48),
-    "resnext50_32x4d": (lambda: torchvision_net("resnext50_32x4d"), 48),
-    "mobilenet_v2": (lambda: torchvision_net("mobilenet_v2"), 48),
-    "densenet121": (lambda: torchvision_net("densenet121"), 64),
-    "googlenet": (lambda: torchvision_net("googlenet"), 48),
-    "vgg16_bn": (lambda: torchvision_net("vgg16_bn"), 32),
-    "efficientnet_b0": (lambda: torchvision_net("efficientnet_b0"), 48),
-    "convnext_tiny": (lambda: torchvision_net("convnext_tiny"), 64),
-    "shufflenet_v2_x0_5": (lambda: torchvision_net("shufflenet_v2_x0_5"), 48),
+    "resnet": (lambda: ResNet(BasicBlock, [1, 1, 1, 1], num_classes=10), 32),
+    "resnext": (lambda: ResNet(Bottleneck, [1, 1, 1, 1], num_classes=10, groups=32, width_per_group=4), 32),
+    "mobilenet_v2": (lambda: models.mobilenet_v2(num_classes=10, width_mult=0.25), 48),
+    "densenet": (lambda: models.DenseNet(8, (2, 3, 2), 16, num_classes=10), 32),
+    "googlenet": (googlenet, 32),
+    "vgg": (small_vgg, 32),
+    "efficientnet": (small_efficientnet, 48),
+    "convnext": (small_convnext, 48),
+    "shufflenet_v2": (lambda: models.shufflenet_v2_x0_5(num_classes=10), 48),
     "resnet20": (lambda: build({"source": "builtin", "name": "resnet20", "num_classes": 10}), 16),
-    "timm:seresnet18": (lambda: timm_net("legacy_seresnet18"), 48),
-    "timm:tf_efficientnet_lite0": (lambda: timm_net("tf_efficientnet_lite0"), 48),
+    "timm:seresnet18": (lambda: timm_net("legacy_seresnet18"), 32),
+    "timm:tf_efficientnet_lite0": (lambda: timm_net("tf_efficientnet_lite0"), 32),
     "calls one convolution twice": (CallsTwice, 12),
 }
 

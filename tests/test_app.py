@@ -944,9 +944,9 @@ def test_partial_data_is_shown_as_far_as_it_is(page: str, num_shards: int, begun
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in ("runs", "jobs")])
 @pytest.mark.parametrize("harm", ["older", "locked", "torn"])
 def test_a_store_that_cannot_be_read_is_one_clear_line(
-    page: str, harm: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, harm: str, own_demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_demo(cache)
+    path = own_demo / "results.sqlite"
     with sqlite3.connect(path) as db:
         if harm == "older":
             db.execute("PRAGMA user_version = 0")
@@ -967,7 +967,7 @@ def test_a_store_that_cannot_be_read_is_one_clear_line(
         assert not app.exception
         said = app.error[0].value.replace("\\", "")
         assert {"older": "another version's", "locked": "locked", "torn": "malformed"}[harm] in said
-        assert "results.sqlite" in said or str(cache) in said
+        assert "results.sqlite" in said or str(own_demo) in said
         assert app.title, "the page's own name and explanation stay"
     finally:
         writer.close()

@@ -564,7 +564,7 @@ def test_what_the_commands_do_is_public() -> None:
 def test_demo_goes_from_nothing_to_the_comparison_and_does_nothing_twice(tmp_path, capsys, monkeypatch) -> None:
     """The whole demo, shortened: all that it runs is real."""
     monkeypatch.setitem(PRESETS, "digits", {**PRESETS["digits"], "epochs": 0.2, "warmup_epochs": 0})
-    monkeypatch.setattr(demo, "NUM_IMAGES", 20)
+    monkeypatch.setattr(demo, "NUM_IMAGES", 10)
     monkeypatch.setattr(demo, "PERCENTILES", "50,100")
     words = ["demo", "--no-dashboard", "--cache", str(tmp_path)]
     assert run(*words) == 0
@@ -574,7 +574,7 @@ def test_demo_goes_from_nothing_to_the_comparison_and_does_nothing_twice(tmp_pat
     with Store.open(Cache(tmp_path).results, readonly=True) as store:
         studies = store.studies().sort_values("id")
     assert studies["kind"].tolist() == ["magnitude", "location", "location", "multiplier"]
-    assert set(studies["state"]) == {"complete"} and set(studies["num_images"]) == {20}
+    assert set(studies["state"]) == {"complete"} and set(studies["num_images"]) == {10}
     assert run(*words) == 0
     said = capsys.readouterr()
     assert "trains resnet20" not in said.err

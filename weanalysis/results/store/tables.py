@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
 
 class Store(Counts):
-    """The results file of a cache. Open it with `Store.open`; use it as a context manager or close it."""
+    """The results file of a cache. Open it with `Store.open`; use it as a context manager or close it.
+
+    >>> import weanalysis as wa
+    >>> from weanalysis.cache import find_cache
+    >>> model = wa.load_model("resnet20", weights="none", num_classes=10)
+    >>> made = wa.ablate(model, wa.load_data("digits", image_size=16, num_images=20), "layer", name="whole layers")
+    >>> with Store.open(find_cache().results, readonly=True) as store:
+    ...     table = store.table(store.find("whole layers"))
+    >>> table["drop"].equals(made["drop"])
+    True
+    """
 
     def table(self, study_id: int, metric: str | None = None, confidence: float = 0.95) -> pd.DataFrame:
         """The study's table, one row an ablation, with the contract's columns (`COLUMNS`), as far as it has come.
