@@ -109,11 +109,11 @@ def googlenet() -> nn.Module:
     return models.googlenet(num_classes=10, aux_logits=False, init_weights=False)
 
 
-def timm_net(name: str) -> nn.Module:
+def timm_net(name: str, **options: object) -> nn.Module:
     import timm
 
     torch.manual_seed(0)
-    return timm.create_model(name, num_classes=10)
+    return timm.create_model(name, num_classes=10, **options)
 
 
 class CallsTwice(nn.Module):
@@ -143,8 +143,8 @@ NETWORKS = {
     "convnext": (small_convnext, 48),
     "shufflenet_v2": (lambda: models.shufflenet_v2_x0_5(num_classes=10), 48),
     "resnet20": (lambda: build({"source": "builtin", "name": "resnet20", "num_classes": 10}), 16),
-    "timm:seresnet18": (lambda: timm_net("legacy_seresnet18"), 32),
-    "timm:tf_efficientnet_lite0": (lambda: timm_net("tf_efficientnet_lite0"), 32),
+    "timm:seresnet18": (lambda: timm_net("legacy_seresnet18", layers=(1, 1, 1, 1)), 32),
+    "timm:tf_mobilenetv3": (lambda: timm_net("tf_mobilenetv3_small_minimal_100"), 48),
     "calls one convolution twice": (CallsTwice, 12),
 }
 

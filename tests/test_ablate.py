@@ -15,6 +15,7 @@ import psutil
 import pytest
 import torch
 from command_line import run
+from made_studies import only
 from small_networks import NUM_IMAGES, Images, Small, count_blocks
 from torch import nn
 
@@ -108,7 +109,7 @@ def test_processes_give_the_same_table(pictures, tmp_path, monkeypatch):
     for jobs in ("1", "2"):
         run("ablate", "--jobs", jobs, *of(pictures), "--cache", str(tmp_path / jobs), "--grid", "2x2")
         with Store.open(tmp_path / jobs / "results.sqlite", readonly=True) as store:
-            tables.append(store.table(1))
+            tables.append(store.table(only(store)))
             assert set(store.studies()["state"]) == {"complete"}
     pd.testing.assert_frame_equal(*tables)
     assert tables[0]["num_flipped"].sum() > 0
@@ -154,7 +155,7 @@ def test_a_killed_study_goes_on_where_it_was(pictures, tmp_path):
     assert run(*words, str(cache.root)) == 0
     assert count_blocks(cache) == count_blocks(Cache(tmp_path / "whole"))
     with Store.open(cache.results, readonly=True) as one, Store.open(tmp_path / "whole/results.sqlite", True) as two:
-        pd.testing.assert_frame_equal(one.table(1), two.table(1))
+        pd.testing.assert_frame_equal(one.table(only(one)), two.table(only(two)))
         assert one.studies()["state"].tolist() == ["complete"]
 
 
@@ -171,11 +172,11 @@ def test_ctrl_c_finishes_the_task_in_hand_and_says_how_to_go_on(pictures, cache,
     assert "run the same command again" in capsys.readouterr().err
     with Store.open(cache.results, readonly=True) as store:
         assert store.studies()["state"].tolist() == ["stopped"]
-        assert store.table(1)["num_images"].tolist() == [10] * 19
+        assert store.table(only(store))["num_images"].tolist() == [10] * 19
     monkeypatch.setattr(Store, "write", write)
     assert run(*words) == 0
     with Store.open(cache.results, readonly=True) as store:
-        assert store.table(1)["num_images"].tolist() == [40] * 19
+        assert store.table(only(store))["num_images"].tolist() == [40] * 19
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
@@ -255,7 +256,7 @@ def test_a_failing_image_keeps_what_was_measured(cache):
         ablate(net, data, "layer", cache=cache, shard_size=6)
     with Store.open(cache.results, readonly=True) as store:
         assert store.studies()["state"].tolist() == ["failed"]
-        assert store.table(1)["num_images"].tolist() == [18, 18]
+        assert store.table(only(store))["num_images"].tolist() == [18, 18]
 
 
 def test_reports_count_up_to_what_the_table_says(cache):
@@ -294,7 +295,7 @@ def test_summary_list_and_export(pictures, cache, capsys, tmp_path):
     ):
         assert phrase in text
     with Store.open(cache.results, readonly=True) as store:
-        table = store.table(1)
+        table = store.table(only(store))
     for row in selected_intervals(table.sort_values("drop", ascending=False, kind="stable")[:5], 19).itertuples():
         shown = f"{row.drop:+.2f} [{row.selected_low:+.2f}, {row.selected_high:+.2f}]"
         q = f"{row.q_value:.2g}" + ("*" if row.q_value <= 0.05 else "")

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_studies import channel_plan, location_plan, write_demo, write_runs, write_study
+from made_studies import channel_plan, label, location_plan, table, write_demo, write_runs, write_study
 from processes import CHECKOUT, free_port
 
 from weanalysis.figures import points
-from weanalysis.results import Store
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright's Python package is not installed")
 
@@ -225,7 +224,7 @@ def test_settings_are_in_the_address_and_open_elsewhere(
 
 
 def test_a_figure_is_saved_as_picture_drawing_and_table(visitor: Visitor, tmp_path: Path) -> None:
-    page = visitor.visit("/location?study=baseline+location+·+5")
+    page = visitor.visit(f"/location?study={label(visitor.cache, 'baseline location')}")
     visitor.chart("mosaic")
     for button, start in (("PNG", b"\x89PNG"), ("SVG", b"<svg"), ("CSV", b"study,layer,depth")):
         page.locator(".st-key-mosaic-save button").first.click()
@@ -241,10 +240,9 @@ def test_a_figure_is_saved_as_picture_drawing_and_table(visitor: Visitor, tmp_pa
 def test_a_click_on_a_cell_opens_the_kernel_and_the_images_it_was_needed_for(
     visitor: Visitor, browser: Any, address: str
 ) -> None:
-    page = visitor.visit("/location?study=baseline+location+·+5")
-    with Store.open(visitor.cache / "results.sqlite", readonly=True) as store:
-        table = store.table(5)
-    worst = table.loc[table["drop"].idxmax()]
+    page = visitor.visit(f"/location?study={label(visitor.cache, 'baseline location')}")
+    measured = table(visitor.cache, "baseline location")
+    worst = measured.loc[measured["drop"].idxmax()]
     x, y = visitor.place_of(worst["layer"], worst["out_channel"], worst["in_channel"])
     page.mouse.move(x, y - 2)
     page.mouse.move(x, y)
@@ -271,7 +269,7 @@ def test_a_running_study_sharpens_and_the_reader_s_zoom_and_kernel_stay(visitor:
             else if (box && !box.classList.contains("still-running")) box.classList.add("still-running");
         }).observe(document, { attributes: true, childList: true, subtree: true });"""
     )
-    page = visitor.visit("/location?study=begun+location+·+3&kernel=layer1.0.conv1:0:0")
+    page = visitor.visit(f"/location?study={label(visitor.cache, 'begun location')}&kernel=layer1.0.conv1:0:0")
     page.get_by_text("on 250 images").wait_for()
     box, whole = visitor.chart("mosaic").bounding_box(), visitor.zoom()
     page.mouse.move(box["x"] + 40, box["y"] + 60)
@@ -334,8 +332,13 @@ def test_a_click_on_a_strip_opens_the_channel(visitor: Visitor) -> None:
     page.get_by_text("The filters of layer2.0.conv1").wait_for()
 
 
+def comparing(cache: Path) -> str:
+    """The address of the page that compares the two location studies."""
+    return f"/compare?first={label(cache, 'baseline location')}&second={label(cache, 'lwe location')}"
+
+
 def test_two_networks_are_compared(visitor: Visitor) -> None:
-    page = visitor.visit("/compare?first=baseline+location+·+5&second=lwe+location+·+4")
+    page = visitor.visit(comparing(visitor.cache))
     visitor.chart("mosaic-difference")
     page.get_by_text("Difference (points)").wait_for()
     page.get_by_text("Hide what cannot be told from zero").click()
@@ -352,12 +355,12 @@ def test_two_networks_are_compared(visitor: Visitor) -> None:
     [
         ("/location", ["spread"]),
         ("/magnitude", ["curve"]),
-        ("/compare?first=baseline+location+·+5&second=lwe+location+·+4", ["distributions", "agreement"]),
+        (None, ["distributions", "agreement"]),
     ],
 )
-def test_labels_fit_the_margins_that_a_figure_was_given(visitor: Visitor, path: str, keys: list[str]) -> None:
+def test_labels_fit_the_margins_that_a_figure_was_given(visitor: Visitor, path: str | None, keys: list[str]) -> None:
     """Where they do not, Plotly widens the margins and draws the figure a second time."""
-    page = visitor.visit(path)
+    page = visitor.visit(path or comparing(visitor.cache))
     for key in keys:
         visitor.chart(key)
         taken, given = page.evaluate(

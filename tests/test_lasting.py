@@ -17,7 +17,7 @@ import pandas as pd
 import psutil
 import pytest
 from command_line import run
-from made_studies import location_plan, write_study
+from made_studies import location_plan, only, write_study
 from PIL import Image
 from processes import CHECKOUT, wait_until
 
@@ -169,7 +169,7 @@ def test_a_study_on_a_full_disk_keeps_what_it_has_and_goes_on(disk: Disk, photos
         ablate(model, data, "location", report=fill_after_two, **asked)
     assert "what was kept before is intact" in one_line(caught.value)
     with Store.open(cache.results, readonly=True) as store:
-        table, (done,) = store.table(1), store.studies()["done"]
+        table, (done,) = store.table(only(store)), store.studies()["done"]
     assert 0 < done < 36 and table["num_images"].max() == done // 6 * 2
     with pytest.raises((StoreError, ModelError)) as caught:
         ablate(model, data, "location", **asked)
@@ -212,7 +212,7 @@ def test_a_file_that_finds_no_room_leaves_the_one_that_was_there(
     cache = tmp_path / "cache"
     write_study(cache / "results.sqlite", "location", location_plan(), "study", 250)
     target = disk.root / {"export": "x.csv", "report": "x.html"}[command]
-    words = [command, "1", "-o", str(target), "--cache", str(cache)]
+    words = [command, "study", "-o", str(target), "--cache", str(cache)]
     target.write_text("what was there")
     disk.fill()
     assert run(*words) == 1

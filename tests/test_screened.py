@@ -25,7 +25,7 @@ from weanalysis.results.store import SCREENED
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet20", "resnext", "mobilenet_v2", "googlenet", "densenet", "timm:tf_efficientnet_lite0"]
+    "name", ["resnet20", "resnext", "mobilenet_v2", "googlenet", "densenet", "timm:tf_mobilenetv3"]
 )
 def test_pairs_of_all_layers_computed_together_are_what_the_whole_network_gives(name):
     net, images, targets = lively(name, 6, 2)
