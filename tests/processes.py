@@ -15,7 +15,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(true: Callable[[], object], seconds: float = 120) -> float:
+def wait_until(true: Callable[[], object], seconds: float = 300) -> float:
     """Wait for something that happens elsewhere, and return the seconds that it took."""
     began = time.monotonic()
     while not true():

@@ -136,7 +136,7 @@ def test_a_killed_study_goes_on_where_it_was(pictures, tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     kept = 0
     while kept == 0 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)

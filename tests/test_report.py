@@ -456,7 +456,7 @@ def test_a_browser_shows_every_figure_from_a_file_and_asks_nobody(cache: Cache) 
         page.goto(written.path.as_uri())
         num_figures = page.locator("figure").count()
         page.wait_for_function(
-            f"document.querySelectorAll('figure .main-svg').length >= 2 * {num_figures}", timeout=30_000
+            f"document.querySelectorAll('figure .main-svg').length >= 2 * {num_figures}", timeout=90_000
         )
         assert num_figures > 8
         assert page.locator("img[onerror]").count() == 0
