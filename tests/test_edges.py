@@ -107,10 +107,10 @@ def test_where_nothing_flips_every_conclusion_is_that_nothing_was_seen(cache: Ca
     assert np.isnan(found.agreement.value) and found.images.empty
     assert (found.places["difference_low"] < 0).all() and (found.places["difference_high"] > 0).all()
     with Store.open(cache.results, readonly=True) as store:
-        improvements = find_improvements(store, only(store))
+        improvements = find_improvements(store, store.find("silent0"))
         assert improvements.num_confirmed == len(improvements.table) == 0 and improvements.largest_missed > 0
         measured = saliency_maps(Small(0, bias=1e4), noise(), "l1,taylor", cache=cache)
-        scored = scored_study(measured, Small(0, bias=1e4), store, only(store))
+        scored = scored_study(measured, Small(0, bias=1e4), store, store.find("silent0"))
     agreement = agreement_table(scored, ["l1", "taylor"])
     said = agreement[["spearman", "kendall", "top_overlap"]]
     assert said.isna().all(axis=None), "no order, so no agreement: NaN, not 0"
@@ -122,10 +122,11 @@ def test_a_network_that_is_always_wrong_has_nothing_to_lose(cache: Cache, capsys
     for number, net in enumerate(nets):
         ablate(net, labelled, "location", grid="all", cache=cache, name=f"net{number}")
     with Store.open(cache.results, readonly=True) as store:
-        table = store.table(only(store))
+        study = store.find("net0")
+        table = store.table(study)
         assert (table["intact"] == 0).all() and (table["drop"] <= 0).all() and (table["drop"] < 0).any()
         assert (table["drop_low"] >= -100).all() and np.allclose(table["ablated"], -table["drop"])
-        improvements = find_improvements(store, only(store))
+        improvements = find_improvements(store, study)
         assert improvements.num_tested == 12 and np.isfinite(improvements.largest_missed)
     printed = conclude(cache, "net0", "net1", capsys)
     assert None not in printed.values()
