@@ -213,28 +213,42 @@ def _made_shard(generator: np.random.Generator, plan: pd.DataFrame, start: int, 
     targets = digit_targets()[start:stop]
     right = generator.random(count) < share
     predictions = np.where(right, targets, (targets + 1) % CLASSES)
-    counts, positions, classes, correct = [], [], [], []
-    for loses, gains in zip(plan["loses"], plan["gains"], strict=True):
-        flips = np.where(right, generator.random(count) < loses / 0.81, generator.random(count) < gains / 0.19)
-        (places,) = np.nonzero(flips)
-        now = ~right[places]
-        counts.append(len(places))
-        positions.append(places)
-        classes.append(np.where(now, targets[places], (targets[places] + 2) % CLASSES))
-        correct.append(np.where(now, 3, 2))
+    flips = [
+        np.where(right, generator.random(count) < loses / 0.81, generator.random(count) < gains / 0.19)
+        for loses, gains in zip(plan["loses"], plan["gains"], strict=True)
+    ]
+    after = np.where(flips, np.where(right, (targets + 2) % CLASSES, targets), predictions)
+    among_five = np.ones(count, bool), np.ones(after.shape, bool)
+    return made_measured(start, targets, (predictions, after), among_five, _made_losses(plan, right, start))
+
+
+def made_measured(
+    start: int,
+    targets: np.ndarray,
+    answers: tuple[np.ndarray, np.ndarray],
+    among_five: tuple[np.ndarray, np.ndarray],
+    losses: Values,
+    **more: Any,
+) -> Measured:
+    """Return what the engine tells of a shard (N images) under some ablations (A).
+
+    `answers` and whether the target is `among_five` are given of the intact network, (N,), and of each ablation,
+    (A, N).
+    """
+    (before, after), (five_before, five_after) = answers, among_five
+    changed = (after != before) | (five_after != five_before)
+    correct = (after == targets) + 2 * five_after
     return Measured(
         start,
-        stop,
+        start + len(targets),
         targets,
-        predictions,
-        2 + right.astype(np.uint8),
-        np.array(counts),
-        np.concatenate(positions),
-        np.concatenate(classes),
-        np.concatenate(correct),
-        largest_difference=1e-6,
-        seconds=0.5,
-        values={"loss": _made_losses(plan, right, start)},
+        before,
+        ((before == targets) + 2 * five_before).astype(np.uint8),
+        changed.sum(1),
+        np.nonzero(changed)[1],
+        after[changed],
+        correct[changed],
+        **{"largest_difference": 1e-6, "seconds": 0.5, "values": {"loss": losses}, **more},
     )
 
 
@@ -372,3 +386,33 @@ def write_demo(root: Path) -> Path:
     write_study(path, "location", location_plan(seed=1), "lwe location", num_images=700, seed=1, **known)
     write_study(path, "location", location_plan(), "baseline location", num_images=700, **known)
     return path
+
+
+def write_channels(root: Path, **settings: Any) -> None:
+    """Write a channel study and a layer study of the same network into a cache."""
+    known = {"weights_hash": "aaaa", "num_images": 700, **settings}
+    write_study(root / "results.sqlite", "channel", channel_plan(resnet20_layers()[:4]), "channels", **known)
+    write_study(root / "results.sqlite", "layer", layer_plan(), "layers", **known)
+
+
+def number(root: Path, name: str) -> int:
+    """Return the number of the study of that name in a cache."""
+    with Store.open(root / "results.sqlite") as store:
+        return store.find(name)
+
+
+def label(root: Path, name: str) -> str:
+    """Return what the dashboard calls the study of that name, also in addresses."""
+    return f"{name} · {number(root, name)}"
+
+
+def table(root: Path, name: str) -> pd.DataFrame:
+    """Return the table of the study of that name in a cache."""
+    with Store.open(root / "results.sqlite") as store:
+        return store.table(store.find(name))
+
+
+def only(store: Store) -> int:
+    """Return the number of the one study that a results file holds."""
+    (found,) = store.studies()["id"]
+    return int(found)

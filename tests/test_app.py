@@ -7,8 +7,6 @@ import json
 import socket
 import sqlite3
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +14,14 @@ import pandas as pd
 import pytest
 from made_studies import (
     channel_plan,
-    layer_plan,
+    label,
     location_plan,
     made_metrics,
     magnitude_plan,
     multiplier_plan,
     resnet20_layers,
+    table,
+    write_channels,
     write_demo,
     write_multipliers,
     write_run,
@@ -30,10 +30,10 @@ from made_studies import (
     write_study,
     write_weights,
 )
+from pages import PAGES, STUDY_PAGES, chart, charts, click, decoded, drawings, is_well, open_page, words
+from processes import free_port, wait_until
 from safetensors.numpy import load_file
 from scipy.stats import spearmanr
-from streamlit.proto.WidgetStates_pb2 import WidgetState
-from streamlit.testing.v1 import AppTest
 
 from weanalysis import figures
 from weanalysis.cache import ENVIRONMENT_VARIABLE, Cache
@@ -48,11 +48,7 @@ from weanalysis.report.words import with_interval
 from weanalysis.results import Store, find_improvements
 from weanalysis.results.statistics import mean_of_runs, selected_intervals
 
-STUDY_PAGES = ("overview", "location", "channels", "magnitude", "compare")
-PAGES = (*STUDY_PAGES, "saliency", "runs", "multipliers", "excitation", "jobs")
 BEGIN = {"saliency": "weanalysis saliency", "runs": "weanalysis train", "multipliers": "weanalysis train"}
-
-Open = Callable[..., AppTest]
 
 
 @pytest.fixture
@@ -61,67 +57,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def open_page(cache: Path) -> Open:
-    def open_page(page: str, **query: str) -> AppTest:
-        app = AppTest.from_file(str(app_folder() / "main.py"), default_timeout=60)
-        app.query_params.update(query)
-        app.run()
-        if page != "overview":
-            app.switch_page(f"views/{page}.py").run()
-        return app
-
-    return open_page
-
-
-def words(app: AppTest) -> str:
-    """Return all text of a page."""
-    kinds = (app.title, app.caption, app.markdown, app.info, app.error, app.warning, app.code, app.get("badge"))
-    return "\n".join(str(element.value) for kind in kinds for element in kind)
-
-
-def drawings(app: AppTest) -> list:
-    """Return the figures of a page, without the empty one that makes the browser load Plotly."""
-    return [element for element in app.get("plotly_chart") if not element.proto.id.endswith("preload-figure")]
-
-
-def charts(app: AppTest) -> list[dict]:
-    return [json.loads(element.proto.spec) for element in drawings(app)]
-
-
-def chart(app: AppTest) -> dict:
-    return charts(app)[0]
-
-
-def decoded(array: dict) -> np.ndarray:
-    """Return an array as Plotly's JSON holds it."""
-    shape = [int(side) for side in array["shape"].split(",")]
-    return np.frombuffer(base64.b64decode(array["bdata"]), array["dtype"]).reshape(shape)
-
-
-def click(app: AppTest, key: str, customdata: list) -> None:
-    """Click on a point of a chart, as the browser reports it."""
-    chart = next(element for element in drawings(app) if element.proto.id.endswith(f"-{key}"))
-    selection = {"points": [{"customdata": customdata}], "point_indices": [0], "box": [], "lasso": []}
-    states = app._tree.get_widget_states()
-    states.widgets.append(WidgetState(id=chart.proto.id, string_value=json.dumps({"selection": selection})))
-    app._run(states)
-
-
-def wait_until(true: Callable[[], object], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.2)
-
-
-def is_well(app: AppTest) -> None:
-    assert not app.exception, app.exception[0].value
-    assert not app.error, app.error[0].value
-
-
 @pytest.mark.parametrize("page", PAGES)
-def test_an_empty_cache_says_how_to_begin(page: str, open_page: Open, cache: Path) -> None:
+def test_an_empty_cache_says_how_to_begin(page: str, cache: Path) -> None:
     app = open_page(page)
     is_well(app)
     assert BEGIN.get(page, "weanalysis ablate") + " --model resnet20" in words(app)
@@ -130,30 +67,21 @@ def test_an_empty_cache_says_how_to_begin(page: str, open_page: Open, cache: Pat
 
 
 @pytest.mark.parametrize("page", STUDY_PAGES)
-def test_a_file_that_is_no_store_is_one_clear_line(page: str, open_page: Open, cache: Path) -> None:
+def test_a_file_that_is_no_store_is_one_clear_line(page: str, cache: Path) -> None:
     (cache / "results.sqlite").write_bytes(b"no database" * 100)
     app = open_page(page)
     assert not app.exception
     assert "cannot be opened as a results file" in app.error[0].value
 
 
-def write_full(root: Path) -> None:
-    """Fill a cache with something for every page."""
-    write_demo(root)
-    write_channels(root)
-    write_runs(root)
-
-
 @pytest.mark.parametrize("page", PAGES)
-def test_full_data_shows_a_page_without_complaint(page: str, open_page: Open, cache: Path) -> None:
-    write_full(cache)
+def test_full_data_shows_a_page_without_complaint(page: str, full: Path) -> None:
     app = open_page(page)
     is_well(app)
     assert page in ("overview", "multipliers", "jobs") or drawings(app)
 
 
-def test_overview_lists_searches_and_filters(open_page: Open, cache: Path) -> None:
-    write_demo(cache)
+def test_overview_lists_searches_and_filters(demo: Path) -> None:
     app = open_page("overview")
     assert list(app.dataframe[0].value["name"]) == [
         "baseline location",
@@ -164,19 +92,18 @@ def test_overview_lists_searches_and_filters(open_page: Open, cache: Path) -> No
     ]
     assert app.dataframe[0].value["progress"].tolist() == [100, 100, 25, 100, 50]
     assert set(app.dataframe[0].value["weights"]) == {"auto"}
-    with Store.open(cache / "results.sqlite") as store:
-        right = [100 * store.intact(number)["top1"].mean() for number in (5, 4, 3, 2, 1)]
+    with Store.open(demo / "results.sqlite") as store:
+        right = [100 * store.intact(store.find(name))["top1"].mean() for name in app.dataframe[0].value["name"]]
     assert app.dataframe[0].value["intact"].tolist() == pytest.approx(right)
     app.text_input(key="search").set_value("LWE resnet").run()
     assert list(app.dataframe[0].value["name"]) == ["lwe location"]
     app.text_input(key="search").set_value("")
     app.pills(key="kind").set_value(["magnitude"]).run()
     assert set(app.dataframe[0].value["name"]) == {"baseline magnitude", "by layer"}
-    assert app.get("progress")[0].proto.text.startswith("begun location")
+    assert app.get("progress")[0].text.startswith("begun location")
 
 
-def test_location_draws_the_chosen_study(open_page: Open, cache: Path) -> None:
-    write_demo(cache)
+def test_location_draws_the_chosen_study(demo: Path) -> None:
     app = open_page("location")
     assert app.selectbox(key="study").value.startswith("baseline location")
     assert chart(app)["data"][0]["type"] == "heatmap"
@@ -185,17 +112,17 @@ def test_location_draws_the_chosen_study(open_page: Open, cache: Path) -> None:
     assert "700 images" in words(app)
 
 
-def test_a_running_study_is_shown_as_far_as_it_is(open_page: Open, cache: Path) -> None:
+def test_a_running_study_is_shown_as_far_as_it_is(cache: Path) -> None:
     path = cache / "results.sqlite"
     write_study(path, "location", location_plan(), "begun", num_shards=0, state="running")
     app = open_page("location")
     is_well(app)
     assert "0 of 465 kernels measured" in words(app)
-    app = open_page("location", study="begun · 1")
+    app = open_page("location", study=label(cache, "begun"))
     assert all("not measured" in text for text in chart(app)["data"][1]["hovertext"])
 
 
-def test_a_study_that_was_killed_long_ago_says_that_there_is_no_news(open_page: Open, cache: Path) -> None:
+def test_a_study_that_was_killed_long_ago_says_that_there_is_no_news(cache: Path) -> None:
     path = cache / "results.sqlite"
     write_study(path, "location", location_plan(grid=2), "killed", num_images=500, num_shards=1, state="running")
     assert "no news" not in words(open_page("location"))
@@ -204,8 +131,7 @@ def test_a_study_that_was_killed_long_ago_says_that_there_is_no_news(open_page: 
     assert "no news for 60 min" in words(open_page("location"))
 
 
-def test_settings_change_the_mosaic(open_page: Open, cache: Path) -> None:
-    write_demo(cache)
+def test_settings_change_the_mosaic(demo: Path) -> None:
     app = open_page("location")
     app.segmented_control(key="value").set_value("Flipped images").run()
     assert "flipped" in chart(app)["data"][0]["colorbar"]["title"]["text"]
@@ -215,7 +141,7 @@ def test_settings_change_the_mosaic(open_page: Open, cache: Path) -> None:
     is_well(app)
 
 
-def test_many_layers_turn_into_pages(open_page: Open, cache: Path) -> None:
+def test_many_layers_turn_into_pages(cache: Path) -> None:
     layers = [(f"features.denseblock{b}.denselayer{n}.conv2", 8, 8) for b in range(1, 5) for n in range(1, 26)]
     write_study(cache / "results.sqlite", "location", location_plan(layers, grid=2), "dense", num_images=250)
     app = open_page("location")
@@ -229,21 +155,20 @@ def test_many_layers_turn_into_pages(open_page: Open, cache: Path) -> None:
     assert "Layers 76 to 100 of 100" in words(app)
 
 
-def test_a_click_opens_the_kernel_with_its_weights_and_its_images(open_page: Open, cache: Path) -> None:
-    write_demo(cache)
-    app = open_page("location", study="baseline location · 5")
+def test_a_click_opens_the_kernel_with_its_weights_and_its_images(demo: Path) -> None:
+    app = open_page("location", study=label(demo, "baseline location"))
     assert not app.metric
-    with Store.open(cache / "results.sqlite") as store:
-        table = store.table(5)
-        worst = table.loc[table["drop"].idxmax()]
-        changes = store.changes(5, int(worst.name))
+    measured = table(demo, "baseline location")
+    worst = measured.loc[measured["drop"].idxmax()]
+    with Store.open(demo / "results.sqlite") as store:
+        changes = store.changes(store.find("baseline location"), int(worst.name))
     click(app, "mosaic", [worst["layer"], int(worst["out_channel"]), int(worst["in_channel"]), int(worst.name)])
     is_well(app)
     assert app.selectbox(key="kernel-layer").value == worst["layer"]
     assert app.selectbox(key="kernel-out").value == worst["out_channel"]
     assert app.metric[0].value == figures.points(worst["drop"])
     assert app.metric[1].value == figures.interval(worst["drop_low"], worst["drop_high"])
-    weight = load_file(cache / "weights" / "aaaa.safetensors")[f"{worst['layer']}.weight"]
+    weight = load_file(demo / "weights" / "aaaa.safetensors")[f"{worst['layer']}.weight"]
     shown = next(chart for chart in charts(app) if len(chart["data"][0].get("z", {}).get("shape", "")) == 4)
     own = weight[int(worst["out_channel"]), int(worst["in_channel"])]
     assert np.allclose(decoded(shown["data"][0]["z"]), own)
@@ -254,9 +179,8 @@ def test_a_click_opens_the_kernel_with_its_weights_and_its_images(open_page: Ope
     assert len(frames) == 2, "the clicked cell is framed"
 
 
-def test_a_kernel_has_an_address(open_page: Open, cache: Path) -> None:
-    write_demo(cache)
-    app = open_page("location", study="baseline location · 5", kernel="layer3.2.conv2:63:32")
+def test_a_kernel_has_an_address(demo: Path) -> None:
+    app = open_page("location", study=label(demo, "baseline location"), kernel="layer3.2.conv2:63:32")
     is_well(app)
     chosen = [app.selectbox(key=f"kernel-{side}").value for side in ("layer", "out", "in")]
     assert chosen == ["layer3.2.conv2", 63, 32]
@@ -269,15 +193,14 @@ def test_a_kernel_has_an_address(open_page: Open, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("kernel", ["nowhere:1:2", "conv1:99:0", "conv1", "conv1:x:0", "::", "<b>:1:1"])
-def test_an_address_that_names_no_kernel_shows_the_maps(kernel: str, open_page: Open, cache: Path) -> None:
-    write_demo(cache)
+def test_an_address_that_names_no_kernel_shows_the_maps(kernel: str, demo: Path) -> None:
     app = open_page("location", kernel=kernel)
     is_well(app)
     assert not app.metric
     assert drawings(app)
 
 
-def test_lost_weights_and_moved_images_are_said_and_the_rest_works(open_page: Open, cache: Path) -> None:
+def test_lost_weights_and_moved_images_are_said_and_the_rest_works(cache: Path) -> None:
     path = cache / "results.sqlite"
     plan = location_plan(grid=2).assign(loses=0.2)
     write_study(path, "location", plan, "moved", num_images=250, data="imagefolder:/nowhere/at/all")
@@ -289,7 +212,7 @@ def test_lost_weights_and_moved_images_are_said_and_the_rest_works(open_page: Op
     assert len(drawings(app)) == 3
 
 
-def test_images_of_another_dataset_are_noticed(open_page: Open, cache: Path) -> None:
+def test_images_of_another_dataset_are_noticed(cache: Path) -> None:
     plan = location_plan(grid=2).assign(loses=0.2)
     classes = [f"not a digit {number}" for number in range(10)]
     write_study(cache / "results.sqlite", "location", plan, "other", num_images=250, classes=classes)
@@ -297,9 +220,7 @@ def test_images_of_another_dataset_are_noticed(open_page: Open, cache: Path) -> 
     assert "no longer those of the study" in app.warning[0].value
 
 
-def test_a_screened_study_tells_the_bounds_of_d_on_its_images(
-    open_page: Open, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_screened_study_tells_the_bounds_of_d_on_its_images(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = Store.table
 
     def screened(store: Store, *args: object) -> pd.DataFrame:
@@ -308,7 +229,10 @@ def test_a_screened_study_tells_the_bounds_of_d_on_its_images(
 
     write_demo(cache)
     monkeypatch.setattr(Store, "table", screened)
-    for link in ({"kernel": "conv1:0:0", "study": "lwe location · 4"}, {"study": "baseline magnitude · 2"}):
+    for link in (
+        {"kernel": "conv1:0:0", "study": label(cache, "lwe location")},
+        {"study": label(cache, "baseline magnitude")},
+    ):
         app = open_page("location" if "kernel" in link else "magnitude", **link)
         is_well(app)
         bounds = {metric.label: metric.value for metric in app.metric}["D on these images"]
@@ -317,12 +241,12 @@ def test_a_screened_study_tells_the_bounds_of_d_on_its_images(
         assert (low, high) == (pytest.approx(drop - 0.25, abs=0.011), pytest.approx(drop + 0.5, abs=0.011))
         assert "screened" in words(app)
     assert "bounds" in open_page("location").dataframe[0].value
-    compared = open_page("compare", first="baseline location · 5", second="lwe location · 4")
+    compared = open_page("compare", first=label(cache, "baseline location"), second=label(cache, "lwe location"))
     is_well(compared)
     assert "Screened: D of a kernel" in words(compared)
 
 
-def test_maps_of_every_kernel_turn_into_pages_too(open_page: Open, cache: Path) -> None:
+def test_maps_of_every_kernel_turn_into_pages_too(cache: Path) -> None:
     layers = [("a", 64, 128), ("b", 64, 64), ("c", 16, 16)]
     plan = location_plan(layers, grid=128).assign(loses=0.01)
     write_study(cache / "results.sqlite", "location", plan, "all", num_images=20)
@@ -333,28 +257,22 @@ def test_maps_of_every_kernel_turn_into_pages_too(open_page: Open, cache: Path) 
     assert {key[0] for key in chart(app)["data"][1]["customdata"]} == {"b", "c"}
 
 
-def write_channels(root: Path, **settings: object) -> None:
-    """Write a channel study and a layer study of the same network."""
-    known = {"weights_hash": "aaaa", "num_images": 700, **settings}
-    write_study(root / "results.sqlite", "channel", channel_plan(resnet20_layers()[:4]), "channels", **known)
-    write_study(root / "results.sqlite", "layer", layer_plan(), "layers", **known)
-
-
-def test_channels_are_strips_and_a_click_opens_one_with_its_images(open_page: Open, cache: Path) -> None:
+def test_channels_are_strips_and_a_click_opens_one_with_its_images(cache: Path) -> None:
     write_channels(cache)
+    measured = table(cache, "channels")
     with Store.open(cache / "results.sqlite") as store:
-        table, confirmed = store.table(1), find_improvements(store, 1).table
-    app = open_page("channels", study="channels · 1")
+        confirmed = find_improvements(store, store.find("channels")).table
+    app = open_page("channels", study=label(cache, "channels"))
     is_well(app)
     assert "115 of 115 channels measured" in words(app) and "700 images" in words(app)
     shades, dots, marks = chart(app)["data"][:3]
     assert [len(one) for one in (decoded(shades["z"]), dots["customdata"])] == [4, 64], "filters first"
     for (layer, channel, place), text in zip(dots["customdata"], dots["hovertext"], strict=True):
-        row = table.loc[place]
+        row = measured.loc[place]
         assert (row["layer"], row["selection"], row["out_channel"]) == (layer, "filter", channel)
         assert figures.points(row["drop"]) in text and figures.interval(row["drop_low"], row["drop_high"]) in text
     places = confirmed.loc[confirmed["confirmed"].astype(bool), "position"]
-    hurting = table.loc[places]
+    hurting = measured.loc[places]
     assert len(hurting[hurting["selection"] == "filter"]) == 1 and marks["name"] == "better off without, confirmed"
     assert np.frombuffer(base64.b64decode(marks["y"]["bdata"]), marks["y"]["dtype"]).tolist() == [0]
     assert "Is anything better off without?" in words(app)
@@ -362,7 +280,7 @@ def test_channels_are_strips_and_a_click_opens_one_with_its_images(open_page: Op
 
     click(app, "strips", ["layer1.0.conv2", 9, 0])
     is_well(app)
-    row = table[(table["layer"] == "layer1.0.conv2") & (table["out_channel"] == 9)].iloc[0]
+    row = measured[(measured["layer"] == "layer1.0.conv2") & (measured["out_channel"] == 9)].iloc[0]
     assert [metric.value for metric in app.metric] == [
         figures.points(row["drop"]),
         figures.interval(row["drop_low"], row["drop_high"]),
@@ -385,107 +303,100 @@ def test_channels_are_strips_and_a_click_opens_one_with_its_images(open_page: Op
     assert np.isnan(sorted_shades).sum() < grey and not (np.diff(sorted_shades, axis=1) > 1e-6).any()
 
 
-def test_layers_are_drawn_by_depth_and_a_click_opens_one(open_page: Open, cache: Path) -> None:
+def test_layers_are_drawn_by_depth_and_a_click_opens_one(cache: Path) -> None:
     write_channels(cache)
-    app = open_page("channels", study="layers · 2", unit="layer2.0.conv1")
+    app = open_page("channels", study=label(cache, "layers"), unit="layer2.0.conv1")
     is_well(app)
     assert "19 of 19 layers measured" in words(app) and len(drawings(app)) == 1
     assert app.selectbox(key="unit-layer").value == "layer2.0.conv1" and "Images whose" in words(app)
     assert "order" not in [one.key for one in app.segmented_control], "a layer has nothing to be ordered"
     click(app, "layers", ["conv1", None, None, 0])
     assert app.selectbox(key="unit-layer").value == "conv1"
-    with Store.open(cache / "results.sqlite") as store:
-        drop = store.table(2)["drop"].iloc[0]
-    assert app.metric[0].value == figures.points(drop)
+    assert app.metric[0].value == figures.points(table(cache, "layers")["drop"].iloc[0])
 
 
 @pytest.mark.parametrize("unit", ["nowhere:1", "conv1:99", "conv1:x", ":", "conv1"])
-def test_an_address_that_names_no_channel_shows_the_strips(unit: str, open_page: Open, cache: Path) -> None:
+def test_an_address_that_names_no_channel_shows_the_strips(unit: str, cache: Path) -> None:
     write_channels(cache)
-    app = open_page("channels", study="channels · 1", unit=unit)
+    app = open_page("channels", study=label(cache, "channels"), unit=unit)
     is_well(app)
     assert app.selectbox(key="unit-layer").value is None and "opens here" in words(app)
 
 
 @pytest.mark.parametrize("num_shards", [0, 1])
-def test_a_channel_study_that_runs_is_shown_as_far_as_it_is(num_shards: int, open_page: Open, cache: Path) -> None:
+def test_a_channel_study_that_runs_is_shown_as_far_as_it_is(num_shards: int, cache: Path) -> None:
     write_channels(cache, num_shards=num_shards, state="running")
-    for study, measured in (("channels · 1", 115), ("layers · 2", 19)):
+    for study, measured in ((label(cache, "channels"), 115), (label(cache, "layers"), 19)):
         app = open_page("channels", study=study)
         is_well(app)
         assert f"{measured if num_shards else 0} of {measured} " in words(app) and "running" in words(app)
 
 
-def test_saliency_is_held_against_a_layer_study_too(open_page: Open, cache: Path) -> None:
+def test_saliency_is_held_against_a_layer_study_too(cache: Path) -> None:
     write_channels(cache)
     write_saliency(cache)
-    app = open_page("saliency", study="layers · 2")
+    app = open_page("saliency", study=label(cache, "layers"))
     is_well(app)
     assert "Agreement with what was measured" in "".join(str(one.value) for one in app.subheader)
 
 
-def test_two_channel_studies_are_compared(open_page: Open, cache: Path) -> None:
+def test_two_channel_studies_are_compared(cache: Path) -> None:
+    studies = []
     for seed in (1, 2):
         plan = channel_plan(resnet20_layers()[:2], seed)
         known = {"num_images": 500, "seed": seed, "weights_hash": f"{seed}"}
-        write_study(cache / "results.sqlite", "channel", plan, f"s{seed}", **known)
+        studies.append(write_study(cache / "results.sqlite", "channel", plan, f"s{seed}", **known))
     app = open_page("compare")
     is_well(app)
-    assert [app.selectbox(key=side).value for side in ("first", "second")] == ["s1 · 1", "s2 · 2"]
+    assert [app.selectbox(key=side).value for side in ("first", "second")] == [label(cache, "s1"), label(cache, "s2")]
     assert "The largest differences" in words(app) and len(app.dataframe[0].value) == 10
-    found = compare_studies(1, 2, Cache(cache))
+    found = compare_studies(*studies, Cache(cache))
     *_, place = chart(app)["data"][1]["customdata"][3]
     assert figures.points(found.places["difference"].loc[place]) in chart(app)["data"][1]["hovertext"][3]
     assert "Difference of the filters" in words(app) and "Difference of the input channels" in words(app)
-    written = write_report([1, 2], cache / "both.html", cache=Cache(cache))
+    written = write_report(studies, cache / "both.html", cache=Cache(cache))
     assert "Difference of the filters. Red" in written.path.read_text(encoding="utf-8")
 
 
-def test_magnitude_shows_curve_weight_and_images_of_a_percentile(open_page: Open, cache: Path) -> None:
-    write_demo(cache)
+def test_magnitude_shows_curve_weight_and_images_of_a_percentile(demo: Path) -> None:
     app = open_page("magnitude")
     assert app.selectbox(key="study").value.startswith("baseline magnitude")
     assert len(drawings(app)) == 2, "the curve, and the weights of a layer"
     click(app, "curve", [75.0])
     is_well(app)
     assert app.select_slider(key="b").value == 75
-    with Store.open(cache / "results.sqlite") as store:
-        table = store.table(2)
-    second = table[table["percentile"] == 75].iloc[1]
+    measured = table(demo, "baseline magnitude")
+    second = measured[measured["percentile"] == 75].iloc[1]
     app.pagination(key="draw").set_value(2).run()
     is_well(app)
     assert app.metric[0].value == figures.points(second["drop"])
-    weight = load_file(cache / "weights" / "aaaa.safetensors")["conv1.weight"]
+    weight = load_file(demo / "weights" / "aaaa.safetensors")["conv1.weight"]
     marked = charts(app)[1]["layout"]["shapes"][0]["x0"]
     assert marked == pytest.approx(np.sort(np.abs(weight).ravel())[int(np.ceil(0.75 * weight.size)) - 1])
 
 
-def test_a_click_on_the_magnitude_map_chooses_layer_and_percentile(open_page: Open, cache: Path) -> None:
-    write_demo(cache)
-    app = open_page("magnitude", study="by layer · 1")
+def test_a_click_on_the_magnitude_map_chooses_layer_and_percentile(demo: Path) -> None:
+    app = open_page("magnitude", study=label(demo, "by layer"))
     is_well(app)
     assert len(drawings(app)) == 3
     click(app, "map", ["layer2.0.conv1", 98.0])
     is_well(app)
     assert (app.selectbox(key="layer").value, app.select_slider(key="b").value) == ("layer2.0.conv1", 98)
-    with Store.open(cache / "results.sqlite") as store:
-        table = store.table(1)
-    own = table[(table["layer"] == "layer2.0.conv1") & (table["percentile"] == 98)].iloc[0]
+    measured = table(demo, "by layer")
+    own = measured[(measured["layer"] == "layer2.0.conv1") & (measured["percentile"] == 98)].iloc[0]
     assert app.metric[0].value == figures.points(own["drop"])
     line = next(trace for trace in chart(app)["data"] if trace["name"] == "D")
     assert len(line["customdata"]) == 100
 
 
-def test_compare_pairs_two_networks_image_by_image(open_page: Open, cache: Path) -> None:
-    write_demo(cache)
-    with Store.open(cache / "results.sqlite") as store:
-        one, two = store.table(5), store.table(4)
-        right = [store.intact(number)["top1"].mean() for number in (5, 4)]
-        changes = [
-            pd.concat([store.changes(number, place).assign(position=place) for place in range(465)])
-            for number in (5, 4)
-        ]
-    app = open_page("compare", first="baseline location · 5", second="lwe location · 4")
+def test_compare_pairs_two_networks_image_by_image(demo: Path) -> None:
+    names = "baseline location", "lwe location"
+    one, two = (table(demo, name) for name in names)
+    with Store.open(demo / "results.sqlite") as store:
+        numbers = [store.find(name) for name in names]
+        right = [store.intact(number)["top1"].mean() for number in numbers]
+        changes = [store.all_changes(number) for number in numbers]
+    app = open_page("compare", first=label(demo, "baseline location"), second=label(demo, "lwe location"))
     is_well(app)
     assert app.metric[0].value == f"{100 * right[0]:.2f} %"
     assert app.metric[2].value == figures.points(100 * (right[1] - right[0])), "second minus first"
@@ -513,30 +424,30 @@ def test_compare_pairs_two_networks_image_by_image(open_page: Open, cache: Path)
 
 @pytest.mark.parametrize("same_network", [True, False])
 def test_page_report_and_command_say_the_same_of_two_studies(
-    same_network: bool, open_page: Open, cache: Path, capsys: pytest.CaptureFixture[str]
+    same_network: bool, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = cache / "results.sqlite"
+    path, studies = cache / "results.sqlite", []
     # With one seed the intact answers are the same, so that the two are ablations of one network.
     for number, seed in ((1, 3), (2, 3 if same_network else 4)):
         plan = location_plan(resnet20_layers()[:3], grid=2, seed=number)
         plan["loses"] *= number
         weights = "both" if same_network else str(number)
-        write_study(path, "location", plan, f"s{number}", num_images=500, seed=seed, weights_hash=weights)
-    found = compare_studies(1, 2, Cache(cache))
+        name = f"s{number}"
+        studies.append(write_study(path, "location", plan, name, num_images=500, seed=seed, weights_hash=weights))
+    found = compare_studies(*studies, Cache(cache))
     assert found.same_network == same_network
-    with Store.open(path) as store:
-        one, two = store.table(1), store.table(2)
+    one, two = table(cache, "s1"), table(cache, "s2")
     np.testing.assert_allclose(found.places["difference"], two["drop"] - one["drop"], err_msg="second minus first")
     assert found.difference == pytest.approx(two["drop"].mean() - one["drop"].mean()) and found.difference > 0
 
     with pytest.raises(SystemExit):
-        cli(["compare", "1", "2", "--json", "-q", "--cache", str(cache)])
+        cli(["compare", "s1", "s2", "--json", "-q", "--cache", str(cache)])
     printed = json.loads(capsys.readouterr().out)
-    (reported,) = write_report([1, 2], cache / "both.html", cache=Cache(cache)).comparisons
+    (reported,) = write_report(studies, cache / "both.html", cache=Cache(cache)).comparisons
     for name in ("difference", "difference_low", "difference_high", "p_value", "num_images"):
         assert printed[name] == reported[name] == getattr(found, name)
 
-    app = open_page("compare", first="s1 · 1", second="s2 · 2")
+    app = open_page("compare", first=label(cache, "s1"), second=label(cache, "s2"))
     is_well(app)
     interval = figures.interval(found.difference_low, found.difference_high)
     assert f"**{figures.points(found.difference)} points**, 95 % interval {interval} over 500 images" in words(app)
@@ -559,7 +470,7 @@ def test_page_report_and_command_say_the_same_of_two_studies(
         assert with_interval(value, low, high) in page
 
 
-def test_compare_begins_with_a_baseline_and_its_twin_with_weight_excitation(open_page: Open, cache: Path) -> None:
+def test_compare_begins_with_a_baseline_and_its_twin_with_weight_excitation(cache: Path) -> None:
     path, options = cache / "results.sqlite", {"grid": "2x2"}
     plan = location_plan(resnet20_layers()[:3], grid=2)
     about = {"num_images": 250, "options": options}
@@ -571,26 +482,31 @@ def test_compare_begins_with_a_baseline_and_its_twin_with_weight_excitation(open
     write_multipliers(cache, "lwe")
     app = open_page("compare")
     is_well(app)
-    assert [app.selectbox(key=side).value for side in ("first", "second")] == ["baseline · 1", "lwe · 2"]
-    assert open_page("compare", first="lwe · 2").selectbox(key="second").value == "baseline · 1"
+    assert [app.selectbox(key=side).value for side in ("first", "second")] == [
+        label(cache, "baseline"),
+        label(cache, "lwe"),
+    ]
+    assert open_page("compare", first=label(cache, "lwe")).selectbox(key="second").value == label(cache, "baseline")
 
 
-def test_compare_shows_the_images_of_both_networks(open_page: Open, cache: Path) -> None:
-    write_demo(cache)
-    link = {"first": "baseline location · 5", "second": "lwe location · 4", "kernel": "layer1.0.conv1:0:0"}
+def test_compare_shows_the_images_of_both_networks(demo: Path) -> None:
+    link = {
+        "first": label(demo, "baseline location"),
+        "second": label(demo, "lwe location"),
+        "kernel": "layer1.0.conv1:0:0",
+    }
     app = open_page("compare", **link)
     is_well(app)
     assert sum("Images whose prediction changed" in markdown.value for markdown in app.markdown) == 2
 
 
-def test_a_half_measured_study_is_compared_where_it_is_measured(open_page: Open, cache: Path) -> None:
-    write_demo(cache)
-    app = open_page("compare", first="baseline location · 5", second="begun location · 3")
+def test_a_half_measured_study_is_compared_where_it_is_measured(demo: Path) -> None:
+    app = open_page("compare", first=label(demo, "baseline location"), second=label(demo, "begun location"))
     is_well(app)
     assert "450 images that one study alone has measured are left out" in words(app)
 
 
-def test_studies_that_cannot_be_paired_say_why(open_page: Open, cache: Path) -> None:
+def test_studies_that_cannot_be_paired_say_why(cache: Path) -> None:
     path = cache / "results.sqlite"
     write_study(path, "location", location_plan(grid=2), "one", num_images=250)
     write_study(path, "location", location_plan(grid=2), "two", num_images=250, data="cifar10")
@@ -601,22 +517,21 @@ def test_studies_that_cannot_be_paired_say_why(open_page: Open, cache: Path) -> 
     assert len(drawings(app)) == 3, "either map, and how much is needed"
     other = location_plan([("elsewhere", 8, 8)], grid=2)
     write_study(path, "location", other, "three", num_images=250)
-    app = open_page("compare", first="three · 3", second="one · 1")
+    app = open_page("compare", first=label(cache, "three"), second=label(cache, "one"))
     is_well(app)
     assert "no place in common" in words(app)
 
 
-def test_magnitude_studies_are_compared_as_curves(open_page: Open, cache: Path) -> None:
+def test_magnitude_studies_are_compared_as_curves(cache: Path) -> None:
     write_demo(cache)
     write_study(cache / "results.sqlite", "magnitude", magnitude_plan(), "other magnitude", num_images=500)
-    app = open_page("compare", first="other magnitude · 6", second="baseline magnitude · 2")
+    app = open_page("compare", first=label(cache, "other magnitude"), second=label(cache, "baseline magnitude"))
     is_well(app)
     names = {trace.get("name") for trace in chart(app)["data"]}
-    assert {"other magnitude · 6", "baseline magnitude · 2"} <= names
+    assert {label(cache, "other magnitude"), label(cache, "baseline magnitude")} <= names
 
 
-def test_excitation_follows_eps_and_shows_a_layer_s_weights(open_page: Open, cache: Path) -> None:
-    write_demo(cache)
+def test_excitation_follows_eps_and_shows_a_layer_s_weights(demo: Path) -> None:
     app = open_page("excitation")
     is_well(app)
     assert app.metric[0].value == "5.76"
@@ -625,7 +540,7 @@ def test_excitation_follows_eps_and_shows_a_layer_s_weights(open_page: Open, cac
     app.selectbox(key="layer").select("layer2.0.conv1").run()
     is_well(app)
     assert app.metric[0].value == f"{1.2**2 / (1.2**2 - 1):.2f}"
-    weight = load_file(cache / "weights" / "aaaa.safetensors")["layer2.0.conv1.weight"]
+    weight = load_file(demo / "weights" / "aaaa.safetensors")["layer2.0.conv1.weight"]
     rows = weight.reshape(len(weight), -1)
     rows = (rows - rows.mean(1, keepdims=True)) / rows.std(1, keepdims=True)
     share = (figures.gain(rows, 0.2) > 2).mean()
@@ -636,7 +551,7 @@ def test_excitation_follows_eps_and_shows_a_layer_s_weights(open_page: Open, cac
     assert list(app.selectbox(key="layer").options)[:2] == ["conv1", "layer1.0.conv1"]
 
 
-def test_excitation_shows_what_lwe_learned_for_the_same_layer(open_page: Open, cache: Path) -> None:
+def test_excitation_shows_what_lwe_learned_for_the_same_layer(cache: Path) -> None:
     write_demo(cache)
     app = open_page("excitation", layer="layer2.0.conv1")
     is_well(app)
@@ -647,7 +562,7 @@ def test_excitation_shows_what_lwe_learned_for_the_same_layer(open_page: Open, c
     assert np.allclose(decoded(charts(app)[-1]["data"][0]["z"]), learned["layer2.0.conv1"])
 
 
-def test_compare_counts_the_costs_of_both_networks(open_page: Open, cache: Path) -> None:
+def test_compare_counts_the_costs_of_both_networks(cache: Path) -> None:
     from weanalysis.excitation import costs, excitation_of, excite
     from weanalysis.models import build, save_checkpoint
 
@@ -667,19 +582,23 @@ def test_compare_counts_the_costs_of_both_networks(open_page: Open, cache: Path)
             transform={"image_size": 16},
             checkpoint=model,
         )
-    app = open_page("compare", first="lwe · 2", second="gone · 1")
+    app = open_page("compare", first=label(cache, "lwe"), second=label(cache, "gone"))
     app.toggle(key="costs").set_value(True).run()
     is_well(app)
     told = app.dataframe[0].value.set_index("network")
     counted = sum(weight.numel() for weight in build(plain).parameters()) / 1e6
     assert told["inference"].tolist() == pytest.approx([counted, counted])
-    assert told.loc["lwe · 2", "training"] == pytest.approx(sum(weight.numel() for weight in net.parameters()) / 1e6)
-    assert told.loc["lwe · 2", "excitation"] == "lwe"
-    assert np.isnan(told.loc["gone · 1", "training"]) and "not known here" in words(app)
-    assert told.loc["gone · 1", "operations"] == pytest.approx(costs(build(plain), 16, 2, repeats=1)["gflops"])
+    assert told.loc[label(cache, "lwe"), "training"] == pytest.approx(
+        sum(weight.numel() for weight in net.parameters()) / 1e6
+    )
+    assert told.loc[label(cache, "lwe"), "excitation"] == "lwe"
+    assert np.isnan(told.loc[label(cache, "gone"), "training"]) and "not known here" in words(app)
+    assert told.loc[label(cache, "gone"), "operations"] == pytest.approx(
+        costs(build(plain), 16, 2, repeats=1)["gflops"]
+    )
 
 
-def test_multipliers_of_a_trained_network_are_shown(open_page: Open, cache: Path) -> None:
+def test_multipliers_of_a_trained_network_are_shown(cache: Path) -> None:
     from weanalysis.excitation import excitation_of, excite, multipliers
     from weanalysis.models import build, save_checkpoint
 
@@ -700,22 +619,20 @@ def test_multipliers_of_a_trained_network_are_shown(open_page: Open, cache: Path
     assert f"lowest: channel {lowest}" in charts(app)[3]["data"][1]["text"]
 
 
-def test_the_most_important_have_intervals_for_having_been_chosen(open_page: Open, cache: Path) -> None:
-    write_demo(cache)
-    app = open_page("location", study="baseline location · 5")
+def test_the_most_important_have_intervals_for_having_been_chosen(demo: Path) -> None:
+    app = open_page("location", study=label(demo, "baseline location"))
     is_well(app)
-    with Store.open(cache / "results.sqlite") as store:
-        table = store.table(5)
+    measured = table(demo, "baseline location")
     shown = next(frame.value for frame in app.dataframe if "flipped" in frame.value)
-    rows = selected_intervals(table.nlargest(10, "drop"), len(table))
+    rows = selected_intervals(measured.nlargest(10, "drop"), len(measured))
     words = [figures.interval(row.selected_low, row.selected_high) for row in rows.itertuples()]
     assert list(shown["interval"]) == words
     assert list(shown["found"]) == list(rows["q_value"] <= 0.05) and list(shown["q"]) == pytest.approx(rows["q_value"])
     titles = " ".join(text.value for text in app.markdown)
-    assert f"10 of {len(table)}, with intervals adjusted for that choice" in titles
+    assert f"10 of {len(measured)}, with intervals adjusted for that choice" in titles
 
 
-def test_a_study_of_kernels_by_multiplier_says_so(open_page: Open, cache: Path) -> None:
+def test_a_study_of_kernels_by_multiplier_says_so(cache: Path) -> None:
     path, names = cache / "results.sqlite", [name for name, _, _ in resnet20_layers()]
     plan = multiplier_plan(names[1:])
     plan["out_channel"] = plan["in_channel"] + 1
@@ -725,7 +642,7 @@ def test_a_study_of_kernels_by_multiplier_says_so(open_page: Open, cache: Path) 
     is_well(app)
     every = " ".join(text.value for text in app.markdown)
     assert "More and more kernels, in every layer at once" in every and "Kernels by their m" in every
-    assert app.metric[0].proto.help.endswith("the kernel of the lowest m is zeroed.")
+    assert app.metric[0].help.endswith("the kernel of the lowest m is zeroed.")
     titles = [chart["layout"]["xaxis"].get("title", {}).get("text") for chart in charts(app)]
     assert "kernels zeroed in every layer (%)" in titles and "rank of the kernel" in titles
     m = learned[names[0]]
@@ -735,16 +652,15 @@ def test_a_study_of_kernels_by_multiplier_says_so(open_page: Open, cache: Path) 
     assert "kernel [4, 3]" in charts(app)[1]["data"][0]["text"][0]
 
 
-def test_a_multiplier_study_shows_d_low_and_d_high(open_page: Open, cache: Path) -> None:
+def test_a_multiplier_study_shows_d_low_and_d_high(cache: Path) -> None:
     path, names = cache / "results.sqlite", [name for name, _, _ in resnet20_layers()]
-    write_study(path, "multiplier", multiplier_plan(names[1:]), "lwe multipliers", weights_hash="bbbb")
+    study = write_study(path, "multiplier", multiplier_plan(names[1:]), "lwe multipliers", weights_hash="bbbb")
     learned = write_multipliers(cache, "bbbb")
     app = open_page("multipliers")
     is_well(app)
     with Store.open(path) as store:
-        table = store.table(1)
-        contrast = store.compare(1, 0, 1)
-    low, high = table.iloc[0], table.iloc[1]
+        measured, contrast = store.table(study), store.compare(study, 0, 1)
+    low, high = measured.iloc[0], measured.iloc[1]
     assert (low["selection"], high["selection"]) == ("lowest", "highest")
     assert [metric.value for metric in app.metric] == [
         figures.points(low["drop"]),
@@ -756,12 +672,12 @@ def test_a_multiplier_study_shows_d_low_and_d_high(open_page: Open, cache: Path)
     click(app, "spread", ["layer3.0.conv1"])
     assert np.allclose(decoded(charts(app)[3]["data"][0]["z"]), learned["layer3.0.conv1"])
     write_study(path, "multiplier", multiplier_plan(names[1:]), "begun", num_shards=0, state="running")
-    app = open_page("multipliers", study="begun · 2")
+    app = open_page("multipliers", study=label(cache, "begun"))
     is_well(app)
     assert "no longer in the cache" in words(app)
 
 
-def test_the_job_form_writes_the_command_to_copy(open_page: Open, cache: Path) -> None:
+def test_the_job_form_writes_the_command_to_copy(cache: Path) -> None:
     app = open_page("jobs")
     assert app.code[0].value == "weanalysis ablate --model resnet20 --data digits"
     app.selectbox(key="ablate-study").select("magnitude").run()
@@ -780,7 +696,7 @@ def test_the_job_form_writes_the_command_to_copy(open_page: Open, cache: Path) -
     )
 
 
-def test_the_training_form_writes_its_command(open_page: Open, cache: Path) -> None:
+def test_the_training_form_writes_its_command(cache: Path) -> None:
     app = open_page("jobs", form="Training")
     assert app.code[0].value == "weanalysis train --model resnet20 --data digits"
     app.selectbox(key="train-excitation").select("lwe")
@@ -800,7 +716,7 @@ def test_the_training_form_writes_its_command(open_page: Open, cache: Path) -> N
 
 
 @pytest.mark.parametrize("command", ["ablate", "train"])
-def test_the_forms_offer_every_option_of_their_commands(command: str, open_page: Open, cache: Path) -> None:
+def test_the_forms_offer_every_option_of_their_commands(command: str, cache: Path) -> None:
     shown: dict[str, list[str] | None] = {}
     for kind in KINDS if command == "ablate" else [""]:
         app = open_page("jobs", form="Training" if command == "train" else "Study")
@@ -845,7 +761,7 @@ def test_the_choices_of_a_training_option_are_those_that_training_knows() -> Non
         ("model_options", "'open", "Model option: No closing quotation"),
     ],
 )
-def test_a_mistake_in_the_form_starts_nothing(field: str, value: str, line: str, open_page: Open, cache: Path) -> None:
+def test_a_mistake_in_the_form_starts_nothing(field: str, value: str, line: str, cache: Path) -> None:
     app = open_page("jobs")
     app.text_input(key=f"ablate-{field}").set_value(value).run()
     if not app.error:
@@ -863,7 +779,7 @@ def test_a_mistake_in_the_form_starts_nothing(field: str, value: str, line: str,
     ],
 )
 def test_what_is_typed_into_a_field_is_its_value_and_never_an_option(
-    form: str, fields: dict[str, str], open_page: Open, cache: Path, monkeypatch: pytest.MonkeyPatch
+    form: str, fields: dict[str, str], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from weanalysis.cli import cli
 
@@ -883,7 +799,7 @@ def test_what_is_typed_into_a_field_is_its_value_and_never_an_option(
         assert parsed["cache"] is None and not parsed["quiet"]
 
 
-def test_a_line_break_in_a_field_starts_nothing(open_page: Open, cache: Path) -> None:
+def test_a_line_break_in_a_field_starts_nothing(cache: Path) -> None:
     app = open_page("jobs")
     app.text_input(key="ablate-name").set_value("a\n--quiet").run()
     app.button[0].click().run()
@@ -892,7 +808,7 @@ def test_a_line_break_in_a_field_starts_nothing(open_page: Open, cache: Path) ->
     assert Jobs(Cache(cache)).all() == []
 
 
-def test_a_job_works_in_the_cache_of_its_dashboard_alone(open_page: Open, cache: Path) -> None:
+def test_a_job_works_in_the_cache_of_its_dashboard_alone(cache: Path) -> None:
     """Also one that something else has put into the file of jobs."""
     jobs = Jobs(Cache(cache))
     job = jobs.start(["ablate", "--model", "resnet21", "--cache", str(cache / "elsewhere")])
@@ -904,7 +820,7 @@ def test_a_job_works_in_the_cache_of_its_dashboard_alone(open_page: Open, cache:
 
 
 @pytest.mark.slow
-def test_a_job_is_started_watched_and_run_again(open_page: Open, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_is_started_watched_and_run_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     jobs = Jobs(Cache(cache))
     app = open_page("jobs")
@@ -929,7 +845,7 @@ def test_a_job_is_started_watched_and_run_again(open_page: Open, cache: Path, mo
     assert list(app.dataframe[0].value["progress"]) == [100, 100], "other random weights, another study"
 
 
-def test_an_empty_overview_starts_the_demo(open_page: Open, cache: Path) -> None:
+def test_an_empty_overview_starts_the_demo(cache: Path) -> None:
     app = open_page("overview")
     app.button[0].click().run()
     jobs = Jobs(Cache(cache))
@@ -958,9 +874,21 @@ def write_hostile(root: Path) -> None:
     (root / "runs" / f"{short}.csv").write_text("epoch,<b>loss</b>\n1,2\n2,1\n")
 
 
+@pytest.fixture(scope="module")
+def written_hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("hostile")
+    write_hostile(root)
+    return root
+
+
+@pytest.fixture
+def hostile(written_hostile: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(written_hostile))
+    return written_hostile
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_hostile_names_are_shown_as_text(page: str, open_page: Open, cache: Path) -> None:
-    write_hostile(cache)
+def test_hostile_names_are_shown_as_text(page: str, hostile: Path) -> None:
     app = open_page(page)
     is_well(app)
     assert "<script>" not in words(app) and "<img" not in words(app)
@@ -988,17 +916,27 @@ def write_begun(root: Path) -> None:
     write_run(root, "one-epoch", epochs=1, seed=1, finished=False)
 
 
+@pytest.fixture(scope="module")
+def written_begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("begun")
+    write_begun(root)
+    return root
+
+
+@pytest.fixture
+def begun(written_begun: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(written_begun))
+    return written_begun
+
+
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("num_shards", [0, 1])
-def test_partial_data_is_shown_as_far_as_it_is(page: str, num_shards: int, open_page: Open, cache: Path) -> None:
-    write_begun(cache)
-    numbers = {"location": 1, "saliency": 1, "magnitude": 2, "multipliers": 3}
-    number = numbers.get(page, 1) + (0 if num_shards else 3)
+def test_partial_data_is_shown_as_far_as_it_is(page: str, num_shards: int, begun: Path) -> None:
     kind = {"magnitude": "magnitude", "multipliers": "multiplier"}.get(page, "location")
-    label = f"{kind} after {num_shards} shards · {number}"
-    app = open_page(page, **{"first" if page == "compare" else "study": label})
+    chosen = label(begun, f"{kind} after {num_shards} shards")
+    app = open_page(page, **{"first" if page == "compare" else "study": chosen})
     is_well(app)
-    if page in numbers:
+    if page in ("location", "saliency", "magnitude", "multipliers"):
         assert "running" in words(app)
         assert ("on 250 images" in words(app)) == bool(num_shards)
 
@@ -1006,9 +944,9 @@ def test_partial_data_is_shown_as_far_as_it_is(page: str, num_shards: int, open_
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in ("runs", "jobs")])
 @pytest.mark.parametrize("harm", ["older", "locked", "torn"])
 def test_a_store_that_cannot_be_read_is_one_clear_line(
-    page: str, harm: str, open_page: Open, cache: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, harm: str, own_demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_demo(cache)
+    path = own_demo / "results.sqlite"
     with sqlite3.connect(path) as db:
         if harm == "older":
             db.execute("PRAGMA user_version = 0")
@@ -1029,13 +967,13 @@ def test_a_store_that_cannot_be_read_is_one_clear_line(
         assert not app.exception
         said = app.error[0].value.replace("\\", "")
         assert {"older": "another version's", "locked": "locked", "torn": "malformed"}[harm] in said
-        assert "results.sqlite" in said or str(cache) in said
+        assert "results.sqlite" in said or str(own_demo) in said
         assert app.title, "the page's own name and explanation stay"
     finally:
         writer.close()
 
 
-def test_a_checkpoint_that_is_gone_or_no_network_is_one_clear_line(open_page: Open, cache: Path) -> None:
+def test_a_checkpoint_that_is_gone_or_no_network_is_one_clear_line(cache: Path) -> None:
     folder = write_run(cache, "lwe", excitation="lwe")
     (folder / "best.safetensors").write_bytes(b"no tensors")
     app = open_page("multipliers")
@@ -1047,7 +985,7 @@ def test_a_checkpoint_that_is_gone_or_no_network_is_one_clear_line(open_page: Op
     assert "No network trained with LWE" in words(app)
 
 
-def test_runs_are_drawn_grouped_and_told_apart(open_page: Open, cache: Path) -> None:
+def test_runs_are_drawn_grouped_and_told_apart(cache: Path) -> None:
     write_runs(cache)
     app = open_page("runs")
     is_well(app)
@@ -1075,7 +1013,7 @@ def test_runs_are_drawn_grouped_and_told_apart(open_page: Open, cache: Path) -> 
     assert chart(app)["layout"]["yaxis"]["title"]["text"] == "learning rate"
 
 
-def test_broken_runs_are_named_and_the_others_work(open_page: Open, cache: Path) -> None:
+def test_broken_runs_are_named_and_the_others_work(cache: Path) -> None:
     write_run(cache, "good")
     (write_run(cache, "torn", seed=1) / "metrics.csv").write_text('epoch,val_top1\n1,2\n1,2,3,4\n"')
     (write_run(cache, "unread", seed=2) / "recipe.json").write_text("{")
@@ -1090,7 +1028,7 @@ def test_broken_runs_are_named_and_the_others_work(open_page: Open, cache: Path)
     assert drawings(app)
 
 
-def test_curves_of_other_programs_are_read(open_page: Open, cache: Path) -> None:
+def test_curves_of_other_programs_are_read(cache: Path) -> None:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -1111,7 +1049,7 @@ def test_curves_of_other_programs_are_read(open_page: Open, cache: Path) -> None
     assert chart(app)["data"][0]["name"] == "board/fold1"
 
 
-def test_a_run_that_just_began_waits(open_page: Open, cache: Path) -> None:
+def test_a_run_that_just_began_waits(cache: Path) -> None:
     folder = write_run(cache, "begun", finished=False)
     (folder / "metrics.csv").unlink()
     app = open_page("runs")
@@ -1141,14 +1079,14 @@ def test_an_upload_is_read_or_refused_in_a_line(name: str, content: bytes, probl
     assert bool(read.problem) == bool(problem)
 
 
-def test_runs_alone_fill_the_overview(open_page: Open, cache: Path) -> None:
+def test_runs_alone_fill_the_overview(cache: Path) -> None:
     write_runs(cache)
     app = open_page("overview")
     is_well(app)
     assert len(app.dataframe[0].value) == 6
 
 
-def test_a_store_that_breaks_while_it_is_watched_is_one_clear_line(open_page: Open, cache: Path) -> None:
+def test_a_store_that_breaks_while_it_is_watched_is_one_clear_line(cache: Path) -> None:
     path = cache / "results.sqlite"
     write_study(path, "location", location_plan(grid=2), "broken", num_images=250)
     with sqlite3.connect(path) as db:
@@ -1213,16 +1151,10 @@ def test_the_server_is_started_closed_to_others_and_silent(tmp_path: Path, monke
     assert started["env"][ENVIRONMENT_VARIABLE] == str(tmp_path)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 # Saliency ------------------------------------------------------------------------------------------------------------
 
 
-def test_saliency_shows_the_map_the_measured_grid_and_their_agreement(open_page: Open, cache: Path) -> None:
+def test_saliency_shows_the_map_the_measured_grid_and_their_agreement(cache: Path) -> None:
     path = write_demo(cache)
     made = write_saliency(cache)
     app = open_page("saliency")
@@ -1258,14 +1190,14 @@ def test_saliency_shows_the_map_the_measured_grid_and_their_agreement(open_page:
     assert next(one.options for one in app.get("button_group") if one.key == "against") == ["D"]
 
 
-def test_saliency_without_a_study_of_the_same_weights_says_how_to_measure(open_page: Open, cache: Path) -> None:
+def test_saliency_without_a_study_of_the_same_weights_says_how_to_measure(cache: Path) -> None:
     write_saliency(cache, "bbbb")
     app = open_page("saliency")
     is_well(app)
     assert len(charts(app)) == 1 and "weanalysis ablate --model resnet20 --data digits" in words(app)
 
 
-def test_saliency_compares_channels_with_a_channel_study_alone(open_page: Open, cache: Path) -> None:
+def test_saliency_compares_channels_with_a_channel_study_alone(cache: Path) -> None:
     write_saliency(cache)
     plan = pd.DataFrame(
         [
@@ -1295,7 +1227,7 @@ def test_saliency_compares_channels_with_a_channel_study_alone(open_page: Open, 
     assert all("8 places" in trace["text"][0] for trace in charts(app)[1]["data"])
 
 
-def test_damaged_saliency_maps_are_left_out(open_page: Open, cache: Path) -> None:
+def test_damaged_saliency_maps_are_left_out(cache: Path) -> None:
     (cache / "saliency").mkdir()
     (cache / "saliency" / "broken.safetensors").write_bytes(b"not tensors")
     app = open_page("saliency")

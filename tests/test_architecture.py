@@ -195,7 +195,7 @@ def run(program: str, blocked: set[str] = frozenset()) -> str:  # type: ignore[a
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -17,12 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_studies import channel_plan, location_plan, write_demo, write_runs, write_study
+from made_studies import channel_plan, label, location_plan, table, write_demo, write_runs, write_study
+from processes import CHECKOUT, free_port
 
 from weanalysis.figures import points
-from weanalysis.results import Store
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright's Python package is not installed")
+
+# How long to wait for what must come: other processes share the cores.
+PATIENCE_MS = 90_000
+playwright.expect.set_options(timeout=PATIENCE_MS)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -34,7 +37,6 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-CHECKOUT = Path(__file__).resolve().parents[1]
 
 pytestmark = [
     pytest.mark.browser,
@@ -47,12 +49,6 @@ pytestmark = [
 START = (
     "import sys; from pathlib import Path; from weanalysis.cache import Cache; from weanalysis.dashboard import launch"
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +76,7 @@ def address(cache: Path) -> Iterator[str]:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         try:
-            for _ in range(120):
+            for _ in range(360):
                 try:
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2)
                     break
@@ -111,7 +107,7 @@ class Visitor:
     def __init__(self, browser: Any, address: str, cache: Path, **options: Any):
         self.context = browser.new_context(viewport={"width": 1440, "height": 1000}, **options)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(PATIENCE_MS)
         self.address, self.cache = address, cache
         self.errors: list[str] = []
         self.requests: list[str] = []
@@ -193,7 +189,7 @@ def test_from_the_overview_to_the_maps(visitor: Visitor) -> None:
     visitor.chart("mosaic")
     page.get_by_text("layer2.0.conv1", exact=True).first.wait_for()
     page.get_by_text("465 of 465 kernels measured").wait_for()
-    assert page.locator(".st-key-mosaic .hm").count() == 1, "one heatmap for all layers"
+    playwright.expect(page.locator(".st-key-mosaic .hm"), "one heatmap for all layers").to_have_count(1)
 
 
 def test_a_page_opened_by_its_address_has_the_frame(visitor: Visitor) -> None:
@@ -209,9 +205,8 @@ def test_hovering_a_cell_tells_its_kernel(visitor: Visitor) -> None:
     page.mouse.move(box["x"] + 30, box["y"] + 70)
     page.mouse.move(box["x"] + 32, box["y"] + 72)
     label = page.locator(".st-key-mosaic .hoverlayer .hovertext")
-    label.wait_for()
-    assert "conv1output" in label.text_content()
-    assert "95 % interval" in label.text_content()
+    playwright.expect(label).to_contain_text("conv1output")
+    playwright.expect(label).to_contain_text("95 % interval")
 
 
 def test_settings_are_in_the_address_and_open_elsewhere(
@@ -226,13 +221,13 @@ def test_settings_are_in_the_address_and_open_elsewhere(
     second = Visitor(browser, address, cache)
     second.visit(page.url.removeprefix(address))
     second.chart("mosaic")
-    assert second.page.locator(".st-key-mosaic .cbtitle").text_content().strip() == "q"
-    assert second.page.locator(".st-key-hide input").is_checked()
+    playwright.expect(second.page.locator(".st-key-mosaic .cbtitle")).to_have_text("q")
+    playwright.expect(second.page.locator(".st-key-hide input")).to_be_checked()
     second.leave()
 
 
 def test_a_figure_is_saved_as_picture_drawing_and_table(visitor: Visitor, tmp_path: Path) -> None:
-    page = visitor.visit("/location?study=baseline+location+·+5")
+    page = visitor.visit(f"/location?study={label(visitor.cache, 'baseline location')}")
     visitor.chart("mosaic")
     for button, start in (("PNG", b"\x89PNG"), ("SVG", b"<svg"), ("CSV", b"study,layer,depth")):
         page.locator(".st-key-mosaic-save button").first.click()
@@ -248,10 +243,9 @@ def test_a_figure_is_saved_as_picture_drawing_and_table(visitor: Visitor, tmp_pa
 def test_a_click_on_a_cell_opens_the_kernel_and_the_images_it_was_needed_for(
     visitor: Visitor, browser: Any, address: str
 ) -> None:
-    page = visitor.visit("/location?study=baseline+location+·+5")
-    with Store.open(visitor.cache / "results.sqlite") as store:
-        table = store.table(5)
-    worst = table.loc[table["drop"].idxmax()]
+    page = visitor.visit(f"/location?study={label(visitor.cache, 'baseline location')}")
+    measured = table(visitor.cache, "baseline location")
+    worst = measured.loc[measured["drop"].idxmax()]
     x, y = visitor.place_of(worst["layer"], worst["out_channel"], worst["in_channel"])
     page.mouse.move(x, y - 2)
     page.mouse.move(x, y)
@@ -260,12 +254,12 @@ def test_a_click_on_a_cell_opens_the_kernel_and_the_images_it_was_needed_for(
     page.get_by_text(points(worst["drop"]), exact=True).first.wait_for()
     page.wait_for_url(f"**kernel={worst['layer']}**")
     page.get_by_text("Images whose prediction changed").wait_for()
-    page.locator(".st-key-changed-images img").first.wait_for(timeout=90_000)
+    page.locator(".st-key-changed-images img").first.wait_for()
     assert 0 < page.locator(".st-key-changed-images img").count() <= 24
     second = Visitor(browser, address, visitor.cache)
     second.visit(page.url.removeprefix(address))
     second.page.get_by_text(points(worst["drop"]), exact=True).first.wait_for()
-    second.page.locator(".st-key-changed-images img").first.wait_for(timeout=90_000)
+    second.page.locator(".st-key-changed-images img").first.wait_for()
     second.leave()
 
 
@@ -278,7 +272,7 @@ def test_a_running_study_sharpens_and_the_reader_s_zoom_and_kernel_stay(visitor:
             else if (box && !box.classList.contains("still-running")) box.classList.add("still-running");
         }).observe(document, { attributes: true, childList: true, subtree: true });"""
     )
-    page = visitor.visit("/location?study=begun+location+·+3&kernel=layer1.0.conv1:0:0")
+    page = visitor.visit(f"/location?study={label(visitor.cache, 'begun location')}&kernel=layer1.0.conv1:0:0")
     page.get_by_text("on 250 images").wait_for()
     box, whole = visitor.chart("mosaic").bounding_box(), visitor.zoom()
     page.mouse.move(box["x"] + 40, box["y"] + 60)
@@ -341,12 +335,17 @@ def test_a_click_on_a_strip_opens_the_channel(visitor: Visitor) -> None:
     page.get_by_text("The filters of layer2.0.conv1").wait_for()
 
 
+def comparing(cache: Path) -> str:
+    """The address of the page that compares the two location studies."""
+    return f"/compare?first={label(cache, 'baseline location')}&second={label(cache, 'lwe location')}"
+
+
 def test_two_networks_are_compared(visitor: Visitor) -> None:
-    page = visitor.visit("/compare?first=baseline+location+·+5&second=lwe+location+·+4")
+    page = visitor.visit(comparing(visitor.cache))
     visitor.chart("mosaic-difference")
     page.get_by_text("Difference (points)").wait_for()
     page.get_by_text("Hide what cannot be told from zero").click()
-    page.get_by_text("the others are grey").wait_for(timeout=90_000)
+    page.get_by_text("the others are grey").wait_for()
     page.set_viewport_size({"width": 1440, "height": 3000})
     page.mouse.click(*visitor.place_of("layer2.0.conv1", 16, 8, key="mosaic-2"))
     page.get_by_text("Images whose prediction changed").first.wait_for()
@@ -359,12 +358,12 @@ def test_two_networks_are_compared(visitor: Visitor) -> None:
     [
         ("/location", ["spread"]),
         ("/magnitude", ["curve"]),
-        ("/compare?first=baseline+location+·+5&second=lwe+location+·+4", ["distributions", "agreement"]),
+        (None, ["distributions", "agreement"]),
     ],
 )
-def test_labels_fit_the_margins_that_a_figure_was_given(visitor: Visitor, path: str, keys: list[str]) -> None:
+def test_labels_fit_the_margins_that_a_figure_was_given(visitor: Visitor, path: str | None, keys: list[str]) -> None:
     """Where they do not, Plotly widens the margins and draws the figure a second time."""
-    page = visitor.visit(path)
+    page = visitor.visit(path or comparing(visitor.cache))
     for key in keys:
         visitor.chart(key)
         taken, given = page.evaluate(
@@ -452,7 +451,11 @@ def test_a_page_that_frames_the_dashboard_shows_nothing_of_it(browser: Any, addr
     frame = page.locator("#ours").element_handle().content_frame()
     assert frame is None or frame.url.startswith("chrome-error:") or not frame.locator("#root").count()
     assert page.frame_locator("#ours").get_by_role("button").count() == 0
-    assert any("frame-ancestors" in line or "X-Frame-Options" in line for line in refused), refused
+    words = ("frame-ancestors", "X-Frame-Options")
+    end = time.monotonic() + PATIENCE_MS / 1000
+    while not any(word in line for line in refused for word in words):
+        assert time.monotonic() < end, refused
+        page.wait_for_timeout(100)  # the browser's messages come meanwhile
     context.close()
 
 

@@ -58,14 +58,6 @@ SMALL = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Pictures of 8x8 pixels whose bright half tells the class: 16 to train on, 8 to validate on."""
@@ -246,11 +238,11 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(folder, tmp_path, ca
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     started = Run(tmp_path / "runs" / "long")
-    until = time.monotonic() + 100
+    until = time.monotonic() + 300
     while not started.metrics_file.is_file() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert out == "" and "Traceback" not in err
     stopped = re.search(r"stopped the run long after step (\d+) of 48; the same command continues it", err)
@@ -572,7 +564,7 @@ def test_what_the_commands_do_is_public() -> None:
 def test_demo_goes_from_nothing_to_the_comparison_and_does_nothing_twice(tmp_path, capsys, monkeypatch) -> None:
     """The whole demo, shortened: all that it runs is real."""
     monkeypatch.setitem(PRESETS, "digits", {**PRESETS["digits"], "epochs": 0.2, "warmup_epochs": 0})
-    monkeypatch.setattr(demo, "NUM_IMAGES", 20)
+    monkeypatch.setattr(demo, "NUM_IMAGES", 10)
     monkeypatch.setattr(demo, "PERCENTILES", "50,100")
     words = ["demo", "--no-dashboard", "--cache", str(tmp_path)]
     assert run(*words) == 0
@@ -582,7 +574,7 @@ def test_demo_goes_from_nothing_to_the_comparison_and_does_nothing_twice(tmp_pat
     with Store.open(Cache(tmp_path).results) as store:
         studies = store.studies().sort_values("id")
     assert studies["kind"].tolist() == ["magnitude", "location", "location", "multiplier"]
-    assert set(studies["state"]) == {"complete"} and set(studies["num_images"]) == {20}
+    assert set(studies["state"]) == {"complete"} and set(studies["num_images"]) == {10}
     assert run(*words) == 0
     said = capsys.readouterr()
     assert "trains resnet20" not in said.err

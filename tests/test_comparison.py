@@ -430,9 +430,11 @@ def test_two_studies_are_compared_place_by_place(cache: Cache) -> None:
 
 
 def test_the_largest_differences_have_intervals_for_having_been_chosen(cache: Cache) -> None:
-    for name, seed in (("one", 1), ("two", 2)):
+    numbers = [
         write_study(cache.results, "location", location_plan(grid=2, seed=seed), name, seed=seed, weights_hash=name)
-    found = compare_studies(1, 2, cache)
+        for name, seed in (("one", 1), ("two", 2))
+    ]
+    found = compare_studies(*numbers, cache)
     rows = found.largest(5)
     assert list(rows.index) == list(found.places["difference"].abs().nlargest(5).index)
     level = 1 - 5 * 0.05 / len(found.places)
@@ -538,7 +540,7 @@ def test_the_usual_pair_is_a_baseline_and_its_excited_twin() -> None:
 
 def test_a_study_screened_for_another_metric_is_refused_in_a_line(cache: Cache) -> None:
     data = noise()
-    ablate(Small(0), data, "layer", cache=cache, name="exact")
-    ablate(Small(1), data, "layer", cache=cache, name="screened", evaluate="screened", max_error=2.0)
+    exact = ablate(Small(0), data, "layer", cache=cache, name="exact")
+    screened = ablate(Small(1), data, "layer", cache=cache, name="screened", evaluate="screened", max_error=2.0)
     with pytest.raises(StudyError, match="screened was screened for top1, so that changes of top5 were left out"):
-        compare_studies(1, 2, cache, "top5")
+        compare_studies(exact.attrs["study_id"], screened.attrs["study_id"], cache, "top5")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import run
+from made_studies import only
 from PIL import Image
 from torch import nn
 
@@ -27,14 +28,6 @@ from weanalysis.results.statistics import agreement_table, plan_images
 from weanalysis.saliency import saliency_maps, scored_study
 
 NUM_IMAGES = 24
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -114,10 +107,10 @@ def test_where_nothing_flips_every_conclusion_is_that_nothing_was_seen(cache: Ca
     assert np.isnan(found.agreement.value) and found.images.empty
     assert (found.places["difference_low"] < 0).all() and (found.places["difference_high"] > 0).all()
     with Store.open(cache.results) as store:
-        improvements = find_improvements(store, 1)
+        improvements = find_improvements(store, store.find("silent0"))
         assert improvements.num_confirmed == len(improvements.table) == 0 and improvements.largest_missed > 0
         measured = saliency_maps(Small(0, bias=1e4), noise(), "l1,taylor", cache=cache)
-        scored = scored_study(measured, Small(0, bias=1e4), store, 1)
+        scored = scored_study(measured, Small(0, bias=1e4), store, store.find("silent0"))
     agreement = agreement_table(scored, ["l1", "taylor"])
     said = agreement[["spearman", "kendall", "top_overlap"]]
     assert said.isna().all(axis=None), "no order, so no agreement: NaN, not 0"
@@ -129,10 +122,11 @@ def test_a_network_that_is_always_wrong_has_nothing_to_lose(cache: Cache, capsys
     for number, net in enumerate(nets):
         ablate(net, labelled, "location", grid="all", cache=cache, name=f"net{number}")
     with Store.open(cache.results) as store:
-        table = store.table(1)
+        study = store.find("net0")
+        table = store.table(study)
         assert (table["intact"] == 0).all() and (table["drop"] <= 0).all() and (table["drop"] < 0).any()
         assert (table["drop_low"] >= -100).all() and np.allclose(table["ablated"], -table["drop"])
-        improvements = find_improvements(store, 1)
+        improvements = find_improvements(store, study)
         assert improvements.num_tested == 12 and np.isfinite(improvements.largest_missed)
     printed = conclude(cache, "net0", "net1", capsys)
     assert None not in printed.values()
@@ -240,7 +234,7 @@ def test_one_command_writes_the_page_of_agreement(
     runpy.run_path(str(program), run_name="__main__")
     page = (tmp_path / "page.md").read_text(encoding="utf-8")
     with Store.open(cache.results) as store:
-        table = store.table(1)
+        table = store.table(only(store))
     assert len(table) == 19 * 4 and str(tmp_path) not in page
     for row in table.itertuples():
         where = f"{row.layer}[{row.out_channel:.0f}, {row.in_channel:.0f}]"

@@ -2,135 +2,20 @@
 
 import copy
 import operator
-from itertools import islice
 
 import numpy as np
 import pytest
 import torch
+from lively_networks import NETWORKS, CallsTwice, assert_same, shaken, some_ablations
 from torch import nn
 
-from weanalysis._torchvision import torchvision
 from weanalysis.ablation import studies
-from weanalysis.ablation.evaluate import Evaluator, Measured
+from weanalysis.ablation.evaluate import Evaluator
 from weanalysis.ablation.evaluate import checks as checks_module
 from weanalysis.ablation.evaluate.decisions import Decisions
 from weanalysis.ablation.graph import Graph, Untraceable
 from weanalysis.ablation.studies import Ablation, Part
 from weanalysis.errors import DeviceError, StudyError
-from weanalysis.models import build
-
-FIELDS = ("start", "stop", "targets", "predictions", "top5", "counts", "positions", "classes", "correct")
-
-
-def assert_same(first: Measured, second: Measured) -> None:
-    for name in FIELDS:
-        assert np.array_equal(getattr(first, name), getattr(second, name)), name
-
-
-def shaken(net: nn.Module, size: int, num_images: int = 8) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
-    """Make a randomly initialized network lively: fitting batch norms, and no class that wins on every image."""
-    generator = torch.Generator().manual_seed(0)
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, generator=generator)
-        if hasattr(module, "layer_scale") and isinstance(module.layer_scale, nn.Parameter):
-            nn.init.constant_(module.layer_scale, 0.5)
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    images = torch.randn(num_images, 3, size, size, generator=generator)
-    # Statistics of these images keep activations of one size: without, deep networks amplify rounding into noise.
-    with torch.no_grad():
-        net.train()(images)
-    net.eval().requires_grad_(False)
-    classifier = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
-    with torch.no_grad():
-        logits = net(images)
-        classifier.weight /= logits.std()
-        classifier.bias -= classifier.bias
-        classifier.bias -= net(images).mean(0)
-        return net, images, net(images).argmax(1)
-
-
-def candidates(layer: studies.Layer) -> dict[str, list[Ablation]]:
-    """For each kind of selection, ablations of a layer to choose from."""
-    num_out, num_in = layer.shape
-    outs, ins = studies.equidistant(num_out, 6), studies.equidistant(num_in, 6)
-    count = layer.conv.weight.numel()
-    parts = {
-        "filter": [Part(layer.name, (o,)) for o in outs],
-        "input channel": [Part(layer.name, None, (i,)) for i in ins],
-        "kernel": [Part(layer.name, (o,), (i,)) for o in outs for i in ins],
-        "single": [Part(layer.name, ranks=(rank, rank)) for rank in range(count, max(0, count - 12), -1)],
-        "layer": [Part(layer.name)],
-    }
-    return {
-        selection: [Ablation((part,), selection, 1, layer.name) for part in found] for selection, found in parts.items()
-    }
-
-
-def some_ablations(net: nn.Module, images: torch.Tensor) -> list[Ablation]:
-    """In four layers all over the network, one ablation of each kind that changes the logits; and one everywhere."""
-    layers = studies.find_layers(net)
-    naive = Evaluator(net, "naive")
-    intact = naive.logits(images)
-
-    def has_effect(ablation: Ablation) -> bool:
-        # The same computation on the same images: any difference is the ablation's.
-        return not torch.equal(naive.logits(images, ablation), intact)
-
-    picked = []
-    places = studies.equidistant(len(layers), 4)
-    for place in places:
-        for found in candidates(layers[place]).values():
-            picked += list(islice(filter(has_effect, found), 1))
-    assert len(picked) >= 3 * len(places), "ablations that change nothing prove nothing"
-    everywhere = tuple(Part(layer.name, ranks=(layer.conv.weight.numel(),) * 2) for layer in layers)
-    return [*picked, Ablation(everywhere, "single", 1)]
-
-
-def torchvision_net(name: str) -> nn.Module:
-    torch.manual_seed(0)
-    options = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    return torchvision.models.get_model(name, num_classes=10, **options)
-
-
-def timm_net(name: str) -> nn.Module:
-    import timm
-
-    torch.manual_seed(0)
-    return timm.create_model(name, num_classes=10)
-
-
-class CallsTwice(nn.Module):
-    """One convolution called on the image and again on its own output."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 4, 3, padding=1)
-        self.shared = nn.Conv2d(4, 4, 3, padding=1)
-        self.head = nn.Linear(4, 10)
-
-    def forward(self, x):
-        first = self.shared(torch.relu(self.stem(x)))
-        second = self.shared(torch.relu(first))
-        return self.head((first + second).mean((2, 3)))
-
-
-NETWORKS = {
-    "resnet18": (lambda: torchvision_net("resnet18"), 48),
-    "resnext50_32x4d": (lambda: torchvision_net("resnext50_32x4d"), 48),
-    "mobilenet_v2": (lambda: torchvision_net("mobilenet_v2"), 48),
-    "densenet121": (lambda: torchvision_net("densenet121"), 64),
-    "googlenet": (lambda: torchvision_net("googlenet"), 48),
-    "vgg16_bn": (lambda: torchvision_net("vgg16_bn"), 32),
-    "efficientnet_b0": (lambda: torchvision_net("efficientnet_b0"), 48),
-    "convnext_tiny": (lambda: torchvision_net("convnext_tiny"), 64),
-    "shufflenet_v2_x0_5": (lambda: torchvision_net("shufflenet_v2_x0_5"), 48),
-    "resnet20": (lambda: build({"source": "builtin", "name": "resnet20", "num_classes": 10}), 32),
-    "timm:seresnet18": (lambda: timm_net("legacy_seresnet18"), 48),
-    "timm:tf_efficientnet_lite0": (lambda: timm_net("tf_efficientnet_lite0"), 48),
-    "calls one convolution twice": (CallsTwice, 12),
-}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -158,7 +43,7 @@ def test_exact_is_naive_image_by_image(name):
 
 
 def test_naive_is_a_plain_loop():
-    net, images, targets = shaken(NETWORKS["resnet20"][0](), 32)
+    net, images, targets = shaken(NETWORKS["resnet20"][0](), 16)
     ablations = studies.location(net, "2x2", layers="layer1.*").ablations
     measured = Evaluator(net, "naive").measure(images, targets, ablations, start=100)
     ends = np.cumsum(measured.counts)
@@ -206,7 +91,7 @@ def test_a_hand_weighted_network_gives_the_numbers_computed_by_hand():
 
 
 def test_batch_size_and_shards_change_nothing():
-    net, images, targets = shaken(NETWORKS["resnet20"][0](), 32, num_images=10)
+    net, images, targets = shaken(NETWORKS["resnet20"][0](), 16, num_images=10)
     ablations = some_ablations(net, images)
     whole = Evaluator(net, "exact", batch_size=10).measure(images, targets, ablations)
     for batch_size in (1, 3):

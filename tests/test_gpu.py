@@ -5,8 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from test_evaluate import assert_same, some_ablations
-from test_screened import Blobs, flips, lively, of_every_kind
+from lively_networks import Blobs, assert_same, flips, lively, of_every_kind, some_ablations
 
 from weanalysis.ablation import ablate
 from weanalysis.ablation.evaluate import Evaluator
@@ -26,13 +25,13 @@ GPU = "cuda:0"
     "name",
     [
         "resnet20",
-        "resnet18",
-        "resnext50_32x4d",
+        "resnet",
+        "resnext",
         "mobilenet_v2",
-        "densenet121",
+        "densenet",
         "googlenet",
-        "efficientnet_b0",
-        "convnext_tiny",
+        "efficientnet",
+        "convnext",
         "timm:seresnet18",
         "calls one convolution twice",
     ],

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import CHECKOUT, free_port
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 HEALTH, STREAM = "/_stcore/health", "/_stcore/stream"
 
 
@@ -24,9 +24,7 @@ class Server:
     """A dashboard as the command starts it, on a port of its own."""
 
     def __init__(self, folder: Path, *options: str):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         folder.mkdir()
         environment = {
             **os.environ,
@@ -55,7 +53,7 @@ class Server:
         return re.search(r"\?token=([\w-]+)", self.printed)[1]
 
     def wait(self) -> Server:
-        for _ in range(240):
+        for _ in range(720):
             try:
                 if self.ask(HEALTH)[0] == 200:
                     return self
@@ -66,7 +64,7 @@ class Server:
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, http.client.HTTPMessage, str]:
         """Send one request to this machine, whatever Host it names; `cookie_` gives a token as the browser would."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.putrequest(method, path, skip_host=True)
         connection.putheader("Host", headers.pop("host", self.host))
         if token := headers.pop("cookie_", None):
@@ -105,7 +103,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
     finally:
         for server in both:
             server.process.terminate()
-        ends = [server.process.wait(timeout=30) for server in both]
+        ends = [server.process.wait(timeout=120) for server in both]
     assert ends == [0, 0], "to be stopped is a normal end"
 
 

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 from made_studies import location_plan, magnitude_plan, write_study
-from test_ablate import folder as pictures  # noqa: F401 (a fixture)
 
 from weanalysis import cli
 from weanalysis.cli.summary import print_improvements
@@ -32,51 +31,56 @@ def store(tmp_path):
 
 
 def test_the_halves_are_every_other_image(store):
-    whole, halves = store.counts(1, "top1"), [store.counts(1, "top1", half) for half in (0, 1)]
+    whole, halves = (
+        store.counts(store.find("hurt"), "top1"),
+        [store.counts(store.find("hurt"), "top1", half) for half in (0, 1)],
+    )
     assert set(halves[0]["num_images"]) == {751} and set(halves[1]["num_images"]) == {750}
     assert all(np.array_equal(halves[0][name] + halves[1][name], whole[name]) for name in whole)
     for position in (0, 5):
-        changes = store.changes(1, position)  # the made studies serve image i as the i-th
+        changes = store.changes(store.find("hurt"), position)  # the made studies serve image i as the i-th
         even = changes[changes["image_id"] % 2 == 0]
         assert halves[0]["gained"][position] == (even["correct_after"] & ~even["correct_before"]).sum()
         assert halves[0]["lost"][position] == (even["correct_before"] & ~even["correct_after"]).sum()
 
 
 def test_what_hurts_is_found_and_what_does_not_is_bounded(store):
-    found = find_improvements(store, 1)
+    found = find_improvements(store, store.find("hurt"))
     assert found.num_tested == 40 and found.num_images == (751, 750) and found.num_confirmed == 2
     best = found.table[found.table["confirmed"]]
     assert set(best["position"]) == {5, 20} and (best["drop_high"] < 0).all()
     assert np.allclose(found.table["q_value"], adjust_bh(found.table["p_value"]))
-    on_half = store.counts(1, "top1", 1)
+    on_half = store.counts(store.find("hurt"), "top1", 1)
     for row in best.itertuples():
         lost, gained = on_half["lost"][row.position], on_half["gained"][row.position]
         assert row.drop == pytest.approx(100 * (lost - gained) / 750)
-    none = find_improvements(store, 2)
+    none = find_improvements(store, store.find("well"))
     assert none.num_confirmed == 0 and 0 < none.largest_missed < 3
     assert json.dumps(none.summary()) and found.summary()["num_confirmed"] == 2
     # It is a bound for what is not confirmed, so larger than any such improvement that was seen.
-    assert none.largest_missed > -store.table(2)["drop"].min()
+    assert none.largest_missed > -store.table(store.find("well"))["drop"].min()
 
 
-@pytest.mark.parametrize(("study", "line"), [(3, "needs a study of"), (4, "two images"), (5, "leave --until-ci")])
+@pytest.mark.parametrize(
+    ("study", "line"), [("magnitude", "needs a study of"), ("tiny", "two images"), ("early", "leave --until-ci")]
+)
 def test_what_cannot_be_searched_is_refused(store, study, line):
     with pytest.raises(StudyError, match=line):
-        find_improvements(store, study)
+        find_improvements(store, store.find(study))
 
 
 def test_the_answer_in_words(store, capsys):
     from rich.console import Console
 
-    print_improvements(Console(width=200), find_improvements(store, 1))
+    print_improvements(Console(width=200), find_improvements(store, store.find("hurt")))
     shown = capsys.readouterr().out
     assert "2 again on the other half" in shown and "layer1.0.conv1[" in shown
-    print_improvements(Console(width=200), find_improvements(store, 2))
+    print_improvements(Console(width=200), find_improvements(store, store.find("well")))
     shown = capsys.readouterr().out
     assert "none again on the other half" in shown and "at most" in shown
 
 
-def test_the_command(tmp_path, capsys, monkeypatch, pictures):  # noqa: F811
+def test_the_command(tmp_path, capsys, monkeypatch, pictures):
     words = [
         "weanalysis",
         "ablate",

@@ -10,12 +10,12 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from processes import CHECKOUT, wait_until
 
 from weanalysis.cache import Cache
 from weanalysis.errors import StoreError
@@ -46,13 +46,6 @@ def long(tmp_path: Path) -> list[str]:
     checkpoint = tmp_path / "random.safetensors"
     save_checkpoint(checkpoint, build(architecture), architecture, {})
     return ["ablate", "--model", str(checkpoint), "--grid", "4x4", "--jobs", "1", "--shard-size", "10"]
-
-
-def wait_until(true: Callable[[], object], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.2)
 
 
 def measuring(jobs: Jobs) -> bool:
@@ -136,9 +129,8 @@ def test_a_job_outlives_who_started_it(jobs: Jobs) -> None:
         "import sys; from pathlib import Path; from weanalysis.cache import Cache; from weanalysis.jobs import Jobs; "
         "print(Jobs(Cache(Path(sys.argv[1]))).start(sys.argv[2:]).id, flush=True); import time; time.sleep(60)"
     )
-    checkout = Path(__file__).resolve().parents[1]
     command = [sys.executable, "-c", program, str(jobs.cache.root), *QUICK]
-    starter = subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, start_new_session=True)
+    starter = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, start_new_session=True)
     job_id = int(starter.stdout.readline())
     os.killpg(starter.pid, signal.SIGKILL)
     starter.wait()

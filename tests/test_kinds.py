@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from made_studies import only
 from torch import nn
 
 from weanalysis.ablation import STUDIES, ablate, make_study
@@ -143,7 +144,7 @@ def test_a_study_of_a_kind_of_its_own_is_measured_worded_and_not_searched(regist
         assert [named(row) for row in table.itertuples()] == ["0, a pair"] and table["study"].tolist() == ["pair"]
         refused = pytest.raises(StudyError, match=r"needs a study of location, channel, layer.*, not pair")
         with Store.open(Cache(tmp_path).results) as store, refused:
-            find_improvements(store, 1)
+            find_improvements(store, only(store))
     finally:
         del STUDIES["pair"]
 

@@ -7,7 +7,6 @@ import pickle
 import subprocess
 import sys
 import urllib.error
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +28,6 @@ from weanalysis.models import (
     smallest_image_size,
 )
 from weanalysis.models.attention import num_groups
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Let parallel tests not wait for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def architecture(name: str, source: str = "builtin", num_classes: int = 10, **more: object) -> dict:

@@ -208,10 +208,10 @@ def test_study_of_an_excited_network_ends_with_d_low_and_d_high(tmp_path):
 def test_two_ablations_are_compared_on_the_same_images(tmp_path):
     cache = Cache(tmp_path / "c")
     net, data = excited_net(), Images()
-    ablate(net, data, "multiplier", cache=cache, shard_size=7)
+    number = ablate(net, data, "multiplier", cache=cache, shard_size=7).attrs["study_id"]
     with Store.open(cache.results) as store:
-        right = [store.correctness(1, position) for position in (0, 1)]
-        comparison = store.compare(1, 0, 1)
+        right = [store.correctness(number, position) for position in (0, 1)]
+        comparison = store.compare(number, 0, 1)
     plain = prepare_on(as_model(net), as_images(Images())).model.net
     study = studies.multiplier(net)
     images, targets = data.images, np.arange(30) % 6
@@ -247,8 +247,9 @@ def test_d_low_and_d_high_are_one_answer_wherever_they_are_asked_for(tmp_path):
     write_study(cache.results, "multiplier", plan, "begun", num_shards=0, state="running")
     write_study(cache.results, "location", location_plan(grid=1), "other")
     with Store.open(cache.results) as store:
-        table, contrast = store.table(1), store.compare(1, 0, 1)
-        found, begun, other = (lowest_and_highest(store, number) for number in (1, 2, 3))
+        measured, *others = (store.find(name) for name in ("measured", "begun", "other"))
+        table, contrast = store.table(measured), store.compare(measured, 0, 1)
+        found, begun, other = (lowest_and_highest(store, number) for number in (measured, *others))
     assert other is None and begun is not None and begun.comparison is None and begun.summary() == {}
     assert found.unit == "kernel" and begun.unit == "input channel"
     assert found.lowest.equals(table.loc[0]) and found.highest.equals(table.loc[1])
@@ -256,5 +257,5 @@ def test_d_low_and_d_high_are_one_answer_wherever_they_are_asked_for(tmp_path):
     told = found.summary()
     assert told["d_high_minus_d_low"] == contrast.difference == pytest.approx(told["d_high"] - told["d_low"])
     assert told["d_high_minus_d_low"] > 0, "the second, D_H, minus the first, D_L"
-    reported = write_report([1], tmp_path / "one.html", cache=cache).studies[0]
+    reported = write_report(["measured"], tmp_path / "one.html", cache=cache).studies[0]
     assert {name: reported[name] for name in told} == told

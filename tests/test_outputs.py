@@ -4,7 +4,7 @@ import collections
 
 import pytest
 import torch
-from test_trust import Images, Net, measured
+from small_networks import Answered, Net, measured
 from torch import nn
 
 from weanalysis.ablation.evaluate import choose_output, logits_of
@@ -45,7 +45,7 @@ def named(x, logits):
 @pytest.mark.parametrize("wrap", [boxes_first, features_first, nested, named], ids=lambda wrap: wrap.__name__)
 def test_the_logits_are_found_among_other_outputs_and_that_is_said(tmp_path, wrap):
     net = Returns(wrap)
-    data = Images(Net())
+    data = Answered(Net())
     plain, _ = measured(Net(), data, tmp_path)
     for evaluate in ("exact", "naive", "screened"):
         table, said = measured(net, data, tmp_path, evaluate=evaluate)
@@ -55,7 +55,7 @@ def test_the_logits_are_found_among_other_outputs_and_that_is_said(tmp_path, wra
 
 def test_several_that_fit_are_asked_for_and_named_with_their_shapes(tmp_path):
     net = Returns(lambda x, logits: (logits.flip(1), logits))
-    data = Images(Net())
+    data = Answered(Net())
     with pytest.raises(StudyError, match=r"0 \(8, 5\), 1 \(8, 5\); say which with --output"):
         measured(net, data, tmp_path)
     first, _ = measured(net, data, tmp_path, output="0")
@@ -88,4 +88,4 @@ def test_what_holds_no_logits_is_refused(output):
 
 def test_a_network_that_returns_no_logits_is_refused_before_anything_is_measured(tmp_path):
     with pytest.raises(StudyError, match="give a classifier"):
-        measured(nn.Sequential(nn.Conv2d(3, 5, 3)), Images(Net()), tmp_path)
+        measured(nn.Sequential(nn.Conv2d(3, 5, 3)), Answered(Net()), tmp_path)

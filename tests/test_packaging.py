@@ -61,7 +61,7 @@ def run(installed: Path, program: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(installed), "WEANALYSIS_CACHE": str(installed.parent / "cache")}
     command = [sys.executable, "-c", program]
     done = subprocess.run(
-        command, cwd=installed.parent, env=environment, capture_output=True, text=True, timeout=180, check=False
+        command, cwd=installed.parent, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -26,14 +26,6 @@ from weanalysis.results.statistics import mcnemar_exact, paired_difference
 from weanalysis.saliency import saliency_maps
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def images(number: int, size: int = 8, classes: int = 4) -> list[tuple[torch.Tensor, int]]:
     generator = torch.Generator().manual_seed(1)
     return [(torch.randn(3, size, size, generator=generator), index % classes) for index in range(number)]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from command_line import run
-from made_studies import location_plan, write_run, write_study
+from made_studies import location_plan, only, write_run, write_study
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -149,8 +149,9 @@ def test_damaged_numbers_are_one_clear_line(statement: str, line: str, cache: Pa
     with Store.open(path) as store:
         assert len(store.studies()) == 1
         with pytest.raises(StoreError, match=line):
-            store.all_changes(1) if "shards" not in statement else store.intact(1)
-            store.table(1)
+            study = only(store)
+            store.all_changes(study) if "shards" not in statement else store.intact(study)
+            store.table(study)
 
 
 def test_a_number_of_images_beyond_all_bounds_costs_nothing(cache: Path) -> None:
@@ -160,7 +161,7 @@ def test_a_number_of_images_beyond_all_bounds_costs_nothing(cache: Path) -> None
         db.execute(f"UPDATE studies SET num_images = {2**52}")
     db.close()
     with Store.open(path) as store:
-        assert store.table(1)["num_images"].eq(250).all()
+        assert store.table(only(store))["num_images"].eq(250).all()
 
 
 # Text that is no UTF-8 -------------------------------------------------------------------------------------------
@@ -239,7 +240,7 @@ def test_a_cache_with_rows_of_before_is_read(cache: Path) -> None:
     db.close()
     with Store.open(path) as store:
         assert store.studies()["data"].tolist() == ["imagefolder:\\xff"]
-        assert store.describe(1)["classes"] == ["\\xfe"]
+        assert store.describe(only(store))["classes"] == ["\\xfe"]
     assert overview().dataframe[0].value["data"].tolist() == ["imagefolder:\\xff"]
 
 

@@ -24,14 +24,6 @@ from weanalysis.results.statistics import agreement_table, rank_agreement
 from weanalysis.saliency import CRITERIA, parse_criteria, saliency_maps, scored_study, studies_of
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Mean(nn.Module):
     """A 1x1 convolution whose outputs, averaged over the map, are the logits."""
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from command_line import run
-from test_evaluate import NETWORKS, assert_same, candidates, shaken
+from lively_networks import Blobs, assert_same, candidates, flips, lively, of_every_kind
 from torch import Tensor, nn
 
 from weanalysis.ablation import Interrupted, ablate, schedule, studies
@@ -24,36 +24,12 @@ from weanalysis.results.statistics import hidden_flips, screen_bounds
 from weanalysis.results.store import SCREENED
 
 
-def flips(measured: Measured, num_ablations: int, bit: int = 1) -> np.ndarray:
-    """Which images' correctness changed: (ablations, images), +1 lost, -1 gained."""
-    before = (measured.intact_correct & bit).astype(bool)
-    table = np.zeros((num_ablations, len(before)), int)
-    of_change = np.repeat(np.arange(num_ablations), measured.counts)
-    after = (measured.correct & bit).astype(bool)
-    table[of_change, measured.positions] = before[measured.positions].astype(int) - after
-    return table
-
-
-def lively(name: str, num_images: int, num_wrong: int = 0) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
-    make, size = NETWORKS[name]
-    torch.manual_seed(0)  # else the network would depend on which tests ran before
-    net, images, targets = shaken(make(), size, num_images)
-    targets[:num_wrong] = (targets[:num_wrong] + 1) % 10
-    return net, images, targets
-
-
 def intact_pass(evaluator: Evaluator, images: Tensor, targets: Tensor, layers: list[str]) -> pairs.IntactPass:
     return evaluator.network.run_intact(images, targets, layers, "top1", gradients=True)[0]
 
 
-def of_every_kind(net: nn.Module) -> list[Ablation]:
-    layers = studies.find_layers(net)
-    chosen = [layers[place] for place in studies.equidistant(len(layers), 5)]
-    return [a for layer in chosen for kind, found in candidates(layer).items() if kind != "layer" for a in found[:4]]
-
-
 @pytest.mark.parametrize(
-    "name", ["resnet20", "resnext50_32x4d", "mobilenet_v2", "googlenet", "densenet121", "timm:tf_efficientnet_lite0"]
+    "name", ["resnet20", "resnext", "mobilenet_v2", "googlenet", "densenet", "timm:tf_mobilenetv3"]
 )
 def test_pairs_of_all_layers_computed_together_are_what_the_whole_network_gives(name):
     net, images, targets = lively(name, 6, 2)
@@ -222,7 +198,7 @@ def test_the_bounds_hold_what_was_missed(judged):
     assert (low <= (found.sum(1) / 400)).all() and ((found.sum(1) / 400) <= high).all()
 
 
-def test_a_shard_gives_the_same_answer_again_and_whatever_the_batch_size(judged):
+def test_a_shard_gives_the_same_answer_again_and_whatever_the_batch_size():
     net, images, targets = lively("resnet20", 60, 10)
     ablations = studies.location(net, "2x2").ablations
     results = [
@@ -360,9 +336,9 @@ def misleading(activation: nn.Module, num_classes: int = 10) -> nn.Module:
 
 @pytest.mark.parametrize("activation", [nn.ReLU(), Sigmoid(), Gate(), Leak()], ids=lambda one: type(one).__name__)
 def test_flips_are_found_and_bounded_where_gradients_know_nothing_of_them(activation):
-    """A third class that is lifted, saturation, a hard gate, a gradient of 1e-4: all ablations of three networks."""
+    """A third class that is lifted, saturation, a hard gate, a gradient of 1e-4: all ablations of two networks."""
     errors, inside = [], []
-    for seed in range(3):
+    for seed in range(2):
         torch.manual_seed(seed)
         net, count = misleading(activation), 150
         images = torch.randn(count, 3, 8, 8) + torch.randn(count, 3, 1, 1)
@@ -506,19 +482,6 @@ def test_a_class_that_the_network_does_not_have_is_refused_in_one_line():
 
 
 # ---- studies
-
-
-class Blobs(torch.utils.data.Dataset):
-    """Images of a lively network, at hand."""
-
-    def __init__(self, images: torch.Tensor, targets: torch.Tensor):
-        self.images, self.targets = images, targets
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return self.images[index], int(self.targets[index])
 
 
 def resnet() -> nn.Module:

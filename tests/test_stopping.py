@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from test_ablate import Images, Small, count_blocks
-from test_ablate import folder as pictures  # noqa: F401 (a fixture)
+from made_studies import only
+from small_networks import Images, Small, count_blocks
 
 from weanalysis import cli
 from weanalysis.ablation import Interrupted, ablate
@@ -82,7 +82,8 @@ def test_what_finished_later_does_not_count(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(stopping_study(wide), expected)
     with Store.open(wide.results) as store:
         measured = sum(
-            store.shard_counts(1, (start, start + SHARD), "top1")["num_images"].sum() for start in range(0, 24, SHARD)
+            store.shard_counts(only(store), (start, start + SHARD), "top1")["num_images"].sum()
+            for start in range(0, 24, SHARD)
         )
     assert measured > expected["num_images"].sum(), "the round measured more than counts"
     full = Cache(tmp_path / "full")
@@ -107,7 +108,7 @@ def test_a_stopped_and_resumed_study_decides_the_same(tmp_path):
     with pytest.raises(Interrupted):
         stopping_study(cache, report=stop_once)
     with Store.open(cache.results) as store:
-        half = store.table(1)
+        half = store.table(only(store))
     assert (half["num_images"] <= expected["num_images"]).all() and half["num_images"].sum() > 0
     resumed = stopping_study(cache)
     pd.testing.assert_frame_equal(resumed, expected)
@@ -182,7 +183,7 @@ def test_the_plan_for_more_images_is_that_of_the_undecided_rows():
     assert plan_images(table[:1], 0.5).num_undecided == 0 and np.isnan(plan_images(table[:1], 0.5).median)
 
 
-def test_the_command_says_which_intervals_these_are(tmp_path, capsys, monkeypatch, pictures):  # noqa: F811
+def test_the_command_says_which_intervals_these_are(tmp_path, capsys, monkeypatch, pictures):
     words = [
         "weanalysis",
         "ablate",

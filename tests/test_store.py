@@ -5,6 +5,7 @@ import sqlite3
 import numpy as np
 import pandas as pd
 import pytest
+from made_studies import made_measured
 
 from weanalysis.ablation.evaluate import Measured, Values
 from weanalysis.errors import StoreError
@@ -57,31 +58,15 @@ class World:
 
     def measured(self, start: int, stop: int, ablations: list[int]) -> Measured:
         span = slice(start, stop)
-        counts, positions, classes, correct = [], [], [], []
-        for a in ablations:
-            after, top5 = self.after[a, span], self.after_top5[a, span]
-            (places,) = np.nonzero((after != self.intact[span]) | (top5 != self.intact_top5[span]))
-            counts.append(len(places))
-            positions += places.tolist()
-            classes += after[places].tolist()
-            right = (after == self.targets[span])[places]
-            correct += (right.astype(int) + 2 * top5[places].astype(int)).tolist()
-        return Measured(
-            start=start,
-            stop=stop,
-            targets=self.targets[span],
-            predictions=self.intact[span],
-            top5=self.intact_top5[span],
-            counts=np.array(counts),
-            positions=np.array(positions, int),
-            classes=np.array(classes, int),
-            correct=np.array(correct, int),
-            largest_difference=1e-6,
+        return made_measured(
+            start,
+            self.targets[span],
+            (self.intact[span], self.after[ablations][:, span]),
+            (self.intact_top5[span], self.after_top5[ablations][:, span]),
+            Values(self.loss[span], self.loss_change[ablations][:, span]),
             num_rechecked=1,
             num_checked=4,
             num_differed=0,
-            seconds=0.5,
-            values={"loss": Values(self.loss[span], self.loss_change[ablations][:, span])},
         )
 
 

@@ -70,14 +70,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("pictures"))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def small_recipe(folder: Path, **overrides) -> Recipe:
     values = {
         "data": f"imagefolder:{folder}",
@@ -318,7 +310,6 @@ def top1_of(checkpoint: Path, data_spec: str) -> float:
 
 @pytest.fixture(scope="module")
 def finished(folder, tmp_path_factory) -> tuple[Run, Recipe, Cache, list[Progress]]:
-    torch.set_num_threads(1)
     cache, reports = Cache(tmp_path_factory.mktemp("cache")), []
     recipe = small_recipe(folder, excitation="lwe")
     return train(recipe, cache, device="cpu", progress=reports.append), recipe, cache, reports

@@ -9,77 +9,19 @@ import numpy as np
 import pytest
 import torch
 from command_line import run as run_command
+from small_networks import NUM_ANSWERED, SIDE, Answered, Net, centred, measured
 from torch import nn
 from torch.nn import functional as F
 
-from weanalysis.ablation import Ablation, Interrupted, Part, ablate, make_study
+from weanalysis.ablation import Ablation, Interrupted, Part, make_study
 from weanalysis.ablation.behaviour import Conduct, State, describe_behaviour
 from weanalysis.ablation.copies import copied
 from weanalysis.ablation.evaluate import Evaluator
 from weanalysis.ablation.evaluate.twin import Twin
 from weanalysis.ablation.inputs import as_model
-from weanalysis.cache import Cache
 from weanalysis.errors import StudyError, WeanalysisError
 from weanalysis.loading import load_model
 from weanalysis.results import Store
-
-NUM_IMAGES, SIDE = 48, 8
-
-
-class Net(nn.Module):
-    """Two convolutions and a classifier; `between` is what a test puts between them."""
-
-    def __init__(self, seed: int = 0):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.a = nn.Conv2d(3, 4, 3, padding=1)
-        self.b = nn.Conv2d(4, 4, 3, padding=1)
-        self.head = nn.Linear(4, 5)
-        with torch.no_grad():
-            seen = torch.relu(self.b(torch.relu(self.a(torch.randn(64, 3, SIDE, SIDE))))).mean((2, 3))
-            self.head.bias.copy_(-8 * F.linear(seen, self.head.weight).mean(0))
-
-    def between(self, x):
-        return x
-
-    def forward(self, x):
-        return self.head(torch.relu(self.b(self.between(torch.relu(self.a(x))))).mean((2, 3)) * 8)
-
-
-@torch.no_grad()
-def centred(net: Net) -> Net:
-    """No class may win on every image."""
-    net.head.bias -= copied(net)(torch.randn(64, 3, SIDE, SIDE)).mean(0)
-    return net
-
-
-class Images(torch.utils.data.Dataset):
-    def __init__(self, net: nn.Module, num_images: int = NUM_IMAGES):
-        torch.manual_seed(1)
-        self.images = torch.randn(num_images, 3, SIDE, SIDE)
-        with torch.no_grad():
-            self.targets = copied(net)(self.images).argmax(1)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return self.images[index], int(self.targets[index])
-
-
-def measured(net, data, tmp_path, **options):
-    said: list[str] = []
-    table = ablate(
-        net,
-        data,
-        options.pop("study", "channel"),
-        cache=Cache(tmp_path / "cache"),
-        say=said.append,
-        shard_size=16,
-        jobs=1,
-        **options,
-    )
-    return table, said
 
 
 def plain_drops(net, data, ablations, batch_size=None, seed=None):
@@ -112,7 +54,7 @@ def plain_drops(net, data, ablations, batch_size=None, seed=None):
 
 def test_a_fast_way_that_goes_wrong_later_is_found_out_and_all_it_gave_is_measured_again(tmp_path, monkeypatch):
     net = Net()
-    data = Images(net)
+    data = Answered(net)
     study = make_study("channel", net)
     true = plain_drops(net, data, study.ablations)
     rerun, calls = Twin.rerun, {"b": 0}
@@ -135,12 +77,12 @@ def test_a_fast_way_that_goes_wrong_later_is_found_out_and_all_it_gave_is_measur
 
 def test_answers_are_checked_by_lot_and_their_number_is_kept_and_said(tmp_path):
     net = Net()
-    table, _ = measured(net, Images(net), tmp_path, study="location", grid="all")
+    table, _ = measured(net, Answered(net), tmp_path, study="location", grid="all")
     about = table.attrs
-    assert about["num_answers"] == len(table) * NUM_IMAGES
+    assert about["num_answers"] == len(table) * NUM_ANSWERED
     # One ablation a layer and shard, on a batch of 16.
     assert about["num_checked"] == 2 * 3 * 16 and about["num_differed"] == 0 and about["distrusted"] == {}
-    naive, _ = measured(net, Images(net), tmp_path, study="location", grid="all", evaluate="naive")
+    naive, _ = measured(net, Answered(net), tmp_path, study="location", grid="all", evaluate="naive")
     assert naive.attrs["num_checked"] == 0 and np.array_equal(naive["drop"], table["drop"])
 
 
@@ -153,8 +95,8 @@ def test_a_layer_whose_weight_is_made_anew_in_every_pass_is_refused(tmp_path):
     net = Anew()
     for evaluate in ("naive", "exact", "screened"):
         with pytest.raises(StudyError, match="b does not compute with the weight that is zeroed"):
-            measured(net, Images(net), tmp_path, evaluate=evaluate)
-    table, _ = measured(net, Images(net), tmp_path, layers="a")
+            measured(net, Answered(net), tmp_path, evaluate=evaluate)
+    table, _ = measured(net, Answered(net), tmp_path, layers="a")
     assert set(table["layer"]) == {"a"}
 
 
@@ -162,7 +104,7 @@ def test_a_hook_that_counts_on_all_channels_ends_the_fast_way_for_its_layer_alon
     net = Net()
     gate = torch.linspace(0.5, 2, 4)[:, None, None]
     net.b.register_forward_hook(lambda module, args, output: output * gate)
-    data = Images(net)
+    data = Answered(net)
     study = make_study("channel", net)
     table, _ = measured(net, data, tmp_path, study=study)
     assert np.allclose(table["drop"], plain_drops(net, data, study.ablations)) and np.ptp(table["drop"]) > 5
@@ -175,7 +117,7 @@ def test_shared_weights_are_ranked_before_any_of_them_is_zeroed(tmp_path):
     net.between = lambda x: torch.relu(net.c(x))
     # As a class would do it: a closure over the network is refused, since a copy would still compute with the first.
     with pytest.raises(WeanalysisError, match="still computes with weights of the given one"):
-        measured(net, Images(net), tmp_path)
+        measured(net, Answered(net), tmp_path)
 
     class Tied(Net):
         def __init__(self):
@@ -187,7 +129,7 @@ def test_shared_weights_are_ranked_before_any_of_them_is_zeroed(tmp_path):
             return torch.relu(self.c(x))
 
     net = centred(Tied())
-    data = Images(net)
+    data = Answered(net)
     study = make_study("magnitude", net, percentiles=[100], percentile_width=30)
     (ablation,) = study.ablations
     plain = copied(net).requires_grad_(False)
@@ -237,7 +179,7 @@ class TrainsOn(Net):
 
 def test_a_network_that_draws_random_numbers_is_refused_or_seeded_alike(tmp_path):
     net = Drops()
-    data = Images(Net())
+    data = Answered(Net())
     for evaluate in ("naive", "exact", "screened"):
         with pytest.raises(StudyError, match=r"its forward \(Drops\) draws random numbers.*--forward-seed"):
             measured(net, data, tmp_path, evaluate=evaluate)
@@ -253,7 +195,7 @@ def test_a_network_that_draws_random_numbers_is_refused_or_seeded_alike(tmp_path
 @pytest.mark.parametrize("make", [Mixes, TrainsOn])
 def test_a_network_that_mixes_a_batch_is_refused_or_measured_in_batches_of_the_given_size(tmp_path, make):
     net = make()
-    data = Images(net)
+    data = Answered(net)
     for evaluate in ("naive", "exact", "screened"):
         with pytest.raises(StudyError, match=r"norm \(BatchNorm2d\) mixes.*--batch-size"):
             measured(net, data, tmp_path, evaluate=evaluate)
@@ -280,7 +222,7 @@ def test_what_a_forward_pass_changes_is_put_back_before_each(tmp_path):
             return x * (1 if self.calls % 2 else -1) + self.mean
 
     net = Moves()
-    data = Images(net)
+    data = Answered(net)
     study = make_study("channel", net)
     true = []
     for ablation in study.ablations:
@@ -318,11 +260,11 @@ def test_images_that_a_network_writes_into_stay_what_they_are(tmp_path):
             return super().forward(x)
 
     net = Writes()
-    data = Images(Net())
+    data = Answered(Net())
     study = make_study("channel", net)
     for evaluate in ("naive", "exact"):
         table, _ = measured(net, data, tmp_path, study=study, evaluate=evaluate, batch_size=7)
-        data.images = torch.randn(NUM_IMAGES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+        data.images = torch.randn(NUM_ANSWERED, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
         plain = Net()
         assert np.allclose(table["drop"], plain_drops(_doubled(plain), data, study.ablations))
 
@@ -340,7 +282,7 @@ def _doubled(net):
 
 def test_a_study_is_told_by_all_that_it_zeroes(tmp_path):
     net = Net()
-    data = Images(net)
+    data = Answered(net)
     study = make_study("location", net, grid="all")
     first = dataclasses.replace(study, ablations=study.ablations[:12])
     second = dataclasses.replace(study, ablations=study.ablations[12:])
@@ -381,7 +323,7 @@ def test_networks_that_print_alike_are_told_apart(tmp_path, change):
     if change == "function":
         other.a.forward = lambda x: -x.sum(1, keepdim=True).expand(-1, 4, -1, -1)
     assert repr(one) == repr(other)
-    data = Images(one)
+    data = Answered(one)
     first, _ = measured(one, data, tmp_path, layers="b")
     second, _ = measured(other, data, tmp_path, layers="b")
     assert first.attrs["intact"] == 100 and second.attrs["intact"] < 100
@@ -392,7 +334,7 @@ def test_networks_that_print_alike_are_told_apart(tmp_path, change):
 
 def test_a_network_changed_after_it_was_loaded_is_not_taken_for_the_one_of_its_name(tmp_path):
     model = load_model("resnet20", "none", 10)
-    data = Images(model.net, 16)
+    data = Answered(model.net, 16)
     plain, _ = measured(model, data, tmp_path, study="layer", layers="conv1")
     model.net.layer1.register_forward_hook(lambda module, args, output: output * 3 + 1)
     changed, said = measured(model, data, tmp_path, study="layer", layers="conv1")
@@ -420,7 +362,7 @@ def test_a_network_of_a_user_s_is_described_the_same_twice_and_not_run():
 
 def test_what_an_older_version_measured_is_named_and_measured_again(tmp_path, capsys):
     net = Net()
-    data = Images(net)
+    data = Answered(net)
     first, _ = measured(net, data, tmp_path, study="layer")
     with sqlite3.connect(tmp_path / "cache" / "results.sqlite") as db:
         db.execute(
@@ -436,7 +378,7 @@ def test_what_an_older_version_measured_is_named_and_measured_again(tmp_path, ca
 
 def test_intact_answers_that_have_changed_are_refused_and_what_was_kept_stays(tmp_path):
     net = Net()
-    data = Images(net)
+    data = Answered(net)
     first, _ = measured(net, data, tmp_path, study="layer")
     path = tmp_path / "cache" / "results.sqlite"
     with sqlite3.connect(path) as db:
@@ -454,7 +396,7 @@ def test_intact_answers_that_have_changed_are_refused_and_what_was_kept_stays(tm
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_in_the_last_task_is_raised_though_the_study_is_complete(tmp_path, number):
     net = Net()
-    data = Images(net)
+    data = Answered(net)
 
     def stop_at_the_end(status):
         if status.done == status.total:
@@ -479,7 +421,7 @@ class Fails(Net):
 @pytest.mark.parametrize("evaluate", ["naive", "exact"])
 def test_an_error_of_the_network_s_is_one_line_that_says_where(tmp_path, evaluate):
     net = Fails()
-    data = Images(net)
+    data = Answered(net)
     data.images[40, 0, 0, 0] = 7
     with pytest.raises(StudyError, match=r"intact network fails on images 32 to 47 \(RuntimeError: no such image\)"):
         measured(net, data, tmp_path, evaluate=evaluate)
@@ -487,7 +429,7 @@ def test_an_error_of_the_network_s_is_one_line_that_says_where(tmp_path, evaluat
 
 def test_images_that_a_network_does_not_take_are_one_line(tmp_path):
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(7, 5))
-    data = Images(Net())
+    data = Answered(Net())
     with pytest.raises(StudyError, match=r"Sequential fails on images of shape \(3, 8, 8\).*RuntimeError"):
         measured(net, data, tmp_path)
 
@@ -505,7 +447,7 @@ def test_images_that_a_network_does_not_take_are_one_line(tmp_path):
 def test_an_ablation_that_the_network_does_not_have_is_one_line(tmp_path, parts, words):
     study = dataclasses.replace(make_study("layer", Net()), ablations=(Ablation(parts, "kernel", 1),))
     with pytest.raises(StudyError, match=words):
-        measured(Net(), Images(Net()), tmp_path, study=study)
+        measured(Net(), Answered(Net()), tmp_path, study=study)
 
 
 def test_convolutions_that_no_study_covers_are_named_with_their_share(tmp_path):
@@ -520,7 +462,7 @@ def test_convolutions_that_no_study_covers_are_named_with_their_share(tmp_path):
             return F.conv2d(self.up(x), self.own)
 
     net = Others()
-    _, said = measured(net, Images(net), tmp_path, study="layer")
+    _, said = measured(net, Answered(net), tmp_path, study="layer")
     (left_out,) = [line for line in said if line.startswith("left out")]
     total = sum(value.numel() for value in net.parameters() if value.ndim > 1)
     assert "up.weight" in left_out and "own" in left_out and f"({32 / total:.1%} of" in left_out

@@ -37,6 +37,10 @@ def load_model(
     called with the untrained network before a run is looked for, so that what it refuses costs no training. `.net` of
     what is returned is the `torch.nn.Module`.
     Raises ModelError, DataError, TrainingError, and what `check` raises.
+
+    >>> model = load_model("resnet20", weights="none", num_classes=10)
+    >>> sum(parameter.numel() for parameter in model.net.parameters())
+    269722
     """
     cache = cache if isinstance(cache, Cache) else find_cache(cache)
     if weights != "auto":
@@ -67,6 +71,11 @@ def load_data(
     """Find labelled images; like `data.load_data`, and digits become large enough for the `model`.
 
     Raises DataError.
+
+    >>> data = load_data("digits", image_size=16, num_images=20)
+    >>> image, target = data[0]
+    >>> len(data), tuple(image.shape)
+    (20, (3, 16, 16))
     """
     if model is not None and model.transform is None and image_size is None and spec == "digits":
         image_size = smallest_image_size(model.net)

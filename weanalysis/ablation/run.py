@@ -70,6 +70,15 @@ def ablate(
     intact, num_images, seconds, how many answers were checked the naive way (num_checked of num_answers), and in
     `doubt` a line where the intact network only guesses. Work already in the cache is not repeated. `report` is called
     as results come, `say` with lines for a person. Raises WeanalysisError for unusable input, Interrupted after Ctrl-C.
+
+    A network that answers the brightest colour, and what each of its filters is worth:
+
+    >>> from torch import eye, nn
+    >>> net = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> net[0].weight.data = eye(3)[:, :, None, None]
+    >>> images = [((1 + eye(3)[k % 3])[:, None, None].expand(3, 4, 4), k % 3) for k in range(12)]
+    >>> ablate(net, images, "channel", side="out")["drop"].round(1).tolist()
+    [33.3, 33.3, 33.3]
     """
     command = called_as(ablate, locals(), **options)
     say = say or (lambda line: None)

@@ -42,6 +42,13 @@ def compare(
         StoreError, StudyError: a side that is not there, is ambiguous, or does not go with the other one.
         DataError: no images known, different ones, or ones that do not fit a network.
         ModelError, DeviceError: a checkpoint that cannot be read, a device that is not there.
+
+    >>> import weanalysis as wa
+    >>> data = wa.load_data("digits", image_size=16, num_images=20)
+    >>> models = [wa.load_model("resnet20", weights="none", num_classes=10) for _ in range(2)]
+    >>> found = compare(*models, data)
+    >>> found.difference_low <= found.difference <= found.difference_high
+    True
     """
     if reach and metric is not None and not find_metric(metric).counts_images:
         raise StudyError(f"accuracies to reach go with --metric {' or '.join(COUNTING)}, not {metric}; leave them out")

@@ -59,6 +59,12 @@ def costs(
     Raises:
         ExcitationError: numbers below 1, or a network that does not run on this input.
         DeviceError: a device that is not here.
+
+    >>> from weanalysis.excitation import excite
+    >>> net = excite(nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "lwe")
+    >>> row = costs(net, image_size=16, batch_size=2, repeats=1)
+    >>> row["excitation"], row["train_params"] - row["inference_params"], row["inference_params"]
+    ('lwe', 10, 224)
     """
     shape = (3, image_size, image_size) if input_shape is None else tuple(input_shape)
     if min(batch_size, repeats, *shape) < 1:

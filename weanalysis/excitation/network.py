@@ -150,6 +150,10 @@ def excite(
     Raises:
         ExcitationError: an unknown kind, an eps or reduction out of range, a layer choice that matches nothing, no
             convolution that `kind` suits, or a network that is excited already.
+
+    >>> net = excite(nn.Sequential(nn.Conv2d(3, 8, 3)), "lwe")
+    >>> sorted(name for name, _ in net.named_parameters())[-1]
+    '0.parametrizations.weight.original'
     """
     if kind not in KINDS:
         raise ExcitationError(unknown_name("excitation", kind, KINDS))
@@ -184,6 +188,10 @@ def fold(net: nn.Module) -> nn.Module:
     classes, and the state dict the names and order it had before `excite`.
 
     Raises ExcitationError if nothing in `net` is excited.
+
+    >>> net = excite(nn.Sequential(nn.Conv2d(3, 8, 3)), "lwe")
+    >>> list(fold(net).state_dict())
+    ['0.weight', '0.bias']
     """
     excited = [module for _, module in excited_modules(net)]
     beside = [module for module in net.modules() if hasattr(module, BESIDE)]
@@ -215,6 +223,10 @@ def multipliers(net: nn.Module) -> dict[str, Tensor]:
     """Compute LWE's m for every layer that has LWE: name -> (Out, In/groups), in (0, 1) (equation 1).
 
     Raises ExcitationError if no layer has LWE.
+
+    >>> net = excite(nn.Sequential(nn.Conv2d(3, 8, 3)), "lwe")
+    >>> {name: tuple(m.shape) for name, m in multipliers(net).items()}
+    {'0': (8, 3)}
     """
     found: dict[str, Tensor] = {}
     for name, module in net.named_modules():
@@ -227,7 +239,11 @@ def multipliers(net: nn.Module) -> dict[str, Tensor]:
 
 
 def excitation_of(net: nn.Module) -> dict[str, Any] | None:
-    """Describe the excitation of `net` as the keyword arguments of `excite` (JSON), or None for plain weights."""
+    """Describe the excitation of `net` as the keyword arguments of `excite` (JSON), or None for plain weights.
+
+    >>> excitation_of(excite(nn.Sequential(nn.Conv2d(3, 8, 3)), "mwe", eps=0.2))["eps"]
+    0.2
+    """
     for module in net.modules():
         if hasattr(module, BESIDE):
             return dict(getattr(module, BESIDE))

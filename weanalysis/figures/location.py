@@ -65,6 +65,12 @@ def location_mosaic(
     drop holds, if that is not D itself but, say, a difference of two. A click on a cell carries
     customdata [layer, out_channel, in_channel, position], the last being the row's place in `table`.
     Paper: section 3.1, "Weight location and importance".
+
+    >>> import weanalysis as wa
+    >>> model = wa.load_model("resnet20", weights="none", num_classes=10)
+    >>> table = wa.ablate(model, wa.load_data("digits", image_size=16, num_images=20), "location", grid="2x2")
+    >>> [trace.type for trace in location_mosaic(table).data][:1]
+    ['heatmap']
     """
     kernels = kernel_rows(table)
     if kernels.empty:

@@ -42,6 +42,10 @@ def magnitude_curve(
     takes the rows as they are. Where a percentile was drawn several times, each draw is a point, and line and band
     are the means of the draws and of their bounds. `mark` puts an upright line at a percentile. A click on a point
     carries customdata [percentile]. Paper: Fig. 1a.
+
+    >>> columns = {"percentile": [50.0, 100.0], "drop": [0.1, 4.0], "drop_low": [-0.2, 3.0], "drop_high": [0.4, 5.0]}
+    >>> magnitude_curve(pd.DataFrame({**columns, "metric": "top1"})).layout.yaxis.title.text
+    'D (points)'
     """
     return magnitude_curves({"D": table if layer is None else table[table["layer"] == layer]}, mark=mark, theme=theme)
 

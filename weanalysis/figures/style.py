@@ -297,12 +297,20 @@ def layer_ticks(layers: Sequence[str], most: int, length: int = 20) -> dict[str,
 
 
 def points(value: float, signed: bool = True) -> str:
-    """Word a D in percentage points: two decimals and a true minus sign, or "not measured"."""
+    """Word a D in percentage points: two decimals and a true minus sign, or "not measured".
+
+    >>> points(-1.5)
+    '−1.50'
+    """
     return METRICS["top1"].words(value, signed)
 
 
 def interval(low: float, high: float) -> str:
-    """Word an interval in percentage points, or say that there is none."""
+    """Word an interval in percentage points, or say that there is none.
+
+    >>> interval(-0.5, 1.25)
+    '−0.50 to +1.25'
+    """
     return METRICS["top1"].interval(low, high)
 
 

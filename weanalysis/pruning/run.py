@@ -84,6 +84,13 @@ def prune(
     (Torch-Pruning). `sparsity` and `curve` are shares of the units, ranked
     over the whole network or, with `scope` "layer", in each layer. An excited network is pruned in its folded weights;
     the network given is not changed. Nothing is trained afterwards. Raises WeanalysisError for unusable input.
+
+    >>> import weanalysis as wa
+    >>> model = wa.load_model("resnet20", weights="none", num_classes=10)
+    >>> data = wa.load_data("digits", image_size=16, num_images=20)
+    >>> pruned = prune(model, data, by="l1", sparsity=0.5, curve=())
+    >>> pruned.table[["num_units", "num_pruned"]].values.tolist()
+    [[29744, 14872]]
     """
     command = called_as(prune, locals())
     say = say or (lambda line: None)

@@ -75,6 +75,13 @@ def write_report(
         StoreError: a name that is not there or ambiguous, a file that cannot be written, pictures that cannot be drawn.
         StudyError: an unknown metric.
         TrainingError: a run that cannot be read.
+
+    >>> import weanalysis as wa
+    >>> model = wa.load_model("resnet20", weights="none", num_classes=10)
+    >>> data = wa.load_data("digits", image_size=16, num_images=20)
+    >>> table = wa.ablate(model, data, "layer", name="whole layers")
+    >>> write_report(["whole layers"], "page.html").path.name
+    'page.html'
     """
     command = called_as(write_report, locals())
     path = Path(path).expanduser()

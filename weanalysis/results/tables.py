@@ -27,6 +27,15 @@ class Store(AllAnswers):
     """The results file of a cache, opened for reading, and what follows from it.
 
     `Store.open(path)` opens it; use it as a context manager or close it. What measures writes with `store.Writer`.
+
+    >>> import weanalysis as wa
+    >>> from weanalysis.cache import find_cache
+    >>> model = wa.load_model("resnet20", weights="none", num_classes=10)
+    >>> made = wa.ablate(model, wa.load_data("digits", image_size=16, num_images=20), "layer", name="whole layers")
+    >>> with Store.open(find_cache().results) as store:
+    ...     table = store.table(store.find("whole layers"))
+    >>> table["drop"].equals(made["drop"])
+    True
     """
 
     def table(self, study_id: int, metric: str | None = None, confidence: float = 0.95) -> pd.DataFrame:

@@ -76,6 +76,13 @@ def saliency_maps(
     a glob, or several with commas. The same question is answered from the cache. `report(done, total, seconds left)`
     is called as it goes, `say` with lines for a person. Raises WeanalysisError for unusable input, and where the
     network lacks what every criterion asked for needs.
+
+    >>> import weanalysis as wa
+    >>> model = wa.load_model("resnet20", weights="none", num_classes=10)
+    >>> data = wa.load_data("digits", image_size=16, num_images=20)
+    >>> maps = saliency_maps(model, data, "taylor,l1", layers="layer1*").maps
+    >>> maps.of("taylor", "kernel", "layer1.0.conv1").shape
+    (16, 16)
     """
     command = called_as(saliency_maps, locals())
     say = say or (lambda line: None)

@@ -60,6 +60,10 @@ def train(
         TrainingError: names that the recipe has wrong, images that cannot be trained on, a run of that name with
             another recipe or other images, another process at work on it, or a loss that is no number.
         DataError, ModelError, ExcitationError, DeviceError: what the recipe names cannot be had.
+
+    >>> recipe = Recipe.from_preset("digits", model="resnet20", image_size=8, epochs=0.1, warmup_epochs=0)
+    >>> train(recipe, device="cpu").finished
+    True
     """
     for kind, choice, registry in (
         ("optimizer", recipe.optimizer, OPTIMIZERS),

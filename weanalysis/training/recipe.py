@@ -91,6 +91,9 @@ class Recipe:
 
     A recipe's address covers the fields that differ from the defaults below, so that a new field changes no old
     address. Therefore no default may ever change: what should change belongs into a preset.
+
+    >>> Recipe(model="resnet20", epochs=2) == Recipe(model="resnet20", epochs=2.0)
+    True
     """
 
     model: str
@@ -180,7 +183,11 @@ class Recipe:
 
     @classmethod
     def from_preset(cls, preset: str, *, model: str, **overrides: Any) -> Recipe:
-        """Return a preset's recipe for a model with some values overridden; raise TrainingError for unknown names."""
+        """Return a preset's recipe for a model with some values overridden; raise TrainingError for unknown names.
+
+        >>> Recipe.from_preset("digits", model="resnet20", seed=3).epochs
+        10.0
+        """
         if preset not in PRESETS:
             raise TrainingError(unknown_name("recipe", preset, PRESETS))
         values = PRESETS[preset] | _PRESET_EXCEPTIONS.get((preset, model), {}) | overrides

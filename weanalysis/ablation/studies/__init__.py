@@ -46,6 +46,11 @@ STUDIES: dict[str, Callable[..., Study]] = {
 
 
 def make_study(kind: str, net: nn.Module, **options: Any) -> Study:
-    """Make the study of that name; raise StudyError for an unknown name or a wrong option."""
+    """Make the study of that name; raise StudyError for an unknown name or a wrong option.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+    >>> len(make_study("location", net, grid="all").ablations)
+    88
+    """
     kind_called(kind).check_options(options)
     return STUDIES[kind](net, **options)

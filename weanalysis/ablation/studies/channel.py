@@ -22,6 +22,10 @@ def channel(
 
     An input channel c of a grouped convolution is `weight[outs of c's group, c mod In/groups]`, and the table's
     `in_channel` is c. `grid`: "all", or how many equidistant channels of each layer. Raises StudyError.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    >>> [ablation.key for ablation in channel(net, side="in").ablations]
+    ['0[*;0]', '0[*;1]', '0[*;2]']
     """
     if side not in ("out", "in", "both"):
         raise StudyError(unknown_name("channel side", str(side), ["out", "in", "both"]))
@@ -69,7 +73,12 @@ def channel(
 
 
 def layer(net: nn.Module, layers: str | None = None) -> Study:
-    """Zero a whole layer at a time: the coarsest picture of where the network's weights matter. Raises StudyError."""
+    """Zero a whole layer at a time: the coarsest picture of where the network's weights matter. Raises StudyError.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    >>> [(ablation.layer, ablation.num_weights) for ablation in layer(net).ablations]
+    [('0', 108), ('2', 144)]
+    """
     skipped: list[tuple[str, str]] = []
     chosen = select_layers(find_layers(net), layers, skipped)
     ablations = tuple(Ablation((Part(one.name),), "layer", one.num_weights, one.name, one.depth) for one in chosen)

@@ -38,6 +38,10 @@ def location(
     `grid`: (N1, N2), "5x5", or "all" for every kernel. `kernel_size`: 3 keeps the layers whose kernels are 3 on
     every side, as the paper does; another number likewise; "any" keeps all convolutions. `layers`: a glob, or
     several with commas. Raises StudyError.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    >>> [ablation.key for ablation in location(net, grid="2x2", layers="2").ablations]
+    ['2[0;0]', '2[0;7]', '2[7;0]', '2[7;7]']
     """
     sides = parse_grid(grid)
     skipped: list[tuple[str, str]] = []

@@ -71,6 +71,11 @@ def magnitude(
     `scope` "network" zeroes one weight in every convolution at once (the paper's curve), "layer" one layer at a
     time. `percentile_width` k zeroes the whole bin (b−k, b] instead of one weight. `repeats` R makes R ablations
     of each b, with the R weights nearest to the position, since one weight is one draw. Raises StudyError.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    >>> study = magnitude(net, percentiles="50,100", scope="layer")
+    >>> [(ablation.layer, ablation.percentile) for ablation in study.ablations]
+    [('0', 50.0), ('0', 100.0), ('2', 50.0), ('2', 100.0)]
     """
     values = parse_percentiles(percentiles)
     if scope not in ("network", "layer"):

@@ -38,6 +38,12 @@ def multiplier(
     `seed`); the table's `fraction` is NaN for K units. The first convolution is left out: a choice of this program, as
     its input channels are the image's own colours. Raises StudyError for a network without LWE, and for settings that
     cannot be.
+
+    >>> from weanalysis.excitation import excite
+    >>> net = excite(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)), "lwe")
+    >>> study = multiplier(net, fractions=(), draws=2)
+    >>> [ablation.selection for ablation in study.ablations if ablation.layer is None]
+    ['lowest', 'highest', 'random', 'random']
     """
     fractions = tuple(fractions)
     if multiplier_of not in UNITS:

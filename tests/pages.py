@@ -1,0 +1,76 @@
+"""A page of the dashboard, opened as Streamlit runs it, and what a reader finds on it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import tempfile
+from typing import Any
+
+import numpy as np
+import pytest
+from streamlit.proto.WidgetStates_pb2 import WidgetState
+from streamlit.testing.v1 import AppTest
+
+from weanalysis.cache import ENVIRONMENT_VARIABLE
+from weanalysis.dashboard import app_folder
+
+STUDY_PAGES = ("overview", "location", "channels", "magnitude", "compare")
+PAGES = (*STUDY_PAGES, "saliency", "runs", "multipliers", "excitation", "jobs")
+
+
+def open_page(page: str, **query: str) -> AppTest:
+    """Open a page of the dashboard over the cache that the environment names."""
+    app = AppTest.from_file(str(app_folder() / "main.py"), default_timeout=60)
+    app.query_params.update(query)
+    if page == "overview":
+        return app.run()
+    # The first run knows the pages; it shows the overview, which has nothing to read in an empty cache.
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as empty:
+        patch.setenv(ENVIRONMENT_VARIABLE, empty)
+        app.run()
+    return app.switch_page(f"views/{page}.py").run()
+
+
+def words(app: AppTest) -> str:
+    """Return all text of a page."""
+    kinds = (app.title, app.caption, app.markdown, app.info, app.error, app.warning, app.code, app.get("badge"))
+    return "\n".join(str(element.value) for kind in kinds for element in kind)
+
+
+def drawings(app: AppTest) -> list[Any]:
+    """Return the figures of a page, without the empty one that makes the browser load Plotly."""
+    return [element for element in app.get("plotly_chart") if not element.id.endswith("preload-figure")]
+
+
+def charts(app: AppTest) -> list[dict]:
+    """Return the figures of a page as Plotly's JSON."""
+    return [json.loads(element.spec) for element in drawings(app)]
+
+
+def chart(app: AppTest) -> dict:
+    """Return the first figure of a page."""
+    return charts(app)[0]
+
+
+def decoded(array: dict) -> np.ndarray:
+    """Return an array as Plotly's JSON holds it."""
+    shape = [int(side) for side in str(array.get("shape", "-1")).split(",")]
+    return np.frombuffer(base64.b64decode(array["bdata"]), array["dtype"]).reshape(shape)
+
+
+def click(app: AppTest, key: str, customdata: list) -> None:
+    """Click on a point of a figure, as the browser reports it: AppTest itself clicks on no figure."""
+    element = next(element for element in drawings(app) if element.id.endswith(f"-{key}"))
+    selection = {"points": [{"customdata": customdata}], "point_indices": [0], "box": [], "lasso": []}
+    tree = app.main.root
+    states = tree.get_widget_states()
+    states.widgets.append(WidgetState(id=element.id, string_value=json.dumps({"selection": selection})))
+    tree.get_widget_states = lambda: states  # the next run makes another tree
+    app.run()
+
+
+def is_well(app: AppTest) -> None:
+    """Hold a page to having no complaint."""
+    assert not app.exception, app.exception[0].value
+    assert not app.error, app.error[0].value
