@@ -107,7 +107,7 @@ class LiveBytes(TorchDispatchMode):
         self.now = self.peak = 0
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
         for tensor in held:
-            self._see(tensor)
+            self._count_memory(tensor)
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -115,10 +115,10 @@ class LiveBytes(TorchDispatchMode):
         results = func(*args, **(kwargs or {}))
         for result in tree_leaves(results):
             if isinstance(result, Tensor):
-                self._see(result)
+                self._count_memory(result)
         return results
 
-    def _see(self, tensor: Tensor) -> None:
+    def _count_memory(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         if storage in self._known:
             return
