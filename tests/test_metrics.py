@@ -120,6 +120,9 @@ def test_probabilities_are_not_taken_for_logits(tmp_path):
     assert tables[1]["drop"].to_numpy() == pytest.approx(tables[0]["drop"].to_numpy(), abs=1e-4)
     assert not Classification.of(torch.tensor([[0.5, 0.6]])).probabilities
     assert not Classification.of(torch.tensor([[1.5, -0.5]])).probabilities
+    said: list[str] = []
+    ablate(network(nn.Sigmoid()), data, "layer", metric="loss", cache=str(tmp_path), say=said.append)
+    assert any("take them for logits" in line for line in said)
 
 
 # What is kept ---------------------------------------------------------------------------------------------------------

@@ -195,7 +195,18 @@ def observe(
             "every ablation runs the whole network"
         )
     probabilities = Classification.of(first).probabilities
+    notes += [] if probabilities else _doubt_outputs(first)
     return Conduct(seed, mixes or seed is not None, bool(changed), keeps_images, None, probabilities), notes
+
+
+def _doubt_outputs(outputs: Tensor) -> list[str]:
+    """Say where outputs (N, classes) look like a probability for each class by itself, as a sigmoid gives them."""
+    if outputs.ndim != 2 or outputs.shape[1] < 2 or not bool(((outputs >= 0) & (outputs <= 1)).all()):
+        return []
+    return [
+        "its outputs lie between 0 and 1, and their rows do not sum to 1: loss and ece take them for logits, which "
+        "the outputs of a sigmoid are not"
+    ]
 
 
 def _hangs_on_others(images: Tensor, first: Tensor, ask: Callable[[Tensor], Tensor], limit: float) -> bool:
