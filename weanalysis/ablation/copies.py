@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from weanalysis.errors import ModelError
+from weanalysis.errors import DeviceError, ModelError, StudyError
 
 # What module wrappers call the network inside; the copy is of that one, under its own names.
 _WRAPPED = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
@@ -85,6 +85,23 @@ def number_types(net: nn.Module) -> set[torch.dtype]:
     """The types of a network's parameters and buffers that are not whole numbers; more than one must be left as is."""
     tensors = [*net.parameters(), *net.buffers()]
     return {value.dtype for value in tensors if value.is_floating_point() or value.is_complex()}
+
+
+def moved(net: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Bring a network to a device and to a type of numbers; one that mixes types keeps them.
+
+    Raises StudyError where that is not the type asked for, DeviceError where the network cannot be there.
+    """
+    kinds = number_types(net)
+    if len(kinds) > 1 and dtype != torch.float32:
+        raise StudyError(
+            f"the network's weights are of several types ({', '.join(sorted(map(str, kinds)))}), so that "
+            f"it cannot be run in {dtype}; leave --dtype out"
+        )
+    try:
+        return net.to(device) if len(kinds) > 1 else net.to(device, dtype)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise DeviceError(f"the network cannot be moved to {device}: {first_line(error)}") from error
 
 
 def _tensors_in(value: Any, depth: int = 3) -> Iterator[Tensor]:

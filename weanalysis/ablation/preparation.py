@@ -17,7 +17,7 @@ from weanalysis.ablation.behaviour import (
     drawn_from,
     observe,
 )
-from weanalysis.ablation.copies import copied, first_line, number_types, storages_of
+from weanalysis.ablation.copies import copied, first_line, moved, storages_of
 from weanalysis.ablation.evaluate import choose_output, logits_of
 from weanalysis.ablation.folding import few, fold_weights
 from weanalysis.ablation.graph import CONVOLUTIONS
@@ -73,7 +73,7 @@ def prepare(
     ]
     if lazy:
         raise StudyError(f"{few(lazy)} has no weight yet: run one batch through the network first")
-    net = as_float32(net)
+    net = moved(net, torch.device("cpu"), torch.float32)
     path, note = choose_output(run_forward(copied(net), images.clone()), num_classes, output)
 
     def forward(net: nn.Module, images: Tensor) -> Tensor:
@@ -113,11 +113,6 @@ def prepare_on(model: Model, images: ImageData | GivenImages, batch_size: int | 
 def classes_of(model: Model, images: ImageData | GivenImages) -> int:
     """How many classes there are, for all that is known of the network and the data."""
     return model.num_classes or len(getattr(images, "classes", None) or ()) or int(images.targets.max(initial=0)) + 1
-
-
-def as_float32(net: nn.Module) -> nn.Module:
-    """Put a network of one floating type on the CPU in float32; one of several types keeps them."""
-    return net.to("cpu", torch.float32) if len(number_types(net)) == 1 else net.to("cpu")
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from weanalysis.ablation.behaviour import Conduct, State, drawn_from
-from weanalysis.ablation.copies import copied, first_line, number_types
+from weanalysis.ablation.copies import copied, first_line, moved
 from weanalysis.ablation.evaluate.decisions import Decisions
 from weanalysis.ablation.evaluate.outputs import logits_of
 from weanalysis.ablation.evaluate.pairs import IntactPass, Pairs
@@ -17,7 +17,7 @@ from weanalysis.ablation.evaluate.twin import Twin
 from weanalysis.ablation.graph import Untraceable
 from weanalysis.ablation.studies import Ablation
 from weanalysis.ablation.weights import Weights
-from weanalysis.errors import DeviceError, StudyError, WeanalysisError
+from weanalysis.errors import StudyError, WeanalysisError
 from weanalysis.tasks.classification import Classification
 from weanalysis.tasks.numbers import OutputTask
 
@@ -40,6 +40,9 @@ class Network:
     ):
         self.device, self.dtype, self.conduct = device, dtype, conduct
         self.net = moved(copied(net), device, dtype)
+        for parameter in self.net.parameters():
+            if parameter.is_leaf:
+                parameter.requires_grad_(False)
         self.task = task or Classification(conduct.probabilities)
         self._state = State(self.net) if conduct.put_back else None
         self.note = ""
@@ -159,21 +162,3 @@ class Network:
             raise StudyError(
                 f"{where} fails on images {start} to {stop - 1} ({type(error).__name__}: {first_line(error)})"
             ) from error
-
-
-def moved(net: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """Bring a network to a device and to a type of numbers, to be run only; one that mixes types keeps them."""
-    kinds = number_types(net)
-    if len(kinds) > 1 and dtype != torch.float32:
-        raise StudyError(
-            f"the network's weights are of several types ({', '.join(sorted(map(str, kinds)))}), so that "
-            f"it cannot be run in {dtype}; leave --dtype out"
-        )
-    try:
-        net = net.to(device) if len(kinds) > 1 else net.to(device, dtype)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise DeviceError(f"the network cannot be moved to {device}: {first_line(error)}") from error
-    for parameter in net.parameters():
-        if parameter.is_leaf:
-            parameter.requires_grad_(False)
-    return net.eval()
