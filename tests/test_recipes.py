@@ -56,6 +56,7 @@ def test_a_source_of_networks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setitem(NETWORK_SOURCES, "workshop", Workshop())
     model = wa.load_model("workshop:small", "none", num_classes=5)
     assert model.net[-1].out_features == 5 and model.architecture["source"] == "workshop"
+    assert wa.load_model(model.name, "none").name == "workshop:small"
     data = wa.load_data("digits", image_size=8, num_images=10)
     assert len(wa.ablate(wa.load_model("workshop:small", "none"), data, "layer", cache=str(tmp_path))) == 1
 

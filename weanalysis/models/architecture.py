@@ -22,6 +22,9 @@ from weanalysis.models.torchvision_source import Torchvision
 SOURCES: dict[str, Source] = {"builtin": Builtin(), "torchvision": Torchvision(), "timm": Timm()}
 
 _FIELDS = {"source", "name", "num_classes", "options", "attention", "norm", "excitation", "pruned"}
+# Sources whose networks go by their name alone, looked through in this order.
+_WITHOUT_PREFIX = ("builtin", "torchvision")
+
 # What an option means that is not there.
 ABSENT = {"attention": "none", "norm": "bn", "excitation": "none"}
 
@@ -39,7 +42,7 @@ def list_models(include_timm: bool = False) -> list[dict[str, Any]]:
     """List the networks that `load_network` knows: name, source, num_parameters (None: not known), weights."""
     return [
         {
-            "name": f"timm:{name}" if key == "timm" else name,
+            "name": shown_name({"source": key, "name": name}),
             "source": key,
             "num_parameters": source.num_parameters(name),
             "weights": source.weights(name),
@@ -56,7 +59,7 @@ def parse_name(name: str) -> tuple[str, str]:
     if colon and prefix in SOURCES:
         SOURCES[prefix].defaults(rest)
         return prefix, rest
-    for source in ("builtin", "torchvision"):
+    for source in _WITHOUT_PREFIX:
         if name in SOURCES[source].names():
             return source, name
     known = [*BUILTIN, *SOURCES["torchvision"].names()]
@@ -64,8 +67,9 @@ def parse_name(name: str) -> tuple[str, str]:
 
 
 def shown_name(architecture: Mapping[str, Any]) -> str:
-    """Return what a user calls the network."""
-    return f"timm:{architecture['name']}" if architecture["source"] == "timm" else architecture["name"]
+    """Return what a user calls the network: what `parse_name` takes."""
+    source, name = architecture["source"], architecture["name"]
+    return name if source in _WITHOUT_PREFIX or source not in SOURCES else f"{source}:{name}"
 
 
 def describe(source: str, name: str, num_classes: int | None, options: Mapping[str, Any]) -> dict[str, Any]:
