@@ -25,7 +25,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ import psutil
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 from safetensors.numpy import save_file
 
+from weanalysis.ablation.evaluate import Measured
 from weanalysis.cache import Cache
 from weanalysis.results import Store
 from weanalysis.results.store import Writer
@@ -108,29 +109,7 @@ def multiplier_plan(num_rows: int) -> pd.DataFrame:
 PLANS = {"location": location_plan, "magnitude": magnitude_plan, "multiplier": multiplier_plan}
 
 
-@dataclass
-class Shard:
-    """What the engine would hand to the store."""
-
-    start: int
-    stop: int
-    targets: np.ndarray
-    predictions: np.ndarray
-    top5: np.ndarray
-    counts: np.ndarray
-    positions: np.ndarray
-    classes: np.ndarray
-    correct: np.ndarray
-    largest_difference: float = 1e-6
-    num_rechecked: int = 0
-    num_checked: int = 0
-    num_differed: int = 0
-    distrusted: dict[str, str] = field(default_factory=dict)
-    screen: None = None
-    seconds: float = 1.0
-
-
-def made_shard(generator: np.random.Generator, start: int, num_ablations: int) -> Shard:
+def made_shard(generator: np.random.Generator, start: int, num_ablations: int) -> Measured:
     """Return a shard in which an ablation changes about one image of 250, few of them many."""
     targets = np.random.default_rng(start).integers(0, CLASSES, SHARD)  # every study has the same images
     predictions = np.where(generator.random(SHARD) < 0.9, targets, (targets + 1) % CLASSES)
@@ -141,16 +120,18 @@ def made_shard(generator: np.random.Generator, start: int, num_ablations: int) -
     positions = (np.repeat(firsts, counts) + np.arange(ends[-1]) - np.repeat(ends - counts, counts)) % SHARD
     right = predictions[positions] == targets[positions]
     classes = np.where(right, (targets[positions] + 2) % CLASSES, targets[positions])
-    return Shard(
+    return Measured(
         start,
         start + SHARD,
         targets,
         predictions,
-        np.ones(SHARD, bool),
+        (2 + (predictions == targets)).astype(np.uint8),
         counts,
         positions,
         classes,
         np.where(right, 2, 3),
+        largest_difference=1e-6,
+        seconds=1.0,
     )
 
 

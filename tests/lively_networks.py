@@ -20,7 +20,7 @@ from weanalysis.ablation.evaluate import Measured
 from weanalysis.ablation.studies import Ablation, Part
 from weanalysis.models import build
 
-FIELDS = ("start", "stop", "targets", "predictions", "top5", "counts", "positions", "classes", "correct")
+FIELDS = ("start", "stop", "targets", "predictions", "intact_correct", "counts", "positions", "classes", "correct")
 
 
 def assert_same(first: Measured, second: Measured) -> None:
@@ -151,7 +151,7 @@ NETWORKS = {
 
 def flips(measured: Measured, num_ablations: int, bit: int = 1) -> np.ndarray:
     """Which images' correctness changed: (ablations, images), +1 lost, -1 gained."""
-    before = measured.targets == measured.predictions if bit == 1 else measured.top5
+    before = (measured.intact_correct & bit).astype(bool)
     table = np.zeros((num_ablations, len(before)), int)
     of_change = np.repeat(np.arange(num_ablations), measured.counts)
     after = (measured.correct & bit).astype(bool)

@@ -25,6 +25,7 @@ from weanalysis.devices import find_devices
 from weanalysis.errors import DeviceError, StoreError, StudyError, WeanalysisError
 from weanalysis.results import COLUMNS, Store
 from weanalysis.results.statistics import selected_intervals
+from weanalysis.results.store import Writer
 
 
 @pytest.fixture
@@ -160,20 +161,20 @@ def test_a_killed_study_goes_on_where_it_was(pictures, tmp_path):
 
 
 def test_ctrl_c_finishes_the_task_in_hand_and_says_how_to_go_on(pictures, cache, capsys, monkeypatch):
-    write = Store.write
+    write = Writer.write
 
     def interrupting(self, *arguments):
         write(self, *arguments)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(Store, "write", interrupting)
+    monkeypatch.setattr(Writer, "write", interrupting)
     words = ["ablate", "--jobs", "1", *of(pictures), "--grid", "1x1", "--cache", str(cache.root)]
     assert run(*words) == 130
     assert "run the same command again" in capsys.readouterr().err
     with Store.open(cache.results) as store:
         assert store.studies()["state"].tolist() == ["stopped"]
         assert store.table(only(store))["num_images"].tolist() == [10] * 19
-    monkeypatch.setattr(Store, "write", write)
+    monkeypatch.setattr(Writer, "write", write)
     assert run(*words) == 0
     with Store.open(cache.results) as store:
         assert store.table(only(store))["num_images"].tolist() == [40] * 19
