@@ -19,13 +19,12 @@ from weanalysis.cache import Cache
 from weanalysis.data import SOURCES as DATA_SOURCES
 from weanalysis.data import list_sources
 from weanalysis.data.pictures import ArrayPictures
-from weanalysis.data.sources import Labelled
-from weanalysis.data.sources import Source as DataSource
+from weanalysis.data.sources import ImageSource, Labelled
 from weanalysis.excitation import KINDS, excite, fold
 from weanalysis.excitation.network import _attach
 from weanalysis.models.architecture import SOURCES as NETWORK_SOURCES
 from weanalysis.models.cifar import BUILTIN
-from weanalysis.models.source import Source
+from weanalysis.models.source import NetworkSource
 from weanalysis.results.export import FORMATS
 from weanalysis.saliency import CRITERIA, Criterion
 from weanalysis.saliency.evidence import unit_sums
@@ -39,7 +38,7 @@ def small(num_classes: int = 10, **_: Any) -> nn.Module:
     return nn.Sequential(first, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
 
 
-class Workshop(Source):
+class Workshop(NetworkSource):
     """A source of one network."""
 
     def names(self) -> list[str]:
@@ -72,7 +71,7 @@ def test_a_source_of_images(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         pixels[::2, ::2] = 255
         return Labelled(ArrayPictures("stripes", pixels, np.arange(6)), np.arange(6) % 2, ("striped", "plain"))
 
-    monkeypatch.setitem(DATA_SOURCES, "stripes", DataSource(stripes, "stripes", "stripes, and none"))
+    monkeypatch.setitem(DATA_SOURCES, "stripes", ImageSource(stripes, "stripes", "stripes, and none"))
     data = wa.load_data("stripes", image_size=8)
     assert len(data) == 6 and data.classes == ("striped", "plain") and data.fingerprint
     assert sorted(data[place][1] for place in range(6)) == [0, 0, 0, 1, 1, 1]

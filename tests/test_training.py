@@ -31,9 +31,9 @@ from weanalysis.training import (
     AUGMENTATIONS,
     METRICS,
     PRESETS,
-    Progress,
     Recipe,
     Run,
+    TrainingProgress,
     list_runs,
     loop,
     read_metrics,
@@ -309,7 +309,7 @@ def top1_of(checkpoint: Path, data_spec: str) -> float:
 
 
 @pytest.fixture(scope="module")
-def finished(folder, tmp_path_factory) -> tuple[Run, Recipe, Cache, list[Progress]]:
+def finished(folder, tmp_path_factory) -> tuple[Run, Recipe, Cache, list[TrainingProgress]]:
     cache, reports = Cache(tmp_path_factory.mktemp("cache")), []
     recipe = small_recipe(folder, excitation="lwe")
     return train(recipe, cache, device="cpu", progress=reports.append), recipe, cache, reports
@@ -368,7 +368,7 @@ def test_progress_counts_to_the_end(finished):
 def test_finished_run_returns_at_once(finished):
     run, recipe, cache, _ = finished
     before = {path: path.stat().st_mtime_ns for path in run.folder.iterdir()}
-    reports: list[Progress] = []
+    reports: list[TrainingProgress] = []
     assert train(recipe, cache, progress=reports.append) == run
     assert reports == [] and {path: path.stat().st_mtime_ns for path in run.folder.iterdir()} == before
 
@@ -461,7 +461,7 @@ def test_killed_run_ends_bit_for_bit_like_one_that_was_not(overrides, folder, tm
     for name, step in expected_steps.items():
         begun = Run(tmp_path / name / "runs" / whole.name)
         assert not begun.finished and begun.state_file.is_file() == (step is not None)
-        reports: list[Progress] = []
+        reports: list[TrainingProgress] = []
         run = train(recipe, Cache(tmp_path / name), device="cpu", progress=reports.append)
         assert run == begun and run.finished and not run.state_file.exists()
         note = reports[0].note
@@ -474,7 +474,7 @@ def test_interrupt_loses_nothing_and_says_how_to_go_on(folder, tmp_path):
     whole = train(recipe, Cache(tmp_path / "whole"), device="cpu")
     handler = signal.getsignal(signal.SIGINT)
 
-    def interrupt(report: Progress) -> None:
+    def interrupt(report: TrainingProgress) -> None:
         if report.step == 8 and not report.note:
             os.kill(os.getpid(), signal.SIGINT)
 

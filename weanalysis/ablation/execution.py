@@ -11,7 +11,7 @@ from weanalysis.ablation import schedule
 from weanalysis.ablation.evaluate import Measured
 from weanalysis.ablation.folding import few
 from weanalysis.ablation.progress import Progress, Status
-from weanalysis.ablation.record import Record
+from weanalysis.ablation.record import StudyRecord
 from weanalysis.ablation.schedule import StopRequest, Task
 from weanalysis.ablation.setup import Setup
 from weanalysis.ablation.stopping import Need
@@ -52,7 +52,7 @@ class NaiveLayers:
 
 
 def execute(
-    setup: Setup, record: Record, report: Callable[[Status], None] | None, say: Callable[[str], None]
+    setup: Setup, record: StudyRecord, report: Callable[[Status], None] | None, say: Callable[[str], None]
 ) -> Outcome:
     """Measure all that a study lacks in the results file.
 
@@ -63,7 +63,7 @@ def execute(
     return _Execution(setup, record, naive, report, say).run()
 
 
-def _vet(setup: Setup, record: Record, naive: NaiveLayers, say: Callable[[str], None]) -> None:
+def _vet(setup: Setup, record: StudyRecord, naive: NaiveLayers, say: Callable[[str], None]) -> None:
     """Hold the fast way to the naive one before anything is measured with it, and say what comes of that."""
     evaluator, ablations = setup.evaluator, setup.study.ablations
     if record.needs().left():
@@ -86,7 +86,7 @@ class _Execution:
     def __init__(
         self,
         setup: Setup,
-        record: Record,
+        record: StudyRecord,
         naive: NaiveLayers,
         report: Callable[[Status], None] | None,
         say: Callable[[str], None],

@@ -21,7 +21,7 @@ from weanalysis.results.store import LABELS, Writer, shards_of
 MOST_NUMBERS_KEPT = 2**26
 
 
-class Record:
+class StudyRecord:
     """A study that is begun, or taken up again, in the results file; `ids` are those of its ablations, in order."""
 
     def __init__(self, writer: Writer, store: Store, setup: Setup):

@@ -13,7 +13,7 @@ from torch import nn
 from weanalysis.ablation.evaluate import Mode
 from weanalysis.ablation.execution import Outcome, execute
 from weanalysis.ablation.progress import Status
-from weanalysis.ablation.record import Record
+from weanalysis.ablation.record import StudyRecord
 from weanalysis.ablation.settings import SHARD_SIZE, check_settings
 from weanalysis.ablation.setup import Request, Setup, set_up
 from weanalysis.ablation.studies import Study
@@ -105,7 +105,7 @@ def ablate(
         Store.open(cache.results) as store,
     ):
         _say_outdated(store, setup.name, say)
-        record = Record(writer, store, setup)
+        record = StudyRecord(writer, store, setup)
         return _finished_table(setup, record, execute(setup, record, report, say))
 
 
@@ -118,7 +118,7 @@ def _say_outdated(store: Store, name: str, say: Callable[[str], None]) -> None:
         )
 
 
-def _finished_table(setup: Setup, record: Record, outcome: Outcome) -> pd.DataFrame:
+def _finished_table(setup: Setup, record: StudyRecord, outcome: Outcome) -> pd.DataFrame:
     """The table of a study that was measured, with what else is to be told of it in its `attrs`."""
     store, study_id = record.store, record.study_id
     table = store.table(study_id, setup.metric.name)

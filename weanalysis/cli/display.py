@@ -20,7 +20,7 @@ from weanalysis.results.store import PLACE
 if TYPE_CHECKING:
     from weanalysis.ablation import Status
     from weanalysis.tasks import Metric
-    from weanalysis.training import Progress
+    from weanalysis.training import TrainingProgress
 
 # Without a terminal, progress is a line now and then: in a log, a thousand lines hide the one that matters.
 SECONDS_BETWEEN_LINES = 10.0
@@ -104,7 +104,7 @@ class Watcher:
         if last:
             self.rest()
 
-    def training(self, progress: Progress) -> None:
+    def training(self, progress: TrainingProgress) -> None:
         """Show a report of a training run."""
         if progress.note:
             self.console.print(progress.note, markup=False, soft_wrap=True)

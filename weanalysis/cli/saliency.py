@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from weanalysis.cache import Cache
     from weanalysis.results import Store
     from weanalysis.results.statistics import MeasuredColumn
-    from weanalysis.saliency import Measured
+    from weanalysis.saliency import MeasuredMaps
 
 SALIENCY_HELP = """Score every weight, kernel, channel and layer by cheap criteria, and compare with the measured D.
 
@@ -146,7 +146,7 @@ def saliency(**given: Any) -> None:
 
 
 def _agreements(
-    cache: Cache, measured: Measured, net: Any, numbers: list[int], given: dict[str, Any]
+    cache: Cache, measured: MeasuredMaps, net: Any, numbers: list[int], given: dict[str, Any]
 ) -> list[tuple[dict[str, Any], pd.DataFrame]]:
     """What is known of each study, and how well the criteria predict what it measured."""
     from weanalysis.results import Store
@@ -179,7 +179,7 @@ def _metric_of(store: Store, number: int, against: str) -> str:
 
 
 def _print_json(
-    measured: Measured, agreements: list[tuple[dict[str, Any], pd.DataFrame]], given: dict[str, Any]
+    measured: MeasuredMaps, agreements: list[tuple[dict[str, Any], pd.DataFrame]], given: dict[str, Any]
 ) -> None:
     import json
 
@@ -231,7 +231,7 @@ def _studies(cache: Any, weights_hash: str, study: str | None) -> list[int]:
         return studies_of(store, weights_hash, study)
 
 
-def _write(measured: Measured, output: Path) -> None:
+def _write(measured: MeasuredMaps, output: Path) -> None:
     from dataclasses import replace
 
     from weanalysis.results import export_table
@@ -243,7 +243,7 @@ def _write(measured: Measured, output: Path) -> None:
         export_table(measured.maps.table(), output, measured.maps.about)
 
 
-def _tops(measured: Measured, unit: str, number: int = 5) -> dict[str, list[dict[str, Any]]]:
+def _tops(measured: MeasuredMaps, unit: str, number: int = 5) -> dict[str, list[dict[str, Any]]]:
     """The units with the largest scores, for each criterion."""
     from weanalysis.results import to_json_rows
 
@@ -258,7 +258,7 @@ def _tops(measured: Measured, unit: str, number: int = 5) -> dict[str, list[dict
     }
 
 
-def _print(console: Console, measured: Measured, agreements: list[Any], given: dict[str, Any], cache: Any) -> None:
+def _print(console: Console, measured: MeasuredMaps, agreements: list[Any], given: dict[str, Any], cache: Any) -> None:
     from weanalysis.cli.display import duration
 
     maps = measured.maps

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from weanalysis.cache import Cache, find_cache
-from weanalysis.comparison.networks import Look, NetworkComparison, Report, compare_networks, data_of
+from weanalysis.comparison.networks import NetworkComparison, NetworkRunner, Report, compare_networks, data_of
 from weanalysis.comparison.sides import SideGiven, StudyOf, find_side
 from weanalysis.comparison.studies import StudyComparison, compare_studies
 from weanalysis.data import as_images
@@ -69,5 +69,7 @@ def compare(
         )
     find_metric(metric or "top1", METRICS)
     images = data_of([*one, *two]) if data is None else data if isinstance(data, str) else as_images(data)
-    look = Look(images, metric or "top1", num_images, find_devices(device)[0], batch_size, found_cache, report)
-    return compare_networks(one, two, look, reach)
+    runner = NetworkRunner(
+        images, metric or "top1", num_images, find_devices(device)[0], batch_size, found_cache, report
+    )
+    return compare_networks(one, two, runner, reach)

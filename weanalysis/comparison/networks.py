@@ -123,7 +123,7 @@ class _Answers:
 
 
 @dataclass
-class Look:
+class NetworkRunner:
     """Runs networks over the same images: `data` as `load_data` takes it, or images that are there."""
 
     data: str | Images
@@ -204,13 +204,15 @@ def _count_costs(model: Model, images: Images) -> dict[str, float]:
     return {name: counted[name] for name in COUNTED}
 
 
-def compare_networks(one: list[Member], two: list[Member], look: Look, reach: Sequence[float]) -> NetworkComparison:
+def compare_networks(
+    one: list[Member], two: list[Member], runner: NetworkRunner, reach: Sequence[float]
+) -> NetworkComparison:
     """Compare what stands on either side, running each network over the images once."""
     answers: dict[str | int, _Answers] = {}
     for member in (*one, *two):
         if member.key not in answers:
             # The networks of one side are alike, and counting takes a training step.
-            answers[member.key] = look.at(member, with_costs=member in (one[0], two[0]))
+            answers[member.key] = runner.at(member, with_costs=member in (one[0], two[0]))
     first, second = (
         Side(tuple(members), tuple(answers[member.key].value for member in members)) for members in (one, two)
     )
@@ -219,22 +221,22 @@ def compare_networks(one: list[Member], two: list[Member], look: Look, reach: Se
     alone = (math.nan, math.nan)
     before, after = answers[one[0].key], answers[two[0].key]
     if len(one) == len(two) == 1:
-        paired = _paired(before, after, find_metric(look.metric))
+        paired = _paired(before, after, find_metric(runner.metric))
         estimate = Estimate(paired.difference, paired.difference_low, paired.difference_high, paired.p_value)
-        if find_metric(look.metric).counts_images:
+        if find_metric(runner.metric).counts_images:
             right = before.numbers, after.numbers
             alone = (float(np.sum(right[0] & ~right[1])), float(np.sum(right[1] & ~right[0])))
     else:
         estimate = compare_runs(first.accuracy, second.accuracy)
         if math.isnan(estimate.low):
             notes.append("an interval over runs needs at least two on either side, whose accuracies are not all equal")
-    curves, reached = _training_course(first, second, look.metric, reach)
+    curves, reached = _training_course(first, second, runner.metric, reach)
     if reach and curves.empty:
         notes.append("neither side is a run of this cache, so there are no curves to tell epochs from")
     return NetworkComparison(
         first=first.name,
         second=second.name,
-        metric=look.metric,
+        metric=runner.metric,
         difference=estimate.value,
         difference_low=estimate.low,
         difference_high=estimate.high,
@@ -242,7 +244,7 @@ def compare_networks(one: list[Member], two: list[Member], look: Look, reach: Se
         num_images=len(before.ids),
         notes=notes,
         sides=(first, second),
-        data=look.data if isinstance(look.data, str) else look.data.spec,
+        data=runner.data if isinstance(runner.data, str) else runner.data.spec,
         alone=alone,
         curves=curves,
         reached=reached,

@@ -49,7 +49,7 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageSource:
     """One kind of `--data`: `find(what stands after the colon, split, cache)`, and how to write and describe it."""
 
     find: Callable[[str, str, Cache | None], Labelled]
@@ -150,33 +150,35 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-SOURCES: dict[str, Source] = {
-    "digits": Source(_digits, "digits", "scikit-learn's 1,797 handwritten digits: 1,078 to train on, 719 to test on"),
-    "cifar10": Source(
+SOURCES: dict[str, ImageSource] = {
+    "digits": ImageSource(
+        _digits, "digits", "scikit-learn's 1,797 handwritten digits: 1,078 to train on, 719 to test on"
+    ),
+    "cifar10": ImageSource(
         _cifar("cifar10", datasets.CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
         "cifar10[:DIR]",
         "CIFAR-10 in its original form",
         "the unpacked archive in DIR, or network",
     ),
-    "cifar100": Source(
+    "cifar100": ImageSource(
         _cifar("cifar100", datasets.CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
         "cifar100[:DIR]",
         "CIFAR-100 in its original form",
         "the unpacked archive in DIR, or network",
     ),
-    "imagenet": Source(
+    "imagenet": ImageSource(
         _imagenet,
         "imagenet:DIR",
         "ImageNet or some of its classes: folders named by WordNet id in DIR/val and DIR/train, or in DIR",
         "the folder",
     ),
-    "imagefolder": Source(
+    "imagefolder": ImageSource(
         _imagefolder,
         "imagefolder:DIR",
         "pictures in one folder a class, in DIR or in its train/ and test/ (or val/)",
         "the folder",
     ),
-    "hf": Source(
+    "hf": ImageSource(
         _hugging_face,
         "hf:NAME[@CONFIG]",
         "a Hugging Face dataset with a picture and a label column: a name of the hub, or a local folder",

@@ -57,7 +57,7 @@ BESIDE = "excited_beside"
 
 
 @dataclass(frozen=True)
-class Settings:
+class ExcitationSettings:
     """What `excite` was asked for, beside the kind and the layers."""
 
     normalize: bool
@@ -69,16 +69,16 @@ def _is_depthwise(conv: Convolution) -> bool:
     return conv.groups > 1 and conv.weight.shape[1] == 1
 
 
-def _lwe(conv: Convolution, settings: Settings) -> None:
+def _lwe(conv: Convolution, settings: ExcitationSettings) -> None:
     if not _is_depthwise(conv):
         _attach(conv, LWE(conv.weight.shape[1], settings.reduction, settings.normalize))
 
 
-def _mwe(conv: Convolution, settings: Settings) -> None:
+def _mwe(conv: Convolution, settings: ExcitationSettings) -> None:
     _attach(conv, MWE(settings.eps, settings.normalize and not _is_depthwise(conv)))
 
 
-def _lwe_then_mwe(conv: Convolution, settings: Settings) -> None:
+def _lwe_then_mwe(conv: Convolution, settings: ExcitationSettings) -> None:
     if _is_depthwise(conv):
         _mwe(conv, settings)
     else:
@@ -86,27 +86,27 @@ def _lwe_then_mwe(conv: Convolution, settings: Settings) -> None:
         _attach(conv, MWE(settings.eps, normalize=False))
 
 
-def _we(conv: Convolution, settings: Settings) -> None:
+def _we(conv: Convolution, settings: ExcitationSettings) -> None:
     (_mwe if _is_depthwise(conv) else _lwe)(conv, settings)
 
 
-def _ws(conv: Convolution, settings: Settings) -> None:
+def _ws(conv: Convolution, settings: ExcitationSettings) -> None:
     if not _is_depthwise(conv) and conv.weight[0].numel() > 1:
         _attach(conv, WeightStandardization())
 
 
-def _wn(conv: Convolution, settings: Settings) -> None:
+def _wn(conv: Convolution, settings: ExcitationSettings) -> None:
     if not _is_depthwise(conv):
         parametrizations.weight_norm(conv)
 
 
-def _sn(conv: Convolution, settings: Settings) -> None:
+def _sn(conv: Convolution, settings: ExcitationSettings) -> None:
     if not _is_depthwise(conv):
         parametrizations.spectral_norm(conv)
 
 
 # Each entry parametrizes `conv.weight`, or leaves a convolution that it does not suit as it is.
-KINDS: dict[str, Callable[[Any, Settings], None]] = {
+KINDS: dict[str, Callable[[Any, ExcitationSettings], None]] = {
     "lwe": _lwe,
     "mwe": _mwe,
     "lwe+mwe": _lwe_then_mwe,
@@ -162,7 +162,7 @@ def excite(
     if (present := excitation_of(net)) is not None:
         raise ExcitationError(f"the network is excited with {present['kind']} already; fold() it before exciting it.")
     chosen = _choose(_convolutions(net), layers)
-    settings = Settings(bool(normalize), reduction, float(eps))
+    settings = ExcitationSettings(bool(normalize), reduction, float(eps))
     description = {
         "kind": kind,
         "normalize": settings.normalize,

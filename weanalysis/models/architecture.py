@@ -15,11 +15,11 @@ from weanalysis.errors import ModelError, WeanalysisError, unknown_name
 from weanalysis.models.attention import add_attention, use_norm
 from weanalysis.models.cifar import BUILTIN, Builtin
 from weanalysis.models.pruned import apply_sizes
-from weanalysis.models.source import Source
+from weanalysis.models.source import NetworkSource
 from weanalysis.models.timm_source import Timm
 from weanalysis.models.torchvision_source import Torchvision
 
-SOURCES: dict[str, Source] = {"builtin": Builtin(), "torchvision": Torchvision(), "timm": Timm()}
+SOURCES: dict[str, NetworkSource] = {"builtin": Builtin(), "torchvision": Torchvision(), "timm": Timm()}
 
 _FIELDS = {"source", "name", "num_classes", "options", "attention", "norm", "excitation", "pruned"}
 # Sources whose networks go by their name alone, looked through in this order.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from weanalysis._torchvision import torchvision
 from weanalysis.errors import ModelError, unknown_name
-from weanalysis.models.source import Source
+from weanalysis.models.source import NetworkSource
 
 _Block = type[torchvision.models.resnet.BasicBlock] | type[torchvision.models.resnet.Bottleneck]
 
@@ -145,7 +145,7 @@ BUILTIN: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-class Builtin(Source):
+class Builtin(NetworkSource):
     """The networks of this module."""
 
     def names(self) -> list[str]:

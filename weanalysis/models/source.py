@@ -36,7 +36,7 @@ class Pretrained:
     notes: tuple[str, ...] = ()
 
 
-class Source(ABC):
+class NetworkSource(ABC):
     """Where networks come from."""
 
     @abstractmethod

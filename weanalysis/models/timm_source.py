@@ -17,8 +17,8 @@ from weanalysis.data import Transform
 from weanalysis.errors import DataError, ModelError, unknown_name
 from weanalysis.models.source import (
     NUM_IMAGENET_CLASSES,
+    NetworkSource,
     Pretrained,
-    Source,
     imagenet_classes,
     no_download,
     unknown_weights,
@@ -27,7 +27,7 @@ from weanalysis.models.source import (
 _NO_OPTIONS = ("pretrained", "checkpoint_path", "cache_dir")
 
 
-class Timm(Source):
+class Timm(NetworkSource):
     """Every network that timm can create, as NAME or NAME.TAG, where the tag names pretrained weights."""
 
     @cached_property

@@ -19,8 +19,8 @@ from weanalysis.errors import ModelError, unknown_name
 from weanalysis.models.checkpoint import read_state_dict
 from weanalysis.models.source import (
     NUM_IMAGENET_CLASSES,
+    NetworkSource,
     Pretrained,
-    Source,
     imagenet_classes,
     no_download,
     unknown_weights,
@@ -31,7 +31,7 @@ _models = torchvision.models
 _INCEPTIONS = ("googlenet", "inception_v3")
 
 
-class Torchvision(Source):
+class Torchvision(NetworkSource):
     """Every network of `torchvision.models` that classifies images."""
 
     def names(self) -> list[str]:

@@ -38,7 +38,7 @@ _SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
-class Study:
+class ReportedStudy:
     """A study as its chapter sees it: settings, table and what the table allows to say."""
 
     store: Store
@@ -82,12 +82,12 @@ class Reading:
     numbers: dict[str, Any] = field(default_factory=dict)
 
 
-def read(study: Study) -> Reading:
+def read(study: ReportedStudy) -> Reading:
     """Return what the study's table says beyond counts."""
     return READERS.get(study.about["kind"], _read_any)(study)
 
 
-def _distribution(study: Study) -> Picture:
+def _distribution(study: ReportedStudy) -> Picture:
     figure = figures.drop_distributions({study.about["name"]: study.table})
     return Picture(
         "distribution",
@@ -100,7 +100,7 @@ def _distribution(study: Study) -> Picture:
 # Kernels by location ------------------------------------------------------------------------------------------------
 
 
-def _read_location(study: Study) -> Reading:
+def _read_location(study: ReportedStudy) -> Reading:
     changes = _changes(study)
     spreads = _spreads(changes)
     trend, numbers = _trend_of_spread(changes)
@@ -137,7 +137,7 @@ def _read_location(study: Study) -> Reading:
     return Reading(trend, pictures, [_by_layer(study, spreads)], limits, numbers)
 
 
-def _changes(study: Study) -> dict[str, Any]:
+def _changes(study: ReportedStudy) -> dict[str, Any]:
     """Return the matrix of changed images of each layer's places, by layer in network order.
 
     Empty where places were not all measured on the same images.
@@ -182,7 +182,7 @@ def _trend_of_spread(changes: dict[str, Any]) -> tuple[list[str], dict[str, Any]
     ], numbers
 
 
-def _by_layer(study: Study, spreads: dict[str, Any]) -> Table:
+def _by_layer(study: ReportedStudy, spreads: dict[str, Any]) -> Table:
     rows = study.measured[study.measured["layer"].notna()].sort_values("depth", kind="stable")
     words, metric = [], find_metric(study.metric)
     layers = rows.groupby("layer", sort=False)
@@ -219,7 +219,7 @@ def _by_layer(study: Study, spreads: dict[str, Any]) -> Table:
 # Weights by magnitude -----------------------------------------------------------------------------------------------
 
 
-def _read_magnitude(study: Study) -> Reading:
+def _read_magnitude(study: ReportedStudy) -> Reading:
     rows = study.measured
     by_layer = rows["layer"].notna().any()
     trends = {
@@ -242,7 +242,7 @@ def _read_magnitude(study: Study) -> Reading:
     return _read_layers(study, trends, limits) if by_layer else _read_curve(study, trends[""], limits)
 
 
-def _read_curve(study: Study, trend: Any, limits: list[str]) -> Reading:
+def _read_curve(study: ReportedStudy, trend: Any, limits: list[str]) -> Reading:
     """Read a magnitude study of all layers at once."""
     picture = Picture(
         "curve",
@@ -257,7 +257,7 @@ def _read_curve(study: Study, trend: Any, limits: list[str]) -> Reading:
     return Reading(words, [picture], [], limits, numbers)
 
 
-def _read_layers(study: Study, trends: dict[str, Any], limits: list[str]) -> Reading:
+def _read_layers(study: ReportedStudy, trends: dict[str, Any], limits: list[str]) -> Reading:
     """Read a magnitude study of each layer by itself, with the trend of each."""
     rows = study.measured
     q_values = adjust_bh([trend.p_value for trend in trends.values()])
@@ -309,7 +309,7 @@ def _sentence_of_trend(trend: Any, num_percentiles: int) -> list[str]:
 # Channels by multiplier ---------------------------------------------------------------------------------------------
 
 
-def _read_multiplier(study: Study) -> Reading:
+def _read_multiplier(study: ReportedStudy) -> Reading:
     rows = study.measured
     unit = ranked_unit(study.about.get("options"))
     findings, numbers = _lowest_and_highest(study, unit)
@@ -354,7 +354,7 @@ def _read_multiplier(study: Study) -> Reading:
     return Reading(findings, pictures, [], limits, numbers)
 
 
-def _lowest_and_highest(study: Study, unit: str) -> tuple[list[str], dict[str, Any]]:
+def _lowest_and_highest(study: ReportedStudy, unit: str) -> tuple[list[str], dict[str, Any]]:
     found = lowest_and_highest(study.store, study.number, study.metric, study.table)
     if found is None or found.comparison is None:
         return ["D_L and D_H of all layers at once have not been measured."], {}
@@ -387,7 +387,7 @@ def _lowest_and_highest(study: Study, unit: str) -> tuple[list[str], dict[str, A
 # Channels and layers ------------------------------------------------------------------------------------------------
 
 
-def _read_units(study: Study) -> Reading:
+def _read_units(study: ReportedStudy) -> Reading:
     pictures = [Picture("layers", figures.drop_by_layer(study.table), "D of every ablation, by depth.")]
     rows = study.measured
     if rows["layer"].nunique() == len(rows):
@@ -395,12 +395,12 @@ def _read_units(study: Study) -> Reading:
     return Reading(pictures=[*pictures, _distribution(study)], tables=[_by_layer(study, _spreads(_changes(study)))])
 
 
-def _read_any(study: Study) -> Reading:
+def _read_any(study: ReportedStudy) -> Reading:
     return Reading(pictures=[_distribution(study)])
 
 
 # What is read from a kind of study beyond its counts; one that is not here is shown by counts and distribution.
-READERS: dict[str, Callable[[Study], Reading]] = {
+READERS: dict[str, Callable[[ReportedStudy], Reading]] = {
     LOCATION.name: _read_location,
     MAGNITUDE.name: _read_magnitude,
     MULTIPLIER.name: _read_multiplier,

@@ -12,7 +12,7 @@ from weanalysis.cache import Cache
 from weanalysis.errors import StudyError
 from weanalysis.figures import points
 from weanalysis.kinds import kind_of, named
-from weanalysis.report.kinds import Study, read
+from weanalysis.report.kinds import ReportedStudy, read
 from weanalysis.report.page import Chapter, Picture, Table
 from weanalysis.report.words import (
     RATE,
@@ -52,7 +52,7 @@ def chapter_of_study(store: Store, study_id: int, cache: Cache, metric: str | No
     about = store.describe(study_id)
     metric = metric or about["metric"]
     table = store.table(study_id, metric)
-    study = Study(store, study_id, about, metric, table, find(table, bool(about.get("stopping"))), cache)
+    study = ReportedStudy(store, study_id, about, metric, table, find(table, bool(about.get("stopping"))), cache)
     question = kind_of(about["kind"]).asks(about.get("options"))
     key = f"study-{study_id}"
     title = f"{about['name']}: {about['kind']} study of {about['model']} on {about['data']}"
@@ -106,7 +106,7 @@ def chapter_of_study(store: Store, study_id: int, cache: Cache, metric: str | No
     )
 
 
-def _state(study: Study) -> str:
+def _state(study: ReportedStudy) -> str:
     about = study.about
     if study.is_whole:
         return ""
@@ -125,7 +125,7 @@ def _state(study: Study) -> str:
     )
 
 
-def _findings(study: Study) -> list[str]:
+def _findings(study: ReportedStudy) -> list[str]:
     found, rows = study.found, study.measured
     metric, images = find_metric(study.metric), counted(found.most_images, "image")
     intact = metric.words(study.intact, signed=False)
@@ -184,7 +184,7 @@ def _findings(study: Study) -> list[str]:
     return sentences
 
 
-def _what_could_be_found(study: Study) -> str:
+def _what_could_be_found(study: ReportedStudy) -> str:
     found = study.found
     if math.isnan(found.smallest_finding):
         return (
@@ -205,7 +205,7 @@ def _what_could_be_found(study: Study) -> str:
     )
 
 
-def _most_important(study: Study) -> list[Table]:
+def _most_important(study: ReportedStudy) -> list[Table]:
     rows = study.measured
     shown = max(_SHOWN_AT_LEAST, min(study.found.num_worse, _SHOWN_AT_MOST))
     tables = [
@@ -227,7 +227,7 @@ def _most_important(study: Study) -> list[Table]:
     return tables
 
 
-def _rows_table(study: Study, rows: pd.DataFrame, caption: str) -> Table:
+def _rows_table(study: ReportedStudy, rows: pd.DataFrame, caption: str) -> Table:
     rows = selected_intervals(rows, len(study.measured), bool(study.about.get("stopping")))
     metric = find_metric(study.metric)
     columns = [
@@ -258,7 +258,7 @@ def _rows_table(study: Study, rows: pd.DataFrame, caption: str) -> Table:
     return Table(caption + chosen + more, columns, words)
 
 
-def _improvements(study: Study) -> Improvements | None:
+def _improvements(study: ReportedStudy) -> Improvements | None:
     """Search what the network is better off without; None for a study in which that cannot be searched."""
     try:
         return find_improvements(study.store, study.number, study.metric) if study.is_whole else None
@@ -306,7 +306,7 @@ def _table_of_improvements(found: Improvements) -> list[Table]:
     ]
 
 
-def _setting(study: Study) -> list[tuple[str, str]]:
+def _setting(study: ReportedStudy) -> list[tuple[str, str]]:
     about = study.about
     left_out = Counter(reason for _, reason in about.get("skipped") or ())
     pairs = [
@@ -326,7 +326,7 @@ def _setting(study: Study) -> list[tuple[str, str]]:
     return [(name, str(words)) for name, words in pairs if words]
 
 
-def _provenance(study: Study) -> list[tuple[str, str]]:
+def _provenance(study: ReportedStudy) -> list[tuple[str, str]]:
     about = study.about
     agreement = study.store.agreement(study.number)
     exactness = (

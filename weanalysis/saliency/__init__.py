@@ -2,12 +2,12 @@
 
 from weanalysis.saliency.agreement import scored_kinds, scored_study, studies_of
 from weanalysis.saliency.criteria import CRITERIA, Criterion
-from weanalysis.saliency.measure import Measured, parse_criteria, saliency_maps
+from weanalysis.saliency.measure import MeasuredMaps, parse_criteria, saliency_maps
 
 __all__ = [
     "CRITERIA",
     "Criterion",
-    "Measured",
+    "MeasuredMaps",
     "parse_criteria",
     "saliency_maps",
     "scored_kinds",

@@ -11,7 +11,7 @@ from weanalysis.errors import StudyError
 from weanalysis.kinds import kind_of, kinds_where
 from weanalysis.results import Store
 from weanalysis.results.saliency import WEIGHT, SaliencyMaps
-from weanalysis.saliency.measure import Measured
+from weanalysis.saliency.measure import MeasuredMaps
 
 
 def scored_kinds() -> list[str]:
@@ -44,7 +44,7 @@ def studies_of(store: Store, weights_hash: str, study: str | None = None) -> lis
 
 
 def scored_study(
-    measured: Measured, net: nn.Module, store: Store, study_id: int, metric: str | None = None
+    measured: MeasuredMaps, net: nn.Module, store: Store, study_id: int, metric: str | None = None
 ) -> pd.DataFrame:
     """Return a study's table, in a metric, with a column a criterion; NaN where that says nothing of what is zeroed.
 

@@ -34,7 +34,7 @@ _FROM_DATA = ("gradients", "activations")
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredMaps:
     """Saliency maps, with those of single weights, and where they are kept; `lacking` criteria are NaN everywhere."""
 
     maps: SaliencyMaps
@@ -67,7 +67,7 @@ def saliency_maps(
     batch_size: int | None = None,
     report: Callable[[int, int, float], None] | None = None,
     say: Callable[[str], None] | None = None,
-) -> Measured:
+) -> MeasuredMaps:
     """Score every unit of a network's convolutions under some criteria, in one pass over the images, and keep it.
 
     `model`: a `Model` or any `nn.Module` with (images, classes) logits; its weights, gradients and modes are not
@@ -98,7 +98,7 @@ def saliency_maps(
     path, of_weights = cache.saliency_file(key), cache.saliency_file(f"{key}-weights")
     if path.is_file() and of_weights.is_file():
         maps, weights = load_maps(path), load_maps(of_weights)
-        return Measured(maps, _with_those_of_weights(weights, subject.net, subject.layers), path, lacking, True)
+        return MeasuredMaps(maps, _with_those_of_weights(weights, subject.net, subject.layers), path, lacking, True)
 
     began = time.perf_counter()
     seen = _gathered(subject, chosen, device, batch_size, report)
@@ -122,7 +122,7 @@ def saliency_maps(
     weights = SaliencyMaps(subject.mapped, chosen, about, from_data)
     save_maps(weights, of_weights)
     save_maps(maps, path)
-    return Measured(maps, _with_those_of_weights(weights, subject.net, subject.layers), path, lacking, False)
+    return MeasuredMaps(maps, _with_those_of_weights(weights, subject.net, subject.layers), path, lacking, False)
 
 
 @dataclass(frozen=True)

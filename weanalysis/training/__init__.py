@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from weanalysis.training.images import AUGMENTATIONS
     from weanalysis.training.loop import train
     from weanalysis.training.optimization import OPTIMIZERS, SCHEDULES
-    from weanalysis.training.progress import Progress, ProgressCallback
+    from weanalysis.training.progress import ProgressCallback, TrainingProgress
     from weanalysis.training.recipe import PRESETS, Recipe
     from weanalysis.training.runs import METRICS, Run, find_runs, list_runs, read_metrics, unreadable_runs
 
@@ -21,10 +21,10 @@ __all__ = [
     "OPTIMIZERS",
     "PRESETS",
     "SCHEDULES",
-    "Progress",
     "ProgressCallback",
     "Recipe",
     "Run",
+    "TrainingProgress",
     "differ_in_seed_alone",
     "differing_fields",
     "find_runs",
@@ -43,7 +43,7 @@ _MODULES = {
     "images": ("AUGMENTATIONS",),
     "loop": ("train",),
     "optimization": ("OPTIMIZERS", "SCHEDULES"),
-    "progress": ("Progress", "ProgressCallback"),
+    "progress": ("TrainingProgress", "ProgressCallback"),
     "recipe": ("PRESETS", "Recipe"),
     "runs": ("METRICS", "Run", "find_runs", "list_runs", "read_metrics", "unreadable_runs"),
 }

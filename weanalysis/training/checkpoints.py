@@ -10,7 +10,7 @@ from typing import Any
 from weanalysis.cache import Cache
 from weanalysis.errors import TrainingError
 from weanalysis.training.loop import train
-from weanalysis.training.progress import Progress, ProgressCallback, silent
+from weanalysis.training.progress import ProgressCallback, TrainingProgress, silent
 from weanalysis.training.recipe import Recipe, whole_spec
 from weanalysis.training.runs import Run, find_runs
 
@@ -41,7 +41,7 @@ def trained_checkpoint(
     recipe = Recipe.from_preset("digits", model=model_name, options=dict(options or {}), image_size=image_size)
     said = False
 
-    def with_reason(report: Progress) -> None:
+    def with_reason(report: TrainingProgress) -> None:
         nonlocal said
         if not said:
             said = True

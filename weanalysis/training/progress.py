@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """One report of a training run.
 
     `epoch` counts from 1; `step` counts the optimizer steps done of `num_steps`; `seconds` is the time trained,
@@ -29,8 +29,8 @@ class Progress:
     note: str = ""
 
 
-ProgressCallback = Callable[[Progress], None]
+ProgressCallback = Callable[[TrainingProgress], None]
 
 
-def silent(progress: Progress) -> None:
+def silent(progress: TrainingProgress) -> None:
     """Show nothing."""

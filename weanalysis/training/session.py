@@ -36,7 +36,7 @@ from weanalysis.training.images import (
     validation_loader,
 )
 from weanalysis.training.optimization import OPTIMIZERS, learning_rate
-from weanalysis.training.progress import Progress, ProgressCallback, silent
+from weanalysis.training.progress import ProgressCallback, TrainingProgress, silent
 from weanalysis.training.recipe import Recipe
 from weanalysis.training.runs import METRICS, Run
 from weanalysis.training.state import TrainingState, load_state, save_state
@@ -351,7 +351,7 @@ class Session:
         done, left = state.step - self.first_step, self.num_steps - state.step
         eta = (state.seconds - self.seconds_before) / done * left if done else math.nan
         self.progress(
-            Progress(
+            TrainingProgress(
                 run=self.run.name,
                 epoch=min(state.step, self.num_steps - 1) // self.steps_per_epoch + 1,
                 num_epochs=self.recipe.epochs,
