@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from weanalysis.cache import storable
-from weanalysis.errors import StoreError
+from weanalysis.errors import StoreError, one_line
 from weanalysis.results.store.checked import (
     MEND,
     Block,
@@ -167,7 +167,8 @@ class Reader(ResultsFile):
             if not {pd.api.types.infer_dtype(column, skipna=True) for column in texts} <= {"string", "empty"}:
                 raise ValueError("a name that is no text")
         except (TypeError, ValueError) as error:
-            raise StoreError(f"the plan of study {study_id} in {self.path} is damaged ({error}); {MEND}") from error
+            why = one_line(error, 80)
+            raise StoreError(f"the plan of study {study_id} in {self.path} is damaged ({why}); {MEND}") from error
         return table
 
     # What was measured ------------------------------------------------------------------------------------------------
