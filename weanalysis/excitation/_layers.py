@@ -8,7 +8,7 @@ its backward pass needs, and says what the gradients of its own parameters are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -167,11 +167,11 @@ def kind_of_chain(chain: Any) -> tuple[Any, ...]:
     )
 
 
-def add_gradients(parameters: Sequence[nn.Parameter], grads: Tensor) -> None:
-    """Add to each parameter's gradient its part of (L, ...)."""
-    for parameter, grad in zip(parameters, grads.to(parameters[0].dtype), strict=True):
-        if parameter.requires_grad:
-            grad = grad.view_as(parameter)
+def add_gradients(parameters: Sequence[nn.Parameter], grads: Iterable[Tensor | None]) -> None:
+    """Add to each parameter's gradient its own of `grads`, such as the rows of (L, ...); None adds nothing."""
+    for parameter, grad in zip(parameters, grads, strict=True):
+        if parameter.requires_grad and grad is not None:
+            grad = grad.to(parameter.dtype).view_as(parameter)
             parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
 
 

@@ -78,9 +78,7 @@ class _Alone:
         pulled = torch.autograd.grad(
             self._value, sources, grad.to(self._value.dtype), retain_graph=True, allow_unused=True
         )
-        for source, one in zip(sources, pulled, strict=True):
-            if one is not None:
-                source.grad = one if source.grad is None else source.grad.add_(one)
+        add_gradients(sources, pulled)
 
 
 class _Stacked:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from weanalysis import schema
 from weanalysis.cache import write_atomically
 from weanalysis.errors import ModelError, some_names
-from weanalysis.models.formats import check_format
+from weanalysis.models.formats import check_format, most_bytes
 from weanalysis.models.pickles import TooCostly, check_pickles
 from weanalysis.models.sets import WRAPPERS, WeightSet, find_sets, fit_names
 
@@ -30,9 +30,6 @@ NOT_UNDERSTOOD = "describes its network in a way that is not understood here"
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 _COUNTER = "num_batches_tracked"
 _CODE = re.compile(r"GLOBAL|whose module|Can only (?:create|build|append|extend|set)|Trying to")
-# A file's tensors may share memory, but not stand for so much more than the file has.
-_MOST_EXPANSION = 4
-_ALWAYS_ALLOWED = 2**26
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,7 @@ def _check_expansion(path: Path, state: Mapping[str, Tensor], size: int) -> None
         for name, tensor in state.items()
         if not tensor.is_meta
     }
-    if sum(taken.values()) > _MOST_EXPANSION * size + _ALWAYS_ALLOWED:
+    if sum(taken.values()) > most_bytes(size):
         name = max(taken, key=lambda name: taken[name])
         raise ModelError(
             f"{path} has {size:,} bytes, and its tensors would take {sum(taken.values()):,}, most of them "

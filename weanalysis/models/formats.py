@@ -56,9 +56,15 @@ _MEMBERS = (
     ("model.weights.h5", "a Keras network"),
     ("saved_model.pb", "a TensorFlow network"),
 )
-# Written by torch.save, members are not compressed: beyond this factor an archive is made to fill the memory.
+# Members of an archive are not compressed by torch.save, and tensors may share memory, but neither stands for so much
+# more than the file has, unless it is made to fill the memory.
 _MOST_EXPANSION = 4
 _ALWAYS_ALLOWED = 2**26
+
+
+def most_bytes(size: int) -> int:
+    """How much memory a file of `size` bytes may take."""
+    return _MOST_EXPANSION * size + _ALWAYS_ALLOWED
 
 
 def is_weights_file(text: str) -> bool:
@@ -94,5 +100,5 @@ def _check_archive(path: Path, file: BinaryIO, size: int) -> None:
         if any(member.filename.endswith(ending) for member in members):
             raise ModelError(f"{path} is {what}, which is not read here; {_SAVE}")
     unpacked = sum(member.file_size for member in members)
-    if unpacked > _MOST_EXPANSION * size + _ALWAYS_ALLOWED:
+    if unpacked > most_bytes(size):
         raise ModelError(f"{path} would take {unpacked:,} bytes of memory, and has {size:,}; it was not loaded")
