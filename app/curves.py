@@ -184,9 +184,9 @@ def _take_scalars(event: Any, series: dict[str, dict[int, float]]) -> None:
         for tag, values in series.items():
             series[tag] = {step: value for step, value in values.items() if step < event.step}
     for value in event.summary.value:
-        found = _scalar(value)
-        if found is not None and value.tag != "step":
-            series.setdefault(storable(value.tag, 200), {})[event.step] = found
+        number = _scalar(value)
+        if number is not None and value.tag != "step":
+            series.setdefault(storable(value.tag, 200), {})[event.step] = number
 
 
 def _scalar(value: Any) -> float | None:

@@ -17,12 +17,12 @@ WITH_LWE = ("lwe", "lwe+mwe", "we")
 
 def lwe_runs(runs: list) -> dict[str, Path]:
     """Return the best checkpoint of each run that trained with LWE, by the run's name."""
-    found = {}
+    checkpoints = {}
     for run in runs:
         checkpoint = Run(reading.cache().runs / run.name).best_checkpoint
         if run.recipe.get("excitation") in WITH_LWE and checkpoint.is_file():
-            found[run.name] = checkpoint
-    return found
+            checkpoints[run.name] = checkpoint
+    return checkpoints
 
 
 def multipliers(checkpoint: Path) -> dict[str, np.ndarray]:

@@ -88,11 +88,11 @@ def main() -> None:
         measured = list((means if metric.aggregate is None else aggregates)(store, given.study, metric))
     print(f"{metric.label}: {len(measured)} ablations, {measured[0][0]:,} images, {given.draws} draws of each")
     for num_images in map(int, given.images.split(",")):
-        found = np.array([misses(measure, total, num_images, given.draws, rng) for total, _, measure in measured])
+        missed = np.array([misses(measure, total, num_images, given.draws, rng) for total, _, measure in measured])
         expected = num_images * np.array([changed for _, changed, _ in measured])
         steps = _STEPS if metric.aggregate is not None else (0, np.inf)
         for low, high in pairwise(steps):
-            some = found[(expected >= low) & (expected < high) & (found[:, 2] < 1)]
+            some = missed[(expected >= low) & (expected < high) & (missed[:, 2] < 1)]
             if not len(some):
                 continue
             held = 1 - some[:, 0] - some[:, 1]

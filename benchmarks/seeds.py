@@ -67,7 +67,7 @@ def main() -> None:
         return [train(recipe, cache, progress=lambda report: _say(report.note)) for recipe in recipes]
 
     sides = trained("none"), trained("lwe")
-    found = compare(*([run.name for run in runs] for runs in sides), cache=cache)
+    comparison = compare(*([run.name for run in runs] for runs in sides), cache=cache)
     values: dict[str, list[float]] = {}
     for run in sides[1]:
         model = load_network(str(run.checkpoint))
@@ -84,9 +84,9 @@ def main() -> None:
 
     rows = [
         _row(f"top-1 of the {name} (%)", mean_of_runs(side.accuracy), side.accuracy, "{:.2f}")
-        for name, side in zip(("baseline", "LWE network"), found.sides, strict=True)
+        for name, side in zip(("baseline", "LWE network"), comparison.sides, strict=True)
     ]
-    difference = Estimate(found.difference, found.difference_low, found.difference_high)
+    difference = Estimate(comparison.difference, comparison.difference_low, comparison.difference_high)
     rows.append(_row("LWE minus baseline (points)", difference, (), "{:+.2f}"))
     rows += [_row(f"{name} (points)", mean_of_runs(each), each, "{:+.2f}") for name, each in values.items()]
     page = PAGE.format(
@@ -94,7 +94,7 @@ def main() -> None:
         model=given.model,
         epochs=sides[0][0].recipe["epochs"],
         num_seeds=len(seeds),
-        num_images=found.num_images,
+        num_images=comparison.num_images,
         today=date.today(),
         machine=platform.machine(),
         torch=torch.__version__,

@@ -65,7 +65,7 @@ def candidates(layer: studies.Layer) -> dict[str, list[Ablation]]:
         "layer": [Part(layer.name)],
     }
     return {
-        selection: [Ablation((part,), selection, 1, layer.name) for part in found] for selection, found in parts.items()
+        selection: [Ablation((part,), selection, 1, layer.name) for part in some] for selection, some in parts.items()
     }
 
 
@@ -82,8 +82,8 @@ def some_ablations(net: nn.Module, images: torch.Tensor) -> list[Ablation]:
     picked = []
     places = studies.equidistant(len(layers), 4)
     for place in places:
-        for found in candidates(layers[place]).values():
-            picked += list(islice(filter(has_effect, found), 1))
+        for ablations in candidates(layers[place]).values():
+            picked += list(islice(filter(has_effect, ablations), 1))
     assert len(picked) >= 3 * len(places), "ablations that change nothing prove nothing"
     everywhere = tuple(Part(layer.name, ranks=(layer.conv.weight.numel(),) * 2) for layer in layers)
     return [*picked, Ablation(everywhere, "single", 1)]
@@ -170,7 +170,9 @@ def lively(name: str, num_images: int, num_wrong: int = 0) -> tuple[nn.Module, t
 def of_every_kind(net: nn.Module) -> list[Ablation]:
     layers = studies.find_layers(net)
     chosen = [layers[place] for place in studies.equidistant(len(layers), 5)]
-    return [a for layer in chosen for kind, found in candidates(layer).items() if kind != "layer" for a in found[:2]]
+    return [
+        a for layer in chosen for kind, ablations in candidates(layer).items() if kind != "layer" for a in ablations[:2]
+    ]
 
 
 class Blobs(torch.utils.data.Dataset):

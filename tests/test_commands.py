@@ -93,7 +93,7 @@ def refused(capsys, *words: str) -> str:
 
 
 def names_of_runs(root: Path) -> dict[tuple[str, int], str]:
-    return {(found.recipe["excitation"], found.recipe["seed"]): found.name for found in find_runs(Cache(root))}
+    return {(run.recipe["excitation"], run.recipe["seed"]): run.name for run in find_runs(Cache(root))}
 
 
 def num_parameters(net: torch.nn.Module) -> int:
@@ -145,12 +145,12 @@ def asked(monkeypatch, tmp_path) -> list[Recipe]:
 
     def fake(recipe: Recipe, cache: Cache, **others) -> Run:
         recipes.append(recipe)
-        found = Run(tmp_path / f"run{len(recipes)}")
-        found.folder.mkdir()
-        found.recipe_file.write_text(json.dumps({"recipe": recipe.to_json()}))
+        run = Run(tmp_path / f"run{len(recipes)}")
+        run.folder.mkdir()
+        run.recipe_file.write_text(json.dumps({"recipe": recipe.to_json()}))
         result = {"top1": 50.0, "best_top1": 60.0, "best_epoch": 1, "epochs": 2.0, "seconds": 3.5}
-        found.result_file.write_text(json.dumps(result))
-        return found
+        run.result_file.write_text(json.dumps(result))
+        return run
 
     monkeypatch.setattr("weanalysis.training.train", fake, raising=False)
     return recipes

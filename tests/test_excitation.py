@@ -163,8 +163,8 @@ def test_gradients_through_a_network_equal_those_of_composed_operations(kind):
         weight = limit * 0.5 * torch.log((1 + weight / limit) / (1 - weight / limit))
     expected = torch.autograd.grad(F.conv2d(images, weight, conv.bias), parameters, upstream)
 
-    found = torch.autograd.grad(conv(images), parameters, upstream)
-    for one, other in zip(found, expected, strict=True):
+    gradients = torch.autograd.grad(conv(images), parameters, upstream)
+    for one, other in zip(gradients, expected, strict=True):
         torch.testing.assert_close(one, other)
 
 
@@ -265,8 +265,8 @@ def test_hidden_width_counts_the_inputs_of_one_group():
 
 
 def test_multipliers_start_near_one_half_and_come_without_gradient():
-    found = multipliers(excite(nn.Sequential(nn.Conv2d(64, 32, 3), nn.Conv2d(32, 64, 1)), "lwe"))
-    for m in found.values():
+    of_layers = multipliers(excite(nn.Sequential(nn.Conv2d(64, 32, 3), nn.Conv2d(32, 64, 1)), "lwe"))
+    for m in of_layers.values():
         assert not m.requires_grad
         assert m.min() > 0 and m.max() < 1
         assert abs(m.mean() - 0.5) < 0.05 and 0 < m.std() < 0.25
@@ -456,13 +456,13 @@ def test_parametrizations_nest_and_can_be_removed():
     plain = conv.weight.detach().clone()
     for step in (WeightStandardization(), LWE(8, normalize=False), MWE(normalize=False)):
         parametrize.register_parametrization(conv, "weight", step)
-    together = nn.Conv2d(8, 6, 3)
-    together.load_state_dict({"weight": plain, "bias": conv.bias})
-    excite(together, "lwe+mwe")
-    together.parametrizations.weight[0].load_state_dict(conv.parametrizations.weight[1].state_dict())
-    torch.testing.assert_close(conv.weight, together.weight)
+    both = nn.Conv2d(8, 6, 3)
+    both.load_state_dict({"weight": plain, "bias": conv.bias})
+    excite(both, "lwe+mwe")
+    both.parametrizations.weight[0].load_state_dict(conv.parametrizations.weight[1].state_dict())
+    torch.testing.assert_close(conv.weight, both.weight)
     assert list(multipliers(conv)) == [""]
-    torch.testing.assert_close(multipliers(conv)[""], multipliers(together)[""])
+    torch.testing.assert_close(multipliers(conv)[""], multipliers(both)[""])
     parametrize.remove_parametrizations(conv, "weight", leave_parametrized=False)
     assert type(conv) is nn.Conv2d and torch.equal(conv.weight, plain)
 

@@ -149,9 +149,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_another_function_of_the_same_name_reads_none_of_its_numbers(measured):
     with Store.open(measured / "results.sqlite") as store:
-        found = store.metrics(2)
-        assert [name.partition("-")[0] for name in found[:1] + found[-1:]] == ["scaled", "scaled"]
-        assert {"top1", "loss", "macro-f1", "ece"} < set(found) and len(set(found)) == 7
+        names = store.metrics(2)
+        assert [name.partition("-")[0] for name in names[:1] + names[-1:]] == ["scaled", "scaled"]
+        assert {"top1", "loss", "macro-f1", "ece"} < set(names) and len(set(names)) == 7
         tables = [store.table(2, weanalysis.metric("scaled", scaled(factor)).name) for factor in (1.0, 2.0)]
         assert tables[1]["drop"].to_numpy() == pytest.approx(2 * tables[0]["drop"].to_numpy(), rel=1e-5)
         with pytest.raises(StoreError, match="metric 'scaled' is unknown: choose from top1"):
@@ -255,13 +255,13 @@ def test_what_does_not_go_together_is_one_line(tmp_path):
 
 def test_a_damaged_description_is_one_line(measured, tmp_path):
     copy = tmp_path / "results.sqlite"
-    for found, line in (
+    for damaged, line in (
         ("'$.own_metrics', 3", "own metrics is no value"),
         ("'$.own_metrics[0].worse', 5", "own metrics"),
     ):
         copy.write_bytes((measured / "results.sqlite").read_bytes())
         with sqlite3.connect(copy) as db:
-            db.execute(f"UPDATE studies SET about = json_set(about, {found}) WHERE id = 1")
+            db.execute(f"UPDATE studies SET about = json_set(about, {damaged}) WHERE id = 1")
         with Store.open(copy) as store, pytest.raises(WeanalysisError, match=line):
             store.table(1)
 

@@ -207,9 +207,9 @@ def test_all_changes_are_those_of_every_ablation(writer, store, world):
         fill(writer, store, world, context, study, shard, [3, 1])
         fill(writer, store, world, context, study, shard, [1, 2])  # another process measured one of them too
     for metric in ("top1", "top5"):
-        found = store.all_changes(study, metric)
-        assert sorted(found["position"].unique()) == [1, 2, 3]
-        for position, rows in found.groupby("position"):
+        changes = store.all_changes(study, metric)
+        assert sorted(changes["position"].unique()) == [1, 2, 3]
+        for position, rows in changes.groupby("position"):
             own = store.changes(study, position, metric)
             rows = rows.drop(columns="position").sort_values("image_id").reset_index(drop=True)
             pd.testing.assert_frame_equal(rows, own.sort_values("image_id").reset_index(drop=True))
@@ -325,10 +325,10 @@ def older(world, tmp_path):
 
 def tables_of(path) -> set[str]:
     with sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True) as db:
-        found = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        names = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         version = db.execute("PRAGMA user_version").fetchone()[0]
     db.close()
-    return found | {f"version {version}"}
+    return names | {f"version {version}"}
 
 
 def test_an_older_file_is_kept_beside_and_brought_up_to_date_with_all_results(older, world):

@@ -79,12 +79,12 @@ class State:
 
     def changed(self) -> list[str]:
         """The names of attributes and buffers that are not what they were."""
-        found = []
+        changes = []
         for module, names, attributes, buffers in self._kept:
-            found += [name for name in vars(module) if name not in names]
-            found += [name for name, (_, value) in attributes.items() if not _same(vars(module).get(name), value)]
-            found += [name for name, (_, value) in buffers.items() if not _same(module._buffers.get(name), value)]
-        return found
+            changes += [name for name in vars(module) if name not in names]
+            changes += [name for name, (_, value) in attributes.items() if not _same(vars(module).get(name), value)]
+            changes += [name for name, (_, value) in buffers.items() if not _same(module._buffers.get(name), value)]
+        return changes
 
     def put_back(self) -> None:
         """Make them what they were."""
@@ -248,8 +248,8 @@ def _first_to_differ(net: nn.Module, one: Callable[[], Any], other: Callable[[],
     place = -1
 
     def tensors(value: Any) -> list[Tensor]:
-        found = value if isinstance(value, (tuple, list)) else [value]
-        return [one[:num_rows].detach().clone() for one in found if isinstance(one, Tensor) and one.ndim]
+        values = value if isinstance(value, (tuple, list)) else [value]
+        return [one[:num_rows].detach().clone() for one in values if isinstance(one, Tensor) and one.ndim]
 
     def record(name: str) -> Any:
         def hook(_module: nn.Module, inputs: Any, output: Any) -> None:

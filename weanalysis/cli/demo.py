@@ -43,16 +43,16 @@ def demo(open_dashboard: bool, port: int, quiet: bool, cache: str | None) -> Non
     from weanalysis.models import load_network
     from weanalysis.training import Recipe, train
 
-    found = find_cache(cache).ready()
+    opened = find_cache(cache).ready()
     console = Console(highlight=False)
     with Watcher(quiet) as watcher:
         runs = {}
         for excitation in ("none", "lwe"):
             recipe = Recipe.from_preset("digits", model=MODEL, excitation=excitation)
-            runs[excitation] = train(recipe, found, wait=True, progress=watcher.training)
+            runs[excitation] = train(recipe, opened, wait=True, progress=watcher.training)
             watcher.rest()
         models = {excitation: load_network(str(run.checkpoint)) for excitation, run in runs.items()}
-        data = load_data("digits", num_images=NUM_IMAGES, model=models["none"], cache=found)
+        data = load_data("digits", num_images=NUM_IMAGES, model=models["none"], cache=opened)
         for excitation, kind, options in (
             ("none", "magnitude", {"percentiles": PERCENTILES, "repeats": 3}),
             ("none", "location", {"grid": "5x5"}),
@@ -61,14 +61,21 @@ def demo(open_dashboard: bool, port: int, quiet: bool, cache: str | None) -> Non
         ):
             name = f"{MODEL}-{'baseline' if excitation == 'none' else excitation}-digits-{kind}"
             table = ablate(
-                models[excitation], data, kind, name=name, cache=found, report=watcher.study, say=watcher.say, **options
+                models[excitation],
+                data,
+                kind,
+                name=name,
+                cache=opened,
+                report=watcher.study,
+                say=watcher.say,
+                **options,
             )
             watcher.rest()
-            print_study(console, table, found, shown=3)
+            print_study(console, table, opened, shown=3)
             if kind == "location":
-                print_in(console, found, int(table.attrs["study_id"]), "loss", shown=3)
+                print_in(console, opened, int(table.attrs["study_id"]), "loss", shown=3)
         console.print()
-        print_comparison(console, compare(runs["none"].name, runs["lwe"].name, cache=found))
+        print_comparison(console, compare(runs["none"].name, runs["lwe"].name, cache=opened))
     if open_dashboard:
         console.print()
-        launch(found, port, open_browser=True)
+        launch(opened, port, open_browser=True)

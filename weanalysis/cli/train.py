@@ -352,11 +352,11 @@ def fold(checkpoint: str, output: str, as_json: bool, cache: str | None) -> None
     from weanalysis.excitation import fold as fold_network
     from weanalysis.models import load_network, read_state_dict, save_checkpoint
 
-    found = find_cache(cache)
-    source, target = find_checkpoint(checkpoint, found), Path(output).expanduser()
+    opened = find_cache(cache)
+    source, target = find_checkpoint(checkpoint, opened), Path(output).expanduser()
     if target.resolve() == source.resolve():
         raise ModelError(f"{target} is the checkpoint itself, whose excitation would be lost; name another file")
-    model = load_network(str(source), cache=found)
+    model = load_network(str(source), cache=opened)
     excitation = excitation_of(model.net)
     plain = fold_network(copy.deepcopy(model.net))
     layers = [name for name, module in model.net.named_modules() if hasattr(module, "parametrizations")]

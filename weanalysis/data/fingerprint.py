@@ -49,14 +49,14 @@ def examine(pictures: Pictures, labels: np.ndarray, cache: Cache | None, decode:
         problems = {int(index): problem for index, problem in known["problems"].items()}
         remarks = {name: (count, first) for name, (count, first) in known["remarks"].items()}
         return Examination(known["content"], problems, tuple(known["size"]) if known["size"] else None, remarks)
-    found, lasting = _examine(pictures, labels, decode)
+    examination, lasting = _examine(pictures, labels, decode)
     if not lasting:
-        return found
+        return examination
     cache.ready()
-    entries = {**_read(memo), address: asdict(found)}
+    entries = {**_read(memo), address: asdict(examination)}
     newest = dict(list(entries.items())[-_MEMO_ENTRIES:])
     write_atomically(memo, json.dumps(newest).encode())
-    return found
+    return examination
 
 
 def _examine(pictures: Pictures, labels: np.ndarray, decode: bool) -> tuple[Examination, bool]:
@@ -76,8 +76,8 @@ def _examine(pictures: Pictures, labels: np.ndarray, decode: bool) -> tuple[Exam
         name: (count, next(index for index in usable if name in examined[index].remarks))
         for name, count in sorted(counts.items())
     }
-    found = Examination(content, problems, sizes.pop() if len(sizes) == 1 else None, remarks)
-    return found, all(one.lasting for one in examined)
+    examination = Examination(content, problems, sizes.pop() if len(sizes) == 1 else None, remarks)
+    return examination, all(one.lasting for one in examined)
 
 
 def _read(memo: Path) -> dict[str, Any]:

@@ -117,20 +117,20 @@ def load_data(
     if name not in SOURCES:
         raise DataError(unknown_name("data", name, SOURCES, "For a folder of pictures use imagefolder:DIR."))
     _check_choices(num_images, seed, split)
-    found = SOURCES[name].find(place, split, cache)
-    classes, places = order_classes(found.classes, class_order)
-    found = replace(found, classes=classes, labels=places[found.labels])
-    if len(found.classes) < 2:
-        raise DataError(f"{printable(spec)} has one class ({', '.join(found.classes)}); at least two are needed")
-    examined = examine(found.pictures, found.labels, cache, decode=skip_bad_images)
-    usable = np.setdiff1d(np.arange(len(found.labels)), list(examined.problems))
+    labelled = SOURCES[name].find(place, split, cache)
+    classes, places = order_classes(labelled.classes, class_order)
+    labelled = replace(labelled, classes=classes, labels=places[labelled.labels])
+    if len(labelled.classes) < 2:
+        raise DataError(f"{printable(spec)} has one class ({', '.join(labelled.classes)}); at least two are needed")
+    examined = examine(labelled.pictures, labelled.labels, cache, decode=skip_bad_images)
+    usable = np.setdiff1d(np.arange(len(labelled.labels)), list(examined.problems))
     notes = [
-        *found.notes,
-        *_judge_problems(spec, found, examined.problems, skip_bad_images),
-        *_remarks(found, examined),
+        *labelled.notes,
+        *_judge_problems(spec, labelled, examined.problems, skip_bad_images),
+        *_remarks(labelled, examined),
     ]
 
-    transform, remarks = _transform_of(model, found, examined.size, image_size)
+    transform, remarks = _transform_of(model, labelled, examined.size, image_size)
     notes += remarks
     transform = replace(
         transform,
@@ -145,32 +145,32 @@ def load_data(
     data = ImageData(
         spec=spec,
         split=split,
-        classes=found.classes,
-        targets=found.labels[usable[order]],
+        classes=labelled.classes,
+        targets=labelled.labels[usable[order]],
         transform=transform,
         seed=seed,
         ids=order,
-        pictures=found.pictures.take(usable[order]),
+        pictures=labelled.pictures.take(usable[order]),
         content=examined.content,
-        outputs=np.arange(len(found.classes)),
+        outputs=np.arange(len(labelled.classes)),
         notes=notes,
     )
     fitted, match = (data, None) if model is None else _fit(data, model)
     # Where the network knows the names, their order decides nothing.
-    if match and match.by_position and (said := note_on_order(found.classes, class_order is not None)):
+    if match and match.by_position and (said := note_on_order(labelled.classes, class_order is not None)):
         return replace(fitted, notes=[*fitted.notes, said])
     return fitted
 
 
 def _transform_of(
-    model: Any, found: Labelled, size: tuple[int, int] | None, image_size: int | None
+    model: Any, labelled: Labelled, size: tuple[int, int] | None, image_size: int | None
 ) -> tuple[Transform, list[str]]:
     """The model's transform, or one that suits pictures of this one size (None: of several), with a note on it."""
     notes = []
     transform = getattr(model, "transform", None)
     if transform is None:
-        transform = _suited_transform(found, size)
-        if image_size is None and transform is not found.transform and transform is IMAGENET_TRANSFORM:
+        transform = _suited_transform(labelled, size)
+        if image_size is None and transform is not labelled.transform and transform is IMAGENET_TRANSFORM:
             notes.append(
                 f"the pictures are not square and of one size: their shorter side becomes {transform.resize_size}, and "
                 f"the {transform.image_size} x {transform.image_size} at the centre are used; --image-size changes that"
@@ -208,12 +208,12 @@ def _check_choices(num_images: int | None, seed: int, split: str) -> None:
         raise DataError(f"the seed is {seed}; give 0 or more")
 
 
-def _judge_problems(spec: str, found: Labelled, problems: dict[int, str], skip: bool) -> list[str]:
+def _judge_problems(spec: str, labelled: Labelled, problems: dict[int, str], skip: bool) -> list[str]:
     """Return what to note about files that are no pictures; raise DataError where they are not to be skipped."""
     if not problems:
         return []
-    named = [f"{found.pictures.label(index)} ({problem})" for index, problem in problems.items()]
-    if len(problems) == len(found.pictures):
+    named = [f"{labelled.pictures.label(index)} ({problem})" for index, problem in problems.items()]
+    if len(problems) == len(labelled.pictures):
         raise DataError(f"{printable(spec)} has no picture that can be read; the first of {len(named)} is {named[0]}")
     if not skip:
         more = f" and {len(named) - 3} more" if len(named) > 3 else ""
@@ -222,22 +222,26 @@ def _judge_problems(spec: str, found: Labelled, problems: dict[int, str], skip: 
             "them, or leave them out with --skip-bad-images"
         )
     shown = ", ".join(named[:10]) + (f" and {len(named) - 10:,} more" if len(named) > 10 else "")
-    return [f"left out, since they are not read as pictures: {len(named):,} of {len(found.pictures):,} files, {shown}"]
+    return [
+        f"left out, since they are not read as pictures: {len(named):,} of {len(labelled.pictures):,} files, {shown}"
+    ]
 
 
-def _remarks(found: Labelled, examined: Examination) -> list[str]:
+def _remarks(labelled: Labelled, examined: Examination) -> list[str]:
     """Word what was done with pictures that are not simply taken as they are."""
     lines = []
     for remark, (count, first) in examined.remarks.items():
         having = "has" if count == 1 else "have"
-        pictures = f"{count:,} picture{'s' * (count > 1)} ({found.pictures.label(first)}{', …' * (count > 1)}) {having}"
+        pictures = (
+            f"{count:,} picture{'s' * (count > 1)} ({labelled.pictures.label(first)}{', …' * (count > 1)}) {having}"
+        )
         lines.append(REMARKS[remark].format(pictures=pictures))
     return lines
 
 
-def _suited_transform(found: Labelled, size: tuple[int, int] | None) -> Transform:
-    if found.transform is not None:
-        return found.transform
+def _suited_transform(labelled: Labelled, size: tuple[int, int] | None) -> Transform:
+    if labelled.transform is not None:
+        return labelled.transform
     if size is not None and size[0] == size[1]:
         return replace(IMAGENET_TRANSFORM, image_size=size[0], resize_size=None)
     return IMAGENET_TRANSFORM

@@ -170,10 +170,10 @@ class TablePictures:
 
 
 def _examined(content: bytes, decode_all: bool, upright: bool = False) -> Examined:
-    found: Look = look(content, decode_all, upright)
+    seen: Look = look(content, decode_all, upright)
     # What later versions read in another way must not pass for what earlier ones measured.
-    told = f"{_hashed(content)} {found.reading}" if found.reading else _hashed(content)
-    return Examined(told, found.size, found.problem, found.remarks)
+    identity = f"{_hashed(content)} {seen.reading}" if seen.reading else _hashed(content)
+    return Examined(identity, seen.size, seen.problem, seen.remarks)
 
 
 def printable(name: object) -> str:

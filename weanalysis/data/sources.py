@@ -112,11 +112,11 @@ def _imagefolder(place: str, split: str, cache: Cache | None) -> Labelled:
     chosen = split_folder(folder, split, by_small_letters(folder, left_out), left_out)
     if chosen is not None:
         return _labelled(class_folders(chosen, left_out))
-    found = class_folders(folder)
+    folders = class_folders(folder)
     if split == "train":
         whole = f"{printable(folder)} has no train/ beside test/ or val/, so that all of it is taken as training images"
-        found.notes.insert(0, whole)
-    return _labelled(found)
+        folders.notes.insert(0, whole)
+    return _labelled(folders)
 
 
 def _imagenet(place: str, split: str, cache: Cache | None) -> Labelled:
@@ -128,16 +128,18 @@ def _imagenet(place: str, split: str, cache: Cache | None) -> Labelled:
     classes = subfolders(chosen)
     strangers = [name for name in classes if not re.fullmatch(r"n\d{8}", name)]
     if strangers or not classes:
-        found = f"a folder {strangers[0]!r}" if strangers else "no folders"
+        content = f"a folder {strangers[0]!r}" if strangers else "no folders"
         raise DataError(
-            f"{printable(chosen)} has {found} where one folder a class is needed, named by WordNet id such as "
+            f"{printable(chosen)} has {content} where one folder a class is needed, named by WordNet id such as "
             "n01440764; for class folders with other names use imagefolder:DIR"
         )
     return _labelled(class_folders(chosen), IMAGENET_TRANSFORM)
 
 
-def _labelled(found: ClassFolders, transform: Transform | None = None) -> Labelled:
-    return Labelled(found.pictures, np.array(found.labels, dtype=np.int64), found.classes, transform, found.notes)
+def _labelled(folders: ClassFolders, transform: Transform | None = None) -> Labelled:
+    return Labelled(
+        folders.pictures, np.array(folders.labels, dtype=np.int64), folders.classes, transform, folders.notes
+    )
 
 
 def _hugging_face(place: str, split: str, cache: Cache | None) -> Labelled:

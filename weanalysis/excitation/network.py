@@ -228,14 +228,14 @@ def multipliers(net: nn.Module) -> dict[str, Tensor]:
     >>> {name: tuple(m.shape) for name, m in multipliers(net).items()}
     {'0': (8, 3)}
     """
-    found: dict[str, Tensor] = {}
+    by_layer: dict[str, Tensor] = {}
     for name, module in net.named_modules():
         for step in chain_of(module):
             if isinstance(step, LWE):
-                found[name] = _multiplier(module, step)
-    if not found:
+                by_layer[name] = _multiplier(module, step)
+    if not by_layer:
         raise ExcitationError("the network has no LWE, so no multipliers; train it with excitation lwe, lwe+mwe or we.")
-    return found
+    return by_layer
 
 
 def excitation_of(net: nn.Module) -> dict[str, Any] | None:

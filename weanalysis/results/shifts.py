@@ -61,8 +61,8 @@ def shifts_of(store: Store, study_id: int, metric: Metric, images: np.ndarray, p
 def _linear(answers: Answers, metric: Metric) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The value of each network, the influence of each image on it, and whether that may be built upon."""
     if metric.aggregate is not None:
-        found = metric.aggregate(answers)
-        return found.values, found.influence, found.is_sound
+        score = metric.aggregate(answers)
+        return score.values, score.influence, score.is_sound
     assert answers.confidence is not None
     numbers = answers.confidence.astype(np.float64)
     means = numbers.mean(1)

@@ -107,7 +107,7 @@ class _Calls:
 
 @contextmanager
 def _listening(
-    net: nn.Module, layers: Sequence[Layer], found: dict[str, Evidence], calls: _Calls | None, activations: bool
+    net: nn.Module, layers: Sequence[Layer], by_layer: dict[str, Evidence], calls: _Calls | None, activations: bool
 ) -> Iterator[None]:
     """Watch the layers' forward calls (and their gradients, where `calls` takes them) while the context is open."""
 
@@ -115,7 +115,7 @@ def _listening(
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             images = args[0].detach()
             if activations:
-                found[name].add_activations(images, output.detach())
+                by_layer[name].add_activations(images, output.detach())
             if calls is not None:
                 # A copy, since what follows may write into what this layer has read.
                 calls.inputs.setdefault(name, []).append(images.clone())
@@ -190,16 +190,16 @@ def gather(
     for module in net.modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
-    found = {layer.name: Evidence(layer, net.get_submodule(layer.name).weight.detach()) for layer in layers}  # type: ignore[operator]
+    by_layer = {layer.name: Evidence(layer, net.get_submodule(layer.name).weight.detach()) for layer in layers}  # type: ignore[operator]
     if not (gradients or activations):
-        return found
+        return by_layer
     total, done, began = len(data), 0, time.perf_counter()
     batch_size = batch_size or _fitting_batch(net, layers, data.batch(0, 1)[0].to(device))
     while done < total:
         images, targets = (tensor.to(device) for tensor in data.batch(done, min(done + batch_size, total)))
         calls = _Calls() if gradients else None
         with precision(images.device):
-            with _listening(net, layers, found, calls, activations), torch.set_grad_enabled(gradients):
+            with _listening(net, layers, by_layer, calls, activations), torch.set_grad_enabled(gradients):
                 # Gradients flow from the images on; the parameters have none.
                 logits = logits_of(net(images.requires_grad_(gradients)), output).float()
             _check(logits, targets, done)
@@ -209,7 +209,7 @@ def gather(
                 for layer in layers:
                     conv = net.get_submodule(layer.name)
                     _add_gradients(
-                        found[layer.name],
+                        by_layer[layer.name],
                         conv,  # type: ignore[arg-type]
                         calls.inputs.pop(layer.name, []),
                         calls.gradients.pop(layer.name, []),
@@ -217,9 +217,9 @@ def gather(
         done += len(images)
         if report:
             report(done, total, (time.perf_counter() - began) / done * (total - done))
-    for evidence in found.values():
+    for evidence in by_layer.values():
         evidence.finish(total, gradients)
-    return found
+    return by_layer
 
 
 def batch_norms_after(net: nn.Module, layers: Sequence[Layer], image: Tensor) -> dict[str, Tensor]:
@@ -229,7 +229,7 @@ def batch_norms_after(net: nn.Module, layers: Sequence[Layer], image: Tensor) ->
     """
     net = copied(net)
     outputs: list[tuple[Tensor, str]] = []
-    found: dict[str, Tensor] = {}
+    by_layer: dict[str, Tensor] = {}
 
     def after_conv(name: str) -> Callable[..., None]:
         return lambda module, args, output: outputs.append((output, name))
@@ -237,7 +237,7 @@ def batch_norms_after(net: nn.Module, layers: Sequence[Layer], image: Tensor) ->
     def before_norm(module: Any, args: tuple[Tensor, ...]) -> None:
         for output, name in outputs:
             if args and args[0] is output and module.weight is not None:
-                found[name] = module.weight.detach()
+                by_layer[name] = module.weight.detach()
 
     for layer in layers:
         net.get_submodule(layer.name).register_forward_hook(after_conv(layer.name))
@@ -246,7 +246,7 @@ def batch_norms_after(net: nn.Module, layers: Sequence[Layer], image: Tensor) ->
             module.register_forward_pre_hook(before_norm)
     with torch.no_grad():
         net(image)
-    return found
+    return by_layer
 
 
 def _check(logits: Tensor, targets: Tensor, start: int) -> None:

@@ -38,9 +38,11 @@ def choose_output(
     `num_classes` tells several tensors apart by their width; `wanted` names one. Raises StudyError, naming what there
     is with its shapes, where none fits or several do.
     """
-    found = dict(_tensors(output))
-    fitting = {path: value for path, value in found.items() if value.ndim == 2}
-    listed = ", ".join(f"{_name(path)} {tuple(value.shape)}" for path, value in found.items()) or type(output).__name__
+    tensors = dict(_tensors(output))
+    fitting = {path: value for path, value in tensors.items() if value.ndim == 2}
+    listed = (
+        ", ".join(f"{_name(path)} {tuple(value.shape)}" for path, value in tensors.items()) or type(output).__name__
+    )
     if wanted is not None:
         for path in fitting:
             if path and str(wanted) in (_name(path), str(path[-1])):
@@ -53,7 +55,7 @@ def choose_output(
     for candidates in (list(fitting), usual, wide):
         if len(candidates) == 1:
             others = f"the logits are taken to be its output {_name(candidates[0])}, of {listed}"
-            return candidates[0], others if len(found) > 1 else None
+            return candidates[0], others if len(tensors) > 1 else None
     raise StudyError(
         f"the network returns several outputs that could be the logits: {listed}; say which with "
         "--output NAME or its place, from 0 on"

@@ -151,11 +151,11 @@ def units_in_turn(errors: Floats, groups: Groups) -> list[Floats]:
 
     `groups` holds, for each grouping, the group of each error (P,) and the number of groups.
     """
-    found = []
+    units_of_each = []
     for members, num_groups in groups:
-        found.append(units(errors, members, num_groups))
-        errors = errors / found[-1][members]
-    return found
+        units_of_each.append(units(errors, members, num_groups))
+        errors = errors / units_of_each[-1][members]
+    return units_of_each
 
 
 def in_units_of_others(errors: Floats, groups: Groups, parts: NDArray[np.integer]) -> Floats:
@@ -165,10 +165,10 @@ def in_units_of_others(errors: Floats, groups: Groups, parts: NDArray[np.integer
     """
     result = np.array(errors, np.float64)
     for one in range(NUM_PARTS):
-        told = parts != one
-        found = units_in_turn(errors[told], [(members[told], count) for members, count in groups])
-        for unit, (members, _) in zip(found, groups, strict=True):
-            result[~told] /= unit[members[~told]]
+        of_others = parts != one
+        units_of_each = units_in_turn(errors[of_others], [(members[of_others], count) for members, count in groups])
+        for unit, (members, _) in zip(units_of_each, groups, strict=True):
+            result[~of_others] /= unit[members[~of_others]]
     return result
 
 

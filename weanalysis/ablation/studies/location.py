@@ -54,9 +54,9 @@ def location(
             raise StudyError(f"kernel size {kernel_size!r} is malformed: give a number such as 3, or any") from None
         fitting = [layer for layer in chosen if set(layer.kernel_size) == {side}]
         if not fitting:
-            found = sorted({"x".join(map(str, layer.kernel_size)) for layer in chosen})
+            sizes = sorted({"x".join(map(str, layer.kernel_size)) for layer in chosen})
             raise StudyError(
-                f"no selected layer has {side}x{side} kernels (found {', '.join(found)}); "
+                f"no selected layer has {side}x{side} kernels (found {', '.join(sizes)}); "
                 "choose --kernel-size any, or other --layers"
             )
         skipped += [

@@ -60,6 +60,6 @@ def linear_columns(before: Linearized, after: Linearized, worse: int, confidence
 
 def compare_linear(first: Linearized, second: Linearized, worse: int, confidence: float = 0.95) -> Comparison:
     """Compare two ablations (one row each) on the same images: D of the second minus D of the first."""
-    found = (float(each[0]) for each in linear_change(first, second, worse, confidence))
-    difference, low, high, p_value = found
+    estimates = (float(each[0]) for each in linear_change(first, second, worse, confidence))
+    difference, low, high, p_value = estimates
     return Comparison(difference, low, high, p_value, second.influence.shape[1])
