@@ -205,16 +205,17 @@ def _scalar(value: Any) -> float | None:
 
 
 def _own_run(run: Run) -> Curves:
-    curves = Curves(storable(run.name), finished=run.finished)
+    name = storable(run.name)
+    known: dict[str, Any] = {"finished": run.finished}
     try:
-        curves.recipe = storable(run.recipe)
-        curves.created = str(run.description["created"])
-        curves.result = run.result or {}
+        known["recipe"] = storable(run.recipe)
+        known["created"] = str(run.description["created"])
+        known["result"] = run.result or {}
         if run.metrics_file.is_file():
-            curves.frame, curves.notes = read_csv(run.metrics_file, f"{curves.name}/{run.metrics_file.name}")
+            known["frame"], known["notes"] = read_csv(run.metrics_file, f"{name}/{run.metrics_file.name}")
     except TrainingError as error:
-        curves.problem = storable(str(error))
-    return curves
+        known["problem"] = storable(str(error))
+    return Curves(name, **known)
 
 
 def _foreign_folder(folder: Path) -> Iterator[Curves]:

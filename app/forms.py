@@ -33,7 +33,7 @@ def fill_in(
 
     `rows` names the options that stand in view, line by line; the others fold away. An option at its default is left
     out, as one would type it, unless it has a `preset`: a first value of the form's own, which is always given.
-    `words` explains the choices of an option, `told` has a metavar and a help in place of the command's own.
+    `words` explains the choices of an option, `wordings` has a metavar and a help in place of the command's own.
     """
     options = {option.name: option for option in command.params if isinstance(option, click.Option)}
     given: dict[str, list[str]] = {}

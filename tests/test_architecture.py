@@ -200,6 +200,28 @@ def test_names_say_what_is_there() -> None:
     assert [f"{path}:{line}: {name}" for path, name, line in given if name in EMPTY_NAMES] == []
 
 
+# Attributes of objects of torch, pandas, sqlite3, click and Python, which have no other way of being set.
+SET_FROM_OUTSIDE = (
+    "__class__ _parameters allow_tf32 argv attrs bias columns data features grad groups help in_channels inplace "
+    "metavar normalize out_channels parametrizations row_factory stdout text_factory training weight"
+)
+
+
+def set_from_outside(path: Path) -> Iterator[tuple[str, int]]:
+    """Each attribute that a file sets of another object than `self`, and its line."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        is_set = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        if is_set and not (isinstance(node.value, ast.Name) and node.value.id == "self"):
+            yield node.attr, node.lineno
+
+
+def test_no_object_s_attributes_are_set_from_outside() -> None:
+    libraries = set(SET_FROM_OUTSIDE.split())
+    given = [(path.relative_to(ROOT), *one) for path in FILES for one in set_from_outside(path)]
+    assert {name for _, name, _ in given} & libraries == libraries, "some are set no more"
+    assert [f"{path}:{line}: {name}" for path, name, line in given if name not in libraries] == []
+
+
 def test_torchvision_comes_after_the_module_that_makes_it_importable() -> None:
     for path in (ROOT / "weanalysis").rglob("*.py"):
         if path.name == "_torchvision.py":

@@ -214,15 +214,16 @@ def _from_file(
     _check_num_classes(str(path), architecture["num_classes"], num_classes)
     net = build(architecture)
     weights = file_name + (" (averaged)" if fitted.averaged else "")
-    model = Model(name, net, _whole(architecture, net), weights, architecture["num_classes"])
-    model.notes = [*fitted.notes, *load_into(net, fitted.state, storable(str(path)), name)]
+    num_classes = architecture["num_classes"]
+    notes = [*fitted.notes, *load_into(net, fitted.state, storable(str(path)), name)]
+    outputs: dict[str, Any] = {}
     if label:
-        model.classes, model.synsets, model.transform = published.classes, published.synsets, published.transform
-        model.notes.append(f"{file_name} is taken for {name}'s weights {label}, because it has their name")
-    elif model.num_classes == NUM_IMAGENET_CLASSES:
-        model.classes, model.synsets = imagenet_classes()
-        model.notes.append(f"the 1,000 classes in {file_name} are taken to be ImageNet's, in the usual order")
-    return model
+        outputs = {part: getattr(published, part) for part in ("classes", "synsets", "transform")}
+        notes.append(f"{file_name} is taken for {name}'s weights {label}, because it has their name")
+    elif num_classes == NUM_IMAGENET_CLASSES:
+        outputs = dict(zip(("classes", "synsets"), imagenet_classes(), strict=True))
+        notes.append(f"the 1,000 classes in {file_name} are taken to be ImageNet's, in the usual order")
+    return Model(name, net, _whole(architecture, net), weights, num_classes, notes=notes, **outputs)
 
 
 def _fitted(file: WeightsFile, architecture: dict[str, Any], weights_of: str) -> tuple[Fitted, dict[str, Any]]:

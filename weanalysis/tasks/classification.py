@@ -71,8 +71,8 @@ class Classification:
         probability. Both are NaN where outputs that are read as probabilities are none. An own metric's are among them.
 
         >>> import torch
-        >>> found = Classification().statistics(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
-        >>> [(name, round(float(values), 4)) for name, values in found.items()]
+        >>> numbers = Classification().statistics(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
+        >>> [(name, round(float(values), 4)) for name, values in numbers.items()]
         [('loss', 0.6931), ('confidence', 0.5)]
         """
         own = {} if self.own is None else {self.own.about.statistic: self.own.numbers(outputs, targets)}

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
@@ -101,7 +102,7 @@ class Session:
         with self._interruptible():
             for step in range(state.step, self.num_steps):
                 sums += self._step(step, batches)
-                state.step = step + 1
+                state.advance()
                 epoch_ends = state.step % self.steps_per_epoch == 0 or state.step == self.num_steps
                 if not epoch_ends and state.step % steps_per_sync:
                     continue
@@ -184,18 +185,20 @@ class Session:
         flags = torch.tensor([self.stop_asked, save_due], dtype=sums.dtype, device=sums.device)
         *sums_now, stop, save = self.accelerator.reduce(torch.cat([sums, flags]), "sum").tolist()
         state = self.state
-        state.sums = [total + now for total, now in zip(state.sums, sums_now, strict=True)]
-        state.seconds = self.seconds_before + time.perf_counter() - self.started
+        state.count(sums_now, self._seconds())
         if not math.isfinite(state.sums[0]):
             raise self._diverged()
         self._report()
         return stop > 0, save > 0
 
+    def _seconds(self) -> float:
+        """How long the run has taken by now."""
+        return self.seconds_before + time.perf_counter() - self.started
+
     def _end_epoch(self) -> None:
         """Validate, record, and keep the state, then what follows from it."""
         state = self.state
         val_loss, val_top1, val_top5 = self._means(self._validate())
-        state.seconds = self.seconds_before + time.perf_counter() - self.started
         if not math.isfinite(val_loss):
             # The step after the last loss spoiled the weights; what is kept must not be overwritten with them.
             raise self._diverged()
@@ -205,7 +208,7 @@ class Session:
         values = (
             epoch,
             state.step,
-            state.seconds,
+            self._seconds(),
             rate,
             train_loss,
             train_top1,
@@ -215,10 +218,7 @@ class Session:
             val_top5,
             _peak_memory_gib(self.accelerator.device),
         )
-        state.rows.append(dict(zip(METRICS, values, strict=True)))
-        state.sums = [0.0] * 4
-        if val_top1 > state.best_top1:
-            state.best_top1, state.best_epoch = val_top1, epoch
+        state.end_epoch(dict(zip(METRICS, values, strict=True)))
         self._save()
         if self.accelerator.is_main_process:
             self._publish()
@@ -254,10 +254,10 @@ class Session:
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:
-            if self.accelerator.scaler is not None:
-                self.state.scaler = self.accelerator.scaler.state_dict()
+            scaler = self.accelerator.scaler
+            state = self.state if scaler is None else replace(self.state, scaler=scaler.state_dict())
             with self._as_described():
-                save_state(self.run.state_file, self.state, self.net, self.raw_optimizer)
+                save_state(self.run.state_file, state, self.net, self.raw_optimizer)
 
     def _publish(self) -> None:
         """Write what follows from a state at an epoch's end: metrics, and the last and perhaps best checkpoint."""

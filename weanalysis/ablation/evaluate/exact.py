@@ -119,7 +119,7 @@ class _ExactBatch:
         assert twin is not None
         before = versions(kept.frontier)
         for place, ablation in enumerate(ablations):
-            whole = None
+            whole, num_rechecked = None, 0
             with network.zeroed(ablation):
                 with unsure_where_it_fails(ablation.layers):
                     logits = twin.rerun(kept, ablation, network.weights)
@@ -130,11 +130,10 @@ class _ExactBatch:
             if whole is not None:
                 naive = network.decide(whole, self._targets)
                 if near:
-                    self._batch.num_rechecked += int(decisions.near.sum())
-                    decisions = naive
+                    num_rechecked, decisions = int(decisions.near.sum()), naive
                 if place in checked:
                     checks.compare_answers(logits, whole, ablation, decisions, naive)
-            self._batch.add(decisions)
+            self._batch.add(decisions, num_rechecked)
         if versions(kept.frontier) != before:
             raise Untraceable("one of its operations writes into an activation that others read")
 
