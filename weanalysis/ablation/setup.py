@@ -86,8 +86,9 @@ def set_up(request: Request, settings: Settings, cache: Cache, say: Callable[[st
     prepared = _prepared(request, settings, given, images, study, probes)
     for note in (*study.notes, *prepared.notes):
         say(note)
-    evaluator = _evaluator(settings, prepared, _output_task(settings, prepared, images), probes)
-    num_classes = _checked_classes(settings, images, evaluator.logits(probes), targets)
+    task = _output_task(settings, prepared, images)
+    evaluator = _evaluator(settings, prepared, task, probes)
+    num_classes = _checked_classes(settings, images, task, evaluator.logits(probes), targets)
     seconds_per_image = _time_forward(evaluator, probes, targets)
     if settings.batch_size is None:
         evaluator.fit_batch(probes, study.ablations)
@@ -102,7 +103,7 @@ def set_up(request: Request, settings: Settings, cache: Cache, say: Callable[[st
         seconds_per_image=seconds_per_image,
         name=request.name or _name_of(settings, prepared.model, images, study),
         context=context,
-        about={**_about(settings, prepared, images, study, evaluator.note), **made_by},
+        about={**_about(settings, prepared, images, study, evaluator), **made_by},
         work=_work(
             settings, prepared, images, evaluator, context, cache, _keep_weights(cache, prepared.model, learned)
         ),
@@ -138,26 +139,32 @@ def _prepared(
         own,
         request.output,
         classes_of(given, images),
+        settings.own is not None,
     )
 
 
 def _output_task(settings: Settings, prepared: Prepared, images: ImageData | GivenImages) -> OutputTask:
-    """What the network's outputs and the targets mean: classes, or whatever a metric of the caller's reads."""
-    if isinstance(images, GivenTargets):
-        if settings.own is None:
-            raise StudyError(
-                f"the targets of {images.spec} are no class indices, so that {settings.metric.name} cannot be told: "
-                "give a metric of your own (weanalysis.metric)"
-            )
+    """What the network's outputs and the targets mean: classes, or whatever a metric of the caller's reads.
+
+    With such a metric, outputs that are no logits of several classes mean what it makes of them.
+    """
+    if isinstance(images, GivenTargets) and settings.own is None:
+        raise StudyError(
+            f"the targets of {images.spec} are no class indices, so that {settings.metric.name} cannot be told: "
+            "give a metric of your own (weanalysis.metric)"
+        )
+    are_logits = len(prepared.output_shape) == 1 and prepared.output_shape[0] > 1
+    if settings.own is not None and (isinstance(images, GivenTargets) or not are_logits):
         return Numbers(settings.own)
     return Classification(prepared.conduct.probabilities, settings.own)
 
 
-def _checked_classes(settings: Settings, images: ImageData | GivenImages, outputs: Tensor, targets: Tensor) -> int:
+def _checked_classes(
+    settings: Settings, images: ImageData | GivenImages, task: OutputTask, outputs: Tensor, targets: Tensor
+) -> int:
     """How many classes the network has, 0 where images have none; raise WeanalysisError where that does not fit."""
-    if isinstance(images, GivenTargets):
-        assert settings.own is not None
-        settings.own.check(outputs, targets)
+    if isinstance(task, Numbers):
+        task.own.check(outputs, targets)
         return 0
     num_classes, metric = outputs.shape[1], settings.metric
     if not metric.is_own and num_classes <= max(1, metric.guesses):
@@ -251,7 +258,7 @@ def _name_of(settings: Settings, model: Model, images: Any, study: Study) -> str
     return "-".join([model.name, images.spec.partition(":")[0], study.kind, *asked])
 
 
-def _about(settings: Settings, prepared: Prepared, images: Any, study: Study, evaluation_note: str) -> dict[str, Any]:
+def _about(settings: Settings, prepared: Prepared, images: Any, study: Study, evaluator: Evaluator) -> dict[str, Any]:
     """What is said of a study, beside what its answers depend on."""
     model = prepared.model
     return {
@@ -264,9 +271,9 @@ def _about(settings: Settings, prepared: Prepared, images: Any, study: Study, ev
         "notes": [*study.notes, *prepared.notes],
         "classes": list(model.classes or getattr(images, "classes", None) or ()),
         "transform": images.transform.describe() if images.transform else None,
-        "evaluation_note": evaluation_note,
+        "evaluation_note": evaluator.note,
         "stopping": str(settings.rule) if settings.rule else None,
-        "task": NUMBERS if isinstance(images, GivenTargets) else None,
+        "task": None if evaluator.network.task.has_classes else NUMBERS,
         "own_metrics": [described(settings.metric)] if settings.own else [],
         "versions": versions(),
     }

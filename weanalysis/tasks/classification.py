@@ -27,6 +27,8 @@ class Classification:
     @classmethod
     def of(cls, outputs: Tensor) -> Classification:
         """Tell from outputs for some images whether they are probabilities: none outside [0, 1], and rows sum to 1."""
+        if outputs.ndim != 2:
+            return cls()
         outputs = outputs.float()
         within = bool(((outputs >= 0) & (outputs <= 1)).all())
         return cls(within and bool(((outputs.sum(1) - 1).abs() < _SUM_TOLERANCE).all()))
