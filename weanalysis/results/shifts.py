@@ -9,10 +9,9 @@ import pandas as pd
 from scipy import stats
 
 from weanalysis.results.statistics import Comparison, adjust_bh
-from weanalysis.results.statistics.aggregates import ONE_IMAGE
 from weanalysis.results.tables import Store
 from weanalysis.tasks import Metric
-from weanalysis.tasks.aggregates import Answers
+from weanalysis.tasks.aggregates import ONE_IMAGE, Answers
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ NUM_BINS = 15
 # of a calibration error that chance may add. `benchmarks/metric_intervals.py` shows what they keep to.
 FEWEST_OF_A_CLASS, SHARE_OF_CLASSES, MOST_BY_CHANCE = 10, 0.2, 0.25
 
+# As if one more image had turned from right to wrong or back, by 100 points; see `results.statistics.linear_change`.
+ONE_IMAGE = 100.0
+
 # The mean size of a standard normal number.
 _MEAN_SIZE = np.sqrt(2 / np.pi)
 
@@ -55,11 +58,13 @@ class Linearized:
     """The values of A networks (A,), the influence of each image on them (A, N), and where that may be built upon (A,).
 
     `is_sound` is false where an interval from influences would miss the true value more often than it says.
+    `one_image` is what is added for a change that happened not to be seen.
     """
 
     values: Floats
     influence: Floats
     is_sound: NDArray[np.bool_]
+    one_image: float = ONE_IMAGE
 
 
 Aggregate = Callable[[Answers], Linearized]
