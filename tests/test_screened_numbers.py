@@ -17,6 +17,7 @@ from weanalysis.ablation.evaluate.risk import (
     likeliest,
     pilot,
     risks,
+    risks_of_others,
     units,
     units_in_turn,
 )
@@ -153,6 +154,16 @@ def test_the_likeliest_of_those_asked_for_are_computed_first():
     assert np.array_equal(likeliest(chance, among, 9), among)
 
 
+def test_a_third_class_is_expected_to_go_half_as_far_as_the_rival():
+    second, size = np.array([4.0, np.inf, -1.0, 2.0]), np.array([[1.0, 2.0]] * 3 + [[1.0, np.inf]])
+    change = np.array([[-2.0, 2.0], [-9.0, 9.0], [-1.0, 4.0], [np.nan, 1.0]])
+    after, risk = risks_of_others(second, change, size)
+    assert after[:3].tolist() == [[3, 5], [np.inf, np.inf], [-1.5, 1]]
+    assert risk.tolist() == [[3, 2.5], [np.inf, np.inf], [1.5, 0], [0, 0]], "what crosses 0, or is unknown, is computed"
+    still = risks_of_others(second, change, 0 * np.ones_like(size))[1]
+    assert np.isinf(still).all(), "where nothing changes nothing can cross"
+
+
 def test_as_much_is_computed_as_the_wanted_error_asks_for():
     rng = np.random.default_rng(1)
     law = ErrorLaw.fit(0.2 * rng.standard_t(4, 5000))
@@ -162,7 +173,7 @@ def test_as_much_is_computed_as_the_wanted_error_asks_for():
     for wanted in (0.1, 1.0):
         chosen = choose(chance, wanted)
         left = np.where(chosen, 0, chance).sum(0)
-        assert left.mean() <= wanted / 100 * 250 / 12 + 1e-9 and left.max() <= wanted / 100 * 250 / 4 + 1e-9
+        assert left.mean() <= wanted / 100 * 250 / 4 + 1e-9 and left.max() <= wanted / 100 * 250 + 1e-9
         for one, of_one in zip(risk.T, chosen.T, strict=True):
             assert one[~of_one].min(initial=np.inf) >= one[of_one].max(initial=0)
     assert choose(3 * chance, 0.1).sum() > choose(chance, 0.1).sum()

@@ -268,7 +268,8 @@ def test_unknown_metric_lists_the_known(writer, store, world):
 # Versions ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_versions_leave_every_context_s_key_as_it_always_was(writer):
+def test_the_first_versions_leave_every_context_s_key_as_it_always_was(writer, monkeypatch):
+    monkeypatch.setattr(schema, "SCREENING_VERSION", 1)
     for evaluate in ("exact", "naive", "screened"):
         settings = {**SETTINGS, "evaluate": evaluate}
         assert content_key(schema.with_versions(settings)) == content_key({**settings, "engine_version": 4})
@@ -280,7 +281,7 @@ def test_another_way_of_screening_leaves_exact_results_what_they_are(writer, sto
     for place, context in enumerate(before):
         writer.begin_study(context, "k", "location", f"study {place}", "top1", 10, world.plan, ABOUT)
     assert store.outdated() == []
-    monkeypatch.setattr(schema, "SCREENING_VERSION", 2)
+    monkeypatch.setattr(schema, "SCREENING_VERSION", schema.SCREENING_VERSION + 1)
     after = [writer.context(settings) for settings in (SETTINGS, screened)]
     assert after[0] == before[0] and after[1] != before[1]
     assert [name for _, name in store.outdated()] == ["study 1"]
