@@ -73,8 +73,8 @@ Top-1 on the test pictures (%), mean over the runs that are finished, and its in
 {drops}
 """
 
-DROPS = """On {images:,} test pictures; [digits.md](digits.md) says how to read the rows. In every layer at once, or layer
-by layer, the one unit with the lowest (D_L) or the highest multiplier (D_H) is zeroed, or one at random.
+DROPS = """On {images:,} test pictures; [digits.md](digits.md) says how to read the rows. In every layer at once, or
+layer by layer, the one unit with the lowest (D_L) or the highest multiplier (D_H) is zeroed, or one at random.
 """
 
 
