@@ -94,7 +94,8 @@ def state_of(net: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
         ("lwe", "adamw", {}),
         ("mwe", "adamw", {"eps": 0.01}),
         *((kind, "sgd", {"normalize": False}) for kind in ("lwe", "mwe", "lwe+mwe")),
-        ("lwe", "sgd", {"reduction": 1}),
+        ("lwe", "sgd", {"reduction": 1, "hidden_of": "layer", "unbiased": True}),
+        *((kind, "sgd", {"unbiased": True, "constant_maximum": False}) for kind in ("ws", "lwe+mwe")),
     ],
 )
 def test_it_trains_as_the_parametrization_does(kind: str, maker: str, options: dict[str, Any], stacked: bool) -> None:

@@ -268,6 +268,9 @@ EXCITATION = Record(
         "reduction": Whole(1, 1_000_000),
         "eps": Number(1e6),
         "layers": AnyOf("names of layers", (Optional(_LAYER), ListOf(_LAYER, 100_000))),
+        "hidden_of": _NAME,
+        "unbiased": flag,
+        "constant_maximum": flag,
     },
     needed=("kind",),
 )

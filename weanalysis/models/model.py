@@ -33,7 +33,7 @@ from weanalysis.models.architecture import (
 )
 from weanalysis.models.budget import bounded
 from weanalysis.models.checkpoint import NOT_UNDERSTOOD, WeightsFile, is_plain, load_into, read_weights
-from weanalysis.models.folding import excitation_of_state
+from weanalysis.models.folding import excitation_of_state, with_own_lwe
 from weanalysis.models.formats import is_weights_file
 from weanalysis.models.sets import AUTO, Fitted, fit
 from weanalysis.models.source import NUM_IMAGENET_CLASSES, Pretrained, imagenet_classes
@@ -232,6 +232,13 @@ def _fitted(file: WeightsFile, architecture: dict[str, Any], weights_of: str) ->
     expected, classifier = classifier_names(json.dumps(dict(architecture), sort_keys=True))
     fitted = fit(file.sets, expected, origin, weights_of)
     architecture = {**architecture, "num_classes": _num_classes(fitted.state, classifier, architecture)}
+    fitted.state, layers = with_own_lwe(fitted.state, expected)
+    if layers and not architecture.get("excitation"):
+        architecture["excitation"] = {"kind": "lwe", "hidden_of": "layer", "unbiased": True, "layers": layers}
+        fitted.notes.append(
+            f"{len(layers)} convolutions of {origin} have layers fc1 and fc2 beside their weight: taken for LWE as the "
+            'public implementation has it; otherwise give --model-option excitation=\'{"kind": "lwe+mwe", ...}\''
+        )
     if not architecture.get("excitation") and (excitation := excitation_of_state(fitted.state, origin)):
         architecture["excitation"] = excitation
         fitted.notes.append(

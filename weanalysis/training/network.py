@@ -27,6 +27,16 @@ def make_network(recipe: Recipe, data: ImageData) -> tuple[nn.Module, dict[str, 
     net, architecture = model.net, dict(model.architecture)
     image_size = recipe.image_size or max(data.transform.image_size, smallest_image_size(net))
     if recipe.excitation != "none":
-        excite(net, recipe.excitation, recipe.normalize, recipe.reduction, recipe.eps, recipe.layers)
+        excite(
+            net,
+            recipe.excitation,
+            recipe.normalize,
+            recipe.reduction,
+            recipe.eps,
+            recipe.layers,
+            recipe.hidden_of,
+            recipe.unbiased,
+            recipe.constant_maximum,
+        )
         architecture["excitation"] = excitation_of(net)
     return net, architecture, image_size

@@ -86,7 +86,8 @@ class Recipe:
 
     `batch_size` counts the images of one optimizer step, over all processes and accumulation steps. `epochs`,
     `milestones`, `warmup_epochs` and `cycle_epochs` are epochs of floor(images / batch_size) steps, and may be
-    fractions. `excitation` with `normalize`, `reduction`, `eps`, `layers` is the paper's sections 3.2 and 3.3.
+    fractions. `excitation` with `normalize`, `reduction`, `eps`, `layers` is the paper's sections 3.2 and 3.3; the
+    three options after these are those of `excitation.excite`.
     Raises TrainingError for values of another type, or that make no recipe; names are looked up when training starts.
 
     A recipe's address covers the fields that differ from the defaults below, so that a new field changes no old
@@ -109,6 +110,9 @@ class Recipe:
     reduction: int = 16
     eps: float = 0.1
     layers: tuple[str, ...] | None = None
+    hidden_of: str = "group"
+    unbiased: bool = False
+    constant_maximum: bool = True
     epochs: float = 100
     batch_size: int = 256
     optimizer: str = "sgd"
