@@ -11,7 +11,7 @@ from weanalysis import data as data_sources
 from weanalysis.cache import Cache, find_cache
 from weanalysis.data import SOURCES, ImageData
 from weanalysis.errors import DataError, unknown_name
-from weanalysis.models import Model, load_network, smallest_image_size
+from weanalysis.models import Model, check_inputs, load_network, smallest_image_size
 from weanalysis.models.formats import is_weights_file
 
 
@@ -79,4 +79,7 @@ def load_data(
     """
     if model is not None and model.transform is None and image_size is None and spec == "digits":
         image_size = smallest_image_size(model.net)
-    return data_sources.load_data(spec, mean, std, image_size, num_images, seed, model, **others)
+    data = data_sources.load_data(spec, mean, std, image_size, num_images, seed, model, **others)
+    if model is not None:
+        check_inputs(model.net, model.name, data.transform.shape)
+    return data
