@@ -30,6 +30,12 @@ def input_sides(net: nn.Module) -> int | None:
     return None if first is None else len(first.kernel_size)
 
 
+def input_channels(net: nn.Module) -> int:
+    """Return how many channels an input has, by the network's first convolution; 3 where there is none."""
+    first = next((m for m in net.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), None)
+    return 3 if first is None else first.in_channels
+
+
 def check_inputs(net: nn.Module, name: str, shape: tuple[int, ...]) -> None:
     """Raise ModelError where a network reads inputs of other sides, or other clips, than those of `shape` (C, ...)."""
     sides, given = input_sides(net), len(shape) - 1

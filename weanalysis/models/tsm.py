@@ -18,6 +18,8 @@ class TemporalShift(nn.Module):
     clip's ends is 0, and the other channels stay.
     """
 
+    shifts_channels = True
+
     def __init__(self, segments: int, share: int = 8) -> None:
         super().__init__()
         self.segments, self.share = segments, share

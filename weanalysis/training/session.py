@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from weanalysis.cache import storable, write_atomically
 from weanalysis.data import ImageData
 from weanalysis.errors import TrainingError
-from weanalysis.excitation import ExcitedOptimizer, can_be_beside
+from weanalysis.excitation import ExcitedOptimizer, can_be_beside, doubts_of
 from weanalysis.models import save_checkpoint
 from weanalysis.training.images import (
     AUGMENTATIONS,
@@ -132,7 +132,8 @@ class Session:
                 f"trains {self.recipe.model} on {self.recipe.data}: {len(self.train_data):,} images, "
                 f"{self.num_steps} steps, in {self.run.folder}"
             )
-        for line in dict.fromkeys([*self.train_data.notes, *self.val_data.notes]):
+        doubts = doubts_of(self.net, self.recipe.excitation)
+        for line in dict.fromkeys([*doubts, *self.train_data.notes, *self.val_data.notes]):
             self._note(line)
 
     def _loaders(self, num_workers: int | None) -> tuple[Iterator[list[Tensor]], DataLoader]:
