@@ -46,7 +46,7 @@ FLAGS = {
     "options": Flag("An option of the network's constructor, such as shortcut=B.", "KEY=VALUE", ("--model-option",)),
     "data": Flag(
         "digits, moving-digits, digit-signals, imagefolder:DIR, imagenet:DIR, cifar10[:DIR], cifar100[:DIR], "
-        "arrays:FILE.npz or hf:NAME.",
+        "kinetics:DIR, frames:DIR, arrays:FILE.npz or hf:NAME.",
         "DATA",
         ("-d",),
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,7 +104,8 @@ class Arrays:
     def examine(self, index: int, decode: bool) -> Examined:
         row = np.ascontiguousarray(self.array[index])
         told = digest([hashed(row.tobytes()), str(row.dtype), list(row.shape)])
-        finite = row.dtype.kind in "biu" or bool(np.isfinite(row.astype(np.float32, copy=False)).all())
+        with np.errstate(over="ignore"):
+            finite = bool(np.isfinite(row.astype(np.float32, copy=False)).all())
         return Examined(told, None, None if finite else "it has numbers that are NaN, infinite or beyond float32")
 
     def listing(self) -> str | None:
@@ -178,23 +180,29 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 def _array(file: zipfile.ZipFile, key: str, path: Path) -> np.ndarray:
     """Read one array, whose header says that it holds no objects and fits the memory."""
+    name = f"{key} of {printable(path)}"
+    with _damaged_if_it_fails(name), file.open(f"{key}.npy") as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+    if dtype.hasobject or dtype.kind not in "biufUS":
+        raise DataError(f"{name} holds {dtype} values, which are not read; {_WANTED}")
+    needed, free = math.prod(shape) * dtype.itemsize, psutil.virtual_memory().available // 2
+    if needed > free:
+        raise DataError(
+            f"{name} takes {needed / 2**30:.1f} GiB, and half of the free memory is {free / 2**30:.1f}; give fewer, or "
+            "in fewer bits"
+        )
+    with _damaged_if_it_fails(name), file.open(f"{key}.npy") as stream:
+        return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+@contextmanager
+def _damaged_if_it_fails(name: str) -> Iterator[None]:
     try:
-        with file.open(f"{key}.npy") as stream:
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(stream)
-        free = psutil.virtual_memory().available // 2
-        if dtype.hasobject or dtype.kind not in "biufUS":
-            raise DataError(f"{key} of {printable(path)} holds {dtype} values, which are not read; {_WANTED}")
-        if math.prod(shape) * max(1, dtype.itemsize) > free:
-            raise DataError(
-                f"{key} of {printable(path)} takes {math.prod(shape) * dtype.itemsize / 2**30:.1f} GiB, and half of "
-                f"the free memory is {free / 2**30:.1f}; give fewer, or in fewer bits"
-            )
-        with file.open(f"{key}.npy") as stream:
-            return np.lib.format.read_array(stream, allow_pickle=False)
-    except (ValueError, KeyError, zipfile.BadZipFile, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
-        raise DataError(f"{key} of {printable(path)} is no array, or a damaged one; {_WANTED}") from error
+        yield
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{name} is no array, or a damaged one; {_WANTED}") from error
 
 
 def _labels(y: np.ndarray, path: Path) -> np.ndarray:

@@ -18,6 +18,7 @@ from torchvision import datasets
 from weanalysis.cache import Cache, find_cache
 from weanalysis.data import digit_sequences
 from weanalysis.data.arrays import ArrayTransform, read_arrays
+from weanalysis.data.clip_folders import LabelledClips, class_clips, listed_clips
 from weanalysis.data.clips import ClipTransform
 from weanalysis.data.folders import (
     ClassFolders,
@@ -35,6 +36,11 @@ from weanalysis.errors import DataError
 IMAGENET_TRANSFORM = Transform(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), resize_size=256)
 # Mean and standard deviation measured on the 8x8 pictures of the training split: one grey value, three times.
 DIGITS_TRANSFORM = Transform(32, (0.3048, 0.3048, 0.3048), (0.3754, 0.3754, 0.3754))
+# Those of torchvision's video networks: Kinetics' mean, and a crop of 112.
+KINETICS_TRANSFORM = ClipTransform(112, (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989), resize_size=128)
+FRAMES_TRANSFORM = ClipTransform(
+    224, IMAGENET_TRANSFORM.mean, IMAGENET_TRANSFORM.std, resize_size=256, sampling="strided"
+)
 # The same of the frames of the moving digits, which are mostly empty.
 MOVING_TRANSFORM = ClipTransform(32, (0.0762,) * 3, (0.2296,) * 3, num_frames=digit_sequences.NUM_FRAMES)
 
@@ -100,6 +106,18 @@ def _digits_of(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
     numbers = np.sort(parts[("train", "test").index(split)])
     return everything.images[numbers], everything.target[numbers].astype(np.int64), numbers
+
+
+def _kinetics(place: str, split: str, cache: Cache | None) -> Labelled:
+    return _clips(class_clips(place, split), KINETICS_TRANSFORM)
+
+
+def _frames(place: str, split: str, cache: Cache | None) -> Labelled:
+    return _clips(listed_clips(place, split), FRAMES_TRANSFORM)
+
+
+def _clips(found: LabelledClips, transform: ClipTransform) -> Labelled:
+    return Labelled(found.clips, found.labels, found.classes, transform, found.notes)
 
 
 def _arrays(place: str, split: str, cache: Cache | None) -> Labelled:
@@ -214,6 +232,18 @@ SOURCES: dict[str, ImageSource] = {
         _imagefolder,
         "imagefolder:DIR",
         "pictures in one folder a class, in DIR or in its train/ and test/ (or val/)",
+        "the folder",
+    ),
+    "kinetics": ImageSource(
+        _kinetics,
+        "kinetics:DIR",
+        "clips in one folder a class, in DIR/val and DIR/train, or in DIR: videos, or a folder of frames each",
+        "the folder; pip install av for videos",
+    ),
+    "frames": ImageSource(
+        _frames,
+        "frames:DIR",
+        "Jester's layout: a folder of frames for each clip, and *train*.csv and *validation*.csv with lines CLIP;LABEL",
         "the folder",
     ),
     "arrays": ImageSource(
