@@ -28,17 +28,23 @@ def assert_same(first: Measured, second: Measured) -> None:
         assert np.array_equal(getattr(first, name), getattr(second, name)), name
 
 
-def shaken(net: nn.Module, size: int, num_images: int = 8) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
-    """Make a randomly initialized network lively: fitting batch norms, and no class that wins on every image."""
+def shaken(
+    net: nn.Module, size: int | tuple[int, ...], num_images: int = 8
+) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """Make a randomly initialized network lively: fitting batch norms, and no class that wins on every image.
+
+    `size` is the side of its pictures, or the whole shape of an input.
+    """
+    shape = (3, size, size) if isinstance(size, int) else size
     generator = torch.Generator().manual_seed(0)
     for module in net.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             nn.init.kaiming_normal_(module.weight, generator=generator)
         if hasattr(module, "layer_scale") and isinstance(module.layer_scale, nn.Parameter):
             nn.init.constant_(module.layer_scale, 0.5)
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
             module.momentum = 1.0
-    images = torch.randn(num_images, 3, size, size, generator=generator)
+    images = torch.randn(num_images, *shape, generator=generator)
     # Statistics of these images keep activations of one size: without, deep networks amplify rounding into noise.
     with torch.no_grad():
         net.train()(images)

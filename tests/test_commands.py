@@ -425,19 +425,26 @@ def test_costs_are_shown_side_by_side(capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "size"),
-    [("resnet20", 32), ("timm:resnet10t", timm.get_pretrained_cfg("resnet10t").input_size[1]), ("resnet18", 224)],
+    ("model", "shape"),
+    [
+        ("resnet20", (3, 32, 32)),
+        ("timm:resnet10t", timm.get_pretrained_cfg("resnet10t").input_size),
+        ("resnet18", (3, 224, 224)),
+        ("r3d_18", (3, 16, 112, 112)),
+        ("tsm_resnet18", (3, 8, 48, 48)),
+        ("cnn1d", (1, 64)),
+    ],
 )
-def test_costs_choose_the_network_s_own_image_size(monkeypatch, capsys, model, size) -> None:
+def test_costs_choose_the_network_s_own_inputs(monkeypatch, capsys, model, shape) -> None:
     seen = []
 
-    def fake(net, image_size, batch_size, **others):
-        seen.append((others["name"], image_size, batch_size))
+    def fake(net, batch_size, input_shape, **others):
+        seen.append((others["name"], input_shape, batch_size))
         return dict.fromkeys(COSTS, float("nan")) | {"excitation": "none", "attention": "none"}
 
     monkeypatch.setattr("weanalysis.excitation.costs", fake)
     assert run("costs", "-m", model, "--json") == 0
-    assert seen == [(model, size, 32)]
+    assert seen == [(model, shape, 32)]
     assert json.loads(capsys.readouterr().out)["gflops"] is None
 
 

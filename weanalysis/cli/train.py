@@ -38,12 +38,18 @@ class Flag(NamedTuple):
 
 FLAGS = {
     "model": Flag(
-        "A torchvision network, timm:NAME, or a built-in one (resnet20/32/44/56/110, vgg19_cifar, resnext29_16x64d).",
+        "A torchvision network, also of its video networks, timm:NAME, or a built-in one (resnet20/32/44/56/110, "
+        "vgg19_cifar, resnext29_16x64d, tsm_resnet50, cnn1d, cnn3d).",
         "NAME",
         ("-m",),
     ),
     "options": Flag("An option of the network's constructor, such as shortcut=B.", "KEY=VALUE", ("--model-option",)),
-    "data": Flag("digits, imagefolder:DIR, imagenet:DIR, cifar10[:DIR], cifar100[:DIR] or hf:NAME.", "DATA", ("-d",)),
+    "data": Flag(
+        "digits, moving-digits, digit-signals, imagefolder:DIR, imagenet:DIR, cifar10[:DIR], cifar100[:DIR], "
+        "kinetics:DIR, frames:DIR, arrays:FILE.npz or hf:NAME.",
+        "DATA",
+        ("-d",),
+    ),
     "image_size": Flag(
         "Side of the network's square input (default: the images', or what the network needs).", "PIXELS"
     ),
@@ -76,11 +82,15 @@ FLAGS = {
     "warmup_epochs": Flag("Epochs in which the rate rises to its highest.", "N"),
     "cycle_epochs": Flag("Epochs until cosine restarts; without, it does not.", "N"),
     "cycle_factor": Flag("How much longer each cycle is than the one before.", "F"),
-    "augmentation": Flag("What is done to training images.", "none|pad-crop-flip|resized-crop-flip|shift-rotate"),
+    "augmentation": Flag(
+        "What is done to training images.", "none|pad-crop-flip|resized-crop-flip|shift-rotate|clip-crop-flip|clip-crop"
+    ),
     "label_smoothing": Flag("Share of the label that is spread over all classes.", "S"),
     "mixed_precision": Flag("Arithmetic of lower precision; fp16 on GPUs only.", "no|fp16|bf16"),
     "accumulation_steps": Flag("Parts that a step's images are worked through in, to save memory.", "N"),
     "channels_last": Flag("Keep activations channel by channel last, which is faster."),
+    "frames": Flag("Frames of a clip that the network reads.", "N"),
+    "sampling": Flag("Which frames of a clip: neighbours, or at equal distances.", "dense|strided"),
     "seed": Flag("Draws the weights, the order of the images and their augmentation.", "N"),
 }
 
@@ -176,10 +186,20 @@ def parse_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
+_PRESETS_FOR = {
+    "digits": "digits",
+    "moving-digits": "digits",
+    "digit-signals": "signals",
+    "arrays": "signals",
+    "kinetics": "kinetics",
+    "frames": "jester",
+}
+
+
 def _preset_for(data: str) -> str:
     """The recipe that suits some data where none was asked for."""
     source = data.partition(":")[0]
-    return "digits" if source == "digits" else "cifar" if source.startswith("cifar") else "imagenet"
+    return _PRESETS_FOR.get(source, "cifar" if source.startswith("cifar") else "imagenet")
 
 
 def _is_first_process() -> bool:
@@ -195,7 +215,7 @@ def _is_first_process() -> bool:
     "--recipe",
     "preset",
     metavar="|".join(PRESETS),
-    help="Where the values not given come from (default: digits, cifar or imagenet, whichever suits the data).",
+    help="Where the values not given come from (default: the one that suits the data).",
 )
 @_recipe_options()
 @click.option("--seeds", metavar="LIST", help="Train one run for each seed, such as 0-4, one after the other.")

@@ -1,12 +1,18 @@
 """Labelled images: where they come from, how they become a network's input, and what identifies them."""
 
+from weanalysis.data.arrays import ArrayTransform
+from weanalysis.data.clips import ClipTransform, places_of
 from weanalysis.data.given import GivenImages, GivenTargets, as_images, check_targets
-from weanalysis.data.images import ImageData, fit_classes, load_data
+from weanalysis.data.images import AnyTransform, ImageData, fit_classes, load_data
 from weanalysis.data.sources import SOURCES, list_sources
 from weanalysis.data.transform import Transform
+from weanalysis.data.transforms import transform_of
 
 __all__ = [
     "SOURCES",
+    "AnyTransform",
+    "ArrayTransform",
+    "ClipTransform",
     "GivenImages",
     "GivenTargets",
     "ImageData",
@@ -16,4 +22,6 @@ __all__ = [
     "fit_classes",
     "list_sources",
     "load_data",
+    "places_of",
+    "transform_of",
 ]

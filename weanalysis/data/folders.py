@@ -89,7 +89,9 @@ def existing_folder(name: str, place: str) -> Path:
     return real
 
 
-def split_folder(folder: Path, split: str, names: dict[str, str], left_out: LeftOut) -> Path | None:
+def split_folder(
+    folder: Path, split: str, names: dict[str, str], left_out: LeftOut, source: str = "imagefolder"
+) -> Path | None:
     """Return the subfolder of a split, such as Test/, or None where the folder's own subfolders are classes.
 
     `names` maps the subfolders' names in small letters to their names. Raises DataError where other splits are there.
@@ -105,7 +107,7 @@ def split_folder(folder: Path, split: str, names: dict[str, str], left_out: Left
         there = ", ".join(f"{printable(names[name])}/" for name in parts)
         raise DataError(
             f"{printable(folder)} has class folders in {there} but none in {_SPLITS[split][0]}/; to use those images "
-            f"all the same, name their folder: imagefolder:{printable(folder / names[parts[0]])}"
+            f"all the same, name their folder: {source}:{printable(folder / names[parts[0]])}"
         )
     for name in sorted(set(names) - set(_ANY_SPLIT)):
         left_out.add("no split", names[name])

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from weanalysis.cache import Cache
+from weanalysis.data.arrays import ArrayTransform
 from weanalysis.data.classes import ClassMatch, match_classes, note_on_order, order_classes
+from weanalysis.data.clips import ClipTransform
 from weanalysis.data.decoding import REMARKS
 from weanalysis.data.fingerprint import Examination, examine
 from weanalysis.data.pictures import Pictures, digest, printable
@@ -24,11 +25,15 @@ from weanalysis.errors import DataError, unknown_name
 
 SPLITS = ("test", "train")
 
+#: From what a source has to a network's input; all three are used alike.
+AnyTransform = Transform | ClipTransform | ArrayTransform
+
 
 @dataclass(eq=False)
 class ImageData(Dataset[tuple[Tensor, int]]):
-    """A map-style dataset: `[i]` is (FloatTensor(3, H, W), class index), in an order drawn from `seed`.
+    """A map-style dataset: `[i]` is (FloatTensor, class index), in an order drawn from `seed`.
 
+    The tensor is (3, H, W) of a picture, (3, T, H, W) of a clip, (C, ...) of an array; all are called pictures here.
     `targets[i]` is the class index and `ids[i]` the position in the unshuffled dataset of the i-th served image.
     `notes` are lines a person should read. Pictures are read when asked for; reading one that is broken raises
     DataError with its name. Pickles small: names and labels of files, not their pictures.
@@ -38,7 +43,7 @@ class ImageData(Dataset[tuple[Tensor, int]]):
     split: str
     classes: tuple[str, ...]
     targets: np.ndarray
-    transform: Transform
+    transform: AnyTransform
     seed: int
     ids: np.ndarray
     pictures: Pictures = field(repr=False)
@@ -61,12 +66,12 @@ class ImageData(Dataset[tuple[Tensor, int]]):
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         return (self[index] for index in range(len(self)))
 
-    def raw(self, index: int) -> tuple[Image.Image, int]:
+    def raw(self, index: int) -> tuple[Any, int]:
         """Return the i-th served picture as it lies in the source, in RGB, and its class index."""
         return self.picture(index), int(self.targets[index])
 
-    def picture(self, index: int) -> Image.Image:
-        """Return the i-th served picture as it lies in the source, in RGB."""
+    def picture(self, index: int) -> Any:
+        """Return the i-th served picture as it lies in the source: in RGB, as a `clips.Clip`, or as an array."""
         return self.pictures.picture(range(len(self))[index])
 
     def label(self, index: int) -> str:
@@ -74,10 +79,12 @@ class ImageData(Dataset[tuple[Tensor, int]]):
         return self.pictures.label(range(len(self))[index])
 
     def batch(self, start: int, stop: int, num_threads: int = 1) -> tuple[Tensor, Tensor]:
-        """Return images [start, stop), cut at the end, as FloatTensor(N, 3, H, W) and LongTensor(N)."""
+        """Return images [start, stop), cut at the end, as FloatTensor(N, 3, H, W) and LongTensor(N).
+
+        Clips are (N, 3, T, H, W), arrays (N, C, ...).
+        """
         indices = range(len(self))[start:stop]
-        size = self.transform.image_size
-        pixels = torch.empty((len(indices), 3, size, size), dtype=torch.uint8)
+        pixels = torch.empty((len(indices), *self.transform.stored_shape), dtype=self.transform.dtype)
 
         def read(position: int) -> None:
             pixels[position] = self.transform.pixels(self.picture(indices[position]))
@@ -103,11 +110,14 @@ def load_data(
     cache: Cache | None = None,
     skip_bad_images: bool = False,
     class_order: str | Sequence[str] | None = None,
+    frames: int | None = None,
+    sampling: str | None = None,
 ) -> ImageData:
     """Find the images that `spec` names, check and fingerprint them, and return them in the order of `seed`.
 
     The transform is the model's where it has one, else one that suits the source; `mean`, `std` (of pixels in [0, 1])
-    and `image_size` (pixels) override its parts. With a `model`, class indices are the network's (`fit_classes`).
+    and `image_size` (pixels) override its parts, and `frames` and `sampling` ("dense", "strided")
+    those of clips. With a `model`, class indices are the network's (`fit_classes`).
     `num_images` serves that many of the seeded order, all if there are fewer (`notes` says so). `class_order`: "text",
     "numeric" or the names of the classes in order; it decides where the network knows no names. `cache` keeps
     downloads, and fingerprints of folders, which are then computed once. Raises DataError for a source that is
@@ -130,13 +140,12 @@ def load_data(
         *_remarks(labelled, examined),
     ]
 
-    transform, remarks = _transform_of(model, labelled, examined.size, image_size)
+    given = {"image_size": image_size, "mean": mean, "std": std, "frames": frames, "sampling": sampling}
+    transform, remarks = _transform_of(model, spec, labelled, examined.size, given)
     notes += remarks
-    transform = replace(
-        transform,
-        mean=transform.mean if mean is None else mean,
-        std=transform.std if std is None else std,
-    )
+    if isinstance(transform, ClipTransform):
+        lengths = (length for length, count in examined.lengths.items() for _ in range(count))
+        notes += transform.note_short(lengths, printable(spec))
 
     order = np.random.default_rng(seed).permutation(len(usable))[:num_images]
     if num_images is not None and num_images > len(usable):
@@ -163,19 +172,29 @@ def load_data(
 
 
 def _transform_of(
-    model: Any, labelled: Labelled, size: tuple[int, int] | None, image_size: int | None
-) -> tuple[Transform, list[str]]:
-    """The model's transform, or one that suits pictures of this one size (None: of several), with a note on it."""
+    model: Any, spec: str, labelled: Labelled, size: tuple[int, int] | None, given: dict[str, Any]
+) -> tuple[AnyTransform, list[str]]:
+    """The model's transform, or one that suits pictures of this one size (None: of several), with a note on it.
+
+    What is `given` takes the place of its parts.
+    """
     notes = []
-    transform = getattr(model, "transform", None)
+    transform: AnyTransform | None = getattr(model, "transform", None)
+    if transform is not None and transform.kind != labelled.pictures.kind:
+        raise DataError(
+            f"the network reads {transform.kind}, and {printable(spec)} has {labelled.pictures.kind}; choose data or a "
+            "network that fits"
+        )
     if transform is None:
         transform = _suited_transform(labelled, size)
-        if image_size is None and transform is not labelled.transform and transform is IMAGENET_TRANSFORM:
+        if given["image_size"] is None and transform is not labelled.transform and transform is IMAGENET_TRANSFORM:
             notes.append(
                 f"the pictures are not square and of one size: their shorter side becomes {transform.resize_size}, and "
                 f"the {transform.image_size} x {transform.image_size} at the centre are used; --image-size changes that"
             )
-    return (transform if image_size is None else transform.with_image_size(image_size)), notes
+    elif isinstance(transform, ArrayTransform) and labelled.transform != transform:
+        transform.pixels(labelled.pictures.picture(0))  # which says what does not fit
+    return transform.adjusted(**given), notes
 
 
 def fit_classes(data: ImageData, model: Any) -> ImageData:
@@ -239,7 +258,7 @@ def _remarks(labelled: Labelled, examined: Examination) -> list[str]:
     return lines
 
 
-def _suited_transform(labelled: Labelled, size: tuple[int, int] | None) -> Transform:
+def _suited_transform(labelled: Labelled, size: tuple[int, int] | None) -> AnyTransform:
     if labelled.transform is not None:
         return labelled.transform
     if size is not None and size[0] == size[1]:

@@ -16,6 +16,10 @@ import weanalysis._torchvision  # noqa: F401
 from torchvision import datasets
 
 from weanalysis.cache import Cache, find_cache
+from weanalysis.data import digit_sequences
+from weanalysis.data.arrays import ArrayTransform, read_arrays
+from weanalysis.data.clip_folders import LabelledClips, class_clips, listed_clips
+from weanalysis.data.clips import ClipTransform
 from weanalysis.data.folders import (
     ClassFolders,
     LeftOut,
@@ -32,6 +36,16 @@ from weanalysis.errors import DataError
 IMAGENET_TRANSFORM = Transform(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), resize_size=256)
 # Mean and standard deviation measured on the 8x8 pictures of the training split: one grey value, three times.
 DIGITS_TRANSFORM = Transform(32, (0.3048, 0.3048, 0.3048), (0.3754, 0.3754, 0.3754))
+# Those of torchvision's video networks: Kinetics' mean, and a crop of 112.
+KINETICS_TRANSFORM = ClipTransform(112, (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989), resize_size=128)
+FRAMES_TRANSFORM = ClipTransform(
+    224, IMAGENET_TRANSFORM.mean, IMAGENET_TRANSFORM.std, resize_size=256, sampling="strided"
+)
+# The same of the frames of the moving digits, which are mostly empty.
+MOVING_TRANSFORM = ClipTransform(32, (0.0762,) * 3, (0.2296,) * 3, num_frames=digit_sequences.NUM_FRAMES)
+
+
+DIGITS = tuple("0123456789")
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,7 @@ class Labelled:
     pictures: Pictures
     labels: np.ndarray
     classes: tuple[str, ...]
-    transform: Transform | None = None
+    transform: Transform | ArrayTransform | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -59,23 +73,56 @@ class ImageSource:
 
 
 def _digits(place: str, split: str, cache: Cache | None) -> Labelled:
+    if place:
+        raise DataError(f"'digits:{place}' is no data: digits takes nothing after its name")
+    images, digits, numbers = _digits_of(split)
+    pictures = np.round(images * (255 / 16)).astype(np.uint8)
+    return Labelled(ArrayPictures("digits", pictures, numbers), digits, DIGITS, DIGITS_TRANSFORM)
+
+
+def _moving_digits(place: str, split: str, cache: Cache | None) -> Labelled:
+    if place not in ("", "digit"):
+        raise DataError(f"'moving-digits:{place}' is no data: give moving-digits, or moving-digits:digit")
+    clips, labels = digit_sequences.moving_digits(*_digits_of(split), place)
+    return Labelled(clips, labels, digit_sequences.class_names(place), MOVING_TRANSFORM)
+
+
+def _digit_signals(place: str, split: str, cache: Cache | None) -> Labelled:
+    if place:
+        raise DataError(f"'digit-signals:{place}' is no data: digit-signals takes nothing after its name")
+    images, digits, numbers = _digits_of(split)
+    signals = digit_sequences.digit_signals(images, numbers)
+    return Labelled(signals, digits, DIGITS, ArrayTransform(signals.array.shape[1:]))
+
+
+def _digits_of(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The digits of a split: images (N, 8, 8) from 0 to 16, which digit each is, and its place among all."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    if place:
-        raise DataError(f"'digits:{place}' is no data: digits takes nothing after its name")
     everything = load_digits()
     parts = train_test_split(
         np.arange(len(everything.target)), test_size=0.4, stratify=everything.target, random_state=0
     )
     numbers = np.sort(parts[("train", "test").index(split)])
-    pictures = np.round(everything.images[numbers] * (255 / 16)).astype(np.uint8)
-    return Labelled(
-        pictures=ArrayPictures("digits", pictures, numbers),
-        labels=everything.target[numbers].astype(np.int64),
-        classes=tuple(str(name) for name in everything.target_names),
-        transform=DIGITS_TRANSFORM,
-    )
+    return everything.images[numbers], everything.target[numbers].astype(np.int64), numbers
+
+
+def _kinetics(place: str, split: str, cache: Cache | None) -> Labelled:
+    return _clips(class_clips(place, split), KINETICS_TRANSFORM)
+
+
+def _frames(place: str, split: str, cache: Cache | None) -> Labelled:
+    return _clips(listed_clips(place, split), FRAMES_TRANSFORM)
+
+
+def _clips(found: LabelledClips, transform: ClipTransform) -> Labelled:
+    return Labelled(found.clips, found.labels, found.classes, transform, found.notes)
+
+
+def _arrays(place: str, split: str, cache: Cache | None) -> Labelled:
+    found = read_arrays(place, split)
+    return Labelled(found.inputs, found.labels, found.classes, found.transform, found.notes)
 
 
 def _cifar(name: str, dataset: type[datasets.CIFAR10], mean: RGB, std: RGB) -> Callable[..., Labelled]:
@@ -156,6 +203,15 @@ SOURCES: dict[str, ImageSource] = {
     "digits": ImageSource(
         _digits, "digits", "scikit-learn's 1,797 handwritten digits: 1,078 to train on, 719 to test on"
     ),
+    "moving-digits": ImageSource(
+        _moving_digits,
+        "moving-digits[:digit]",
+        "clips of these digits, each moving left, right, up or down: the class is where it moves (:digit: and which it "
+        "is)",
+    ),
+    "digit-signals": ImageSource(
+        _digit_signals, "digit-signals", "the rows of these digits one behind the other: signals"
+    ),
     "cifar10": ImageSource(
         _cifar("cifar10", datasets.CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
         "cifar10[:DIR]",
@@ -179,6 +235,24 @@ SOURCES: dict[str, ImageSource] = {
         "imagefolder:DIR",
         "pictures in one folder a class, in DIR or in its train/ and test/ (or val/)",
         "the folder",
+    ),
+    "kinetics": ImageSource(
+        _kinetics,
+        "kinetics:DIR",
+        "clips in one folder a class, in DIR/val and DIR/train, or in DIR: videos, or a folder of frames each",
+        "the folder; pip install av for videos",
+    ),
+    "frames": ImageSource(
+        _frames,
+        "frames:DIR",
+        "Jester's layout: a folder of frames for each clip, and *train*.csv and *validation*.csv with lines CLIP;LABEL",
+        "the folder",
+    ),
+    "arrays": ImageSource(
+        _arrays,
+        "arrays:FILE.npz",
+        "arrays (N, C, ...) of any kind, x and y, or x_train, y_train, x_test and y_test",
+        "the file",
     ),
     "hf": ImageSource(
         _hugging_face,

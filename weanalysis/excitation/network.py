@@ -203,8 +203,24 @@ def excite(
             conv.train(conv.training)  # what is new in it, too
             setattr(chain_of(conv), _MARK, description)
     if excitation_of(net) is None:
-        raise ExcitationError(f"{kind} suits none of the {len(chosen)} convolutions chosen: all are depthwise.")
+        raise ExcitationError(
+            f"{kind} suits none of the {len(chosen)} convolutions chosen: all are depthwise; use mwe, or we."
+        )
     return net
+
+
+def doubts_of(net: nn.Module, kind: str) -> list[str]:
+    """Say where a kind of excitation does not suit a network by what the paper found (section 4.2).
+
+    Modules that move channels in time, or in space, say `shifts_channels = True`.
+    """
+    shifted = any(getattr(module, "shifts_channels", False) for module in net.modules())
+    if not shifted or kind not in ("lwe", "lwe+mwe", "we"):
+        return []
+    return [
+        "LWE suppresses input channels, and in a network that shifts channels each carries a part of the input of its "
+        "own, which is then always ignored: the paper found LWE harmful there, and uses mwe (sections 4.2 and 4.6)"
+    ]
 
 
 def fold(net: nn.Module) -> nn.Module:

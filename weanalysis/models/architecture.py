@@ -13,17 +13,23 @@ from torch import nn
 from weanalysis import schema
 from weanalysis.errors import ModelError, WeanalysisError, unknown_name
 from weanalysis.models.attention import add_attention, use_norm
-from weanalysis.models.cifar import BUILTIN, Builtin
+from weanalysis.models.builtin import Builtin
 from weanalysis.models.pruned import apply_sizes
 from weanalysis.models.source import NetworkSource
 from weanalysis.models.timm_source import Timm
 from weanalysis.models.torchvision_source import Torchvision
+from weanalysis.models.video import TorchvisionVideo
 
-SOURCES: dict[str, NetworkSource] = {"builtin": Builtin(), "torchvision": Torchvision(), "timm": Timm()}
+SOURCES: dict[str, NetworkSource] = {
+    "builtin": Builtin(),
+    "torchvision": Torchvision(),
+    "video": TorchvisionVideo(),
+    "timm": Timm(),
+}
 
 _FIELDS = {"source", "name", "num_classes", "options", "attention", "norm", "excitation", "pruned"}
 # Sources whose networks go by their name alone, looked through in this order.
-_WITHOUT_PREFIX = ("builtin", "torchvision")
+_WITHOUT_PREFIX = ("builtin", "torchvision", "video")
 
 # What an option means that is not there.
 ABSENT = {"attention": "none", "norm": "bn", "excitation": "none"}
@@ -62,7 +68,7 @@ def parse_name(name: str) -> tuple[str, str]:
     for source in _WITHOUT_PREFIX:
         if name in SOURCES[source].names():
             return source, name
-    known = [*BUILTIN, *SOURCES["torchvision"].names()]
+    known = [known for source in _WITHOUT_PREFIX for known in SOURCES[source].names()]
     raise ModelError(unknown_name("model", name, known, "Others: timm:NAME, or a checkpoint file."))
 
 

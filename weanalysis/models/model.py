@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from weanalysis import schema
 from weanalysis.cache import Cache, find_cache, storable
-from weanalysis.data import Transform
+from weanalysis.data import AnyTransform, transform_of
 from weanalysis.errors import DataError, ModelError
 from weanalysis.models.architecture import (
     ABSENT,
@@ -56,7 +56,7 @@ class Model:
     weights: str
     num_classes: int
     classes: tuple[str, ...] | None = None
-    transform: Transform | None = None
+    transform: AnyTransform | None = None
     notes: list[str] = field(default_factory=list)
     synsets: tuple[str, ...] | None = None
     checkpoint: Path | None = None
@@ -262,7 +262,7 @@ def _from_own(file: WeightsFile, num_classes: int | None, options: Mapping[str, 
     load_into(net, file.state, path, name)
     described = metadata.get("transform")
     try:
-        transform = Transform.from_description(described) if described else None
+        transform = transform_of(described) if described else None
     except DataError as error:
         raise ModelError(f"{path}: {error}") from error
     notes = [storable(note) for note in metadata.get("notes") or ()]

@@ -75,10 +75,12 @@ class Evidence:
             self.absolute[unit] += values.abs().sum(0)
             self.squared[unit] += values.square().sum(0)
 
-    def add_activations(self, images: Tensor, output: Tensor) -> None:
-        """Count in what the layer reads and writes: (N, In, ...) and (N, Out, ...)."""
+    def add_activations(self, images: Tensor, output: Tensor, num_images: int) -> None:
+        """Count in what the layer reads and writes: (N, In, ...) and (N, Out, ...), of as many images, or fewer."""
         for name, values in (("input_square", images), ("output_square", output)):
             sums = values.square().flatten(2).mean(2).sum(0)
+            if len(values) != num_images:
+                sums = sums * (num_images / len(values))
             before = getattr(self, name)
             setattr(self, name, sums if before is None else before + sums)
 
@@ -107,7 +109,12 @@ class _Calls:
 
 @contextmanager
 def _listening(
-    net: nn.Module, layers: Sequence[Layer], by_layer: dict[str, Evidence], calls: _Calls | None, activations: bool
+    net: nn.Module,
+    layers: Sequence[Layer],
+    by_layer: dict[str, Evidence],
+    calls: _Calls | None,
+    activations: bool,
+    num_images: int,
 ) -> Iterator[None]:
     """Watch the layers' forward calls (and their gradients, where `calls` takes them) while the context is open."""
 
@@ -115,7 +122,7 @@ def _listening(
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             images = args[0].detach()
             if activations:
-                by_layer[name].add_activations(images, output.detach())
+                by_layer[name].add_activations(images, output.detach(), num_images)
             if calls is not None:
                 # A copy, since what follows may write into what this layer has read.
                 calls.inputs.setdefault(name, []).append(images.clone())
@@ -134,24 +141,32 @@ def _listening(
             handle.remove()
 
 
-def _image_gradients(conv: Convolution, images: Tensor, gradients: Tensor) -> Tensor:
+def _image_gradients(conv: Convolution, images: Tensor, gradients: Tensor, rows: int) -> Tensor:
     """The weight's gradient for each image, (N, *weight.shape), from a call's input and its output's gradient.
+
+    An image has so many `rows` of them: one, or all where there is one image, as for the frames of a clip.
 
     Each image goes through the layer's own forward, so that any subclass of a convolution is followed.
     """
     each = []
     with torch.enable_grad():
         weight = conv.weight.detach().requires_grad_()
-        for image, gradient in zip(images.split(1), gradients.split(1), strict=True):
+        for image, gradient in zip(images.split(rows), gradients.split(rows), strict=True):
             output = functional_call(conv, {"weight": weight}, (image,))
             each.append(torch.autograd.grad(output, weight, gradient)[0])
     return torch.stack(each)
 
 
-def _add_gradients(evidence: Evidence, conv: Convolution, inputs: list[Tensor], gradients: list[Tensor | None]) -> None:
+def _add_gradients(
+    evidence: Evidence, conv: Convolution, inputs: list[Tensor], gradients: list[Tensor | None], num_images: int
+) -> None:
     """Count in all calls of a layer in one batch, a few images at a time where its weight is large."""
     used = [(images, gradient) for images, gradient in zip(inputs, gradients, strict=True) if gradient is not None]
     if not used:
+        return
+    if num_images == 1:
+        gradient_of = [_image_gradients(conv, x, g, len(x)) for x, g in used]
+        evidence.add_gradient(sum(gradient_of[1:], gradient_of[0]))
         return
     step = max(1, KEPT_BYTES // (16 * evidence.weight.numel()))
     for start in range(0, len(used[0][0]), step):
@@ -159,8 +174,8 @@ def _add_gradients(evidence: Evidence, conv: Convolution, inputs: list[Tensor], 
         # A layer that is called twice has the sum of both calls' gradients.
         evidence.add_gradient(
             sum(
-                (_image_gradients(conv, x[span], g[span]) for x, g in used[1:]),
-                _image_gradients(conv, used[0][0][span], used[0][1][span]),
+                (_image_gradients(conv, x[span], g[span], 1) for x, g in used[1:]),
+                _image_gradients(conv, used[0][0][span], used[0][1][span], 1),
             )
         )
 
@@ -194,12 +209,14 @@ def gather(
     if not (gradients or activations):
         return by_layer
     total, done, began = len(data), 0, time.perf_counter()
-    batch_size = batch_size or _fitting_batch(net, layers, data.batch(0, 1)[0].to(device))
+    first = data.batch(0, 1)[0].to(device)
+    # Inside some networks a clip is a batch of frames. All that one pass of one image leaves is that image's.
+    batch_size = 1 if _splits_images(net, layers, first) else batch_size or _fitting_batch(net, layers, first)
     while done < total:
         images, targets = (tensor.to(device) for tensor in data.batch(done, min(done + batch_size, total)))
         calls = _Calls() if gradients else None
         with precision(images.device):
-            with _listening(net, layers, by_layer, calls, activations), torch.set_grad_enabled(gradients):
+            with _listening(net, layers, by_layer, calls, activations, len(images)), torch.set_grad_enabled(gradients):
                 # Gradients flow from the images on; the parameters have none.
                 logits = logits_of(net(images.requires_grad_(gradients)), output).float()
             _check(logits, targets, done)
@@ -213,6 +230,7 @@ def gather(
                         conv,  # type: ignore[arg-type]
                         calls.inputs.pop(layer.name, []),
                         calls.gradients.pop(layer.name, []),
+                        len(images),
                     )
         done += len(images)
         if report:
@@ -261,6 +279,22 @@ def _check(logits: Tensor, targets: Tensor, start: int) -> None:
             f"the network's logits of image {place} are not finite, so it has no gradient; check the "
             "weights and the normalization (--mean, --std)"
         )
+
+
+@torch.no_grad()
+def _splits_images(net: nn.Module, layers: Sequence[Layer], image: Tensor) -> bool:
+    """Whether a layer reads several rows of one image (1, ...)."""
+    rows: list[int] = []
+    handles = [
+        net.get_submodule(layer.name).register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+        for layer in layers
+    ]
+    try:
+        net(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return any(count != 1 for count in rows)
 
 
 def _fitting_batch(net: nn.Module, layers: Sequence[Layer], image: Tensor) -> int:

@@ -81,7 +81,7 @@ def train(
         train_data, val_data = _load_images(recipe, cache, skip_bad_images)
         net, architecture, image_size = make_network(recipe, train_data)
         train_data, val_data = (
-            replace(data, transform=data.transform.with_image_size(image_size)) for data in (train_data, val_data)
+            replace(data, transform=data.transform.adjusted(image_size=image_size)) for data in (train_data, val_data)
         )
         _check_batches(recipe, len(train_data), accelerator.num_processes)
         if accelerator.is_main_process:
@@ -161,6 +161,8 @@ def _load_images(recipe: Recipe, cache: Cache, skip_bad_images: bool) -> tuple[I
             split=split,
             cache=cache,
             skip_bad_images=skip_bad_images,
+            frames=recipe.frames,
+            sampling=recipe.sampling,
         )
         for split in ("train", "test")
     )

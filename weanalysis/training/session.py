@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from weanalysis.cache import storable, write_atomically
 from weanalysis.data import ImageData
 from weanalysis.errors import TrainingError
-from weanalysis.excitation import ExcitedOptimizer, can_be_beside
+from weanalysis.excitation import ExcitedOptimizer, can_be_beside, doubts_of
 from weanalysis.models import save_checkpoint
 from weanalysis.training.images import (
     AUGMENTATIONS,
@@ -67,7 +67,9 @@ class Session:
         self.progress = progress if accelerator.is_main_process else silent
         self.steps_per_epoch = len(train_data) // recipe.batch_size
         self.num_steps = max(1, round(recipe.epochs * self.steps_per_epoch))
-        if recipe.channels_last:
+        # torch has this format for pictures, and a network of other convolutions cannot be brought into it.
+        self.channels_last = recipe.channels_last and all(parameter.dim() != 5 for parameter in net.parameters())
+        if self.channels_last:
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         # Moved before the optimizer is made: excitation beside it follows from weights where they are.
         net = net.to(accelerator.device)
@@ -131,7 +133,8 @@ class Session:
                 f"trains {self.recipe.model} on {self.recipe.data}: {len(self.train_data):,} images, "
                 f"{self.num_steps} steps, in {self.run.folder}"
             )
-        for line in dict.fromkeys([*self.train_data.notes, *self.val_data.notes]):
+        doubts = doubts_of(self.net, self.recipe.excitation)
+        for line in dict.fromkeys([*doubts, *self.train_data.notes, *self.val_data.notes]):
             self._note(line)
 
     def _loaders(self, num_workers: int | None) -> tuple[Iterator[list[Tensor]], DataLoader]:
@@ -250,7 +253,8 @@ class Session:
         return loss / num_images, 100 * top1 / num_images, 100 * top5 / num_images
 
     def _arranged(self, images: Tensor) -> Tensor:
-        return images.contiguous(memory_format=torch.channels_last) if self.recipe.channels_last else images
+        with_format = self.channels_last and images.dim() == 4
+        return images.contiguous(memory_format=torch.channels_last) if with_format else images
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:
