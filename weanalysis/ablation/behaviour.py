@@ -37,6 +37,9 @@ NUM_PROBES = 8
 # So often a network is asked again: what random numbers change may show in one pass and not in another.
 _NUM_ASKED = 2
 
+# Of outputs for each pixel, so many numbers of an image tell a network apart.
+_NUM_HASHED = 4096
+
 # So many images are also shown alone.
 _NUM_ALONE = 4
 
@@ -360,6 +363,9 @@ def answers_to_probes(net: nn.Module, images: Tensor, forward: Forward) -> str:
         num_digits = 6
     except Exception:  # parts of it are of another type, by their own words
         logits, num_digits = forward(copied(net).cpu(), probes), 3
+    numbers = logits.flatten(1)
+    if logits.ndim > 2:
+        numbers = numbers[:, :: max(1, numbers.shape[1] // _NUM_HASHED)]
     return hashlib.sha256(
-        repr([[f"{one:.{num_digits - 1}e}" for one in row] for row in logits.tolist()]).encode()
+        repr([[f"{one:.{num_digits - 1}e}" for one in row] for row in numbers.tolist()]).encode()
     ).hexdigest()

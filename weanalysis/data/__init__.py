@@ -1,6 +1,6 @@
 """Labelled images: where they come from, how they become a network's input, and what identifies them."""
 
-from weanalysis.data.given import GivenImages, GivenTargets, as_images, check_targets
+from weanalysis.data.given import GivenImages, GivenMasks, GivenTargets, as_images, check_targets
 from weanalysis.data.images import ImageData, fit_classes, load_data
 from weanalysis.data.sources import SOURCES, list_sources
 from weanalysis.data.transform import Transform
@@ -8,6 +8,7 @@ from weanalysis.data.transform import Transform
 __all__ = [
     "SOURCES",
     "GivenImages",
+    "GivenMasks",
     "GivenTargets",
     "ImageData",
     "Transform",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ class ImageData(Dataset[tuple[Tensor, int]]):
     content: str = field(repr=False)
     outputs: np.ndarray = field(repr=False)
     notes: list[str] = field(default_factory=list)
+    task: ClassVar[str] = "classification"
 
     @property
     def fingerprint(self) -> str:

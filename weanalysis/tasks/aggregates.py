@@ -8,8 +8,9 @@ to the Bootstrap (1993), section 22.6).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,9 @@ NUM_BINS = 15
 # Where an interval is right: the images of the rarest class, also as a share of the number of classes; and the share
 # of a calibration error that chance may add. `benchmarks/metric_intervals.py` shows what they keep to.
 FEWEST_OF_A_CLASS, SHARE_OF_CLASSES, MOST_BY_CHANCE = 10, 0.2, 0.25
+
+# As if one more image had turned from right to wrong or back, by 100 points; see `results.statistics.linear_change`.
+ONE_IMAGE = 100.0
 
 # The mean size of a standard normal number.
 _MEAN_SIZE = np.sqrt(2 / np.pi)
@@ -49,20 +53,40 @@ class Answers:
         """What there is of each answer, (A, N) each."""
         return (self.predictions,) if self.confidence is None else (self.predictions, self.confidence)
 
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def of_networks(self, rows: Sequence[int] | NDArray[np.integer]) -> Answers:
+        """Those of some networks, in this order."""
+        return Answers(self.targets, *(each[rows] for each in self.numbers))
+
+    def of_images(self, places: NDArray[np.integer]) -> Answers:
+        """Those to some images, in this order, also where one comes twice."""
+        return Answers(self.targets[places], *(each[:, places] for each in self.numbers))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Answers]) -> Answers:
+        """Those to several lots of images, one after another."""
+        numbers = (np.concatenate(each, axis=1) for each in zip(*(part.numbers for part in parts), strict=True))
+        return cls(np.concatenate([part.targets for part in parts]), *numbers)
+
 
 @dataclass(frozen=True)
 class Linearized:
     """The values of A networks (A,), the influence of each image on them (A, N), and where that may be built upon (A,).
 
     `is_sound` is false where an interval from influences would miss the true value more often than it says.
+    `one_image` is what is added for a change that happened not to be seen.
     """
 
     values: Floats
     influence: Floats
     is_sound: NDArray[np.bool_]
+    one_image: float = ONE_IMAGE
 
 
-Aggregate = Callable[[Answers], Linearized]
+# From `Answers`, or of a segmentation `pixels.PixelCounts`.
+Aggregate = Callable[[Any], Linearized]
 
 
 def macro_f1(answers: Answers) -> Linearized:

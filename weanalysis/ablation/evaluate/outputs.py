@@ -30,24 +30,29 @@ def logits_of(output: Any, path: Path | None = None) -> Tensor:
     return output
 
 
+# What logits are: how many sides they have, what these are, and which networks give such.
+_LOGITS = {False: (2, "(images, classes)", "a classifier"), True: (4, "(images, classes, H, W)", "a segmentation net")}
+
+
 def choose_output(
-    output: Any, num_classes: int | None = None, wanted: str | int | None = None
+    output: Any, num_classes: int | None = None, wanted: str | int | None = None, of_pixels: bool = False
 ) -> tuple[Path, str | None]:
     """Find the logits in what a network returns: where they are, and a note where another part would have fitted.
 
-    `num_classes` tells several tensors apart by their width; `wanted` names one. Raises StudyError, naming what there
-    is with its shapes, where none fits or several do.
+    `num_classes` tells several tensors apart by their width; `wanted` names one. With `of_pixels` each pixel has its
+    own. Raises StudyError, naming what there is with its shapes, where none fits or several do.
     """
+    num_sides, sides, kind = _LOGITS[of_pixels]
     found = dict(_tensors(output))
-    fitting = {path: value for path, value in found.items() if value.ndim == 2}
+    fitting = {path: value for path, value in found.items() if value.ndim == num_sides}
     listed = ", ".join(f"{_name(path)} {tuple(value.shape)}" for path, value in found.items()) or type(output).__name__
     if wanted is not None:
         for path in fitting:
             if path and str(wanted) in (_name(path), str(path[-1])):
                 return path, None
-        raise StudyError(f"the network has no output {wanted!r} of (images, classes) logits; it returns {listed}")
+        raise StudyError(f"the network has no output {wanted!r} of {sides} logits; it returns {listed}")
     if not fitting:
-        raise StudyError(f"the network returns {listed}, not (images, classes) logits; give a classifier")
+        raise StudyError(f"the network returns {listed}, not {sides} logits; give {kind}")
     usual = [path for path in fitting if path and path[-1] in _USUAL]
     wide = [path for path, value in fitting.items() if value.shape[1] == num_classes]
     for candidates in (list(fitting), usual, wide):
