@@ -2,6 +2,7 @@
 
 from weanalysis.data.given import GivenImages, GivenMasks, GivenTargets, as_images, check_targets
 from weanalysis.data.images import ImageData, fit_classes, load_data
+from weanalysis.data.segmentation import MaskData
 from weanalysis.data.sources import SOURCES, list_sources
 from weanalysis.data.transform import Transform
 
@@ -11,6 +12,7 @@ __all__ = [
     "GivenMasks",
     "GivenTargets",
     "ImageData",
+    "MaskData",
     "Transform",
     "as_images",
     "check_targets",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from weanalysis.cache import Cache
 from weanalysis.data.classes import ClassMatch, match_classes, note_on_order, order_classes
 from weanalysis.data.decoding import REMARKS
 from weanalysis.data.fingerprint import Examination, examine
+from weanalysis.data.masks import Segmented
 from weanalysis.data.pictures import Pictures, digest, printable
 from weanalysis.data.sources import IMAGENET_TRANSFORM, SOURCES, Labelled
 from weanalysis.data.transform import RGB, Transform
@@ -92,6 +93,9 @@ class ImageData(Dataset[tuple[Tensor, int]]):
         return self.transform.normalize(pixels), torch.from_numpy(self.targets[indices.start : indices.stop].copy())
 
 
+_Data = TypeVar("_Data", bound=ImageData)
+
+
 def load_data(
     spec: str,
     mean: RGB | None = None,
@@ -119,6 +123,14 @@ def load_data(
         raise DataError(unknown_name("data", name, SOURCES, "For a folder of pictures use imagefolder:DIR."))
     _check_choices(num_images, seed, split)
     found = SOURCES[name].find(place, split, cache)
+    if isinstance(found, Segmented):
+        from weanalysis.data.segmentation import segmentation_data
+
+        _check_masks_can(class_order, skip_bad_images)
+        transform = getattr(model, "transform", None) or found.transform
+        transform = transform if image_size is None else transform.with_image_size(image_size)
+        transform = replace(transform, mean=mean or transform.mean, std=std or transform.std)
+        return segmentation_data(spec, found, transform, num_images, seed, model, split, cache)
     classes, places = order_classes(found.classes, class_order)
     found = replace(found, classes=classes, labels=places[found.labels])
     if len(found.classes) < 2:
@@ -179,7 +191,7 @@ def _transform_of(
     return (transform if image_size is None else transform.with_image_size(image_size)), notes
 
 
-def fit_classes(data: ImageData, model: Any) -> ImageData:
+def fit_classes(data: _Data, model: Any) -> _Data:
     """Return the same images with the network's class indices, from its `classes`, `synsets` and `num_classes`.
 
     Raises DataError where a class of the data cannot be told to be one of the network's outputs.
@@ -187,7 +199,7 @@ def fit_classes(data: ImageData, model: Any) -> ImageData:
     return _fit(data, model)[0]
 
 
-def _fit(data: ImageData, model: Any) -> tuple[ImageData, ClassMatch]:
+def _fit(data: _Data, model: Any) -> tuple[_Data, ClassMatch]:
     match = match_classes(data.classes, model.num_classes, model.classes, getattr(model, "synsets", None))
     notes = [*data.notes, match.note] if match.note and match.note not in data.notes else data.notes
     fitted = replace(
@@ -207,6 +219,17 @@ def _check_choices(num_images: int | None, seed: int, split: str) -> None:
         raise DataError(f"{num_images} images were asked for; give 1 or more, or leave it out for all")
     if seed < 0:
         raise DataError(f"the seed is {seed}; give 0 or more")
+
+
+def _check_masks_can(class_order: object, skip_bad_images: bool) -> None:
+    """Raise DataError for what is asked of masks that they do not have."""
+    if class_order is not None:
+        raise DataError("the classes of masks are the labels in them, which have one order; leave --class-order out")
+    if skip_bad_images:
+        raise DataError(
+            "pictures with masks stand in a list, and none is left out of it; leave --skip-bad-images out, and mend the "
+            "files or the list"
+        )
 
 
 def _judge_problems(spec: str, found: Labelled, problems: dict[int, str], skip: bool) -> list[str]:

@@ -30,13 +30,10 @@ class Examined:
     lasting: bool = True
 
 
-class Pictures(Protocol):
-    """Pictures by position; small when pickled, since every worker process gets a copy."""
+class Looked(Protocol):
+    """What the one pass over a dataset looks at, by position: pictures, or masks."""
 
     def __len__(self) -> int: ...
-
-    def picture(self, index: int) -> Image.Image:
-        """Return one picture as RGB; raise DataError naming it where it cannot be read."""
 
     def label(self, index: int) -> str:
         """Return what a person calls this picture."""
@@ -46,6 +43,13 @@ class Pictures(Protocol):
 
     def listing(self) -> str | None:
         """Return what changes whenever a picture may have changed, without reading any; None if nothing does."""
+
+
+class Pictures(Looked, Protocol):
+    """Pictures by position; small when pickled, since every worker process gets a copy."""
+
+    def picture(self, index: int) -> Image.Image:
+        """Return one picture as RGB; raise DataError naming it where it cannot be read."""
 
     def take(self, indices: np.ndarray) -> Pictures:
         """Return the pictures at these positions, in this order."""

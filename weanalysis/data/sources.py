@@ -16,6 +16,7 @@ import weanalysis._torchvision  # noqa: F401
 from torchvision import datasets
 
 from weanalysis.cache import Cache, find_cache
+from weanalysis.data import segmentation_sources
 from weanalysis.data.folders import (
     ClassFolders,
     LeftOut,
@@ -25,6 +26,7 @@ from weanalysis.data.folders import (
     split_folder,
     subfolders,
 )
+from weanalysis.data.masks import Segmented
 from weanalysis.data.pictures import ArrayPictures, Pictures, printable
 from weanalysis.data.transform import RGB, Transform
 from weanalysis.errors import DataError
@@ -32,6 +34,9 @@ from weanalysis.errors import DataError
 IMAGENET_TRANSFORM = Transform(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), resize_size=256)
 # Mean and standard deviation measured on the 8x8 pictures of the training split: one grey value, three times.
 DIGITS_TRANSFORM = Transform(32, (0.3048, 0.3048, 0.3048), (0.3754, 0.3754, 0.3754))
+
+
+DIGITS = tuple("0123456789")
 
 
 @dataclass(frozen=True)
@@ -50,32 +55,44 @@ class Labelled:
 
 @dataclass(frozen=True)
 class ImageSource:
-    """One kind of `--data`: `find(what stands after the colon, split, cache)`, and how to write and describe it."""
+    """One kind of `--data`: `find(what stands after the colon, split, cache)`, and how to write and describe it.
 
-    find: Callable[[str, str, Cache | None], Labelled]
+    `task` says what is known of an image: its class, or with "segmentation" that of each pixel.
+    """
+
+    find: Callable[[str, str, Cache | None], Labelled | Segmented]
     syntax: str
     what: str
     needs: str = ""
+    task: str = "classification"
 
 
 def _digits(place: str, split: str, cache: Cache | None) -> Labelled:
+    if place:
+        raise DataError(f"'digits:{place}' is no data: digits takes nothing after its name")
+    images, digits, numbers = _digits_of(split)
+    pictures = np.round(images * (255 / 16)).astype(np.uint8)
+    return Labelled(ArrayPictures("digits", pictures, numbers), digits, DIGITS, DIGITS_TRANSFORM)
+
+
+def _digit_scenes(place: str, split: str, cache: Cache | None) -> Segmented:
+    if place:
+        raise DataError(f"'digit-scenes:{place}' is no data: digit-scenes takes nothing after its name")
+    images, digits, _ = _digits_of(split)
+    return segmentation_sources.scenes(images, digits, split)
+
+
+def _digits_of(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The digits of a split: images (N, 8, 8) from 0 to 16, which digit each is, and its place among all."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    if place:
-        raise DataError(f"'digits:{place}' is no data: digits takes nothing after its name")
     everything = load_digits()
     parts = train_test_split(
         np.arange(len(everything.target)), test_size=0.4, stratify=everything.target, random_state=0
     )
     numbers = np.sort(parts[("train", "test").index(split)])
-    pictures = np.round(everything.images[numbers] * (255 / 16)).astype(np.uint8)
-    return Labelled(
-        pictures=ArrayPictures("digits", pictures, numbers),
-        labels=everything.target[numbers].astype(np.int64),
-        classes=tuple(str(name) for name in everything.target_names),
-        transform=DIGITS_TRANSFORM,
-    )
+    return everything.images[numbers], everything.target[numbers].astype(np.int64), numbers
 
 
 def _cifar(name: str, dataset: type[datasets.CIFAR10], mean: RGB, std: RGB) -> Callable[..., Labelled]:
@@ -177,6 +194,26 @@ SOURCES: dict[str, ImageSource] = {
         "imagefolder:DIR",
         "pictures in one folder a class, in DIR or in its train/ and test/ (or val/)",
         "the folder",
+    ),
+    "digit-scenes": ImageSource(
+        _digit_scenes,
+        "digit-scenes",
+        "scenes of several of scikit-learn's digits with a mask each: 1,200 to train on, 600 to test on",
+        task="segmentation",
+    ),
+    "voc": ImageSource(
+        segmentation_sources.voc,
+        "voc:DIR",
+        "PASCAL VOC 2012's masks of 21 classes; trained on the augmented split where it is there",
+        "the folder VOC2012",
+        task="segmentation",
+    ),
+    "cityscapes": ImageSource(
+        segmentation_sources.cityscapes,
+        "cityscapes:DIR",
+        "Cityscapes' fine masks of 19 classes",
+        "the folder with leftImg8bit and gtFine",
+        task="segmentation",
     ),
     "hf": ImageSource(
         _hugging_face,
