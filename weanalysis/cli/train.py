@@ -20,7 +20,7 @@ from weanalysis.cli.options import (
     stacked,
 )
 from weanalysis.errors import ModelError, TrainingError
-from weanalysis.training import PRESETS, Recipe
+from weanalysis.training import PRESETS, Recipe, score_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -176,7 +176,8 @@ def parse_seeds(text: str) -> list[int]:
 def _preset_for(data: str) -> str:
     """The recipe that suits some data where none was asked for."""
     source = data.partition(":")[0]
-    return "digits" if source == "digits" else "cifar" if source.startswith("cifar") else "imagenet"
+    own = {"digits": "digits", "digit-scenes": "scenes", "voc": "voc", "cityscapes": "cityscapes"}
+    return own.get(source, "cifar" if source.startswith("cifar") else "imagenet")
 
 
 def _is_first_process() -> bool:
@@ -192,7 +193,7 @@ def _is_first_process() -> bool:
     "--recipe",
     "preset",
     metavar="|".join(PRESETS),
-    help="Where the values not given come from (default: digits, cifar or imagenet, whichever suits the data).",
+    help="Where the values not given come from (default: whichever suits the data).",
 )
 @_recipe_options()
 @click.option("--seeds", metavar="LIST", help="Train one run for each seed, such as 0-4, one after the other.")
@@ -268,6 +269,8 @@ def _doubt(run: Run) -> str | None:
     from weanalysis.results.statistics import chance_note
 
     result = run.result or {}
+    if "miou" in result:
+        return None
     num_images = result.get("num_images", 0)
     return chance_note(round(result.get("top1", 0) / 100 * num_images), num_images, result.get("num_classes", 0))
 
@@ -276,10 +279,11 @@ def _summary(run: Run) -> dict[str, Any]:
     result = run.result
     assert result is not None
     epochs = result["epochs"]
+    name, _ = score_of(result)
     return {
         "run": run.name,
         "checkpoint": str(run.checkpoint),
-        "top1": result["top1"],
+        name: result[name],
         "epochs": int(epochs) if epochs == int(epochs) else epochs,
         "seconds": result["seconds"],
     }
@@ -301,15 +305,16 @@ def _print_runs(console: Console, runs: list[Run], preset: str) -> None:
     for run in runs:
         result = run.result
         assert result is not None
+        name, label = score_of(result)
         console.print(
-            f"[bold]{run.name}[/bold]: top-1 {result['top1']:.2f} % after {result['epochs']:g} epochs of the recipe "
-            f"{preset} (best {result['best_top1']:.2f} % after {result['best_epoch']}), "
+            f"[bold]{run.name}[/bold]: {label} {result[name]:.2f} % after {result['epochs']:g} epochs of the recipe "
+            f"{preset} (best {result[f'best_{name}']:.2f} % after {result['best_epoch']}), "
             f"{duration(result['seconds'])}",
             soft_wrap=True,
         )
         console.print(f"  {run.checkpoint}", markup=False, soft_wrap=True)
     if len(runs) > 1:
-        mean = mean_of_runs([run.result["top1"] for run in runs if run.result])
+        mean = mean_of_runs([run.result[score_of(run.result)[0]] for run in runs if run.result])
         console.print(
             f"Mean over {len(runs)} seeds: {mean.value:.2f} %, 95 % interval {mean.low:.2f} to "
             f"{mean.high:.2f} (Student's t)."
@@ -397,7 +402,7 @@ def _how_to_load(architecture: dict[str, Any], path: Path) -> str:
         why = f" (it has {' and '.join(dressed)})" if dressed else ""
         return f"Use it with --model {path}: no other program has this network{why}."
     options = "".join(f", {key}={value!r}" for key, value in architecture["options"].items())
-    make = {"torchvision": "torchvision.models.get_model", "timm": "timm.create_model"}[architecture["source"]]
+    make = {"timm": "timm.create_model"}.get(architecture["source"], "torchvision.models.get_model")
     return (
         f"Load it anywhere: {make}({architecture['name']!r}, num_classes={architecture['num_classes']}{options})"
         ".load_state_dict(safetensors.torch.load_file(FILE), strict=True)"

@@ -3,7 +3,7 @@
 from weanalysis.data.given import GivenImages, GivenMasks, GivenTargets, as_images, check_targets
 from weanalysis.data.images import ImageData, fit_classes, load_data
 from weanalysis.data.segmentation import MaskData
-from weanalysis.data.sources import SOURCES, list_sources
+from weanalysis.data.sources import SOURCES, list_sources, task_of_data
 from weanalysis.data.transform import Transform
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "fit_classes",
     "list_sources",
     "load_data",
+    "task_of_data",
 ]

@@ -124,13 +124,8 @@ def load_data(
     _check_choices(num_images, seed, split)
     found = SOURCES[name].find(place, split, cache)
     if isinstance(found, Segmented):
-        from weanalysis.data.segmentation import segmentation_data
-
         _check_masks_can(class_order, skip_bad_images)
-        transform = getattr(model, "transform", None) or found.transform
-        transform = transform if image_size is None else transform.with_image_size(image_size)
-        transform = replace(transform, mean=mean or transform.mean, std=std or transform.std)
-        return segmentation_data(spec, found, transform, num_images, seed, model, split, cache)
+        return _with_masks(spec, found, (mean, std, image_size), num_images, seed, model, split, cache)
     classes, places = order_classes(found.classes, class_order)
     found = replace(found, classes=classes, labels=places[found.labels])
     if len(found.classes) < 2:
@@ -221,14 +216,27 @@ def _check_choices(num_images: int | None, seed: int, split: str) -> None:
         raise DataError(f"the seed is {seed}; give 0 or more")
 
 
+def _with_masks(
+    spec: str, source: Segmented, parts: tuple[RGB | None, RGB | None, int | None], *others: Any
+) -> ImageData:
+    """The pictures and masks of a source; `parts` of the transform are what the caller gives, the `others` go on."""
+    from weanalysis.data.segmentation import segmentation_data
+
+    (mean, std, image_size), model = parts, others[2]
+    transform = getattr(model, "transform", None) or source.transform
+    transform = transform if image_size is None else transform.with_image_size(image_size)
+    transform = replace(transform, mean=mean or transform.mean, std=std or transform.std)
+    return segmentation_data(spec, source, transform, *others)
+
+
 def _check_masks_can(class_order: object, skip_bad_images: bool) -> None:
     """Raise DataError for what is asked of masks that they do not have."""
     if class_order is not None:
         raise DataError("the classes of masks are the labels in them, which have one order; leave --class-order out")
     if skip_bad_images:
         raise DataError(
-            "pictures with masks stand in a list, and none is left out of it; leave --skip-bad-images out, and mend the "
-            "files or the list"
+            "pictures with masks stand in a list, and none is left out of it; leave --skip-bad-images out, and mend "
+            "the files or the list"
         )
 
 

@@ -37,7 +37,7 @@ class MaskData(ImageData):
 
     def mask(self, index: int) -> Tensor:
         """Return the mask of the i-th served picture as the network's output is to be, LongTensor(H, W)."""
-        return self._indices(self.transform.mask(self.raw_mask(index), VOID))
+        return self.indices(self.transform.mask(self.raw_mask(index), VOID))
 
     def raw_mask(self, index: int) -> np.ndarray:
         """Return the mask of the i-th served picture as it lies in the source, uint8 (H, W) of the data's classes."""
@@ -50,8 +50,8 @@ class MaskData(ImageData):
         masks = [self.mask(index) for index in indices]
         return images, torch.stack(masks) if masks else torch.empty((0, *images.shape[2:]), dtype=torch.int64)
 
-    def _indices(self, labels: Tensor) -> Tensor:
-        """The network's class indices of labels."""
+    def indices(self, labels: Tensor) -> Tensor:
+        """Return the network's class indices of labels of the data, LongTensors of any shape; VOID stays what it is."""
         table = torch.full((VOID + 1,), VOID)
         table[: len(self.outputs)] = torch.from_numpy(self.outputs)
         return table[labels]

@@ -17,7 +17,7 @@ from weanalysis.data.transform import Transform
 from weanalysis.errors import DataError
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# The input size of DeepLabv3's evaluation on VOC (its section 4.1: crops of 513), and the height of Cityscapes' pictures.
+# The size of the crops that DeepLabv3 is trained with on VOC (its section 4.1), and the height of Cityscapes' pictures.
 VOC_SIZE, CITYSCAPES_SIZE = 513, 1024
 
 VOC_CLASSES = (
@@ -82,11 +82,11 @@ def scenes(images: np.ndarray, digits: np.ndarray, split: str) -> Segmented:
     )
 
 
-# PASCAL VOC ------------------------------------------------------------------------------------------------------------
+# PASCAL VOC -----------------------------------------------------------------------------------------------------------
 
 
 def voc(place: str, split: str, cache: Cache | None) -> Segmented:
-    """The pictures that VOC's lists name, with the masks of SegmentationClass, or of SegmentationClassAug to train on."""
+    """The pictures that VOC's lists name, with masks of SegmentationClass, or to train on of SegmentationClassAug."""
     folder = existing_folder("voc", place)
     root = next((one for one in (folder, folder / "VOC2012", folder / "VOCdevkit" / "VOC2012") if _is_voc(one)), None)
     if root is None:
@@ -147,7 +147,7 @@ def _check_there(root: Path, paths: tuple[str, ...], what: str) -> None:
         raise DataError(f"{printable(root)} lacks {what}: {listed}{more}; put them there, or take them out of the list")
 
 
-# Cityscapes ------------------------------------------------------------------------------------------------------------
+# Cityscapes -----------------------------------------------------------------------------------------------------------
 
 
 def cityscapes(place: str, split: str, cache: Cache | None) -> Segmented:
@@ -158,8 +158,8 @@ def cityscapes(place: str, split: str, cache: Cache | None) -> Segmented:
     pictures = sorted(path.relative_to(root).as_posix() for path in folder.glob("*/*_leftImg8bit.png"))
     if not pictures:
         raise DataError(
-            f"{printable(root)} has no pictures CITY/*_leftImg8bit.png in leftImg8bit/{of_split}/; give the folder that "
-            "has leftImg8bit/ and gtFine/"
+            f"{printable(root)} has no pictures CITY/*_leftImg8bit.png in leftImg8bit/{of_split}/; give the folder "
+            "that has leftImg8bit/ and gtFine/"
         )
     paths = tuple(
         f"gtFine/{of_split}/{Path(name).parent.name}/"

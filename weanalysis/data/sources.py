@@ -224,6 +224,12 @@ SOURCES: dict[str, ImageSource] = {
 }
 
 
+def task_of_data(spec: str) -> str:
+    """What is known of an image of some data, by its spec: its "classification", or with masks a "segmentation"."""
+    source = SOURCES.get(spec.partition(":")[0])
+    return "classification" if source is None else source.task
+
+
 def list_sources() -> list[dict[str, str]]:
     """Return name, syntax, what and needs of every source."""
     return [

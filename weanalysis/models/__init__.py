@@ -1,6 +1,6 @@
 """Where a network comes from: torchvision, timm, the built-in CIFAR networks, a checkpoint file."""
 
-from weanalysis.models.architecture import SOURCES, build, list_models
+from weanalysis.models.architecture import SOURCES, build, check_task, list_models, parse_name
 from weanalysis.models.checkpoint import read_state_dict, save_checkpoint
 from weanalysis.models.model import Model, load_network
 from weanalysis.models.sizes import smallest_image_size
@@ -9,8 +9,10 @@ __all__ = [
     "SOURCES",
     "Model",
     "build",
+    "check_task",
     "list_models",
     "load_network",
+    "parse_name",
     "read_state_dict",
     "save_checkpoint",
     "smallest_image_size",

@@ -13,17 +13,23 @@ from torch import nn
 from weanalysis import schema
 from weanalysis.errors import ModelError, WeanalysisError, unknown_name
 from weanalysis.models.attention import add_attention, use_norm
-from weanalysis.models.cifar import BUILTIN, Builtin
+from weanalysis.models.cifar import Builtin
 from weanalysis.models.pruned import apply_sizes
+from weanalysis.models.segmentation import TorchvisionSegmentation
 from weanalysis.models.source import NetworkSource
 from weanalysis.models.timm_source import Timm
 from weanalysis.models.torchvision_source import Torchvision
 
-SOURCES: dict[str, NetworkSource] = {"builtin": Builtin(), "torchvision": Torchvision(), "timm": Timm()}
+SOURCES: dict[str, NetworkSource] = {
+    "builtin": Builtin(),
+    "torchvision": Torchvision(),
+    "segmentation": TorchvisionSegmentation(),
+    "timm": Timm(),
+}
 
 _FIELDS = {"source", "name", "num_classes", "options", "attention", "norm", "excitation", "pruned"}
 # Sources whose networks go by their name alone, looked through in this order.
-_WITHOUT_PREFIX = ("builtin", "torchvision")
+_WITHOUT_PREFIX = ("builtin", "torchvision", "segmentation")
 
 # What an option means that is not there.
 ABSENT = {"attention": "none", "norm": "bn", "excitation": "none"}
@@ -62,8 +68,29 @@ def parse_name(name: str) -> tuple[str, str]:
     for source in _WITHOUT_PREFIX:
         if name in SOURCES[source].names():
             return source, name
-    known = [*BUILTIN, *SOURCES["torchvision"].names()]
+    known = [known for source in _WITHOUT_PREFIX for known in SOURCES[source].names()]
     raise ModelError(unknown_name("model", name, known, "Others: timm:NAME, or a checkpoint file."))
+
+
+def check_task(architecture: Mapping[str, Any], spec: str, task: str) -> None:
+    """Raise ModelError where a network's outputs mean something else than what data of a `task` have."""
+    source = SOURCES.get(architecture["source"])
+    if source is None:  # a module of the caller's
+        return
+    own = source.task_of(architecture["name"])
+    if own == task:
+        return
+    name = shown_name(architecture)
+    if task == "segmentation":
+        others = [one for key in _WITHOUT_PREFIX for one in SOURCES[key].names() if SOURCES[key].task_of(one) == task]
+        raise ModelError(
+            f"{name} gives each image a class, and {spec} has masks, a class for each pixel: choose other data, or one "
+            f"of {', '.join(others)}"
+        )
+    raise ModelError(
+        f"{name} gives each pixel a class, and {spec} has one class for each image: choose data with masks, or a "
+        "classifier"
+    )
 
 
 def shown_name(architecture: Mapping[str, Any]) -> str:

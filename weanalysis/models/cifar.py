@@ -87,8 +87,8 @@ class CifarResNet(nn.Module):
 class CifarFCN(CifarResNet):
     """A residual network that classifies each pixel: (N, 3, H, W) -> (N, num_classes, H, W).
 
-    Each stage is scored by a 1x1 convolution; scores of a later stage are enlarged and added to those of the one before,
-    as the skip connections of J. Long, E. Shelhamer and T. Darrell, Fully Convolutional Networks for Semantic
+    Each stage is scored by a 1x1 convolution; scores of a later stage are enlarged and added to those of the one
+    before, as the skip connections of J. Long, E. Shelhamer and T. Darrell, Fully Convolutional Networks for Semantic
     Segmentation, CVPR 2015, section 4.2.
     """
 
@@ -196,6 +196,9 @@ class Builtin(NetworkSource):
 
     def build(self, name: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
         return BUILTIN[name](num_classes=num_classes, **options)
+
+    def task_of(self, name: str) -> str:
+        return "segmentation" if name.startswith("fcn_") else self.task
 
     def options(self, name: str) -> list[str]:
         return [option for option in inspect.signature(BUILTIN[name]).parameters if option != "num_classes"]

@@ -72,11 +72,21 @@ class Torchvision(NetworkSource):
             label=entry.name,
             classes=tuple(entry.meta["categories"]),
             num_classes=len(entry.meta["categories"]),
-            synsets=imagenet_classes()[1],
-            transform=Transform.from_torchvision(entry.transforms()),
+            synsets=self._synsets(),
+            transform=self._transform(name, entry),
             fetch=lambda cache: _fetch(name, entry, cache),
             options=options,
+            notes=self._notes(),
         )
+
+    def _synsets(self) -> tuple[str, ...] | None:
+        return imagenet_classes()[1]
+
+    def _transform(self, name: str, entry: Any) -> Transform:
+        return Transform.from_torchvision(entry.transforms())
+
+    def _notes(self) -> tuple[str, ...]:
+        return ()
 
     def published_as(self, name: str, file_name: str) -> str | None:
         entries = _models.get_model_weights(name)

@@ -160,7 +160,7 @@ class Store(AllAnswers):
         if metric.counts_images:
             return metric
         if about.get("task"):
-            raise StoreError(f"{_no_class(about)}, so that none is right or wrong")
+            raise StoreError(f"no image of study {about['id']} has a class, so that none is right or wrong")
         if name is not None:
             counting = ", ".join(one.name for one in METRICS.values() if one.counts_images)
             raise StoreError(f"no image is right or wrong in {name}: choose from {counting}")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from weanalysis.training.optimization import OPTIMIZERS, SCHEDULES
     from weanalysis.training.progress import ProgressCallback, TrainingProgress
     from weanalysis.training.recipe import PRESETS, Recipe
-    from weanalysis.training.runs import METRICS, Run, find_runs, list_runs, read_metrics, unreadable_runs
+    from weanalysis.training.runs import METRICS, Run, find_runs, list_runs, read_metrics, score_of, unreadable_runs
 
 __all__ = [
     "AUGMENTATIONS",
@@ -30,6 +30,7 @@ __all__ = [
     "find_runs",
     "list_runs",
     "read_metrics",
+    "score_of",
     "seed_groups",
     "train",
     "trained_checkpoint",
@@ -45,7 +46,7 @@ _MODULES = {
     "optimization": ("OPTIMIZERS", "SCHEDULES"),
     "progress": ("TrainingProgress", "ProgressCallback"),
     "recipe": ("PRESETS", "Recipe"),
-    "runs": ("METRICS", "Run", "find_runs", "list_runs", "read_metrics", "unreadable_runs"),
+    "runs": ("METRICS", "Run", "find_runs", "list_runs", "read_metrics", "score_of", "unreadable_runs"),
 }
 
 

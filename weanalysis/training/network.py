@@ -9,7 +9,7 @@ from torch import nn
 
 from weanalysis.data import ImageData
 from weanalysis.excitation import excitation_of, excite
-from weanalysis.models import load_network, smallest_image_size
+from weanalysis.models import check_task, load_network, smallest_image_size
 from weanalysis.training.recipe import Recipe
 
 
@@ -25,6 +25,7 @@ def make_network(recipe: Recipe, data: ImageData) -> tuple[nn.Module, dict[str, 
     options = {**recipe.options, "attention": recipe.attention, "norm": recipe.norm, "excitation": "none"}
     model = load_network(recipe.model, "none", num_classes=len(data.classes), options=options)
     net, architecture = model.net, dict(model.architecture)
+    check_task(architecture, recipe.data, data.task)
     image_size = recipe.image_size or max(data.transform.image_size, smallest_image_size(net))
     if recipe.excitation != "none":
         excite(net, recipe.excitation, recipe.normalize, recipe.reduction, recipe.eps, recipe.layers)

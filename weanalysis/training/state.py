@@ -24,7 +24,7 @@ class TrainingState:
 
     step: int = 0
     seconds: float = 0.0
-    # Sums over the running epoch's images: loss, top-1 hits, top-5 hits, images.
+    # Sums over the running epoch's images; see `scores`. The best score is top-1, or the mean IoU.
     sums: list[float] = field(default_factory=lambda: [0.0] * 4)
     rows: list[dict[str, float]] = field(default_factory=list)
     best_top1: float = -1.0
