@@ -81,6 +81,22 @@ def value_changes(study: pd.Series, position: int, statistic: str) -> pd.DataFra
     return found.astype({"image_id": int})
 
 
+def pixel_changes(study: pd.Series, position: int) -> pd.DataFrame:
+    """Return the images in which an ablation changed pixels, those whose IoU fell most first."""
+    return _pixels(str(cache().results), int(study["id"]), position, float(study["updated"]))[0]
+
+
+def class_table(study: pd.Series, position: int) -> pd.DataFrame:
+    """Return the IoU of each class, intact and under an ablation."""
+    return _pixels(str(cache().results), int(study["id"]), position, float(study["updated"]))[1]
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _pixels(path: str, study_id: int, position: int, updated: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    with Store.open(path) as store:
+        return store.pixel_changes(study_id, position), store.class_table(study_id, position)
+
+
 def all_changes(study: pd.Series) -> pd.DataFrame:
     """Return the changed images of every ablation of a study as one table, with the column position."""
     with Store.open(cache().results) as store:

@@ -23,7 +23,7 @@ from weanalysis.results import Store, find_improvements
 from weanalysis.results.statistics import compare_values, linear_change, mean_change, mean_table, selected_intervals
 from weanalysis.results.store import Writer
 from weanalysis.results.store.writer import encode_values
-from weanalysis.tasks import COUNTING, METRICS, Metric, find_metric
+from weanalysis.tasks import COUNTING, METRICS, Metric, find_metric, metrics_of_task
 from weanalysis.tasks.aggregates import Answers, calibration_error, macro_f1
 from weanalysis.tasks.classification import Classification
 

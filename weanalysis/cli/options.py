@@ -84,7 +84,8 @@ data_options = stacked(
         default="digits",
         show_default=True,
         metavar="DATA",
-        help="digits, imagefolder:DIR, imagenet:DIR, cifar10[:DIR], cifar100[:DIR] or hf:NAME.",
+        help="digits, imagefolder:DIR, imagenet:DIR, cifar10[:DIR], cifar100[:DIR] or hf:NAME; of masks digit-scenes, "
+        "voc:DIR or cityscapes:DIR.",
     ),
     click.option("--image-size", type=int, metavar="PIXELS", help="Side of the network's square input."),
     click.option("--mean", metavar="R,G,B", help="Mean of the normalization, such as 0.485,0.456,0.406."),

@@ -20,7 +20,7 @@ from weanalysis.cli.options import (
     stacked,
 )
 from weanalysis.errors import ModelError, TrainingError
-from weanalysis.training import PRESETS, Recipe, score_of
+from weanalysis.training import PRESETS, Recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -276,6 +276,8 @@ def _doubt(run: Run) -> str | None:
 
 
 def _summary(run: Run) -> dict[str, Any]:
+    from weanalysis.training import score_of
+
     result = run.result
     assert result is not None
     epochs = result["epochs"]
@@ -301,6 +303,7 @@ def print_objects(objects: list[dict[str, Any]]) -> None:
 def _print_runs(console: Console, runs: list[Run], preset: str) -> None:
     from weanalysis.cli.display import duration
     from weanalysis.results.statistics import mean_of_runs
+    from weanalysis.training import score_of
 
     for run in runs:
         result = run.result

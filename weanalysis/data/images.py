@@ -118,11 +118,8 @@ def load_data(
     downloads, and fingerprints of folders, which are then computed once. Raises DataError for a source that is
     unknown, missing, empty or has one class, and for files that are no pictures unless `skip_bad_images`.
     """
-    name, _, place = spec.partition(":")
-    if name not in SOURCES:
-        raise DataError(unknown_name("data", name, SOURCES, "For a folder of pictures use imagefolder:DIR."))
     _check_choices(num_images, seed, split)
-    found = SOURCES[name].find(place, split, cache)
+    found = _find(spec, split, cache)
     if isinstance(found, Segmented):
         _check_masks_can(class_order, skip_bad_images)
         return _with_masks(spec, found, (mean, std, image_size), num_images, seed, model, split, cache)
@@ -214,6 +211,14 @@ def _check_choices(num_images: int | None, seed: int, split: str) -> None:
         raise DataError(f"{num_images} images were asked for; give 1 or more, or leave it out for all")
     if seed < 0:
         raise DataError(f"the seed is {seed}; give 0 or more")
+
+
+def _find(spec: str, split: str, cache: Cache | None) -> Labelled | Segmented:
+    """What the source that `spec` names has; raise DataError for one that is unknown."""
+    name, _, place = spec.partition(":")
+    if name not in SOURCES:
+        raise DataError(unknown_name("data", name, SOURCES, "For a folder of pictures use imagefolder:DIR."))
+    return SOURCES[name].find(place, split, cache)
 
 
 def _with_masks(
