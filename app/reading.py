@@ -195,6 +195,8 @@ def _accuracies(path: str, wanted: tuple[tuple[int, str, float], ...]) -> list[f
 @st.cache_data(show_spinner=False, max_entries=1_000)
 def _accuracy(path: str, study_id: int, metric: str, updated: float) -> float:
     with Store.open(path) as store:
+        if find_metric(metric).statistic == "pixels":
+            return store.intact_value(study_id, find_metric(metric))
         right = store.intact(study_id)[metric]
     return 100 * float(right.mean()) if len(right) else float("nan")
 
@@ -305,5 +307,9 @@ def _metrics(path: str, study_id: int, updated: float) -> list[str]:
 
 
 def answers_in(metric: str) -> str:
-    """Return the metric in which images are right or wrong where a study is read in this one: itself, or top-1."""
-    return metric if find_metric(metric).counts_images else "top1"
+    """Return the metric that tells how good the intact network is where a study is read in this one.
+
+    That is itself where images, or their pixels, are right or wrong in it, else top-1.
+    """
+    own = find_metric(metric)
+    return metric if own.counts_images or own.statistic == "pixels" else "top1"

@@ -2,11 +2,13 @@
 
     python benchmarks/metric_intervals.py --cache cache --study 1 --metric loss
     python benchmarks/metric_intervals.py --cache cache --study 1 --metric macro-f1
+    python benchmarks/metric_intervals.py --cache cache --study 2 --metric miou --every 10
 
 What a study has kept of each image under each ablation is taken for all images that there are. From these, `--images`
 are drawn with replacement, `--draws` times for each ablation, and the interval from them is held to D on all. Losses
 are skewed: most images change next to nothing, and a few a lot. Functions of all answers are no sums, and D of an
-ablation that changes few answers comes in steps: so these are told apart by how many answers are expected to change.
+ablation that changes few answers comes in steps: so these are told apart by how many answers are expected to change; of
+masks, in how many images pixels do.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +24,6 @@ from weanalysis.cache import find_cache
 from weanalysis.results import Store
 from weanalysis.results.statistics import linear_change, mean_change
 from weanalysis.tasks import Metric, find_metric
-from weanalysis.tasks.aggregates import Answers
 
 # D and the bounds of its interval from these images, and the share of answers that change among all.
 Measure = Callable[[np.ndarray], tuple[float, float, float]]
@@ -48,16 +50,16 @@ def aggregates(store: Store, study: int, metric: Metric) -> Iterator[tuple[int, 
     aggregate = metric.aggregate
     assert aggregate is not None
     for _, before, after in store.answers(study, metric.statistic):
-        for row in range(len(after.predictions)):
-            sides = [before, Answers(after.targets, *(each[[row]] for each in after.numbers))]
+        changed = after.changed_from(before).mean(1)
+        for row, share in enumerate(changed.tolist()):
+            sides = [before, after.of_networks([row])]
 
-            def measure(images: np.ndarray, sides: list[Answers] = sides) -> tuple[float, float, float]:
-                parts = (Answers(one.targets[images], *(each[:, images] for each in one.numbers)) for one in sides)
+            def measure(images: np.ndarray, sides: list[Any] = sides) -> tuple[float, float, float]:
+                parts = (one.of_images(images) for one in sides)
                 drop, low, high, _ = linear_change(*map(aggregate, parts), metric.worse)
                 return float(drop[0]), float(low[0]), float(high[0])
 
-            changed = float((before.predictions[0] != after.predictions[row]).mean())
-            yield len(after.targets), changed, measure
+            yield len(after), share, measure
 
 
 def misses(measure: Measure, total: int, num_images: int, num_draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -80,12 +82,13 @@ def main() -> None:
     parser.add_argument("--metric", default="loss")
     parser.add_argument("--images", default="250,2000", help="sizes of the samples")
     parser.add_argument("--draws", type=int, default=400)
+    parser.add_argument("--every", type=int, default=1, help="Take every so many ablations.")
     given = parser.parse_args()
     rng = np.random.default_rng(0)
     with Store.open(find_cache(given.cache).results) as store:
         store.describe(given.study)
         metric = find_metric(given.metric)
-        measured = list((means if metric.aggregate is None else aggregates)(store, given.study, metric))
+        measured = list((means if metric.aggregate is None else aggregates)(store, given.study, metric))[:: given.every]
     print(f"{metric.label}: {len(measured)} ablations, {measured[0][0]:,} images, {given.draws} draws of each")
     for num_images in map(int, given.images.split(",")):
         found = np.array([misses(measure, total, num_images, given.draws, rng) for total, _, measure in measured])

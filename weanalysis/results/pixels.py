@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from weanalysis.results.counts import Counts
+from weanalysis.tasks import Metric
 from weanalysis.tasks.pixels import PixelCounts, class_ious
 
 # The columns in which changed images are told: IoU in percent, the mean over the classes that the image has.
@@ -37,6 +39,17 @@ class PixelAnswers(Counts):
             PixelCounts(true, before[None, :, 1], before[None, :, 2], classes),
             PixelCounts(true, right, predicted, classes),
         )
+
+    def intact_value(self, study_id: int, metric: Metric) -> float:
+        """What the intact network has in a metric of pixels, on all images that are there; NaN without any."""
+        context_id, shards = self._shards(study_id)
+        classes, parts = classes_of(self.describe(study_id)), []
+        for shard in shards.values():
+            intact = self._intact_pixels(context_id, shard)
+            if intact is not None:
+                parts.append(PixelCounts(intact[:, 0], intact[None, :, 1], intact[None, :, 2], classes))
+        assert metric.aggregate is not None
+        return float(metric.aggregate(PixelCounts.joined(parts)).values[0]) if parts else math.nan
 
     def pixel_changes(self, study_id: int, position: int) -> pd.DataFrame:
         """The images of which the ablation at `position` changed how many pixels are of a class: `IOU_CHANGED`.

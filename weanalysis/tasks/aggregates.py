@@ -56,6 +56,10 @@ class Answers:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def changed_from(self, intact: Answers) -> NDArray[np.bool_]:
+        """Which of each network's answers are not those of one `intact` network, (A, N)."""
+        return self.predictions != intact.predictions
+
     def of_networks(self, rows: Sequence[int] | NDArray[np.integer]) -> Answers:
         """Those of some networks, in this order."""
         return Answers(self.targets, *(each[rows] for each in self.numbers))

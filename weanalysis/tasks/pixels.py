@@ -45,6 +45,10 @@ class PixelCounts:
     def __len__(self) -> int:
         return len(self.true)
 
+    def changed_from(self, intact: PixelCounts) -> NDArray[np.bool_]:
+        """In which images each network's counts are not those of one `intact` network, (A, N)."""
+        return (self.right != intact.right).any(2) | (self.predicted != intact.predicted).any(2)
+
     @classmethod
     def joined(cls, parts: Sequence[PixelCounts]) -> PixelCounts:
         """Those of several lots of images, one after another."""

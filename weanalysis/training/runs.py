@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,18 @@ class Run:
 def score_of(result: Mapping[str, Any]) -> tuple[str, str]:
     """By which score a run's result tells how good it is: the field, and its words."""
     return ("miou", "mean IoU") if "miou" in result else ("top1", "top-1")
+
+
+def score_by_epoch(metrics: pd.DataFrame) -> pd.Series:
+    """Validation's score in percent by epoch, without epochs that have none: of masks the mean IoU, else top-1."""
+    known = (metrics[column].dropna() for column in ("val_miou", "val_top1") if column in metrics)
+    return next((scores for scores in known if len(scores)), pd.Series(dtype=float))
+
+
+def score_words(runs: Iterable[pd.DataFrame]) -> str:
+    """What `score_by_epoch` is of these runs' metrics, in words."""
+    of_masks = ["val_miou" in metrics and bool(metrics["val_miou"].notna().any()) for metrics in runs]
+    return "top-1" if not any(of_masks) else "mean IoU" if all(of_masks) else "top-1 or mean IoU"
 
 
 def run_folder(cache: Cache, name: str) -> Run:

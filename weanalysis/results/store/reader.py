@@ -313,17 +313,22 @@ class Reader(ResultsFile):
             found = self._row("SELECT * FROM block_values WHERE block_id = ? AND statistic = ?", block.id, name)
             yield block, index, intact, BlockValues.of(found, block)
 
+    def _intact_pixels(self, context_id: int, shard: tuple[int, int]) -> np.ndarray | None:
+        """How many pixels of each image of a shard are of each class, (N, 3, C); None where that is not kept."""
+        if not self._has("intact_pixels"):
+            return None
+        key = (context_id, *shard)
+        row = self._row("SELECT * FROM intact_pixels WHERE context_id = ? AND start = ? AND stop = ?", *key)
+        what = f"the pixels of images {shard[0]} to {shard[1]}"
+        return None if row is None else intact_pixels(row, shard[1] - shard[0], what)
+
     def _pixel_blocks(
         self, context_id: int, shard: tuple[int, int], ids: np.ndarray
     ) -> Iterator[tuple[Block, np.ndarray, np.ndarray, BlockPixels]]:
         """For each block of a shard that has pixels: which of `ids` its ablations are, intact counts, changes."""
-        if not self._has("block_pixels"):
+        intact = self._intact_pixels(context_id, shard)
+        if intact is None:
             return
-        key = (context_id, *shard)
-        row = self._row("SELECT * FROM intact_pixels WHERE context_id = ? AND start = ? AND stop = ?", *key)
-        if row is None:
-            return
-        intact = intact_pixels(row, shard[1] - shard[0], f"the pixels of images {shard[0]} to {shard[1]}")
         for block, index in self._first_blocks(context_id, shard, ids, PIXELS):
             found = self._row("SELECT * FROM block_pixels WHERE block_id = ?", block.id)
             yield block, index, intact, BlockPixels.of(found, block, intact.shape[2])
