@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import masks
 import numpy as np
 import pandas as pd
 import reading
@@ -16,7 +17,7 @@ from PIL import Image
 from weanalysis.cache import Cache
 from weanalysis.errors import DataError
 from weanalysis.figures import array_picture, frame_strip
-from weanalysis.tasks import NUMBERS, find_metric
+from weanalysis.tasks import NUMBERS, SEGMENTATION, find_metric
 
 A_PAGE = 24
 _SIDE = 112
@@ -30,6 +31,8 @@ KINDS = {
 def changed_images(study: pd.Series, row: pd.Series, key: str) -> None:
     """Show the images whose prediction changed by the ablation in `row` of a study's table, named by its place."""
     about = reading.describe(study)
+    if about.get("task") == SEGMENTATION:
+        return masks.changed_masks(study, row, about, key)
     if about.get("task") == NUMBERS:
         return _changed_numbers(study, row)
     changes = reading.changes(study, int(row.name))

@@ -81,6 +81,22 @@ def value_changes(study: pd.Series, position: int, statistic: str) -> pd.DataFra
     return changes.astype({"image_id": int})
 
 
+def pixel_changes(study: pd.Series, position: int) -> pd.DataFrame:
+    """Return the images in which an ablation changed pixels, those whose IoU fell most first."""
+    return _pixels(str(cache().results), int(study["id"]), position, float(study["updated"]))[0]
+
+
+def class_table(study: pd.Series, position: int) -> pd.DataFrame:
+    """Return the IoU of each class, intact and under an ablation."""
+    return _pixels(str(cache().results), int(study["id"]), position, float(study["updated"]))[1]
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _pixels(path: str, study_id: int, position: int, updated: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    with Store.open(path) as store:
+        return store.pixel_changes(study_id, position), store.class_table(study_id, position)
+
+
 def all_changes(study: pd.Series) -> pd.DataFrame:
     """Return the changed images of every ablation of a study as one table, with the column position."""
     with Store.open(cache().results) as store:
@@ -179,6 +195,8 @@ def _accuracies(path: str, wanted: tuple[tuple[int, str, float], ...]) -> list[f
 @st.cache_data(show_spinner=False, max_entries=1_000)
 def _accuracy(path: str, study_id: int, metric: str, updated: float) -> float:
     with Store.open(path) as store:
+        if find_metric(metric).statistic == "pixels":
+            return store.intact_value(study_id, find_metric(metric))
         right = store.intact(study_id)[metric]
     return 100 * float(right.mean()) if len(right) else float("nan")
 
@@ -289,5 +307,9 @@ def _metrics(path: str, study_id: int, updated: float) -> list[str]:
 
 
 def answers_in(metric: str) -> str:
-    """Return the metric in which images are right or wrong where a study is read in this one: itself, or top-1."""
-    return metric if find_metric(metric).counts_images else "top1"
+    """Return the metric that tells how good the intact network is where a study is read in this one.
+
+    That is itself where images, or their pixels, are right or wrong in it, else top-1.
+    """
+    own = find_metric(metric)
+    return metric if own.counts_images or own.statistic == "pixels" else "top1"

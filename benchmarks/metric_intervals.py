@@ -2,14 +2,16 @@
 
     python benchmarks/metric_intervals.py --cache cache --study 1 --metric loss
     python benchmarks/metric_intervals.py --cache cache --study 1 --metric macro-f1
+    python benchmarks/metric_intervals.py --cache cache --study 2 --metric miou --every 10
     python benchmarks/metric_intervals.py --simulate many-classes
     python benchmarks/metric_intervals.py --simulate calibrated
 
 What a study has kept of each image under each ablation is taken for all images that there are. From these, `--images`
 are drawn with replacement, `--draws` times for each ablation, and the interval from them is held to D on all. Losses
 are skewed: most images change next to nothing, and a few a lot. Functions of all answers are no sums, and D of an
-ablation that changes few answers comes in steps: so these are told apart by how many answers are expected to change.
-`--added` takes another size than one image (100 points) for what an interval allows for changes that were not seen.
+ablation that changes few answers comes in steps: so these are told apart by how many answers are expected to change; of
+masks, in how many images pixels do. `--added` takes another size than one image (100 points) for what an interval
+allows for changes that were not seen.
 
 `--simulate` needs no study, and shows where an interval of such a function is left out, and why: networks of many
 classes, with few images of each, for `macro-f1`; a network whose confidence is exactly its accuracy, for `ece`.
@@ -21,6 +23,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +31,7 @@ from weanalysis.cache import find_cache
 from weanalysis.results import Store
 from weanalysis.results.statistics import linear_change, mean_change
 from weanalysis.tasks import Metric, find_metric
-from weanalysis.tasks.aggregates import NUM_BINS, ONE_IMAGE, Answers, Linearized, calibration_error, macro_f1
+from weanalysis.tasks.aggregates import NUM_BINS, Answers, Linearized, calibration_error, macro_f1
 
 # D and the bounds of its interval from these images, and how many answers change among them.
 Measure = Callable[[np.ndarray], tuple[float, float, float, int]]
@@ -84,23 +87,25 @@ def means(store: Store, study: int, metric: Metric) -> Iterator[tuple[int, float
         yield len(changes), 1.0, measure
 
 
-def aggregates(store: Store, study: int, metric: Metric, added: float) -> Iterator[tuple[int, float, Measure]]:
+def aggregates(store: Store, study: int, metric: Metric, added: float | None) -> Iterator[tuple[int, float, Measure]]:
     """The same for a metric that is a function of all answers."""
     aggregate = metric.aggregate
     assert aggregate is not None
     for _, before, after in store.answers(study, metric.statistic):
-        for row in range(len(after.predictions)):
-            sides = [before, Answers(after.targets, *(each[[row]] for each in after.numbers))]
+        changed = after.changed_from(before).mean(1)
+        for row, share in enumerate(changed.tolist()):
+            sides = [before, after.of_networks([row])]
 
-            def measure(images: np.ndarray, sides: list[Answers] = sides) -> tuple[float, float, float, int]:
-                parts = [Answers(one.targets[images], *(each[:, images] for each in one.numbers)) for one in sides]
-                first, second = (replace(aggregate(part), one_image=added) for part in parts)
+            def measure(images: np.ndarray, sides: list[Any] = sides) -> tuple[float, float, float, int]:
+                parts = [one.of_images(images) for one in sides]
+                first, second = map(aggregate, parts)
+                if added is not None:
+                    first, second = (replace(each, one_image=added) for each in (first, second))
                 drop, low, high, _ = linear_change(first, second, metric.worse)
-                changed = np.count_nonzero(parts[0].predictions[0] != parts[1].predictions[0])
+                changed = np.count_nonzero(parts[1].changed_from(parts[0]))
                 return float(drop[0]), float(low[0]), float(high[0]), changed
 
-            changed = float((before.predictions[0] != after.predictions[row]).mean())
-            yield len(after.targets), changed, measure
+            yield len(after), share, measure
 
 
 def held_on(measure: Measure, total: int, num_images: int, num_draws: int, rng: np.random.Generator) -> Held:
@@ -115,9 +120,9 @@ def of_a_study(given: argparse.Namespace, rng: np.random.Generator) -> None:
         store.describe(given.study)
         metric = find_metric(given.metric)
         if metric.aggregate is None:
-            measured = list(means(store, given.study, metric))
+            measured = list(means(store, given.study, metric))[:: given.every]
         else:
-            measured = list(aggregates(store, given.study, metric, given.added))
+            measured = list(aggregates(store, given.study, metric, given.added))[:: given.every]
     print(f"{metric.label}: {len(measured)} ablations, {measured[0][0]:,} images, {given.draws} draws of each")
     for num_images in map(int, given.images.split(",")):
         helds = [held_on(measure, total, num_images, given.draws, rng) for total, _, measure in measured]
@@ -254,7 +259,8 @@ def main() -> None:
     parser.add_argument("--metric", default="loss")
     parser.add_argument("--images", default="250,2000", help="sizes of the samples")
     parser.add_argument("--draws", type=int, default=400)
-    parser.add_argument("--added", type=float, default=ONE_IMAGE, help="points that an image may turn unseen by")
+    parser.add_argument("--every", type=int, default=1, help="Take every so many ablations.")
+    parser.add_argument("--added", type=float, help="points that an image may turn unseen by (default: the metric's)")
     given = parser.parse_args()
     rng = np.random.default_rng(0)
     if given.simulate:

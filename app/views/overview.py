@@ -10,7 +10,7 @@ import streamlit as st
 
 from weanalysis.jobs import Jobs
 from weanalysis.kinds import kind_of
-from weanalysis.training import unreadable_runs
+from weanalysis.training import score_by_epoch, score_words, unreadable_runs
 
 st.title("Overview")
 st.caption(
@@ -126,7 +126,7 @@ def trained() -> None:
                     "model": run.recipe.get("model"),
                     "data": run.recipe.get("data"),
                     "excitation": run.recipe.get("excitation"),
-                    "best": run.frame["val_top1"].max() if "val_top1" in run.frame else None,
+                    "best": score_by_epoch(run.frame).max(),
                     "epochs": len(run.frame),
                     "state": "finished" if run.finished else "unfinished",
                     "created": pd.Timestamp(run.created) if run.created else pd.NaT,
@@ -145,7 +145,7 @@ def trained() -> None:
             "excitation": st.column_config.TextColumn(
                 "Excitation", help="Weight excitation during training: LWE by location, MWE by magnitude."
             ),
-            "best": st.column_config.NumberColumn("Best top-1 (%)", format="%.2f"),
+            "best": st.column_config.NumberColumn(f"Best {score_words(run.frame for run in runs)} (%)", format="%.2f"),
             "epochs": st.column_config.NumberColumn("Epochs"),
             "state": st.column_config.TextColumn("State"),
             "created": st.column_config.DatetimeColumn("Begun", format="distance"),

@@ -11,10 +11,10 @@ import streamlit as st
 from weanalysis import figures
 from weanalysis.figures import METRIC_TITLES, X_TITLES, best_epoch
 from weanalysis.results.statistics import mean_of_runs
-from weanalysis.training import differing_fields, seed_groups, value_word
+from weanalysis.training import differing_fields, score_by_epoch, score_words, seed_groups, value_word
 
 SHOWN_FIRST = 6
-PREFERRED = ("top1", "loss", "top5", "learning_rate", "peak_memory_gib")
+PREFERRED = ("top1", "miou", "loss", "top5", "learning_rate", "peak_memory_gib")
 
 st.title("Training runs")
 st.caption(
@@ -56,7 +56,12 @@ if not chosen:
 
 def metrics_of(runs: list[curves.Curves]) -> list[str]:
     """Return what can be drawn, with train_… and val_… as one, the usual ones first."""
-    columns = dict.fromkeys(column for run in runs for column in run.frame.columns if column not in curves.PLACES)
+    columns = dict.fromkeys(
+        column
+        for run in runs
+        for column in run.frame.columns
+        if column not in curves.PLACES and run.frame[column].notna().any()
+    )
     shared_names = dict.fromkeys(column.removeprefix("val_").removeprefix("train_") for column in columns)
     known = [name for name in PREFERRED if name in shared_names]
     return known + [name for name in shared_names if name not in known]
@@ -74,14 +79,14 @@ def differences(runs: list[curves.Curves]) -> pd.DataFrame:
 def summary(runs: list[curves.Curves]) -> pd.DataFrame:
     rows = []
     for run in runs:
-        top1 = run.frame.get("val_top1", pd.Series(dtype=float)).dropna()
-        best = best_epoch(top1, "top1") if len(top1) else None
+        scores = score_by_epoch(run.frame)
+        best = best_epoch(scores, "top1") if len(scores) else None
         rows.append(
             {
                 "run": run.name,
-                "best": None if best is None else top1.iloc[best],
-                "best_epoch": None if best is None else run.frame.loc[top1.index[best]].get("epoch"),
-                "last": None if best is None else top1.iloc[-1],
+                "best": None if best is None else scores.iloc[best],
+                "best_epoch": None if best is None else run.frame.loc[scores.index[best]].get("epoch"),
+                "last": None if best is None else scores.iloc[-1],
                 "epochs": len(run.frame),
                 "minutes": run.frame["seconds"].max() / 60 if "seconds" in run.frame else None,
                 "state": "finished" if run.finished else "unfinished",
@@ -141,15 +146,15 @@ def drawn() -> None:
         name=f"runs-{metric}",
         alt=f"{METRIC_TITLES.get(metric, metric)} of {len(now)} runs",
     )
-    table = summary(now)
+    table, score = summary(now), score_words(run.frame for run in now)
     st.dataframe(
         table.dropna(axis=1, how="all"),
         hide_index=True,
         column_config={
             "run": "Run",
-            "best": st.column_config.NumberColumn("Best top-1 (%)", format="%.2f"),
+            "best": st.column_config.NumberColumn(f"Best {score} (%)", format="%.2f"),
             "best_epoch": st.column_config.NumberColumn("at epoch", format="%d"),
-            "last": st.column_config.NumberColumn("Last top-1 (%)", format="%.2f"),
+            "last": st.column_config.NumberColumn(f"Last {score} (%)", format="%.2f"),
             "epochs": st.column_config.NumberColumn("Rows", help="Epochs (or steps) recorded."),
             "minutes": st.column_config.NumberColumn("Minutes", format="%.1f"),
             "state": "State",
@@ -160,7 +165,7 @@ def drawn() -> None:
         if len(last) > 1:
             mean = mean_of_runs(last)
             st.caption(
-                f"{shared.plain(title)}: last top-1 {mean.value:.2f} %, 95 % interval over {len(last)} seeds "
+                f"{shared.plain(title)}: last {score} {mean.value:.2f} %, 95 % interval over {len(last)} seeds "
                 f"{mean.low:.2f} to {mean.high:.2f} %."
             )
     if len(now) > 1:

@@ -27,6 +27,7 @@ from weanalysis.data import GivenImages, ImageData
 from weanalysis.errors import StudyError, WeanalysisError
 from weanalysis.excitation import excitation_of
 from weanalysis.models import Model, build
+from weanalysis.tasks import SEGMENTATION
 
 # What rebuilding a network from its name may change in its logits, of the largest one.
 _ROUNDING = 1e-4
@@ -57,12 +58,14 @@ def prepare(
     output: str | int | None = None,
     num_classes: int | None = None,
     any_shape: bool = False,
+    of_pixels: bool = False,
 ) -> Prepared:
     """Fold a network's weights in a copy, observe how it behaves on some images, and find out what tells it apart.
 
     `layers` are those that will be zeroed (None: all); `seed` and `batch_size` are what the user allows, see
     `behaviour.observe`; `given` is the network that `model` holds a copy of, which must not be computed with; `output`
-    names the logits among several outputs, which `num_classes` may tell apart; with `any_shape` they need be no logits.
+    names the logits among several outputs, which `num_classes` may tell apart; with `of_pixels` each pixel has its own,
+    with `any_shape` they need be no logits.
     Raises StudyError for a network that cannot be measured.
     """
     net = copied(model.net)
@@ -78,7 +81,7 @@ def prepare(
         raise StudyError(f"{few(lazy)} has no weight yet: run one batch through the network first")
     net = moved(net, torch.device("cpu"), torch.float32)
     returned = run_forward(copied(net), images.clone())
-    path, note = choose_output(returned, num_classes, output, len(images) if any_shape else None)
+    path, note = choose_output(returned, num_classes, output, len(images) if any_shape else None, of_pixels)
 
     def forward(net: nn.Module, images: Tensor) -> Tensor:
         with drawn_from(seed):
@@ -111,7 +114,8 @@ def prepare(
 def prepare_on(model: Model, images: ImageData | GivenImages, batch_size: int | None = None) -> Prepared:
     """Prepare a network for whatever reads its weights over a whole data set; see `prepare`."""
     probes = images.batch(0, min(NUM_PROBES, len(images)))[0]
-    return prepare(model, None, probes, None, batch_size, num_classes=classes_of(model, images))
+    of_pixels = images.task == SEGMENTATION
+    return prepare(model, None, probes, None, batch_size, num_classes=classes_of(model, images), of_pixels=of_pixels)
 
 
 def classes_of(model: Model, images: ImageData | GivenImages) -> int:

@@ -19,8 +19,9 @@ from weanalysis.tasks import METRICS, Metric
 class Status:
     """How far a study has come, for whoever watches: `done` and `total` count (ablation, shard) pairs.
 
-    `metric` is the study's, or top-1 where that follows from all answers at once. `counts` holds, per ablation,
-    num_images and what the metric follows from: num_correct (intact), lost and gained, or the sums of `Store.moments`.
+    `metric` is the study's, or where that follows from all answers at once top-1, or the loss. `counts` holds, per
+    ablation, num_images and what the metric follows from: num_correct (intact), lost and gained, or the
+    sums of `Store.moments`.
     """
 
     study: Study
@@ -40,12 +41,13 @@ class Tally:
     """Counts of a running study, so that what was found so far can be shown without reading the store."""
 
     def __init__(self, store: Store, study_id: int, metric: Metric, ids: np.ndarray):
-        # What follows from all answers at once is not told on the way: top-1 stands for it.
         self.answers_in = metric if metric.counts_images else METRICS["top1"]
-        self.shown = self._metric = self.answers_in if metric.aggregate is not None else metric
+        # What follows from all answers at once is not told on the way: top-1 stands for it, of pixels the loss.
+        stands_for = METRICS["loss"] if metric.statistic == "pixels" else self.answers_in
+        self.shown = self._metric = stands_for if metric.aggregate is not None else metric
         _, first, self._of_place = np.unique(ids, return_index=True, return_inverse=True)
         answers = store.counts(study_id, self.answers_in.name)
-        counts = answers if self.shown.counts_images else store.moments(study_id, metric.statistic)
+        counts = answers if self.shown.counts_images else store.moments(study_id, self.shown.statistic)
         self._counts = {name: values[first] for name, values in counts.items()}
         self._answers = {name: answers[name][first] for name in ("num_images", "num_correct")}
 

@@ -25,6 +25,7 @@ from weanalysis.provenance import called_as
 from weanalysis.results import Store
 from weanalysis.results.contrast import lowest_and_highest
 from weanalysis.results.store import Writer
+from weanalysis.tasks import CLASSIFICATION, default_metric
 from weanalysis.tasks.own import OwnMetric
 
 
@@ -33,7 +34,7 @@ def ablate(
     data: Any,
     study: Study | str = DEFAULT,
     evaluate: Mode = "exact",
-    metric: str | OwnMetric = "top1",
+    metric: str | OwnMetric | None = None,
     *,
     cache: Cache | str | None = None,
     device: str = "auto",
@@ -53,9 +54,11 @@ def ablate(
 ) -> pd.DataFrame:
     """Measure the decrease in performance D of every ablation of a study, and keep it in the cache.
 
-    `model`: a `Model` or any `nn.Module` whose output is (images, classes) logits; only copies of it are run.
-    `data`: an `ImageData`, or any map-style dataset of (FloatTensor(3, H, W), class index). `metric`: a name, or what
-    `weanalysis.metric` makes of a function; with one, targets may be any numbers instead of a class index.
+    `model`: a `Model` or any `nn.Module` whose output is (images, classes) logits, or (images, classes, H, W) for
+    masks; only copies of it are run.
+    `data`: an `ImageData`, or any map-style dataset of (FloatTensor(3, H, W), class index). `metric`: a name (None:
+    top1, of masks miou), or what `weanalysis.metric` makes of a function; with one, targets may be any numbers instead
+    of a class index, and with one of segmentation they are masks (H, W) of class indices, 255 where there is none.
     `study`: a `Study`, or the name of one with its `options`. `jobs`: processes on the CPU (None: chosen; one a GPU on
     several GPUs).
     `until_ci`: leave an ablation alone once its interval is at most so many points wide; `until_significant`: once
@@ -84,7 +87,7 @@ def ablate(
     say = say or (lambda line: None)
     settings = check_settings(
         evaluate,
-        metric,
+        default_metric(getattr(data, "task", CLASSIFICATION)) if metric is None else metric,
         device,
         dtype,
         jobs,

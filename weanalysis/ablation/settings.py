@@ -8,7 +8,7 @@ from weanalysis.ablation.evaluate import Mode, ScreenSettings
 from weanalysis.devices import DTYPES, find_devices
 from weanalysis.errors import StudyError, unknown_name
 from weanalysis.results.statistics import StoppingRule
-from weanalysis.tasks import METRICS, Metric, find_metric
+from weanalysis.tasks import METRICS, SEGMENTATION, Metric, find_metric
 from weanalysis.tasks.own import OwnMetric
 
 EVALUATIONS = ("exact", "screened", "naive")
@@ -74,7 +74,7 @@ def check_settings(
     if evaluate == "screened" and not asked.can_be_screened:
         raise StudyError(
             f"--evaluate screened leaves out images that cannot turn right or wrong, and {asked.name} needs all: use "
-            "--evaluate exact, or --metric top1"
+            + ("--evaluate exact" if asked.tasks == (SEGMENTATION,) else "--evaluate exact, or --metric top1")
         )
     devices = find_devices(device)
     if dtype == "tf32" and not devices[0].startswith("cuda"):

@@ -25,9 +25,17 @@ from weanalysis.errors import StudyError
 from weanalysis.models import Model, save_checkpoint
 from weanalysis.results.multipliers import save_multipliers
 from weanalysis.results.store import content_key
-from weanalysis.tasks import NUMBERS, Metric, described
+from weanalysis.tasks import (
+    IOU_OF_CLASS,
+    NUMBERS,
+    SEGMENTATION,
+    Metric,
+    described,
+    listed_metrics,
+)
 from weanalysis.tasks.classification import Classification
 from weanalysis.tasks.numbers import Numbers, OutputTask
+from weanalysis.tasks.segmentation import Segmentation
 from weanalysis.versions import versions
 
 
@@ -78,7 +86,7 @@ def set_up(request: Request, settings: Settings, cache: Cache, say: Callable[[st
     The network's weights, and LWE's multipliers, are kept in the cache.
     """
     began = time.perf_counter()
-    given, images = as_model(request.model), as_images(request.data, settings.own is not None)
+    given, images = as_model(request.model), as_images(request.data, _targets_for(settings))
     # Multipliers are read before they are folded away; all else is measured on the weights the network computes with.
     study, learned = _study_of(request, settings, given), multipliers_of(given)
     made_by = {"command": request.command, "checkpoint": checkpoint_of(given), "excitation": excitation_kind(given)}
@@ -88,7 +96,8 @@ def set_up(request: Request, settings: Settings, cache: Cache, say: Callable[[st
         say(note)
     task = _output_task(settings, prepared, images)
     evaluator = _evaluator(settings, prepared, task, probes)
-    num_classes = _checked_classes(settings, images, task, evaluator.logits(probes), targets)
+    outputs = evaluator.logits(probes)
+    num_classes = _checked_classes(settings, images, task, outputs, targets)
     seconds_per_image = _time_forward(evaluator, probes, targets)
     if settings.batch_size is None:
         evaluator.fit_batch(probes, study.ablations)
@@ -103,13 +112,20 @@ def set_up(request: Request, settings: Settings, cache: Cache, say: Callable[[st
         seconds_per_image=seconds_per_image,
         name=request.name or _name_of(settings, prepared.model, images, study),
         context=context,
-        about={**_about(settings, prepared, images, study, evaluator), **made_by},
+        about={**_about(settings, prepared, images, study, evaluator, outputs.shape), **made_by},
         work=_work(
             settings, prepared, images, evaluator, context, cache, _keep_weights(cache, prepared.model, learned)
         ),
         cache=cache,
         began=began,
     )
+
+
+def _targets_for(settings: Settings) -> str | None:
+    """What the targets of a data set of the caller's may be, by the metric; None: class indices."""
+    if settings.own is not None:
+        return NUMBERS
+    return SEGMENTATION if settings.metric.tasks == (SEGMENTATION,) else None
 
 
 def _study_of(request: Request, settings: Settings, given: Model) -> Study:
@@ -140,19 +156,28 @@ def _prepared(
         request.output,
         classes_of(given, images),
         settings.own is not None,
+        images.task == SEGMENTATION,
     )
 
 
 def _output_task(settings: Settings, prepared: Prepared, images: ImageData | GivenImages) -> OutputTask:
-    """What the network's outputs and the targets mean: classes, or whatever a metric of the caller's reads.
+    """What the network's outputs and the targets mean: classes of images or pixels, or whatever an own metric reads.
 
     With such a metric, outputs that are no logits of several classes mean what it makes of them.
     """
+    task, metric = images.task, settings.metric
+    if not metric.is_own and task != NUMBERS and task not in metric.tasks:
+        raise StudyError(
+            f"metric {metric.name} is one of {' and '.join(metric.tasks)}, and {images.spec} is data of {task}: choose "
+            f"from {listed_metrics(task)}"
+        )
     if isinstance(images, GivenTargets) and settings.own is None:
         raise StudyError(
             f"the targets of {images.spec} are no class indices, so that {settings.metric.name} cannot be told: "
             "give a metric of your own (weanalysis.metric)"
         )
+    if task == SEGMENTATION:
+        return Segmentation(prepared.conduct.probabilities, settings.own)
     are_logits = len(prepared.output_shape) == 1 and prepared.output_shape[0] > 1
     if settings.own is not None and (isinstance(images, GivenTargets) or not are_logits):
         return Numbers(settings.own)
@@ -163,6 +188,8 @@ def _checked_classes(
     settings: Settings, images: ImageData | GivenImages, task: OutputTask, outputs: Tensor, targets: Tensor
 ) -> int:
     """How many classes the network has, 0 where images have none; raise WeanalysisError where that does not fit."""
+    if isinstance(task, Segmentation):
+        return _checked_masks(settings, images, outputs, targets)
     if isinstance(task, Numbers):
         task.own.check(outputs, targets)
         return 0
@@ -176,6 +203,23 @@ def _checked_classes(
     if settings.own is not None:
         settings.own.check(outputs, targets)
     return num_classes
+
+
+def _checked_masks(settings: Settings, images: ImageData | GivenImages, outputs: Tensor, targets: Tensor) -> int:
+    """0, since no image has a class; raise WeanalysisError where masks, metric and network do not fit each other."""
+    Segmentation().check(outputs, targets)
+    name, classes = settings.metric.name, class_names(images, outputs.shape[1])
+    if name.startswith(IOU_OF_CLASS) and name.removeprefix(IOU_OF_CLASS) not in classes:
+        raise StudyError(f"metric {name}: no class is called so; choose from {', '.join(classes)}")
+    if settings.own is not None:
+        settings.own.check(outputs, targets)
+    return 0
+
+
+def class_names(images: ImageData | GivenImages, num_classes: int) -> tuple[str, ...]:
+    """The names of the classes of pixels: the data's, or their numbers."""
+    names = tuple(getattr(images, "classes", None) or ())
+    return names if len(names) == num_classes else tuple(map(str, range(num_classes)))
 
 
 def _evaluator(settings: Settings, prepared: Prepared, output_task: OutputTask, probes: Tensor) -> Evaluator:
@@ -258,9 +302,17 @@ def _name_of(settings: Settings, model: Model, images: Any, study: Study) -> str
     return "-".join([model.name, images.spec.partition(":")[0], study.kind, *asked])
 
 
-def _about(settings: Settings, prepared: Prepared, images: Any, study: Study, evaluator: Evaluator) -> dict[str, Any]:
+def _about(
+    settings: Settings, prepared: Prepared, images: Any, study: Study, evaluator: Evaluator, outputs: torch.Size
+) -> dict[str, Any]:
     """What is said of a study, beside what its answers depend on."""
     model = prepared.model
+    classes = list(model.classes or getattr(images, "classes", None) or ())
+    task, task_name = evaluator.network.task, None
+    if isinstance(task, Segmentation):
+        classes, task_name = list(class_names(images, outputs[1])), SEGMENTATION
+    elif isinstance(task, Numbers):
+        task_name = NUMBERS
     return {
         "model": model.name,
         "weights": model.weights,
@@ -269,11 +321,11 @@ def _about(settings: Settings, prepared: Prepared, images: Any, study: Study, ev
         "layers": list(study.layers),
         "skipped": [list(pair) for pair in study.skipped],
         "notes": [*study.notes, *prepared.notes],
-        "classes": list(model.classes or getattr(images, "classes", None) or ()),
+        "classes": classes,
         "transform": images.transform.describe() if images.transform else None,
         "evaluation_note": evaluator.note,
         "stopping": str(settings.rule) if settings.rule else None,
-        "task": None if evaluator.network.task.has_classes else NUMBERS,
+        "task": task_name,
         "own_metrics": [described(settings.metric)] if settings.own else [],
         "versions": versions(),
     }

@@ -19,7 +19,7 @@ from weanalysis.cli.options import (
 )
 from weanalysis.errors import StudyError
 from weanalysis.kinds import DEFAULT, KINDS, Kind, kind_called, kinds_where, options_by_name
-from weanalysis.tasks import METRICS, find_metric
+from weanalysis.tasks import IOU_OF_CLASS, METRICS, default_metric, find_metric
 
 EXAMPLES = """Measure how much worse a network gets when weights are zeroed.
 
@@ -70,11 +70,10 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @study_options
 @click.option(
     "--metric",
-    default="top1",
-    show_default=True,
-    metavar="|".join(METRICS),
-    help="What D is the change of, for the worse: an accuracy (points) or the mean cross-entropy (nats). "
-    "One run measures all of them; another metric of the same study takes no time.",
+    metavar="|".join([*METRICS, f"{IOU_OF_CLASS}CLASS"]),
+    help="What D is the change of, for the worse: an accuracy (points), the mean cross-entropy (nats) or, of masks, "
+    "the mean IoU (points). One run measures all of them; another metric of the same study takes no time. "
+    "(default: top1, of masks miou)",
 )
 @click.option(
     "--evaluate",
@@ -169,9 +168,11 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
     from weanalysis.ablation import ablate as run
     from weanalysis.cache import find_cache
     from weanalysis.cli.display import Watcher
+    from weanalysis.data import task_of_data
     from weanalysis.results import Store, find_improvements
 
     kind = kind_called(given["study"])
+    given["metric"] = given["metric"] or default_metric(task_of_data(given["data"]))
     options = _study_options(ctx, kind, given)
     settings = _checked_settings(kind, given)
 

@@ -109,7 +109,8 @@ class Watcher:
         if progress.note:
             self.console.print(progress.note, markup=False, soft_wrap=True)
         share = progress.step / max(1, progress.num_steps)
-        accuracy = f", validation top-1 {progress.val_top1:.1f} %" if math.isfinite(progress.val_top1) else ""
+        scores = (("top-1", progress.val_top1), ("mean IoU", progress.val_miou))
+        accuracy = "".join(f", validation {name} {value:.1f} %" for name, value in scores if math.isfinite(value))
         loss = f", loss {progress.loss:.3f}" if math.isfinite(progress.loss) else ""
         words = (
             f"training {progress.run}: epoch {progress.epoch} of {progress.num_epochs:g}{loss}{accuracy}, "

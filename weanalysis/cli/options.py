@@ -85,7 +85,7 @@ data_options = stacked(
         show_default=True,
         metavar="DATA",
         help="digits, moving-digits, digit-signals, imagefolder:DIR, imagenet:DIR, cifar10[:DIR], cifar100[:DIR], "
-        "kinetics:DIR, frames:DIR, arrays:FILE.npz or hf:NAME.",
+        "kinetics:DIR, frames:DIR, arrays:FILE.npz or hf:NAME; of masks digit-scenes, voc:DIR or cityscapes:DIR.",
     ),
     click.option("--image-size", type=int, metavar="PIXELS", help="Side of the network's square input."),
     click.option("--mean", metavar="R,G,B", help="Mean of the normalization, such as 0.485,0.456,0.406."),

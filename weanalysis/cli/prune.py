@@ -18,6 +18,7 @@ from weanalysis.cli.options import (
 )
 from weanalysis.errors import ModelError, StudyError
 from weanalysis.kinds import KINDS
+from weanalysis.tasks import find_metric
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -189,19 +190,19 @@ def _shares(text: str) -> tuple[float, ...]:
 def _print(console: Console, pruned: Pruned, output: Path | None) -> None:
     from rich.table import Table
 
-    about, table = pruned.about, pruned.table
+    about, table, metric = pruned.about, pruned.table, find_metric(pruned.about["metric"])
     intact = about["intact_params"]
     console.print(
         f"\n[bold]{pruned.model.name}[/bold]: {table['num_units'].iloc[0]:,} {about['unit']}s of "
         f"{len(about['layers'])} layers ranked by {about['source']}, "
-        f"{'over the network' if about['scope'] == 'network' else 'layer by layer'}; intact top-1 "
+        f"{'over the network' if about['scope'] == 'network' else 'layer by layer'}; intact {metric.label} "
         f"{table['intact'].iloc[0]:.2f} %, loss {table['loss_intact'].iloc[0]:.4f} nats on "
         f"{about['num_images']:,} images, {intact['num_params']:,} parameters, "
         f"{intact['gflops']:.3f} GFLOPs",
         soft_wrap=True,
     )
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("sparsity", "pruned", "left", "GFLOPs", "top-1", "D, points [95 %]", "loss, nats [95 %]"):
+    for title in ("sparsity", "pruned", "left", "GFLOPs", metric.label, "D, points [95 %]", "loss, nats [95 %]"):
         shown.add_column(title, justify="right", no_wrap=True)
     for row in table.itertuples():
         style = "bold" if row.sparsity == about["sparsity"] else None
@@ -218,8 +219,9 @@ def _print(console: Console, pruned: Pruned, output: Path | None) -> None:
         )
     console.print(shown)
     console.print(
-        "left: parameters that are not 0. D is the loss of accuracy, paired on the same images (Tango), for "
-        "the population that they were drawn from; so is the increase of the mean loss (Student's t); "
+        f"left: parameters that are not 0. {metric.meaning}, paired on the same images "
+        f"({'Tango' if metric.counts_images else 'linearized'}), for the "
+        "population that they were drawn from; so is the increase of the mean loss (Student's t); "
         "where the ranking has seen these images too, they flatter. "
         "Nothing was trained after pruning.",
         soft_wrap=True,

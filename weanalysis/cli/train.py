@@ -193,6 +193,9 @@ _PRESETS_FOR = {
     "arrays": "signals",
     "kinetics": "kinetics",
     "frames": "jester",
+    "digit-scenes": "scenes",
+    "voc": "voc",
+    "cityscapes": "cityscapes",
 }
 
 
@@ -291,18 +294,23 @@ def _doubt(run: Run) -> str | None:
     from weanalysis.results.statistics import chance_note
 
     result = run.result or {}
+    if "miou" in result:
+        return None
     num_images = result.get("num_images", 0)
     return chance_note(round(result.get("top1", 0) / 100 * num_images), num_images, result.get("num_classes", 0))
 
 
 def _summary(run: Run) -> dict[str, Any]:
+    from weanalysis.training import score_of
+
     result = run.result
     assert result is not None
     epochs = result["epochs"]
+    name, _ = score_of(result)
     return {
         "run": run.name,
         "checkpoint": str(run.checkpoint),
-        "top1": result["top1"],
+        name: result[name],
         "epochs": int(epochs) if epochs == int(epochs) else epochs,
         "seconds": result["seconds"],
     }
@@ -320,19 +328,21 @@ def print_objects(objects: list[dict[str, Any]]) -> None:
 def _print_runs(console: Console, runs: list[Run], preset: str) -> None:
     from weanalysis.cli.display import duration
     from weanalysis.results.statistics import mean_of_runs
+    from weanalysis.training import score_of
 
     for run in runs:
         result = run.result
         assert result is not None
+        name, label = score_of(result)
         console.print(
-            f"[bold]{run.name}[/bold]: top-1 {result['top1']:.2f} % after {result['epochs']:g} epochs of the recipe "
-            f"{preset} (best {result['best_top1']:.2f} % after {result['best_epoch']}), "
+            f"[bold]{run.name}[/bold]: {label} {result[name]:.2f} % after {result['epochs']:g} epochs of the recipe "
+            f"{preset} (best {result[f'best_{name}']:.2f} % after {result['best_epoch']}), "
             f"{duration(result['seconds'])}",
             soft_wrap=True,
         )
         console.print(f"  {run.checkpoint}", markup=False, soft_wrap=True)
     if len(runs) > 1:
-        mean = mean_of_runs([run.result["top1"] for run in runs if run.result])
+        mean = mean_of_runs([run.result[score_of(run.result)[0]] for run in runs if run.result])
         console.print(
             f"Mean over {len(runs)} seeds: {mean.value:.2f} %, 95 % interval {mean.low:.2f} to "
             f"{mean.high:.2f} (Student's t)."
@@ -420,7 +430,7 @@ def _how_to_load(architecture: dict[str, Any], path: Path) -> str:
         why = f" (it has {' and '.join(dressed)})" if dressed else ""
         return f"Use it with --model {path}: no other program has this network{why}."
     options = "".join(f", {key}={value!r}" for key, value in architecture["options"].items())
-    make = {"torchvision": "torchvision.models.get_model", "timm": "timm.create_model"}[architecture["source"]]
+    make = {"timm": "timm.create_model"}.get(architecture["source"], "torchvision.models.get_model")
     return (
         f"Load it anywhere: {make}({architecture['name']!r}, num_classes={architecture['num_classes']}{options})"
         ".load_state_dict(safetensors.torch.load_file(FILE), strict=True)"

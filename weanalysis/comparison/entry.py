@@ -9,10 +9,10 @@ from weanalysis.cache import Cache, find_cache
 from weanalysis.comparison.networks import NetworkComparison, NetworkRunner, Report, compare_networks, data_of
 from weanalysis.comparison.sides import SideGiven, StudyOf, find_side
 from weanalysis.comparison.studies import StudyComparison, compare_studies
-from weanalysis.data import as_images
+from weanalysis.data import as_images, task_of_data
 from weanalysis.devices import find_devices
 from weanalysis.errors import DataError, StudyError
-from weanalysis.tasks import COUNTING, METRICS, find_metric
+from weanalysis.tasks import COUNTING, METRICS, SEGMENTATION, default_metric, find_metric
 
 
 def compare(
@@ -67,9 +67,9 @@ def compare(
             f"{study!r} is a study and {other!r} a network; compare studies with studies, and networks (runs, "
             "checkpoints) with networks"
         )
-    find_metric(metric or "top1", METRICS)
-    images = data_of([*one, *two]) if data is None else data if isinstance(data, str) else as_images(data)
-    runner = NetworkRunner(
-        images, metric or "top1", num_images, find_devices(device)[0], batch_size, found_cache, report
-    )
+    masks = metric is not None and find_metric(metric, METRICS).tasks == (SEGMENTATION,)
+    images = data_of([*one, *two]) if data is None else data
+    images = images if isinstance(images, str) else as_images(images, SEGMENTATION if masks else None)
+    metric = metric or default_metric(task_of_data(images) if isinstance(images, str) else images.task)
+    runner = NetworkRunner(images, metric, num_images, find_devices(device)[0], batch_size, found_cache, report)
     return compare_networks(one, two, runner, reach)

@@ -11,7 +11,12 @@ import numpy as np
 import pandas as pd
 
 from weanalysis.ablation import Evaluator
+from weanalysis.ablation.behaviour import Conduct
+from weanalysis.ablation.copies import copied
+from weanalysis.ablation.evaluate import choose_output
 from weanalysis.ablation.inputs import as_model
+from weanalysis.ablation.preparation import run_forward
+from weanalysis.ablation.setup import class_names
 from weanalysis.cache import Cache
 from weanalysis.comparison.difference import Difference
 from weanalysis.comparison.sides import Member
@@ -29,9 +34,11 @@ from weanalysis.results.statistics import (
     compare_runs,
     compare_values,
 )
-from weanalysis.tasks import Metric, find_metric
+from weanalysis.tasks import SEGMENTATION, Metric, find_metric, listed_metrics
 from weanalysis.tasks.aggregates import Answers, Linearized
 from weanalysis.tasks.classification import Classification
+from weanalysis.tasks.pixels import PixelCounts
+from weanalysis.tasks.segmentation import Segmentation
 from weanalysis.training import Run, differing_fields
 from weanalysis.training.recipe import whole_spec
 
@@ -144,12 +151,18 @@ class NetworkRunner:
             images = self.data
             if isinstance(images, str):
                 images = load_data(images, num_images=self.num_images, model=model, cache=self.cache)
+            if not metric.is_own and images.task not in metric.tasks:
+                raise StudyError(
+                    f"metric {metric.name} is one of {' and '.join(metric.tasks)}, and {images.spec} is data of "
+                    f"{images.task}: choose from {listed_metrics(images.task)}"
+                )
             answers, correct, values = self._answers(as_model(model), images, member.name)
         except WeanalysisError as error:
             raise type(error)(f"{member.name}: {error}") from error
         notes = [*model.notes, *getattr(images, "notes", ()), *self._notes(member, images.fingerprint)]
         right = (metric if metric.counts_images else find_metric("top1")).right(correct)
-        if note := chance_note(int(right.sum()), len(right), model.num_classes, max(1, metric.guesses)):
+        num_classes = 0 if images.task == SEGMENTATION else model.num_classes
+        if note := chance_note(int(right.sum()), len(right), num_classes, max(1, metric.guesses)):
             notes.append(f"{member.name}: {note}")
         counted = _count_costs(model, images) if with_costs else dict.fromkeys(COUNTED, math.nan)
         linear = None if metric.aggregate is None else metric.aggregate(answers)
@@ -158,10 +171,9 @@ class NetworkRunner:
         value = value if linear is None else float(linear.values[0])
         return _Answers(np.asarray(images.ids), numbers, linear, value, counted, notes)
 
-    def _answers(self, model: Model, images: Images, name: str) -> tuple[Answers, np.ndarray, dict[str, np.ndarray]]:
+    def _answers(self, model: Model, images: Images, name: str) -> tuple[Any, np.ndarray, dict[str, np.ndarray]]:
         """What a network answers, the bits of correctness (N,), and the numbers of each image by statistic."""
-        task = Classification.of(_some_outputs(model, images))
-        evaluator = Evaluator(model.net, "naive", self.device, task=task)
+        evaluator = _evaluator(model, images, self.device)
         decided, targets = [], []
         for start in range(0, len(images), self.batch_size):
             batch = images.batch(start, start + self.batch_size)
@@ -175,6 +187,10 @@ class NetworkRunner:
         values = {
             name: np.concatenate([one.values[name].cpu().numpy() for one in decided]) for name in decided[0].values
         }
+        if decided[0].pixels is not None:
+            counts = np.concatenate([one.pixels.cpu().numpy() for one in decided if one.pixels is not None])
+            classes = class_names(images, counts.shape[2])
+            return PixelCounts(counts[:, 0], counts[None, :, 1], counts[None, :, 2], classes), correct, values
         return Answers(np.concatenate(targets), predictions[None], values["confidence"][None]), correct, values
 
     def _notes(self, member: Member, fingerprint: str) -> list[str]:
@@ -189,9 +205,17 @@ class NetworkRunner:
         return notes
 
 
-def _some_outputs(model: Model, images: Images) -> Any:
-    """The outputs of a network on a few images, which tell whether they are probabilities."""
-    return Evaluator(model.net, "naive").logits(images.batch(0, min(8, len(images)))[0])
+def _evaluator(model: Model, images: Images, device: str) -> Evaluator:
+    """What runs a network; a few images tell whether its outputs are probabilities, and which they are."""
+    some, targets = images.batch(0, min(8, len(images)))
+    if images.task != SEGMENTATION:
+        outputs = Evaluator(model.net, "naive").logits(some)
+        return Evaluator(model.net, "naive", device, task=Classification.of(outputs))
+    path, _ = choose_output(run_forward(copied(model.net), some), model.num_classes, None, of_pixels=True)
+    outputs = Evaluator(model.net, "naive", conduct=Conduct(output=path)).logits(some)
+    Segmentation().check(outputs, targets)
+    task = Segmentation(Classification.of(outputs).probabilities)
+    return Evaluator(model.net, "naive", device, task=task, conduct=Conduct(output=path))
 
 
 def _count_costs(model: Model, images: Images) -> dict[str, float]:

@@ -30,7 +30,7 @@ from weanalysis.results.statistics import (
     selected_confidence,
 )
 from weanalysis.results.store import PLACE
-from weanalysis.tasks import METRICS, Metric, find_metric
+from weanalysis.tasks import IOU_OF_CLASS, METRICS, SEGMENTATION, Metric, find_metric
 
 # What every place changes in either study.
 Changes = tuple[sparse.csr_array, sparse.csr_array] | tuple[Shifts, Shifts]
@@ -255,7 +255,9 @@ def _common_metric(store: Store, about: Sequence[dict[str, Any]], metric: str | 
         # What a rule or a screen forbids is said below, with what to do.
         if metric in METRICS and (study.get("stopping") or study["evaluate"] == "screened"):
             continue
-        if metric not in (known := store.metrics(study["id"])):
+        known = store.metrics(study["id"])
+        of_class = metric.startswith(IOU_OF_CLASS) and study.get("task") == SEGMENTATION
+        if metric not in known and not of_class:
             raise StudyError(
                 f"{study['name']} does not know D of {metric}: it has {', '.join(known)}; choose one of both"
             )

@@ -2,9 +2,10 @@
 
 from weanalysis.data.arrays import ArrayTransform
 from weanalysis.data.clips import ClipTransform, places_of
-from weanalysis.data.given import GivenImages, GivenTargets, as_images, check_targets
+from weanalysis.data.given import GivenImages, GivenMasks, GivenTargets, as_images, check_targets
 from weanalysis.data.images import AnyTransform, ImageData, fit_classes, load_data
-from weanalysis.data.sources import SOURCES, list_sources
+from weanalysis.data.segmentation import MaskData
+from weanalysis.data.sources import SOURCES, list_sources, task_of_data
 from weanalysis.data.transform import Transform
 from weanalysis.data.transforms import transform_of
 
@@ -14,8 +15,10 @@ __all__ = [
     "ArrayTransform",
     "ClipTransform",
     "GivenImages",
+    "GivenMasks",
     "GivenTargets",
     "ImageData",
+    "MaskData",
     "Transform",
     "as_images",
     "check_targets",
@@ -23,5 +26,6 @@ __all__ = [
     "list_sources",
     "load_data",
     "places_of",
+    "task_of_data",
     "transform_of",
 ]

@@ -125,6 +125,24 @@ def decode(content: bytes, upright: bool = False) -> Image.Image:
         return ImageOps.exif_transpose(picture) if turned and image.format != "TIFF" else picture
 
 
+def decode_indices(content: bytes) -> np.ndarray:
+    """Return the numbers of a picture of 8 bits whose pixels have one each, uint8 (H, W), such as a palette's places.
+
+    Raises Unreadable for a picture of another kind.
+    """
+    with _opened(content) as image:
+        _check_scans(image, content)
+        if image.mode not in ("P", "L"):
+            raise Unreadable(f"pixels of mode {image.mode}; a mask has one number of 8 bits each (mode P or L)")
+        return np.array(image)
+
+
+def image_size(content: bytes) -> tuple[int, int]:
+    """Return the width and height that a picture's header says. Raises Unreadable."""
+    with _opened(content) as image:
+        return image.size
+
+
 def look(content: bytes, decode_all: bool, upright: bool = False) -> Look:
     """Read a picture's header, and with `decode_all` all of it, as `decode` would."""
     try:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from weanalysis.cache import Cache, write_atomically
-from weanalysis.data.pictures import Examined, Pictures, digest
+from weanalysis.data.pictures import Examined, Looked, digest
 
 _MEMO_ENTRIES = 200
 _MEMO_VERSION = 2
@@ -35,7 +35,7 @@ class Examination:
     lengths: dict[int, int] = field(default_factory=dict)
 
 
-def examine(pictures: Pictures, labels: np.ndarray, cache: Cache | None, decode: bool) -> Examination:
+def examine(pictures: Looked, labels: np.ndarray, cache: Cache | None, decode: bool) -> Examination:
     """Hash names, labels and contents of all usable pictures, once for as long as their listing stays the same.
 
     `decode` looks for broken pictures by decoding each, otherwise only headers are read. The memo lies in
@@ -63,7 +63,7 @@ def examine(pictures: Pictures, labels: np.ndarray, cache: Cache | None, decode:
     return examination
 
 
-def _examine(pictures: Pictures, labels: np.ndarray, decode: bool) -> tuple[Examination, bool]:
+def _examine(pictures: Looked, labels: np.ndarray, decode: bool) -> tuple[Examination, bool]:
     """Return what was found, and whether all of it would be found again."""
 
     def examine_block(start: int) -> list[Examined]:

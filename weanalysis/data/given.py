@@ -7,7 +7,7 @@ import math
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ class GivenImages:
     spec: str = "dataset"
     seed: int = 0
     transform: None = None
+    task: ClassVar[str] = "classification"
     fingerprint: str = field(init=False)
     ids: np.ndarray = field(init=False)
     targets: np.ndarray = field(init=False)
@@ -147,6 +148,7 @@ class GivenTargets(GivenImages):
     `targets` are 0 for all; `batch` returns the real ones, (N, ...). Raises DataError for an item that has none.
     """
 
+    task: ClassVar[str] = "numbers"
     _rows: Tensor = field(init=False)
 
     def _keep(self, targets: list[Any]) -> None:
@@ -176,14 +178,42 @@ class GivenTargets(GivenImages):
         return array
 
 
-def as_images(data: Any, any_targets: bool = False) -> ImageData | GivenImages:
+@dataclass(eq=False)
+class GivenMasks(GivenTargets):
+    """A map-style dataset whose targets are masks: class indices (H, W) of the image's size, 255 where there is none.
+
+    Raises DataError for an item whose mask is of another kind or size.
+    """
+
+    task: ClassVar[str] = "segmentation"
+
+    def _target(self, index: int, target: Any) -> np.ndarray:
+        found = super()._target(index, target)
+        if found.ndim != 2 or found.dtype.kind not in "iu":
+            raise DataError(f"{self._named(index)} has {_what(target)} for a mask; give whole numbers (H, W)")
+        return found.astype(np.int64)
+
+    def _checked(self, index: int, item: Any) -> tuple[np.ndarray, Any]:
+        image, mask = super()._checked(index, item)
+        if image.shape[-2:] != mask.shape:
+            raise DataError(
+                f"{self._named(index)} has an image of {_size(image)} and a mask of {_size(mask)}; give a class for "
+                "each of its pixels"
+            )
+        return image, mask
+
+
+def as_images(data: Any, targets: str | None = None) -> ImageData | GivenImages:
     """Return an ImageData as it is, and wrap any other map-style dataset. Raises DataError for anything else.
 
-    With `any_targets`, those of a dataset whose first target is no class index may be anything that is numbers.
+    With `targets` "segmentation" these are masks; with "numbers" those of a dataset whose first target is no class
+    index may be anything that is numbers.
     """
     if isinstance(data, (ImageData, GivenImages)):
         return data
-    if any_targets and hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data):
+    if targets == GivenMasks.task:
+        return GivenMasks(data)
+    if targets == GivenTargets.task and hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data):
         try:
             first = data[0]
         except Exception:  # said by the wrapper, which looks at each item

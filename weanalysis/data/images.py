@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from weanalysis.data.classes import ClassMatch, match_classes, note_on_order, or
 from weanalysis.data.clips import ClipTransform
 from weanalysis.data.decoding import REMARKS
 from weanalysis.data.fingerprint import Examination, examine
+from weanalysis.data.masks import Segmented
 from weanalysis.data.pictures import Pictures, digest, printable
 from weanalysis.data.sources import IMAGENET_TRANSFORM, SOURCES, Labelled
 from weanalysis.data.transform import RGB, Transform
@@ -50,6 +51,7 @@ class ImageData(Dataset[tuple[Tensor, int]]):
     content: str = field(repr=False)
     outputs: np.ndarray = field(repr=False)
     notes: list[str] = field(default_factory=list)
+    task: ClassVar[str] = "classification"
 
     @property
     def fingerprint(self) -> str:
@@ -98,6 +100,9 @@ class ImageData(Dataset[tuple[Tensor, int]]):
         return self.transform.normalize(pixels), torch.from_numpy(self.targets[indices.start : indices.stop].copy())
 
 
+_Data = TypeVar("_Data", bound=ImageData)
+
+
 def load_data(
     spec: str,
     mean: RGB | None = None,
@@ -123,11 +128,11 @@ def load_data(
     downloads, and fingerprints of folders, which are then computed once. Raises DataError for a source that is
     unknown, missing, empty or has one class, and for files that are no pictures unless `skip_bad_images`.
     """
-    name, _, place = spec.partition(":")
-    if name not in SOURCES:
-        raise DataError(unknown_name("data", name, SOURCES, "For a folder of pictures use imagefolder:DIR."))
     _check_choices(num_images, seed, split)
-    labelled = SOURCES[name].find(place, split, cache)
+    labelled = _find(spec, split, cache)
+    if isinstance(labelled, Segmented):
+        _check_masks_can(class_order, skip_bad_images)
+        return _with_masks(spec, labelled, (mean, std, image_size), num_images, seed, model, split, cache)
     classes, places = order_classes(labelled.classes, class_order)
     labelled = replace(labelled, classes=classes, labels=places[labelled.labels])
     if len(labelled.classes) < 2:
@@ -197,7 +202,7 @@ def _transform_of(
     return transform.adjusted(**given), notes
 
 
-def fit_classes(data: ImageData, model: Any) -> ImageData:
+def fit_classes(data: _Data, model: Any) -> _Data:
     """Return the same images with the network's class indices, from its `classes`, `synsets` and `num_classes`.
 
     Raises DataError where a class of the data cannot be told to be one of the network's outputs.
@@ -205,7 +210,7 @@ def fit_classes(data: ImageData, model: Any) -> ImageData:
     return _fit(data, model)[0]
 
 
-def _fit(data: ImageData, model: Any) -> tuple[ImageData, ClassMatch]:
+def _fit(data: _Data, model: Any) -> tuple[_Data, ClassMatch]:
     match = match_classes(data.classes, model.num_classes, model.classes, getattr(model, "synsets", None))
     notes = [*data.notes, match.note] if match.note and match.note not in data.notes else data.notes
     fitted = replace(
@@ -225,6 +230,37 @@ def _check_choices(num_images: int | None, seed: int, split: str) -> None:
         raise DataError(f"{num_images} images were asked for; give 1 or more, or leave it out for all")
     if seed < 0:
         raise DataError(f"the seed is {seed}; give 0 or more")
+
+
+def _find(spec: str, split: str, cache: Cache | None) -> Labelled | Segmented:
+    """What the source that `spec` names has; raise DataError for one that is unknown."""
+    name, _, place = spec.partition(":")
+    if name not in SOURCES:
+        raise DataError(unknown_name("data", name, SOURCES, "For a folder of pictures use imagefolder:DIR."))
+    return SOURCES[name].find(place, split, cache)
+
+
+def _with_masks(
+    spec: str, source: Segmented, parts: tuple[RGB | None, RGB | None, int | None], *others: Any
+) -> ImageData:
+    """The pictures and masks of a source; `parts` of the transform are what the caller gives, the `others` go on."""
+    from weanalysis.data.segmentation import segmentation_data
+
+    (mean, std, image_size), model = parts, others[2]
+    transform = getattr(model, "transform", None) or source.transform
+    transform = transform.adjusted(image_size=image_size, mean=mean, std=std)
+    return segmentation_data(spec, source, transform, *others)
+
+
+def _check_masks_can(class_order: object, skip_bad_images: bool) -> None:
+    """Raise DataError for what is asked of masks that they do not have."""
+    if class_order is not None:
+        raise DataError("the classes of masks are the labels in them, which have one order; leave --class-order out")
+    if skip_bad_images:
+        raise DataError(
+            "pictures with masks stand in a list, and none is left out of it; leave --skip-bad-images out, and mend "
+            "the files or the list"
+        )
 
 
 def _judge_problems(spec: str, labelled: Labelled, problems: dict[int, str], skip: bool) -> list[str]:

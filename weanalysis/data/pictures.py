@@ -34,18 +34,10 @@ class Examined:
     num_frames: int | None = None
 
 
-class Pictures(Protocol):
-    """Pictures by position; small when pickled, since every worker process gets a copy.
-
-    `kind` is what they are: pictures, clips or arrays.
-    """
-
-    kind: ClassVar[str]
+class Looked(Protocol):
+    """What the one pass over a dataset looks at, by position: pictures, or masks."""
 
     def __len__(self) -> int: ...
-
-    def picture(self, index: int) -> Any:
-        """Return one picture as RGB, a `clips.Clip` or an array; raise DataError naming it where it cannot be read."""
 
     def label(self, index: int) -> str:
         """Return what a person calls this picture."""
@@ -55,6 +47,18 @@ class Pictures(Protocol):
 
     def listing(self) -> str | None:
         """Return what changes whenever a picture may have changed, without reading any; None if nothing does."""
+
+
+class Pictures(Looked, Protocol):
+    """Pictures by position; small when pickled, since every worker process gets a copy.
+
+    `kind` is what they are: pictures, clips or arrays.
+    """
+
+    kind: ClassVar[str]
+
+    def picture(self, index: int) -> Any:
+        """Return one picture as RGB, a `clips.Clip` or an array; raise DataError naming it where it cannot be read."""
 
     def take(self, indices: np.ndarray) -> Pictures:
         """Return the pictures at these positions, in this order."""

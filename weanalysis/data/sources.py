@@ -16,7 +16,7 @@ import weanalysis._torchvision  # noqa: F401
 from torchvision import datasets
 
 from weanalysis.cache import Cache, find_cache
-from weanalysis.data import digit_sequences
+from weanalysis.data import digit_sequences, segmentation_sources
 from weanalysis.data.arrays import ArrayTransform, read_arrays
 from weanalysis.data.clip_folders import LabelledClips, class_clips, listed_clips
 from weanalysis.data.clips import ClipTransform
@@ -29,6 +29,7 @@ from weanalysis.data.folders import (
     split_folder,
     subfolders,
 )
+from weanalysis.data.masks import Segmented
 from weanalysis.data.pictures import ArrayPictures, Pictures, printable
 from weanalysis.data.transform import RGB, Transform
 from weanalysis.errors import DataError
@@ -64,12 +65,16 @@ class Labelled:
 
 @dataclass(frozen=True)
 class ImageSource:
-    """One kind of `--data`: `find(what stands after the colon, split, cache)`, and how to write and describe it."""
+    """One kind of `--data`: `find(what stands after the colon, split, cache)`, and how to write and describe it.
 
-    find: Callable[[str, str, Cache | None], Labelled]
+    `task` says what is known of an image: its class, or with "segmentation" that of each pixel.
+    """
+
+    find: Callable[[str, str, Cache | None], Labelled | Segmented]
     syntax: str
     what: str
     needs: str = ""
+    task: str = "classification"
 
 
 def _digits(place: str, split: str, cache: Cache | None) -> Labelled:
@@ -93,6 +98,13 @@ def _digit_signals(place: str, split: str, cache: Cache | None) -> Labelled:
     images, digits, numbers = _digits_of(split)
     signals = digit_sequences.digit_signals(images, numbers)
     return Labelled(signals, digits, DIGITS, ArrayTransform(signals.array.shape[1:]))
+
+
+def _digit_scenes(place: str, split: str, cache: Cache | None) -> Segmented:
+    if place:
+        raise DataError(f"'digit-scenes:{place}' is no data: digit-scenes takes nothing after its name")
+    images, digits, _ = _digits_of(split)
+    return segmentation_sources.scenes(images, digits, split)
 
 
 def _digits_of(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -254,6 +266,26 @@ SOURCES: dict[str, ImageSource] = {
         "arrays (N, C, ...) of any kind, x and y, or x_train, y_train, x_test and y_test",
         "the file",
     ),
+    "digit-scenes": ImageSource(
+        _digit_scenes,
+        "digit-scenes",
+        "scenes of several of scikit-learn's digits with a mask each: 1,200 to train on, 600 to test on",
+        task="segmentation",
+    ),
+    "voc": ImageSource(
+        segmentation_sources.voc,
+        "voc:DIR",
+        "PASCAL VOC 2012's masks of 21 classes; trained on the augmented split where it is there",
+        "the folder VOC2012",
+        task="segmentation",
+    ),
+    "cityscapes": ImageSource(
+        segmentation_sources.cityscapes,
+        "cityscapes:DIR",
+        "Cityscapes' fine masks of 19 classes",
+        "the folder with leftImg8bit and gtFine",
+        task="segmentation",
+    ),
     "hf": ImageSource(
         _hugging_face,
         "hf:NAME[@CONFIG]",
@@ -261,6 +293,12 @@ SOURCES: dict[str, ImageSource] = {
         "pip install datasets; network for a name of the hub",
     ),
 }
+
+
+def task_of_data(spec: str) -> str:
+    """What is known of an image of some data, by its spec: its "classification", or with masks a "segmentation"."""
+    source = SOURCES.get(spec.partition(":")[0])
+    return "classification" if source is None else source.task
 
 
 def list_sources() -> list[dict[str, str]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -88,6 +89,20 @@ class Transform:
             picture = functional.resize(picture, size, mode, antialias=True)
             picture = functional.center_crop(picture, [self.image_size, self.image_size])
         return functional.pil_to_tensor(picture)
+
+    def mask(self, labels: np.ndarray, void: int) -> Tensor:
+        """Resize and crop a mask, uint8 (H, W), as `pixels` does its picture: LongTensor(image_size, image_size).
+
+        Each pixel has the label of the nearest one; what a crop adds beyond the border is `void`.
+        """
+        picture, nearest = Image.fromarray(labels), InterpolationMode.NEAREST
+        if self.resize_size is None:
+            resized = functional.resize(picture, [self.image_size, self.image_size], nearest)
+            return functional.pil_to_tensor(resized)[0].long()
+        size = [self.resize_size, self.resize_size] if self.squash else [self.resize_size]
+        whole = functional.pil_to_tensor(functional.resize(picture, size, nearest)).long()
+        # A crop pads with zeros.
+        return functional.center_crop(whole - void, [self.image_size, self.image_size])[0] + void
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Scale a ByteTensor(..., 3, H, W) to [0, 1], subtract `mean`, divide by `std`: FloatTensor(..., 3, H, W)."""

@@ -8,6 +8,7 @@ from weanalysis.figures.kernel import kernel_neighbours, kernel_weights
 from weanalysis.figures.layers import drop_by_layer
 from weanalysis.figures.location import SIGNIFICANT_Q, Scale, Value, layer_spread, location_mosaic
 from weanalysis.figures.magnitude import magnitude_curve, magnitude_curves, magnitude_map, weight_histogram
+from weanalysis.figures.masks import class_colour, class_legend, iou_by_class, overlay
 from weanalysis.figures.multipliers import (
     multiplier_curve,
     multiplier_drops,
@@ -38,6 +39,8 @@ __all__ = [
     "channel_intervals",
     "channel_strips",
     "check_pictures",
+    "class_colour",
+    "class_legend",
     "drop_agreement",
     "drop_by_layer",
     "drop_distributions",
@@ -48,6 +51,7 @@ __all__ = [
     "frame_strip",
     "gain",
     "interval",
+    "iou_by_class",
     "is_screened",
     "kernel_neighbours",
     "kernel_weights",
@@ -63,6 +67,7 @@ __all__ = [
     "multiplier_map",
     "multiplier_ranks",
     "multiplier_spread",
+    "overlay",
     "plotly_script",
     "points",
     "saliency_mosaic",

@@ -16,6 +16,7 @@ X_TITLES = {"epoch": "epoch", "step": "step", "seconds": "time trained (minutes)
 METRIC_TITLES = {
     "top1": "top-1 accuracy (%)",
     "top5": "top-5 accuracy (%)",
+    "miou": "mean IoU (%)",
     "loss": "loss (cross-entropy)",
     "learning_rate": "learning rate",
     "peak_memory_gib": "peak memory (GiB)",

@@ -15,6 +15,7 @@ from weanalysis.errors import ModelError, WeanalysisError, unknown_name
 from weanalysis.models.attention import add_attention, use_norm
 from weanalysis.models.builtin import Builtin
 from weanalysis.models.pruned import apply_sizes
+from weanalysis.models.segmentation import TorchvisionSegmentation
 from weanalysis.models.source import NetworkSource
 from weanalysis.models.timm_source import Timm
 from weanalysis.models.torchvision_source import Torchvision
@@ -24,12 +25,13 @@ SOURCES: dict[str, NetworkSource] = {
     "builtin": Builtin(),
     "torchvision": Torchvision(),
     "video": TorchvisionVideo(),
+    "segmentation": TorchvisionSegmentation(),
     "timm": Timm(),
 }
 
 _FIELDS = {"source", "name", "num_classes", "options", "attention", "norm", "excitation", "pruned"}
 # Sources whose networks go by their name alone, looked through in this order.
-_WITHOUT_PREFIX = ("builtin", "torchvision", "video")
+_WITHOUT_PREFIX = ("builtin", "torchvision", "video", "segmentation")
 
 # What an option means that is not there.
 ABSENT = {"attention": "none", "norm": "bn", "excitation": "none"}
@@ -70,6 +72,27 @@ def parse_name(name: str) -> tuple[str, str]:
             return source, name
     known = [known for source in _WITHOUT_PREFIX for known in SOURCES[source].names()]
     raise ModelError(unknown_name("model", name, known, "Others: timm:NAME, or a checkpoint file."))
+
+
+def check_task(architecture: Mapping[str, Any], spec: str, task: str) -> None:
+    """Raise ModelError where a network's outputs mean something else than what data of a `task` have."""
+    source = SOURCES.get(architecture["source"])
+    if source is None:  # a module of the caller's
+        return
+    own = source.task_of(architecture["name"])
+    if own == task:
+        return
+    name = shown_name(architecture)
+    if task == "segmentation":
+        others = [one for key in _WITHOUT_PREFIX for one in SOURCES[key].names() if SOURCES[key].task_of(one) == task]
+        raise ModelError(
+            f"{name} gives each image a class, and {spec} has masks, a class for each pixel: choose other data, or one "
+            f"of {', '.join(others)}"
+        )
+    raise ModelError(
+        f"{name} gives each pixel a class, and {spec} has one class for each image: choose data with masks, or a "
+        "classifier"
+    )
 
 
 def shown_name(architecture: Mapping[str, Any]) -> str:

@@ -41,6 +41,9 @@ class Builtin(NetworkSource):
     def build(self, name: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
         return BUILTIN[name](num_classes=num_classes, **options)
 
+    def task_of(self, name: str) -> str:
+        return "segmentation" if name.startswith("fcn_") else self.task
+
     def options(self, name: str) -> list[str]:
         return [option for option in inspect.signature(BUILTIN[name]).parameters if option != "num_classes"]
 

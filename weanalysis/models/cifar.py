@@ -79,6 +79,34 @@ class CifarResNet(nn.Module):
         return self.fc(torch.flatten(self.avgpool(x), 1))
 
 
+class CifarFCN(CifarResNet):
+    """A residual network that classifies each pixel: (N, 3, H, W) -> (N, num_classes, H, W).
+
+    Each stage is scored by a 1x1 convolution; scores of a later stage are enlarged and added to those of the one
+    before, as the skip connections of J. Long, E. Shelhamer and T. Darrell, Fully Convolutional Networks for Semantic
+    Segmentation, CVPR 2015, section 4.2.
+    """
+
+    def __init__(self, num_blocks: int, planes: tuple[int, ...], num_classes: int, shortcut: str) -> None:
+        block = torchvision.models.resnet.BasicBlock
+        super().__init__(block, num_blocks, planes[0], planes, num_classes, shortcut)
+        del self.avgpool, self.fc
+        for stage, width in enumerate(planes):
+            self.add_module(f"score{stage + 1}", nn.Conv2d(width, num_classes, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        scores = []
+        for stage in range(1, self.num_stages + 1):
+            x = self.get_submodule(f"layer{stage}")(x)
+            scores.append(self.get_submodule(f"score{stage}")(x))
+        score = scores.pop()
+        while scores:
+            finer = scores.pop()
+            score = finer + F.interpolate(score, finer.shape[-2:], mode="bilinear", align_corners=False)
+        return score
+
+
 class CifarVGG(nn.Module):
     """VGG with batch norm and one linear layer behind its five poolings: (N, 3, 32, 32) -> (N, num_classes)."""
 
@@ -116,11 +144,20 @@ def _initialize(net: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def _resnet(depth: int, num_classes: int, shortcut: str = "A") -> nn.Module:
+def _check_shortcut(shortcut: str) -> None:
     if shortcut not in _SHORTCUTS:
         raise ValueError(f"shortcut must be A (subsample, pad with zeros) or B (1x1 convolution), not {shortcut!r}")
+
+
+def _resnet(depth: int, num_classes: int, shortcut: str = "A") -> nn.Module:
+    _check_shortcut(shortcut)
     block = torchvision.models.resnet.BasicBlock
     return CifarResNet(block, (depth - 2) // 6, 16, (16, 32, 64), num_classes, shortcut)
+
+
+def _fcn(depth: int, num_classes: int, shortcut: str = "A") -> nn.Module:
+    _check_shortcut(shortcut)
+    return CifarFCN((depth - 2) // 6, (16, 32, 64), num_classes, shortcut)
 
 
 def _resnext29_16x64d(num_classes: int) -> nn.Module:
@@ -137,4 +174,5 @@ CIFAR_NETWORKS: dict[str, Callable[..., nn.Module]] = {
     **{f"resnet{depth}": partial(_resnet, depth) for depth in (20, 32, 44, 56, 110)},
     "resnext29_16x64d": _resnext29_16x64d,
     "vgg19_cifar": _vgg19_cifar,
+    "fcn_resnet20": partial(_fcn, 20),
 }

@@ -37,7 +37,13 @@ class Pretrained:
 
 
 class NetworkSource(ABC):
-    """Where networks come from."""
+    """Where networks come from. They give each image a class, but for those of another `task`."""
+
+    task = "classification"
+
+    def task_of(self, name: str) -> str:
+        """What a network's outputs mean: "classification", or "segmentation"."""
+        return self.task
 
     @abstractmethod
     def names(self) -> list[str]:

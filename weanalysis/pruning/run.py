@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -16,26 +15,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from weanalysis.ablation.behaviour import Conduct
-from weanalysis.ablation.evaluate import Decisions, logits_of
 from weanalysis.ablation.inputs import UNNAMED_SOURCE, as_model
 from weanalysis.ablation.preparation import prepare_on
 from weanalysis.ablation.studies import Layer, find_layers
 from weanalysis.ablation.studies.layers import select_layers
 from weanalysis.cache import Cache, find_cache
-from weanalysis.data import as_images, check_targets
-from weanalysis.devices import find_devices, precision
+from weanalysis.data import as_images
+from weanalysis.devices import find_devices
 from weanalysis.errors import ModelError, StudyError, unknown_name
 from weanalysis.models import Model, build
 from weanalysis.models.pruned import sizes_of
 from weanalysis.provenance import called_as
 from weanalysis.pruning.channels import find_groups, group_scores, remove_channels
+from weanalysis.pruning.curve import curve_table
 from weanalysis.pruning.units import Scope, Scores, Unit, choose_lowest, scores_of_criterion, scores_of_study
 from weanalysis.results import Store
-from weanalysis.results.statistics import chance_note, drop_table, mean_table
 from weanalysis.saliency import CRITERIA, saliency_maps
-from weanalysis.tasks import find_metric
-from weanalysis.tasks.classification import Classification
+from weanalysis.tasks import default_metric, find_metric
 
 # What `by` is for the measured D of a study.
 DROP = "drop"
@@ -49,8 +45,9 @@ class Pruned:
 
     `table` has a row a sparsity: sparsity (asked), num_units, num_pruned, num_params, num_nonzero and gflops (of one
     image; masks alone save none) of the pruned network, intact, ablated, drop, drop_low, drop_high (Tango's paired
-    interval), p_value (McNemar), q_value, num_images, num_flipped; and of the mean loss in nats loss_intact, loss,
-    loss_drop (its increase), loss_low and loss_high (Student's t). `about` says how it was pruned (JSON).
+    interval), p_value (McNemar), q_value, num_images, num_flipped; of masks they are of the mean IoU, with its
+    linearized interval; and of the mean loss in nats loss_intact, loss, loss_drop (its increase), loss_low and
+    loss_high (Student's t). `about` says how it was pruned (JSON).
     """
 
     model: Model
@@ -117,12 +114,17 @@ def prune(
     choices = [choose_lowest(scores, share, scope) for share in asked]
     make = _masked if unit == "kernel" else _smaller(first)
     nets = [make(plain.net, chosen).to(device).eval() for chosen in choices]
-    table = _curve([plain.net, *nets], prepared.conduct, images, device, batch_size, report, say)
+    table = curve_table([plain.net, *nets], prepared.conduct, images, device, batch_size, report, say)
     counted = _counted(choices, nets, first[:1])
     table = table.assign(sparsity=asked, **counted)[["sparsity", *counted, *table.columns]]
     about = {
         **{"by": by, "source": source, "unit": unit, "scope": scope, "sparsity": sparsity, "layers": list(scores)},
-        **{"data": images.spec, "num_images": len(images), "intact_params": _sizes(plain.net, first[:1])},
+        **{
+            "metric": default_metric(images.task),
+            "data": images.spec,
+            "num_images": len(images),
+            "intact_params": _sizes(plain.net, first[:1]),
+        },
         **{"of": plain.weights, "of_weights_hash": plain.weights_hash, "command": command},
     }
     return Pruned(_pruned_model(plain, nets[asked.index(sparsity)], table, about), table, about)
@@ -155,7 +157,8 @@ def _pruned_model(plain: Model, net: nn.Module, table: pd.DataFrame, about: Mapp
     """The network that was asked for, with a note of what pruning it cost."""
     unit, row = about["unit"], table[table["sparsity"] == about["sparsity"]].iloc[0]
     share = f"{row['num_pruned']:,.0f} of {row['num_units']:,.0f}"
-    accuracy = f"top-1 {row['ablated']:.2f} % instead of {row['intact']:.2f} %"
+    score = find_metric(about["metric"]).label
+    accuracy = f"{score} {row['ablated']:.2f} % instead of {row['intact']:.2f} %"
     words = f"{share} {unit}s pruned by {about['source']}: {accuracy}"
     return replace(
         plain,
@@ -217,59 +220,6 @@ def _smaller(images: Tensor) -> Callable[[nn.Module, Mapping[str, NDArray[np.boo
         return remove_channels(net, images, {name: np.flatnonzero(marks).tolist() for name, marks in chosen.items()})
 
     return remove
-
-
-def _curve(
-    nets: Sequence[nn.Module],
-    conduct: Conduct,
-    images: Any,
-    device: str,
-    batch_size: int,
-    report: Callable[[int, int, float], None] | None,
-    say: Callable[[str], None],
-) -> pd.DataFrame:
-    """Count, over all images, those that the first network has right, and those that each other loses and gains.
-
-    And sum their losses, and how each other network changes these.
-    """
-    intact, task = copy.deepcopy(nets[0]).to(device).eval(), Classification(conduct.probabilities)
-    losses = np.zeros((3, len(nets) - 1))
-    lost, gained = np.zeros(len(nets) - 1, int), np.zeros(len(nets) - 1, int)
-    correct, done, num_classes, began = 0, 0, 0, time.perf_counter()
-    while done < len(images):
-        batch, targets = (tensor.to(device) for tensor in images.batch(done, min(done + batch_size, len(images))))
-        with torch.no_grad(), precision(batch.device):
-            outputs = [logits_of(net(batch), conduct.output) for net in (intact, *nets[1:])]
-        if done == 0:
-            num_classes = outputs[0].shape[1]
-            check_targets(images, num_classes)
-        decided = [Decisions.of(logits, targets, task=task) for logits in outputs]
-        right = [one.predictions == targets for one in decided]
-        loss, *others = (one.values["loss"].double().cpu().numpy() for one in decided)
-        apart = np.stack(others) - loss
-        losses += [np.full(len(others), loss.sum()), apart.sum(1), (apart**2).sum(1)]
-        correct += int(right[0].sum())
-        for place, own in enumerate(right[1:]):
-            lost[place] += int((right[0] & ~own).sum())
-            gained[place] += int((~right[0] & own).sum())
-        done += len(targets)
-        if report:
-            report(done, len(images), (time.perf_counter() - began) / done * (len(images) - done))
-    table = drop_table(pd.DataFrame({"num_images": done, "num_correct": correct, "lost": lost, "gained": gained}))
-    table["num_flipped"] = table["lost"] + table["gained"]
-    if note := chance_note(correct, done, num_classes):
-        say(note)
-    columns = ["intact", "ablated", "drop", "drop_low", "drop_high", "p_value", "q_value", "num_images", "num_flipped"]
-    return table[columns].join(_loss_columns(done, *losses))
-
-
-def _loss_columns(num_images: int, intact: np.ndarray, change: np.ndarray, squares: np.ndarray) -> pd.DataFrame:
-    """What becomes of the mean loss, from sums over the images: a row a pruned network."""
-    moments = pd.DataFrame({"num_images": num_images, "intact": intact, "change": change, "squares": squares})
-    table = mean_table(moments, find_metric("loss").worse)
-    names = {"intact": "loss_intact", "ablated": "loss", "drop": "loss_drop", "drop_low": "loss_low"}
-    names["drop_high"] = "loss_high"
-    return table[list(names)].rename(columns=names)
 
 
 def _counted(

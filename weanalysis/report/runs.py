@@ -16,7 +16,7 @@ from weanalysis.report.page import Chapter, Picture, Table
 from weanalysis.report.words import counted, plain_number, sentence_of, settings
 from weanalysis.results.export import to_json_value
 from weanalysis.results.statistics import adjust_holm, compare_runs, mean_of_runs
-from weanalysis.training import Run, differing_fields, seed_groups, value_word
+from weanalysis.training import Run, differing_fields, score_by_epoch, score_words, seed_groups, value_word
 
 _SIGNIFICANCE = 0.05
 
@@ -30,7 +30,7 @@ def chapter_of_runs(runs: Sequence[Run]) -> Chapter:
     last = {name: _last(frame) for name, frame in metrics.items()}
     unfinished = [run.name for run in runs if not run.finished]
     state = f"Not finished when the report was made: {', '.join(unfinished)}." if unfinished else ""
-    findings, numbers = _of_groups(groups, last, set(unfinished))
+    findings, numbers = _of_groups(groups, last, set(unfinished), score_words(metrics.values()))
     pictures = _curves(metrics, groups) if any(len(frame) for frame in metrics.values()) else []
     tables = [_summary(runs, metrics)]
     if len(runs) > 1:
@@ -67,7 +67,7 @@ def chapter_of_runs(runs: Sequence[Run]) -> Chapter:
                         "run": run.name,
                         "finished": run.finished,
                         "epochs": len(metrics[run.name]),
-                        "top1": last[run.name],
+                        _SHOWN[score_words([metrics[run.name]])][0]: last[run.name],
                     }
                     for run in runs
                 ],
@@ -77,6 +77,10 @@ def chapter_of_runs(runs: Sequence[Run]) -> Chapter:
         state,
         [(run.name, _provenance(run)) for run in runs],
     )
+
+
+# Which scores are drawn, and under which name they are told, by the words for those that runs have.
+_SHOWN = {"top-1": ("top1",), "mean IoU": ("miou",), "top-1 or mean IoU": ("top1", "miou")}
 
 
 def _curves(metrics: dict[str, pd.DataFrame], groups: dict[str, list[str]]) -> list[Picture]:
@@ -90,17 +94,19 @@ def _curves(metrics: dict[str, pd.DataFrame], groups: dict[str, list[str]]) -> l
             figures.training_curves(metrics, metric, groups=grouped),
             f"{what} by epoch: validation solid, training (on augmented images) dotted. {words}.",
         )
-        for metric, what in (("top1", "Top-1 accuracy"), ("loss", "Loss"))
+        for metric, what in (("top1", "Top-1 accuracy"), ("miou", "Mean IoU"), ("loss", "Loss"))
+        if metric in ("loss", *_SHOWN[score_words(metrics.values())])
     ]
 
 
 def _last(frame: pd.DataFrame) -> float:
-    """Return validation's top-1 after the last epoch, NaN before the first."""
-    return float(frame["val_top1"].iloc[-1]) if len(frame) else math.nan
+    """Return validation's score after the last epoch, NaN before the first."""
+    scores = score_by_epoch(frame)
+    return float(scores.iloc[-1]) if len(scores) else math.nan
 
 
 def _of_groups(
-    groups: dict[str, list[str]], last: dict[str, float], unfinished: set[str]
+    groups: dict[str, list[str]], last: dict[str, float], unfinished: set[str], score: str
 ) -> tuple[list[str], dict[str, Any]]:
     """Say what the finished runs of each group reached, and how sure their differences are."""
     values = {
@@ -109,15 +115,22 @@ def _of_groups(
     }
     sentences: list[str] = []
     numbers: dict[str, Any] = {"groups": [], "differences": []}
+    name = _SHOWN[score][0]
     for title, reached in values.items():
         if not reached:
             continue
         mean = mean_of_runs(reached)
         sure = "" if math.isnan(mean.low) else f", 95 % interval over runs {mean.low:.2f} to {mean.high:.2f} %"
         over = f" on average over {len(reached)} seeds" if len(reached) > 1 else " in the one run"
-        sentences.append(f"{title}: top-1 {mean.value:.2f} %{over} after the last epoch{sure}.")
+        sentences.append(f"{title}: {score} {mean.value:.2f} %{over} after the last epoch{sure}.")
         numbers["groups"].append(
-            {"group": title, "num_runs": len(reached), "top1": mean.value, "top1_low": mean.low, "top1_high": mean.high}
+            {
+                "group": title,
+                "num_runs": len(reached),
+                name: mean.value,
+                f"{name}_low": mean.low,
+                f"{name}_high": mean.high,
+            }
         )
     pairs = [(one, two, compare_runs(first, second)) for (one, first), (two, second) in combinations(values.items(), 2)]
     pairs = [pair for pair in pairs if not math.isnan(pair[2].low)]
@@ -154,26 +167,26 @@ def _of_groups(
 
 
 def _summary(runs: Sequence[Run], metrics: dict[str, pd.DataFrame]) -> Table:
-    rows = []
+    rows, words = [], score_words(metrics.values())
     for run in runs:
         frame = metrics[run.name]
-        top1 = frame["val_top1"].dropna()
-        best = best_epoch(top1, "top1") if len(top1) else None
+        scores = score_by_epoch(frame)
+        best = best_epoch(scores, "top1") if len(scores) else None
         rows.append(
             [
                 run.name,
                 "finished" if run.finished else "unfinished",
                 f"{len(frame):,} of {run.recipe.get('epochs', math.nan):g}",
-                "–" if best is None else f"{top1.iloc[-1]:.2f}",
-                "–" if best is None else f"{top1.iloc[best]:.2f}",
-                "–" if best is None else f"{frame.loc[top1.index[best], 'epoch']:g}",
+                "–" if best is None else f"{scores.iloc[-1]:.2f}",
+                "–" if best is None else f"{scores.iloc[best]:.2f}",
+                "–" if best is None else f"{frame.loc[scores.index[best], 'epoch']:g}",
                 "–" if not len(frame) else f"{frame['seconds'].iloc[-1] / 60:,.1f}",
                 "–" if not len(frame) else plain_number(float(frame["peak_memory_gib"].max()), ".2f"),
             ]
         )
     return Table(
-        "The runs. Accuracies are validation's, in percent.",
-        ["run", "state", "epochs", "last top-1", "best top-1", "at epoch", "minutes", "peak memory, GiB"],
+        "The runs. Scores are validation's, in percent.",
+        ["run", "state", "epochs", f"last {words}", f"best {words}", "at epoch", "minutes", "peak memory, GiB"],
         rows,
         2,
     )

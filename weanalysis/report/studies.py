@@ -128,11 +128,11 @@ def _state(study: ReportedStudy) -> str:
 def _findings(study: ReportedStudy) -> list[str]:
     findings, rows = study.findings, study.measured
     metric, images = find_metric(study.metric), counted(findings.most_images, "image")
-    intact = metric.words(study.intact, signed=False)
+    intact, label = metric.words(study.intact, signed=False), "mean " * (metric.aggregate is None) + metric.label
     sentences = [
         f"The intact network has {intact} % of {images} right ({metric.label})."
         if metric.counts_images
-        else f"The mean {metric.label} of the intact network is {intact} {metric.mark} over {images}. {metric.meaning}."
+        else f"The {label} of the intact network is {intact} {metric.mark} over {images}. {metric.meaning}."
     ]
     if untested := untested_words(study.table, metric):
         return [*sentences, untested]

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from weanalysis.errors import StoreError
-from weanalysis.results.counts import Counts
+from weanalysis.results.pixels import PixelAnswers, classes_of
 from weanalysis.results.store.checked import Block
 from weanalysis.tasks.aggregates import Answers
+from weanalysis.tasks.pixels import PixelCounts
 
 # So many answers, of ablations and images, are laid out at once.
 _MOST_ANSWERS = 2**21
 
 
-class AllAnswers(Counts):
+class AllAnswers(PixelAnswers):
     """A results file as what each network answered on each image."""
 
-    def answers(self, study_id: int, statistic: str) -> Iterator[tuple[np.ndarray, Answers, Answers]]:
+    def answers(self, study_id: int, statistic: str) -> Iterator[tuple[np.ndarray, Any, Any]]:
         """All answers of a study, some ablations at a time, each with those of the same images when intact.
 
         Yields their positions in the plan (A,), what the intact network answers (1, N), and the ablated ones (A, N): a
-        part has ablations that were measured on the same shards. A `statistic` that is a number of each image, such as
-        "confidence", comes along as the answers' confidence.
+        part has ablations that were measured on the same shards. They are `Answers`, or of the statistic "pixels"
+        `PixelCounts`. A `statistic` that is a number of each image, such as "confidence", comes along as the answers'
+        confidence.
         Raises StoreError where that is not kept of every image.
         """
         if not self.keeps_all(study_id, statistic):
@@ -36,24 +39,31 @@ class AllAnswers(Counts):
         has = np.array([np.isin(ids, self.done(context_id, *shard, statistic)) for shard in shards.values()])
         if not has.size:
             return
+        classes = classes_of(self.describe(study_id))
+        width = 2 * max(1, len(classes)) if statistic == "pixels" else 1
         patterns, of_id = np.unique(has, axis=1, return_inverse=True)
         for number in range(patterns.shape[1]):
             measured = [shard for shard, there in zip(shards.values(), patterns[:, number], strict=True) if there]
             (members,) = np.nonzero(of_id.ravel() == number)
-            at_once = max(1, _MOST_ANSWERS // max(1, sum(stop - start for start, stop in measured)))
+            at_once = max(1, _MOST_ANSWERS // max(1, sum(stop - start for start, stop in measured) * width))
             for low in range(0, len(members) if measured else 0, at_once):
                 some = members[low : low + at_once]
-                parts = [self._answers_of(context_id, shard, ids[some], statistic) for shard in measured]
-                before, after = map(_joined, zip(*parts, strict=True))
+                parts: list[tuple[Any, Any]] = [
+                    self._pixels_of(context_id, shard, ids[some], classes)
+                    if statistic == "pixels"
+                    else self._answers_of(context_id, shard, ids[some], statistic)
+                    for shard in measured
+                ]
+                kind = PixelCounts if statistic == "pixels" else Answers
+                before, after = (kind.joined(each) for each in zip(*parts, strict=True))
                 (rows,) = np.nonzero(np.isin(place, some))
-                of_row = np.searchsorted(some, place[rows])
-                yield rows, before, Answers(after.targets, *(each[of_row] for each in after.numbers))
+                yield rows, before, after.of_networks(np.searchsorted(some, place[rows]))
 
     def keeps_all(self, study_id: int, statistic: str) -> bool:
         """Whether, of each number that a study keeps of a statistic, it keeps that of every image."""
         ids = np.unique(self.ablation_ids(study_id))
         context_id, shards = self._shards(study_id)
-        return statistic == "correct" or all(
+        return statistic in ("correct", "pixels") or all(
             values.positions is None or not (index >= 0).any()
             for shard in shards.values()
             for _, index, _, values in self._valued_blocks(context_id, shard, ids, statistic)
@@ -85,9 +95,3 @@ def _put_changes(predictions: np.ndarray, block: Block, index: np.ndarray) -> No
     """Put a block's new classes into those of the ablations that `index` names (−1: none)."""
     row = np.repeat(index, block.counts)
     predictions[row[row >= 0], block.positions[row >= 0]] = block.classes[row >= 0]
-
-
-def _joined(parts: Sequence[Answers]) -> Answers:
-    """The answers of several shards, one after another."""
-    numbers = (np.concatenate(each, axis=1) for each in zip(*(part.numbers for part in parts), strict=True))
-    return Answers(np.concatenate([part.targets for part in parts]), *numbers)

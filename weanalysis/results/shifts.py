@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from scipy import stats
 from weanalysis.results.statistics import Comparison, adjust_bh
 from weanalysis.results.tables import Store
 from weanalysis.tasks import Metric
-from weanalysis.tasks.aggregates import ONE_IMAGE, Answers
+from weanalysis.tasks.aggregates import Linearized
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Shifts:
 
     `moves` sum to 0 over the images; their spread is that of D. `value` is the intact network's, with `intact` (N,) for
     its images. An interval is given where both are sound (`is_sound` (P,), `intact_is_sound`), and is as wide as if
-    `num_added` more images turned.
+    what one more image moves had `added` to the sum of squares.
     """
 
     drops: np.ndarray
@@ -29,7 +30,7 @@ class Shifts:
     value: float
     intact: np.ndarray
     intact_is_sound: bool
-    num_added: int
+    added: float
 
 
 def shifts_of(store: Store, study_id: int, metric: Metric, images: np.ndarray, positions: np.ndarray) -> Shifts:
@@ -41,31 +42,29 @@ def shifts_of(store: Store, study_id: int, metric: Metric, images: np.ndarray, p
     order = pd.Index(store.intact(study_id)["image_id"]).get_indexer(images)
     drops, moves = np.full(len(positions), np.nan), np.zeros((len(images), len(positions)), np.float32)
     is_sound = np.zeros(len(positions), bool)
-    value, intact, intact_is_sound = np.nan, np.zeros(len(images)), False
+    value, intact, intact_is_sound, added = np.nan, np.zeros(len(images)), False, 0.0
     for rows, before, after in store.answers(study_id, metric.statistic):
         places = [place for place, one in enumerate(positions) if one in rows]
-        if len(after.targets) <= order.max() or not places:
+        if len(after) <= order.max() or not places:
             continue
         of_rows = np.searchsorted(rows, positions[places])
-        one = Answers(before.targets[order], *(each[:, order] for each in before.numbers))
-        two = Answers(after.targets[order], *(each[of_rows][:, order] for each in after.numbers))
-        first, second = (_linear(side, metric) for side in (one, two))
-        drops[places] = metric.worse * (second[0] - first[0])
-        moves[:, places] = metric.worse * (second[1] - first[1]).T
-        is_sound[places] = first[2] & second[2]
-        value, intact, intact_is_sound = float(first[0][0]), first[1][0], bool(first[2][0])
-    return Shifts(drops, moves, is_sound, value, intact, intact_is_sound, int(metric.aggregate is not None))
+        sides = (before.of_images(order), after.of_networks(of_rows).of_images(order))
+        first, second = (_linear(side, metric) for side in sides)
+        drops[places] = metric.worse * (second.values - first.values)
+        moves[:, places] = metric.worse * (second.influence - first.influence).T
+        is_sound[places] = first.is_sound & second.is_sound
+        value, intact, intact_is_sound = float(first.values[0]), first.influence[0], bool(first.is_sound[0])
+        added = first.one_image**2
+    return Shifts(drops, moves, is_sound, value, intact, intact_is_sound, added)
 
 
-def _linear(answers: Answers, metric: Metric) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _linear(answers: Any, metric: Metric) -> Linearized:
     """The value of each network, the influence of each image on it, and whether that may be built upon."""
     if metric.aggregate is not None:
-        score = metric.aggregate(answers)
-        return score.values, score.influence, score.is_sound
-    assert answers.confidence is not None
+        return metric.aggregate(answers)
     numbers = answers.confidence.astype(np.float64)
     means = numbers.mean(1)
-    return means, numbers - means[:, None], np.isfinite(means)
+    return Linearized(means, numbers - means[:, None], np.isfinite(means), 0.0)
 
 
 def compare_shifts(first: Shifts, second: Shifts, confidence: float = 0.95) -> pd.DataFrame:
@@ -76,7 +75,7 @@ def compare_shifts(first: Shifts, second: Shifts, confidence: float = 0.95) -> p
     apart = second.moves.astype(np.float64) - first.moves
     difference = second.drops - first.drops
     known = first.is_sound & second.is_sound
-    low, high, p_value = _student(difference, apart, known, first.num_added + second.num_added, confidence)
+    low, high, p_value = _student(difference, apart, known, first.added + second.added, confidence)
     return pd.DataFrame(
         {
             "first": first.drops,
@@ -96,7 +95,7 @@ def compare_mean_shifts(first: Shifts, second: Shifts) -> Comparison:
     apart = (second.moves.mean(1, dtype=np.float64) - first.moves.mean(1, dtype=np.float64))[:, None]
     difference = np.array([second.drops.mean() - first.drops.mean()])
     known = np.array([first.is_sound.all() and second.is_sound.all()])
-    low, high, p_value = _student(difference, apart, known, first.num_added + second.num_added, 0.95)
+    low, high, p_value = _student(difference, apart, known, first.added + second.added, 0.95)
     return Comparison(float(difference[0]), float(low[0]), float(high[0]), float(p_value[0]), len(apart))
 
 
@@ -105,17 +104,17 @@ def compare_intact(first: Shifts, second: Shifts) -> Comparison:
     apart = (second.intact - first.intact)[:, None]
     difference = np.array([second.value - first.value])
     known = np.array([first.intact_is_sound and second.intact_is_sound])
-    low, high, p_value = _student(difference, apart, known, first.num_added + second.num_added, 0.95)
+    low, high, p_value = _student(difference, apart, known, first.added + second.added, 0.95)
     return Comparison(float(difference[0]), float(low[0]), float(high[0]), float(p_value[0]), len(apart))
 
 
 def _student(
-    difference: np.ndarray, apart: np.ndarray, known: np.ndarray, num_added: int, confidence: float
+    difference: np.ndarray, apart: np.ndarray, known: np.ndarray, added: float, confidence: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Interval and p-value of differences (P,) from what each image adds to them (N, P); NaN where not `known`."""
     count = len(apart)
-    squares = (apart**2).sum(0) + num_added * ONE_IMAGE**2
-    if num_added == 0:  # of a mean, the variance of a sample
+    squares = (apart**2).sum(0) + added
+    if added == 0:  # of a mean, the variance of a sample
         squares = squares * count / max(count - 1, 1)
     # What rounding leaves of a difference of equal sums is no spread.
     known = known & (count > 1) & (squares > 1e-12)

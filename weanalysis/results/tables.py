@@ -10,10 +10,20 @@ import pandas as pd
 
 from weanalysis.errors import StoreError
 from weanalysis.results.answers import AllAnswers
+from weanalysis.results.pixels import classes_of
 from weanalysis.results.store import COLUMNS
 from weanalysis.results.store.checked import Intact
-from weanalysis.tasks import COUNTING, METRICS, NUMBERS, Metric, find_metric
-from weanalysis.tasks.aggregates import Answers
+from weanalysis.tasks import (
+    CLASSIFICATION,
+    COUNTING,
+    IOU_OF_CLASS,
+    METRICS,
+    NUMBERS,
+    SEGMENTATION,
+    Metric,
+    find_metric,
+    metrics_of_task,
+)
 
 if TYPE_CHECKING:
     from weanalysis.results.statistics import Comparison
@@ -119,12 +129,14 @@ class Store(AllAnswers):
         """
         name = name or str(about["metric"])
         known = _metrics_of(about)
+        if about.get("task") == SEGMENTATION and name.startswith(IOU_OF_CLASS):
+            known[name] = _iou_metric(about, name)
         if name not in known:  # a caller's own may be named without its hash, where that says which
             named = [one.name for one in known.values() if one.is_own and one.label == name]
             if len(named) != 1:
-                without = (
-                    f", since the images of study {about['id']} have no class" if name in METRICS else " is unknown"
-                )
+                without = " is unknown"
+                if name in METRICS or name.startswith(IOU_OF_CLASS):
+                    without = f", since {_no_class(about)}" if about.get("task") else " is one of segmentations"
                 raise StoreError(f"metric {name!r}{without}: choose from {', '.join(known)}")
             name = named[0]
         metric, again = known[name], f"run it with --metric {name}"
@@ -147,7 +159,7 @@ class Store(AllAnswers):
         metric = cls._metric(about, name)
         if metric.counts_images:
             return metric
-        if about.get("task") == NUMBERS:
+        if about.get("task"):
             raise StoreError(f"no image of study {about['id']} has a class, so that none is right or wrong")
         if name is not None:
             counting = ", ".join(one.name for one in METRICS.values() if one.counts_images)
@@ -234,8 +246,8 @@ class Store(AllAnswers):
         return table[["image_id"]].reindex(columns=columns) if self.has_no_classes(study_id) else table
 
     def has_no_classes(self, study_id: int) -> bool:
-        """Whether a study's images have no class, so that all that is known of them are numbers of its caller's."""
-        return self.describe(study_id).get("task") == NUMBERS
+        """Whether a study's images have no class: its pixels have, or there are but numbers of its caller's."""
+        return bool(self.describe(study_id).get("task"))
 
     def changes(self, study_id: int, position: int, metric: str | None = None) -> pd.DataFrame:
         """The images that the ablation at `position` of the study's table changed.
@@ -333,8 +345,7 @@ class Store(AllAnswers):
         for rows, _, after in self.answers(study_id, metric.statistic):
             if {first, second} <= set(rows.tolist()):
                 places = [rows.tolist().index(one) for one in (first, second)]
-                sides = (Answers(after.targets, *(each[[place]] for each in after.numbers)) for place in places)
-                one, two = map(metric.aggregate, sides)
+                one, two = (metric.aggregate(after.of_networks([place])) for place in places)
                 return compare_linear(one, two, metric.worse)
         return Comparison(np.nan, np.nan, np.nan, np.nan, 0)
 
@@ -342,7 +353,21 @@ class Store(AllAnswers):
 def _metrics_of(about: Mapping[str, Any]) -> dict[str, Metric]:
     """The metrics that a study may have: those of classes, where its images have one, and its caller's own."""
     own = {one["name"]: find_metric(one["name"]) for one in about.get("own_metrics") or ()}
-    return own if about.get("task") == NUMBERS else {**METRICS, **own}
+    task = about.get("task") or CLASSIFICATION
+    return own if task == NUMBERS else {**metrics_of_task(task), **own}
+
+
+def _iou_metric(about: Mapping[str, Any], name: str) -> Metric:
+    """The metric of one class of a study; raise StoreError where it has no such class."""
+    of_class, classes = name.removeprefix(IOU_OF_CLASS), classes_of(about)
+    if of_class not in classes:
+        raise StoreError(f"no class of study {about['id']} is called {of_class!r}: choose from {', '.join(classes)}")
+    return find_metric(name)
+
+
+def _no_class(about: Mapping[str, Any]) -> str:
+    """Say of a study that its images have no class."""
+    return f"the images of study {about['id']} have no class{' but for each pixel' * (about['task'] == SEGMENTATION)}"
 
 
 def _changed(

@@ -17,8 +17,10 @@ from weanalysis.ablation.copies import copied
 from weanalysis.ablation.evaluate import logits_of
 from weanalysis.ablation.graph import BATCH_NORMS, Convolution
 from weanalysis.ablation.studies import Layer
+from weanalysis.data.masks import VOID
 from weanalysis.devices import precision
 from weanalysis.errors import DataError, StudyError
+from weanalysis.tasks.segmentation import Segmentation
 
 # Activations, their gradients and per-image weight gradients of a batch may take about this much.
 KEPT_BYTES = 512 * 2**20
@@ -222,7 +224,7 @@ def gather(
             _check(logits, targets, done)
             if calls is not None:
                 # In evaluation mode images do not meet, so that the sum's gradient is each image's own.
-                F.cross_entropy(logits, targets, reduction="sum").backward()
+                _summed_loss(logits, targets).backward()
                 for layer in layers:
                     conv = net.get_submodule(layer.name)
                     _add_gradients(
@@ -267,14 +269,24 @@ def batch_norms_after(net: nn.Module, layers: Sequence[Layer], image: Tensor) ->
     return by_layer
 
 
+def _summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """The sum of each image's cross-entropy; of a mask, that of its pixels' mean, without void ones."""
+    if logits.ndim == 2:
+        return F.cross_entropy(logits, targets, reduction="sum")
+    of_pixels = F.cross_entropy(logits, targets, reduction="none", ignore_index=VOID).flatten(1)
+    return (of_pixels.sum(1) / (targets != VOID).flatten(1).sum(1).clamp(min=1)).sum()
+
+
 def _check(logits: Tensor, targets: Tensor, start: int) -> None:
-    if int(targets.max()) >= logits.shape[1] or int(targets.min()) < 0:
+    if logits.ndim == 4:
+        Segmentation().check(logits.detach(), targets)
+    elif int(targets.max()) >= logits.shape[1] or int(targets.min()) < 0:
         raise DataError(
             f"class index {int(targets.max())} is beyond the network's {logits.shape[1]} outputs; give "
             "images with its own classes"
         )
     if not bool(logits.isfinite().all()):
-        place = start + int((~logits.isfinite().all(1)).nonzero()[0])
+        place = start + int((~logits.isfinite().flatten(1).all(1)).nonzero()[0])
         raise StudyError(
             f"the network's logits of image {place} are not finite, so it has no gradient; check the "
             "weights and the normalization (--mean, --std)"

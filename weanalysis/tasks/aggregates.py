@@ -8,8 +8,9 @@ to the Bootstrap (1993), section 22.6).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,27 @@ class Answers:
         """What there is of each answer, (A, N) each."""
         return (self.predictions,) if self.confidence is None else (self.predictions, self.confidence)
 
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def changed_from(self, intact: Answers) -> NDArray[np.bool_]:
+        """Which of each network's answers are not those of one `intact` network, (A, N)."""
+        return self.predictions != intact.predictions
+
+    def of_networks(self, rows: Sequence[int] | NDArray[np.integer]) -> Answers:
+        """Those of some networks, in this order."""
+        return Answers(self.targets, *(each[rows] for each in self.numbers))
+
+    def of_images(self, places: NDArray[np.integer]) -> Answers:
+        """Those to some images, in this order, also where one comes twice."""
+        return Answers(self.targets[places], *(each[:, places] for each in self.numbers))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Answers]) -> Answers:
+        """Those to several lots of images, one after another."""
+        numbers = (np.concatenate(each, axis=1) for each in zip(*(part.numbers for part in parts), strict=True))
+        return cls(np.concatenate([part.targets for part in parts]), *numbers)
+
 
 @dataclass(frozen=True)
 class Linearized:
@@ -67,7 +89,8 @@ class Linearized:
     one_image: float = ONE_IMAGE
 
 
-Aggregate = Callable[[Answers], Linearized]
+# From `Answers`, or of a segmentation `pixels.PixelCounts`.
+Aggregate = Callable[[Any], Linearized]
 
 
 def macro_f1(answers: Answers) -> Linearized:

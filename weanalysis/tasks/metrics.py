@@ -11,13 +11,19 @@ from numpy.typing import NDArray
 
 from weanalysis.errors import StudyError, unknown_name
 from weanalysis.tasks.aggregates import Aggregate, calibration_error, macro_f1
+from weanalysis.tasks.pixels import IouOfClass, mean_iou, pixel_accuracy
 
-# What is kept of each image: whether the answer is right ("correct", a bit a metric, of those that changed), and
-# numbers of its own, whose change under every ablation is kept.
-STATISTICS = ("correct", "loss", "confidence")
+# What is kept of each image: whether the answer is right ("correct", a bit a metric, of those that changed), numbers of
+# its own, whose change under every ablation is kept, and how many pixels of each class are right and predicted
+# ("pixels", of those that changed).
+STATISTICS = ("correct", "loss", "confidence", "pixels")
 
-# What stands under "task" in what is said of a study whose images have no class.
-NUMBERS = "numbers"
+# What an image has: a class, a class in each of its pixels, or neither; the last two stand under "task" in what is said
+# of a study.
+CLASSIFICATION, SEGMENTATION, NUMBERS = "classification", "segmentation", "numbers"
+
+# What stands before the name of a class in the name of its own metric.
+IOU_OF_CLASS = "iou:"
 
 Inference = Literal["proportion", "mean", "aggregate"]
 
@@ -44,6 +50,7 @@ class Metric:
     guesses: int = 0
     aggregate: Aggregate | None = None
     needs: str = ""
+    tasks: tuple[str, ...] = (CLASSIFICATION,)
 
     @property
     def test(self) -> str:
@@ -99,12 +106,12 @@ class Metric:
     @property
     def needs_all_numbers(self) -> bool:
         """Whether it needs every image's number under every ablation, where sums of them are not enough."""
-        return self.aggregate is not None and self.statistic != "correct"
+        return self.aggregate is not None and self.statistic not in ("correct", "pixels")
 
     @property
     def is_own(self) -> bool:
         """Whether it is a caller's own, which is kept with a study."""
-        return self.name not in METRICS
+        return self.name not in METRICS and not self.name.startswith(IOU_OF_CLASS)
 
     def right(self, correct: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Whether each image is right, from the bits that are kept of it; same shape."""
@@ -114,7 +121,7 @@ class Metric:
 _ALL = (
     Metric("top1", "top-1", "points", "%", "correct", "proportion", -1, bit=1, guesses=1),
     Metric("top5", "top-5", "points", "%", "correct", "proportion", -1, bit=2, guesses=5),
-    Metric("loss", "loss", "nats", "nats", "loss", "mean", 1),
+    Metric("loss", "loss", "nats", "nats", "loss", "mean", 1, tasks=(CLASSIFICATION, SEGMENTATION)),
     Metric(
         "macro-f1",
         "macro-F1",
@@ -137,6 +144,30 @@ _ALL = (
         aggregate=calibration_error,
         needs="chance adds about a quarter of the calibration error at most",
     ),
+    Metric(
+        "miou",
+        "mean IoU",
+        "points",
+        "%",
+        "pixels",
+        "aggregate",
+        -1,
+        aggregate=mean_iou,
+        needs="every class is in 10 images",
+        tasks=(SEGMENTATION,),
+    ),
+    Metric(
+        "pixel-accuracy",
+        "pixel accuracy",
+        "points",
+        "%",
+        "pixels",
+        "aggregate",
+        -1,
+        aggregate=pixel_accuracy,
+        needs="10 images have pixels with a class",
+        tasks=(SEGMENTATION,),
+    ),
 )
 
 # Every metric by its name, in the order in which they are listed.
@@ -148,6 +179,42 @@ for _metric in _ALL:
 
 # Metrics of a caller's own, by name, as far as this process has met them: a name holds a hash of what it stands for.
 _OWN: dict[str, Metric] = {}
+
+
+def _iou_of(name: str) -> Metric:
+    """The metric of one class of a segmentation, by its whole name."""
+    of_class = name.removeprefix(IOU_OF_CLASS)
+    return Metric(
+        name,
+        f"IoU of {of_class}",
+        "points",
+        "%",
+        "pixels",
+        "aggregate",
+        -1,
+        aggregate=IouOfClass(of_class),
+        needs="the class is in 10 images",
+        tasks=(SEGMENTATION,),
+    )
+
+
+def metrics_of_task(task: str) -> dict[str, Metric]:
+    """The metrics of a task by name; of a segmentation without those of single classes.
+
+    >>> list(metrics_of_task("segmentation"))
+    ['loss', 'miou', 'pixel-accuracy']
+    """
+    return {name: metric for name, metric in METRICS.items() if task in metric.tasks}
+
+
+def listed_metrics(task: str) -> str:
+    """Name the metrics of a task, for a person to choose from."""
+    return ", ".join([*metrics_of_task(task), *([f"{IOU_OF_CLASS}CLASS"] if task == SEGMENTATION else [])])
+
+
+def default_metric(task: str) -> str:
+    """The metric in which a study of a task is told where nothing else is asked for."""
+    return next(name for name, metric in METRICS.items() if metric.tasks == (task,))
 
 
 def remember(metric: Metric) -> Metric:
@@ -163,6 +230,8 @@ def find_metric(name: str, among: Collection[str] | None = None) -> Metric:
     >>> find_metric("loss").unit
     'nats'
     """
+    if name.startswith(IOU_OF_CLASS) and len(name) > len(IOU_OF_CLASS) and (among is None or among is METRICS):
+        return _iou_of(name)
     known = METRICS if name in METRICS else _OWN
     if name not in known or (among is not None and name not in among):
         raise StudyError(unknown_name("metric", name, METRICS if among is None else among))
@@ -179,7 +248,13 @@ def own_metric_of(description: Any) -> Metric:
     fields = description if isinstance(description, dict) else {}
     name, label, unit, worse = (fields.get(key) for key in ("name", "label", "unit", "worse"))
     texts = all(isinstance(one, str) and len(one) <= 60 and one.isprintable() for one in (name, label, unit))
-    if not texts or name in METRICS or type(worse) is not int or worse not in (-1, 1):
+    if (
+        not texts
+        or name in METRICS
+        or str(name).startswith(IOU_OF_CLASS)
+        or type(worse) is not int
+        or worse not in (-1, 1)
+    ):
         raise StudyError("it holds a metric that is not described as it should be")
     return remember(Metric(str(name), str(label), str(unit), str(unit), str(name), "mean", 1 if worse > 0 else -1))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from weanalysis.errors import StudyError
 from weanalysis.tasks.classification import Classification
 from weanalysis.tasks.own import OwnMetric
+from weanalysis.tasks.segmentation import Segmentation
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class Numbers:
         """The numbers of each image by their name, (N,), in float32."""
         return {self.own.about.statistic: self.own.numbers(outputs, targets)}
 
+    def pixels(self, outputs: Tensor, targets: Tensor) -> None:
+        """No pixel has a class."""
+
 
 # What a network's outputs and targets may mean.
-OutputTask = Classification | Numbers
+OutputTask = Classification | Segmentation | Numbers

@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     from weanalysis.training.optimization import OPTIMIZERS, SCHEDULES
     from weanalysis.training.progress import ProgressCallback, TrainingProgress
     from weanalysis.training.recipe import PRESETS, Recipe
-    from weanalysis.training.runs import METRICS, Run, find_runs, list_runs, read_metrics, unreadable_runs
+    from weanalysis.training.runs import (
+        METRICS,
+        Run,
+        find_runs,
+        list_runs,
+        read_metrics,
+        score_by_epoch,
+        score_of,
+        score_words,
+        unreadable_runs,
+    )
 
 __all__ = [
     "AUGMENTATIONS",
@@ -30,12 +40,17 @@ __all__ = [
     "find_runs",
     "list_runs",
     "read_metrics",
+    "score_by_epoch",
+    "score_of",
+    "score_words",
     "seed_groups",
     "train",
     "trained_checkpoint",
     "unreadable_runs",
     "value_word",
 ]
+
+_SCORES = ("score_by_epoch", "score_of", "score_words")
 
 _MODULES = {
     "checkpoints": ("trained_checkpoint",),
@@ -45,7 +60,7 @@ _MODULES = {
     "optimization": ("OPTIMIZERS", "SCHEDULES"),
     "progress": ("TrainingProgress", "ProgressCallback"),
     "recipe": ("PRESETS", "Recipe"),
-    "runs": ("METRICS", "Run", "find_runs", "list_runs", "read_metrics", "unreadable_runs"),
+    "runs": ("METRICS", "Run", "find_runs", "list_runs", "read_metrics", *_SCORES, "unreadable_runs"),
 }
 
 

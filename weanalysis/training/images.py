@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ import weanalysis._torchvision  # noqa: F401
 # isort: split
 from torchvision.transforms import InterpolationMode, v2
 
-from weanalysis.data import AnyTransform, ArrayTransform, ClipTransform, ImageData
+from weanalysis.data import AnyTransform, ArrayTransform, ClipTransform, ImageData, MaskData
+from weanalysis.training.masks import MASK_AUGMENTATIONS, TrainingMasks
 
 # Datasets whose resized pixels take less than this are kept in memory.
 _MEMORY_LIMIT_BYTES = 512 * 2**20
@@ -121,6 +122,18 @@ def _num_bytes(transform: AnyTransform) -> int:
     return math.prod(transform.stored_shape) * transform.dtype.itemsize
 
 
+def training_images(data: ImageData, augmentation: str) -> TrainingImages | TrainingMasks:
+    """The training images of a run, with masks where the data has them."""
+    if isinstance(data, MaskData):
+        return TrainingMasks(data, MASK_AUGMENTATIONS[augmentation])
+    return TrainingImages(data, AUGMENTATIONS[augmentation])
+
+
+def augmentations_for(task: str) -> Mapping[str, Any]:
+    """The augmentations by name that there are for a task's images."""
+    return MASK_AUGMENTATIONS if task == MaskData.task else AUGMENTATIONS
+
+
 class Batches(Sampler[list[tuple[int, int]]]):
     """This process's share of every micro-batch of a run from an optimizer step on, as (index, seed) draws.
 
@@ -164,7 +177,9 @@ def derived_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def training_loader(images: TrainingImages, batches: Batches, num_workers: int, pin_memory: bool) -> DataLoader:
+def training_loader(
+    images: TrainingImages | TrainingMasks, batches: Batches, num_workers: int, pin_memory: bool
+) -> DataLoader:
     """Serve the batches; worker processes prepare them ahead."""
     return _loader(images, num_workers, pin_memory, batch_sampler=batches)
 
@@ -180,14 +195,14 @@ def validation_loader(
     return _loader(torch.utils.data.Subset(data, list(share)), num_workers, pin_memory, batch_size=batch_size)
 
 
-class _Kept(Dataset[tuple[Tensor, int]]):
-    def __init__(self, samples: list[tuple[Tensor, int]]) -> None:
+class _Kept(Dataset[tuple[Tensor, Any]]):
+    def __init__(self, samples: list[tuple[Tensor, Any]]) -> None:
         self.samples = samples
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         return self.samples[index]
 
 

@@ -18,9 +18,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from weanalysis.cache import Cache, find_cache, is_full, write_atomically
-from weanalysis.data import ImageData, fit_classes, load_data
+from weanalysis.data import ImageData, MaskData, fit_classes, load_data, task_of_data
 from weanalysis.errors import DeviceError, TrainingError, unknown_name
-from weanalysis.training.images import AUGMENTATIONS
+from weanalysis.training.images import augmentations_for
 from weanalysis.training.network import make_network
 from weanalysis.training.optimization import OPTIMIZERS, SCHEDULES
 from weanalysis.training.progress import ProgressCallback, silent
@@ -69,7 +69,7 @@ def train(
     for kind, choice, registry in (
         ("optimizer", recipe.optimizer, OPTIMIZERS),
         ("schedule", recipe.schedule, SCHEDULES),
-        ("augmentation", recipe.augmentation, AUGMENTATIONS),
+        ("augmentation", recipe.augmentation, augmentations_for(task_of_data(recipe.data))),
     ):
         if choice not in registry:
             raise TrainingError(unknown_name(kind, choice, registry))
@@ -166,6 +166,8 @@ def _load_images(recipe: Recipe, cache: Cache, skip_bad_images: bool) -> tuple[I
         )
         for split in ("train", "test")
     )
+    if isinstance(train_data, MaskData):
+        return train_data, val_data
     if len(train_data) == 0:
         raise TrainingError(f"{recipe.data} has no training images; give data with images of at least two classes")
     seen = np.unique(train_data.targets)

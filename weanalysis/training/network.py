@@ -9,7 +9,14 @@ from torch import nn
 
 from weanalysis.data import ImageData
 from weanalysis.excitation import excitation_of, excite
-from weanalysis.models import check_forward, check_inputs, fitting_options, load_network, smallest_image_size
+from weanalysis.models import (
+    check_forward,
+    check_inputs,
+    check_task,
+    fitting_options,
+    load_network,
+    smallest_image_size,
+)
 from weanalysis.training.recipe import Recipe
 
 
@@ -26,6 +33,7 @@ def make_network(recipe: Recipe, data: ImageData) -> tuple[nn.Module, dict[str, 
     options = {**fitting, **recipe.options, "attention": recipe.attention, "norm": recipe.norm, "excitation": "none"}
     model = load_network(recipe.model, "none", num_classes=len(data.classes), options=options)
     net, architecture = model.net, dict(model.architecture)
+    check_task(architecture, recipe.data, data.task)
     check_inputs(net, model.name, data.transform.shape)
     own_size = data.transform.image_size
     image_size = None

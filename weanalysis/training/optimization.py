@@ -46,12 +46,22 @@ def _cosine(recipe: Recipe, step: int, steps_per_epoch: int, num_steps: int) -> 
     return (1 + math.cos(math.pi * (step - first) / (end - first))) / 2
 
 
+def _poly(recipe: Recipe, step: int, steps_per_epoch: int, num_steps: int) -> float:
+    """The share of steps that are left after the warm-up, to the power of 0.9 (Chen et al., DeepLabv3, section 4.1)."""
+    first = round(recipe.warmup_epochs * steps_per_epoch)
+    return max(0.0, 1 - (step - first) / max(1, num_steps - first)) ** 0.9
+
+
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], Recipe], torch.optim.Optimizer]] = {
     "sgd": _sgd,
     "adamw": _adamw,
 }
 # (recipe, step, steps per epoch, steps of the run) -> share of the recipe's learning rate, after the warm-up.
-SCHEDULES: dict[str, Callable[[Recipe, int, int, int], float]] = {"multistep": _multistep, "cosine": _cosine}
+SCHEDULES: dict[str, Callable[[Recipe, int, int, int], float]] = {
+    "multistep": _multistep,
+    "cosine": _cosine,
+    "poly": _poly,
+}
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, num_steps: int) -> float:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 class TrainingProgress:
     """One report of a training run.
 
-    `epoch` counts from 1; `step` counts the optimizer steps done of `num_steps`; `seconds` is the time trained,
-    earlier sessions included, and `eta_seconds` what is left at the speed of this session (NaN before its first
-    step). `loss` and `top1` (percent) are the running epoch's means on training batches; `val_top1` is that of the
-    last validation. All three are NaN until known. `note` is a sentence for the user, on the reports that have one.
+    `epoch` counts from 1; `step` counts the optimizer steps done of `num_steps`; `seconds` is the time trained, earlier
+    sessions included, and `eta_seconds` what is left at the speed of this session (NaN before its first step). `loss`
+    and `top1` (percent) are the running epoch's means on training batches; `val_top1` is that of the last validation;
+    of masks there are `miou` and `val_miou` instead. All are NaN until known. `note` is a sentence for the user, on the
+    reports that have one.
     """
 
     run: str
@@ -26,6 +27,8 @@ class TrainingProgress:
     loss: float = float("nan")
     top1: float = float("nan")
     val_top1: float = float("nan")
+    miou: float = float("nan")
+    val_miou: float = float("nan")
     note: str = ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ METRICS = (
     "val_top1",
     "val_top5",
     "peak_memory_gib",
+    "train_miou",
+    "val_miou",
 )
 _ANEW = "remove the folder of this run to train it anew"
 _LISTED = ("model", "data", "excitation", "attention", "norm", "seed")
@@ -109,7 +112,7 @@ class Run:
     @property
     def result(self) -> dict[str, Any] | None:
         """{"top1", "top5", "best_top1", "best_epoch", "epochs", "seconds", "num_images" (validated on), "num_classes",
-        "finished"}, or None while unfinished.
+        "finished"}, or None while unfinished; of a run on masks "miou" and "best_miou" (percent) too, and NaN for top1.
 
         Raises TrainingError as `description` does.
         """
@@ -118,6 +121,23 @@ class Run:
     def metrics(self) -> pd.DataFrame:
         """One row an epoch with the columns `METRICS`; see `read_metrics`."""
         return read_metrics(self)
+
+
+def score_of(result: Mapping[str, Any]) -> tuple[str, str]:
+    """By which score a run's result tells how good it is: the field, and its words."""
+    return ("miou", "mean IoU") if "miou" in result else ("top1", "top-1")
+
+
+def score_by_epoch(metrics: pd.DataFrame) -> pd.Series:
+    """Validation's score in percent by epoch, without epochs that have none: of masks the mean IoU, else top-1."""
+    known = (metrics[column].dropna() for column in ("val_miou", "val_top1") if column in metrics)
+    return next((scores for scores in known if len(scores)), pd.Series(dtype=float))
+
+
+def score_words(runs: Iterable[pd.DataFrame]) -> str:
+    """What `score_by_epoch` is of these runs' metrics, in words."""
+    of_masks = ["val_miou" in metrics and bool(metrics["val_miou"].notna().any()) for metrics in runs]
+    return "top-1" if not any(of_masks) else "mean IoU" if all(of_masks) else "top-1 or mean IoU"
 
 
 def run_folder(cache: Cache, name: str) -> Run:

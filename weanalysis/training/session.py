@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader
 
@@ -28,11 +27,10 @@ from weanalysis.errors import TrainingError
 from weanalysis.excitation import ExcitedOptimizer, can_be_beside, doubts_of
 from weanalysis.models import save_checkpoint
 from weanalysis.training.images import (
-    AUGMENTATIONS,
     Batches,
-    TrainingImages,
     default_num_workers,
     derived_seed,
+    training_images,
     training_loader,
     validation_loader,
 )
@@ -40,6 +38,7 @@ from weanalysis.training.optimization import OPTIMIZERS, learning_rate
 from weanalysis.training.progress import ProgressCallback, TrainingProgress, silent
 from weanalysis.training.recipe import Recipe
 from weanalysis.training.runs import METRICS, Run
+from weanalysis.training.scores import score_for
 from weanalysis.training.state import TrainingState, load_state, save_state
 
 _VALIDATION_BATCH_SIZE = 100
@@ -64,6 +63,7 @@ class Session:
     ) -> None:
         self.run, self.recipe, self.accelerator, self.architecture = run, recipe, accelerator, architecture
         self.train_data, self.val_data = train_data, val_data
+        self.score = score_for(train_data.task, len(train_data.classes))
         self.progress = progress if accelerator.is_main_process else silent
         self.steps_per_epoch = len(train_data) // recipe.batch_size
         self.num_steps = max(1, round(recipe.epochs * self.steps_per_epoch))
@@ -79,7 +79,7 @@ class Session:
         self.trained_net, self.optimizer = accelerator.prepare(net, self.raw_optimizer)
         # The same network without the wrapper that averages gradients over processes.
         self.net = accelerator.unwrap_model(self.trained_net)
-        self.state = TrainingState()
+        self.state = TrainingState(sums=[0.0] * self.score.num_sums)
         resumes = run.state_file.is_file()
         if resumes:
             with self._as_described():
@@ -100,7 +100,7 @@ class Session:
         batches, self.val_batches = self._loaders(num_workers)
         steps_per_sync = 1 if accelerator.device.type == "cpu" else _STEPS_PER_SYNC_ON_GPU
         saved = time.perf_counter()
-        sums = torch.zeros(4, device=accelerator.device)
+        sums = self._no_sums()
         with self._interruptible():
             for step in range(state.step, self.num_steps):
                 sums += self._step(step, batches)
@@ -143,7 +143,7 @@ class Session:
         process, num_processes = self.accelerator.process_index, self.accelerator.num_processes
         if num_workers is None:
             num_workers = default_num_workers(num_processes)
-        images = TrainingImages(self.train_data, AUGMENTATIONS[self.recipe.augmentation])
+        images = training_images(self.train_data, self.recipe.augmentation)
         drawn = Batches(
             len(images),
             self.recipe.batch_size,
@@ -162,25 +162,24 @@ class Session:
         return iter(batches), val_batches
 
     def _step(self, step: int, batches: Iterator[list[Tensor]]) -> Tensor:
-        """Do one optimizer step; return the sums of loss, top-1 hits, top-5 hits and images."""
+        """Do one optimizer step; return what the score adds up."""
         self.trained_net.train()
         rate = learning_rate(self.recipe, step, self.steps_per_epoch, self.num_steps)
         for group in self.raw_optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(derived_seed(self.recipe.seed, _DROPOUT, step, self.accelerator.process_index))
-        sums = torch.zeros(4, device=self.accelerator.device)
+        sums = self._no_sums()
         for _ in range(self.recipe.accumulation_steps):
             pixels, targets = (part.to(self.accelerator.device, non_blocking=True) for part in next(batches))
             images = self._arranged(self.train_data.transform.normalize(pixels))
             with self.accelerator.accumulate(self.trained_net):
                 logits, auxiliary = _logits(self.trained_net(images))
-                loss = F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
-                # 0.3 is the GoogLeNet paper's weight for these.
-                total = loss + sum(0.3 * F.cross_entropy(aux, targets) for aux in auxiliary)
+                loss = self.score.loss(logits, targets, self.recipe.label_smoothing)
+                total = loss + sum(self.score.auxiliary * self.score.loss(aux, targets) for aux in auxiliary)
                 self.accelerator.backward(total)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-            sums += _sums(loss.detach() * len(targets), logits.detach(), targets)
+            sums += self.score.sums(loss.detach() * len(targets), logits.detach(), targets)
         return sums
 
     def _synchronize(self, sums: Tensor, save_due: bool) -> tuple[bool, bool]:
@@ -201,33 +200,28 @@ class Session:
     def _end_epoch(self) -> None:
         """Validate, record, and keep the state, then what follows from it."""
         state = self.state
-        val_loss, val_top1, val_top5 = self._means(self._validate())
-        if not math.isfinite(val_loss):
+        val = self.score.means(self._validate())
+        if not math.isfinite(val["loss"]):
             # The step after the last loss spoiled the weights; what is kept must not be overwritten with them.
             raise self._diverged()
-        train_loss, train_top1, train_top5 = self._means(state.sums)
-        epoch = len(state.rows) + 1
-        rate = self.raw_optimizer.param_groups[0]["lr"]
-        values = (
-            epoch,
-            state.step,
-            self._seconds(),
-            rate,
-            train_loss,
-            train_top1,
-            train_top5,
-            val_loss,
-            val_top1,
-            val_top5,
-            _peak_memory_gib(self.accelerator.device),
-        )
-        state.end_epoch(dict(zip(METRICS, values, strict=True)))
+        train, epoch = self.score.means(state.sums), len(state.rows) + 1
+        values = {
+            "epoch": epoch,
+            "step": state.step,
+            "seconds": self._seconds(),
+            "learning_rate": self.raw_optimizer.param_groups[0]["lr"],
+            **{f"train_{name}": value for name, value in train.items()},
+            **{f"val_{name}": value for name, value in val.items()},
+            "peak_memory_gib": _peak_memory_gib(self.accelerator.device),
+        }
+        name, label = self.score.name, self.score.label
+        state.end_epoch({column: values.get(column, math.nan) for column in METRICS}, val[name], self.score.num_sums)
         self._save()
         if self.accelerator.is_main_process:
             self._publish()
             self._log(
-                f"epoch {epoch} of {self.recipe.epochs:g}: train loss {train_loss:.4f}, top-1 {train_top1:.2f} %;"
-                f" validation loss {val_loss:.4f}, top-1 {val_top1:.2f} %; {state.seconds:.0f} s"
+                f"epoch {epoch} of {self.recipe.epochs:g}: train loss {train['loss']:.4f}, {label} {train[name]:.2f} %;"
+                f" validation loss {val['loss']:.4f}, {label} {val[name]:.2f} %; {state.seconds:.0f} s"
             )
         self._report()
 
@@ -237,20 +231,17 @@ class Session:
             for buffer in net.buffers():
                 torch.distributed.broadcast(buffer, 0)
         net.eval()
-        sums = torch.zeros(4, device=device)
+        sums = self._no_sums()
         # Within `cached`, an excited weight is computed once, not once a batch.
         with torch.inference_mode(), parametrize.cached():
             for images, targets in self.val_batches:
                 images, targets = self._arranged(images.to(device)), targets.to(device)
                 logits, _ = _logits(net(images))
-                sums += _sums(F.cross_entropy(logits, targets, reduction="sum"), logits, targets)
+                sums += self.score.sums(self.score.total_loss(logits, targets), logits, targets)
         return self.accelerator.reduce(sums, "sum").tolist()
 
-    def _means(self, sums: list[float]) -> tuple[float, float, float]:
-        loss, top1, top5, num_images = sums
-        if len(self.train_data.classes) < 5:
-            top5 = math.nan
-        return loss / num_images, 100 * top1 / num_images, 100 * top5 / num_images
+    def _no_sums(self) -> Tensor:
+        return torch.zeros(self.score.num_sums, dtype=self.score.dtype, device=self.accelerator.device)
 
     def _arranged(self, images: Tensor) -> Tensor:
         with_format = self.channels_last and images.dim() == 4
@@ -275,7 +266,7 @@ class Session:
             "recipe": self.recipe.to_json(),
             "run": self.run.name,
             "epoch": last["epoch"],
-            "top1": last["val_top1"],
+            self.score.name: last[f"val_{self.score.name}"],
         }
         with self._as_described():
             save_checkpoint(self.run.checkpoint, self.net, self.architecture, extra)
@@ -290,12 +281,14 @@ class Session:
 
     def _finish(self) -> None:
         state = self.state
-        last = state.rows[-1]
+        last, name = state.rows[-1], self.score.name
         top5 = None if math.isnan(last["val_top5"]) else last["val_top5"]
         result = {
             "top1": last["val_top1"],
             "top5": top5,
-            "best_top1": state.best_top1,
+            "best_top1": math.nan,
+            **({} if name == "top1" else {name: last[f"val_{name}"]}),
+            f"best_{name}": state.best_top1,
             "best_epoch": state.best_epoch,
             "epochs": self.recipe.epochs,
             "seconds": state.seconds,
@@ -305,7 +298,7 @@ class Session:
         }
         write_atomically(self.run.result_file, json.dumps(result, indent=1).encode())
         self.run.state_file.unlink(missing_ok=True)
-        self._note(f"finished the run {self.run.name}: top-1 {last['val_top1']:.2f} %")
+        self._note(f"finished the run {self.run.name}: {self.score.label} {last[f'val_{name}']:.2f} %")
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -351,7 +344,7 @@ class Session:
 
     def _report(self, note: str = "") -> None:
         state = self.state
-        loss, top1, _ = self._means(state.sums) if state.sums[3] else (math.nan,) * 3
+        means = self.score.means(state.sums) if state.sums[3] else {}
         done, left = state.step - self.first_step, self.num_steps - state.step
         eta = (state.seconds - self.seconds_before) / done * left if done else math.nan
         self.progress(
@@ -363,9 +356,11 @@ class Session:
                 num_steps=self.num_steps,
                 seconds=state.seconds,
                 eta_seconds=eta,
-                loss=loss,
-                top1=top1,
+                loss=means.get("loss", math.nan),
+                top1=means.get("top1", math.nan),
                 val_top1=state.rows[-1]["val_top1"] if state.rows else math.nan,
+                miou=means.get("miou", math.nan),
+                val_miou=state.rows[-1]["val_miou"] if state.rows else math.nan,
                 note=note,
             )
         )
@@ -386,12 +381,6 @@ def _logits(output: Any) -> tuple[Tensor, list[Tensor]]:
         return output, []
     logits, *auxiliary = output.values() if isinstance(output, dict) else output
     return logits, [aux for aux in auxiliary if aux is not None]
-
-
-def _sums(loss: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-    """Stack the summed loss, the top-1 and top-5 hits, and the number of images."""
-    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
-    return torch.stack([loss, ranked[:, 0].sum(), ranked.sum(), torch.tensor(len(targets), device=loss.device)]).float()
 
 
 def _cell(value: float) -> str:

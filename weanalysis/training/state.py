@@ -25,7 +25,7 @@ class TrainingState:
 
     step: int = 0
     seconds: float = 0.0
-    # Sums over the running epoch's images: loss, top-1 hits, top-5 hits, images.
+    # Sums over the running epoch's images; see `scores`. The best score is top-1, or the mean IoU.
     sums: list[float] = field(default_factory=lambda: [0.0] * 4)
     rows: list[dict[str, float]] = field(default_factory=list)
     best_top1: float = -1.0
@@ -41,12 +41,12 @@ class TrainingState:
         """One more optimizer step is done."""
         self.step += 1
 
-    def end_epoch(self, row: Mapping[str, float]) -> None:
-        """Keep what an epoch came to (`runs.METRICS`), and begin the next one."""
+    def end_epoch(self, row: Mapping[str, float], score: float, num_sums: int) -> None:
+        """Keep what an epoch came to (`runs.METRICS`), its score among it, and begin the next one."""
         self.rows.append(dict(row))
-        self.sums, self.seconds = [0.0] * 4, row["seconds"]
-        if row["val_top1"] > self.best_top1:
-            self.best_top1, self.best_epoch = row["val_top1"], len(self.rows)
+        self.sums, self.seconds = [0.0] * num_sums, row["seconds"]
+        if score > self.best_top1:
+            self.best_top1, self.best_epoch = score, len(self.rows)
 
 
 def save_state(path: Path, state: TrainingState, net: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -68,8 +68,7 @@ class Checks:
         """Hold the fast way's logits and decisions to the naive ones; raise Unsure where others are not safe."""
         tolerance = self.tolerance
         difference = self.compare(logits, whole, ablation.layers)
-        differs = (naive.predictions != decisions.predictions) | (naive.correct != decisions.correct)
-        self.count(differs.cpu().numpy(), ablation)
+        self.count(naive.differs(decisions).cpu().numpy(), ablation)
         if difference * TIE_FACTOR > _ROOM * tolerance:
             raise Unsure((), "rounding is larger than it seemed")
 

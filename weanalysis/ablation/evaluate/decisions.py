@@ -49,7 +49,8 @@ class Measured:
     An image counts as changed if its class or its top-5 correctness did. Of the answers, `num_checked` were computed
     the naive way too, and `num_differed` of these were wrong before they were measured again; `distrusted` are the
     layers that were measured the naive way alone, each with the reason. `values` has the numbers of each statistic that
-    is one (`tasks.STATISTICS`); it is empty where not every image was computed.
+    is one (`tasks.STATISTICS`); it is empty where not every image was computed. `pixels` is there where images have a
+    class in each pixel.
     """
 
     start: int
@@ -69,6 +70,36 @@ class Measured:
     distrusted: dict[str, str] = field(default_factory=dict)
     screen: Screen | None = None
     values: dict[str, Values] = field(default_factory=dict)
+    pixels: PixelChanges | None = None
+
+
+@dataclass(frozen=True)
+class PixelChanges:
+    """How many pixels of each image of a shard are of each class, and which of these counts each ablation changed.
+
+    `intact` (N, 3, C): in truth, right, and predicted. `counts[a]` images changed under ablation a; their places in the
+    shard, and the changes of how many are right and predicted, follow one another in `positions` (M,) and `changes`
+    (M, 2, C), ablation by ablation.
+    """
+
+    intact: np.ndarray
+    counts: np.ndarray
+    positions: np.ndarray
+    changes: np.ndarray
+
+    @classmethod
+    def of(cls, intact: np.ndarray, found: Sequence[tuple[np.ndarray, np.ndarray]]) -> PixelChanges:
+        """Put together what was found of each ablation: places and changes."""
+        positions = [np.empty(0, np.int32), *(places for places, _ in found)]
+        changes = [np.empty((0, 2, intact.shape[2]), np.int32), *(each for _, each in found)]
+        counts = np.array([len(places) for places, _ in found], np.int32)
+        return cls(intact, counts, np.concatenate(positions).astype(np.int32), np.concatenate(changes))
+
+    def of_ablations(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Places and changes of each ablation."""
+        ends = np.cumsum(self.counts)
+        spans = [slice(end - count, end) for end, count in zip(ends, self.counts, strict=True)]
+        return [(self.positions[span], self.changes[span]) for span in spans]
 
 
 @dataclass(frozen=True)
@@ -81,19 +112,31 @@ class Values:
 
 @dataclass
 class Decisions:
-    """Per image: the class (−1: NaN), bits of correctness, if it is near; and its numbers, by statistic: (N,) each."""
+    """Per image: the class (−1: NaN), bits of correctness, if it is near; and its numbers, by statistic: (N,) each.
+
+    `pixels` (N, 3, C) is there where each pixel has a class; see `PixelChanges`.
+    """
 
     predictions: Tensor
     correct: Tensor
     near: Tensor
     values: dict[str, Tensor]
+    pixels: Tensor | None = None
 
     @staticmethod
     def of(outputs: Tensor, targets: Tensor, tolerance: float = 0.0, task: OutputTask | None = None) -> Decisions:
         """Decide from outputs (N, classes), and tell which images hang on less than the tolerance."""
         task = task or Classification()
         predictions, correct = task.answers(outputs, targets)
-        return Decisions(predictions, correct, task.near(outputs, tolerance), task.statistics(outputs, targets))
+        near, values = task.near(outputs, tolerance), task.statistics(outputs, targets)
+        return Decisions(predictions, correct, near, values, task.pixels(outputs, targets))
+
+    def differs(self, other: Decisions) -> Tensor:
+        """Of which images something else was decided, (N,) bools."""
+        differs = (self.predictions != other.predictions) | (self.correct != other.correct)
+        if self.pixels is not None and other.pixels is not None:
+            differs |= (self.pixels != other.pixels).flatten(1).any(1)
+        return differs
 
     def replace(self, rows: Tensor, others: Decisions) -> None:
         """Put other decisions in the place of some rows."""
@@ -110,7 +153,8 @@ class Batch:
     """What the ablations changed in one batch: per ablation, the places, new classes and new correctness; new numbers.
 
     `values` has the intact numbers (N,) of each statistic, and `new_values` the same for each ablation: none where not
-    all images were computed.
+    all images were computed. `pixels` (N, 3, C) are the intact counts, `pixel_changes` the places of images whose
+    counts each ablation changed, and by how much (see `PixelChanges`).
     """
 
     targets: np.ndarray
@@ -120,6 +164,8 @@ class Batch:
     changes: list[Change] = field(default_factory=list)
     new_values: list[dict[str, np.ndarray]] = field(default_factory=list)
     num_rechecked: int = 0
+    pixels: np.ndarray | None = None
+    pixel_changes: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
     @classmethod
     def of(cls, targets: Tensor, intact: Decisions) -> Batch:
@@ -128,6 +174,7 @@ class Batch:
             intact.predictions.cpu().numpy(),
             intact.correct.cpu().numpy(),
             _as_arrays(intact.values),
+            pixels=None if intact.pixels is None else intact.pixels.cpu().numpy(),
         )
 
     def add(self, decisions: Decisions, num_rechecked: int = 0) -> None:
@@ -137,6 +184,10 @@ class Batch:
         self.changes.append((places, predictions[places], correct[places]))
         self.new_values.append(_as_arrays(decisions.values))
         self.num_rechecked += num_rechecked
+        if self.pixels is not None and decisions.pixels is not None:
+            changes = decisions.pixels.cpu().numpy()[:, 1:] - self.pixels[:, 1:]
+            (changed,) = np.nonzero(changes.any((1, 2)))
+            self.pixel_changes.append((changed, changes[changed]))
 
 
 def _as_arrays(values: dict[str, Tensor]) -> dict[str, np.ndarray]:
@@ -171,7 +222,20 @@ def merge_batches(batches: Sequence[Batch], start: int) -> Measured:
         correct=joined(2, np.uint8),
         num_rechecked=sum(batch.num_rechecked for batch in batches),
         values=_values(batches),
+        pixels=_pixel_changes(batches, offsets),
     )
+
+
+def _pixel_changes(batches: Sequence[Batch], offsets: np.ndarray) -> PixelChanges | None:
+    """The counts of a shard's batches and how they change; None where pixels have no class."""
+    intact = [batch.pixels for batch in batches if batch.pixels is not None]
+    if len(intact) < len(batches):
+        return None
+    found = []
+    for of_batches in zip(*(batch.pixel_changes for batch in batches), strict=True):
+        places = [places + offset for (places, _), offset in zip(of_batches, offsets, strict=True)]
+        found.append((np.concatenate(places), np.concatenate([changes for _, changes in of_batches])))
+    return PixelChanges.of(np.concatenate(intact), found)
 
 
 def _values(batches: Sequence[Batch]) -> dict[str, Values]:

@@ -30,18 +30,28 @@ def logits_of(output: Any, path: Path | None = None) -> Tensor:
     return output
 
 
+# What logits are: how many sides they have, what these are, and which networks give such.
+_LOGITS = {False: (2, "(images, classes)", "a classifier"), True: (4, "(images, classes, H, W)", "a segmentation net")}
+
+
 def choose_output(
-    output: Any, num_classes: int | None = None, wanted: str | int | None = None, num_rows: int | None = None
+    output: Any,
+    num_classes: int | None = None,
+    wanted: str | int | None = None,
+    num_rows: int | None = None,
+    of_pixels: bool = False,
 ) -> tuple[Path, str | None]:
     """Find the logits in what a network returns: where they are, and a note where another part would have fitted.
 
-    `num_classes` tells several tensors apart by their width; `wanted` names one. With `num_rows`, the number of images,
-    outputs of any shape with a row an image will do: the one that is named, or where nothing is like logits. Raises
-    StudyError, naming what there is with its shapes, where none fits or several do.
+    `num_classes` tells several tensors apart by their width; `wanted` names one. With `of_pixels` each pixel has its
+    own. With `num_rows`, the number of images, outputs of any shape with a row an image will do: the one that is named,
+    or where nothing is like logits. Raises StudyError, naming what there is with its shapes, where none fits or several
+    do.
     """
     tensors = dict(_tensors(output))
-    fitting = {path: value for path, value in tensors.items() if value.ndim == 2}
-    sides, kind, taken = "(images, classes) logits", "give a classifier", "the logits are taken to be its output"
+    num_sides, shape, networks = _LOGITS[of_pixels]
+    fitting = {path: value for path, value in tensors.items() if value.ndim == num_sides}
+    sides, kind, taken = f"{shape} logits", f"give {networks}", "the logits are taken to be its output"
     if num_rows is not None and (wanted is not None or not fitting):
         fitting = {path: value for path, value in tensors.items() if _has_rows(value, num_rows)}
         sides, kind, taken = (

@@ -17,6 +17,9 @@ from weanalysis.ablation.graph import Convolution, WeightsUsed, convolutions, ha
 from weanalysis.ablation.studies.parts import Part
 from weanalysis.errors import StudyError, unknown_name
 
+# What torchvision's segmentation networks call the head that only helps to train them.
+AUXILIARY = ("aux_classifier",)
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -86,6 +89,9 @@ def find_layers(net: nn.Module) -> list[Layer]:
 def select_layers(layers: Iterable[Layer], pattern: str | None, skipped: list[tuple[str, str]]) -> list[Layer]:
     """Keep the layers whose name matches one of the comma-separated globs; record the others with the reason."""
     layers = list(layers)
+    auxiliary = [layer for layer in layers if layer.name.partition(".")[0] in AUXILIARY]
+    skipped += [(layer.name, "of an auxiliary head, which helps to train and gives no answer") for layer in auxiliary]
+    layers = [layer for layer in layers if layer not in auxiliary]
     if not layers:
         raise StudyError("the network has no convolution, so there is nothing to ablate; choose a ConvNet")
     own = [layer for layer in layers if not layer.uses_its_weight_as_it_is]

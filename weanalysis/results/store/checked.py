@@ -14,7 +14,7 @@ import numpy as np
 from weanalysis.cache import storable
 from weanalysis.errors import StoreError, StudyError, one_line
 from weanalysis.results.store.schema import SCREENED
-from weanalysis.tasks import METRICS, own_metric_of
+from weanalysis.tasks import IOU_OF_CLASS, METRICS, own_metric_of
 
 # So many of the numbers in SCREENED were kept at first.
 _FIRST_SCREENED = 5
@@ -227,7 +227,8 @@ def _wrong_metric(about: Mapping[str, Any]) -> str | None:
         names = None
     if names is None:
         return "own_metrics"
-    return None if about["metric"] in METRICS or about["metric"] in names else "metric"
+    known = about["metric"] in METRICS or about["metric"] in names or about["metric"].startswith(IOU_OF_CLASS)
+    return None if known else "metric"
 
 
 def json_object(row: sqlite3.Row, column: str) -> dict[str, Any]:

@@ -22,7 +22,11 @@ from weanalysis.results.store.checked import (
     screen_numbers,
 )
 from weanalysis.results.store.file import ResultsFile, connect_readonly
+from weanalysis.results.store.pixels import BlockPixels, intact_pixels
 from weanalysis.results.store.schema import LABELS, LONGEST_NAME, SCREENED, is_outdated, kept_as
+
+# The statistic that is kept as counts.
+PIXELS = "pixels"
 
 
 class Reader(ResultsFile):
@@ -178,6 +182,9 @@ class Reader(ResultsFile):
         query, key = "SELECT ablation_ids FROM blocks", (context_id, start, stop)
         if statistic == "correct":
             rows = self._rows(f"{query} WHERE context_id = ? AND start = ? AND stop = ?", *key)
+        elif statistic == PIXELS and self._has("block_pixels"):
+            query += " JOIN block_pixels ON block_id = id"
+            rows = self._rows(f"{query} WHERE context_id = ? AND start = ? AND stop = ?", *key)
         elif self._has("block_values"):
             query += " JOIN block_values ON block_id = id"
             rows = self._rows(
@@ -254,6 +261,7 @@ class Reader(ResultsFile):
         self, context_id: int, shard: tuple[int, int], first: int, last: int, statistic: str = "correct"
     ) -> Iterator[Block]:
         having = "" if statistic == "correct" else "AND id IN (SELECT block_id FROM block_values WHERE statistic = ?) "
+        having = "AND id IN (SELECT block_id FROM block_pixels) " if statistic == PIXELS else having
         return map(
             Block.of,
             self._rows(
@@ -263,7 +271,7 @@ class Reader(ResultsFile):
                 *shard,
                 first,
                 last,
-                *([kept_as(statistic)] if having else []),
+                *([kept_as(statistic)] if "?" in having else []),
             ),
         )
 
@@ -304,3 +312,23 @@ class Reader(ResultsFile):
         for block, index in self._first_blocks(context_id, shard, ids, statistic):
             stored = self._row("SELECT * FROM block_values WHERE block_id = ? AND statistic = ?", block.id, name)
             yield block, index, intact, BlockValues.of(stored, block)
+
+    def _intact_pixels(self, context_id: int, shard: tuple[int, int]) -> np.ndarray | None:
+        """How many pixels of each image of a shard are of each class, (N, 3, C); None where that is not kept."""
+        if not self._has("intact_pixels"):
+            return None
+        key = (context_id, *shard)
+        row = self._row("SELECT * FROM intact_pixels WHERE context_id = ? AND start = ? AND stop = ?", *key)
+        what = f"the pixels of images {shard[0]} to {shard[1]}"
+        return None if row is None else intact_pixels(row, shard[1] - shard[0], what)
+
+    def _pixel_blocks(
+        self, context_id: int, shard: tuple[int, int], ids: np.ndarray
+    ) -> Iterator[tuple[Block, np.ndarray, np.ndarray, BlockPixels]]:
+        """For each block of a shard that has pixels: which of `ids` its ablations are, intact counts, changes."""
+        intact = self._intact_pixels(context_id, shard)
+        if intact is None:
+            return
+        for block, index in self._first_blocks(context_id, shard, ids, PIXELS):
+            stored = self._row("SELECT * FROM block_pixels WHERE block_id = ?", block.id)
+            yield block, index, intact, BlockPixels.of(stored, block, intact.shape[2])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 # Marks the file as ours, and which tables it has; another program's database is never written to.
-APPLICATION_ID, SCHEMA_VERSION = 0x57654131, 4
+APPLICATION_ID, SCHEMA_VERSION = 0x57654131, 5
 
 # What is kept of a screened block, (10, A): see `ablation.evaluate.Screen`. Until engine version 3 the first five.
 SCREENED = (
@@ -138,8 +138,19 @@ CREATE TABLE IF NOT EXISTS block_values (
   PRIMARY KEY (block_id, statistic)) WITHOUT ROWID;
 """
 
+# Since version 5: how many pixels are of each class, where each has one; see `results.store.pixels`. Of a shard the
+# intact counts, of a block how many images each ablation changed, which, and by how much.
+PIXELS = """
+CREATE TABLE IF NOT EXISTS intact_pixels (
+  context_id INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL, num_classes INTEGER NOT NULL,
+  numbers BLOB NOT NULL, PRIMARY KEY (context_id, start, stop)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS block_pixels (
+  block_id INTEGER PRIMARY KEY REFERENCES blocks(id), counts BLOB NOT NULL, positions BLOB NOT NULL,
+  changes BLOB NOT NULL);
+"""
+
 # What is added to an empty file, or to one of an older version: a statement each.
-TABLES = [one for one in ";".join((SCHEMA, SCREENS, CHECKS, VALUES)).split(";") if one.strip()]
+TABLES = [one for one in ";".join((SCHEMA, SCREENS, CHECKS, VALUES, PIXELS)).split(";") if one.strip()]
 
 
 def with_versions(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from weanalysis.cache import storable
 from weanalysis.errors import StoreError, one_line
 from weanalysis.results.store.file import UNREADABLE, ResultsFile, connect
+from weanalysis.results.store.pixels import intact_pixels, packed
 from weanalysis.results.store.schema import (
     LABELS,
     LONGEST_NAME,
@@ -49,6 +51,7 @@ class Changes(Protocol):
     distrusted: dict[str, str]
     screen: Any
     values: Any
+    pixels: Any
 
 
 class Writer(ResultsFile):
@@ -158,6 +161,10 @@ class Writer(ResultsFile):
                     "INSERT INTO block_values VALUES (?, ?, ?, ?, ?, ?)",
                     (block, kept_as(statistic), *encode_values(values.changes, most_kept)),
                 )
+            if measured.pixels is not None:
+                parts = (packed(measured.pixels.positions), packed(measured.pixels.changes))
+                counts = measured.pixels.counts.astype(np.int32).tobytes()
+                db.execute("INSERT INTO block_pixels VALUES (?, ?, ?, ?)", (block, counts, *parts))
             if measured.screen is not None:
                 screened = np.array([getattr(measured.screen, name) for name in SCREENED], np.float32)
                 db.execute(
@@ -182,6 +189,12 @@ class Writer(ResultsFile):
             db.execute(
                 "INSERT OR IGNORE INTO intact_values VALUES (?, ?, ?, ?, ?)",
                 (*shard, kept_as(statistic), values.intact.astype(np.float32).tobytes()),
+            )
+        if measured.pixels is not None:
+            intact = measured.pixels.intact
+            db.execute(
+                "INSERT OR IGNORE INTO intact_pixels VALUES (?, ?, ?, ?, ?)",
+                (*shard, intact.shape[2], packed(intact)),
             )
 
     @staticmethod
@@ -225,13 +238,28 @@ class Writer(ResultsFile):
         if row is None:
             return
         known = np.frombuffer(row[0], np.int32)
-        num_other = int((known != measured.predictions).sum())
-        if num_other > max(_FEW_TIES, _SHARE_OF_TIES * len(known)):
+        num_other, num_answers = int((known != measured.predictions).sum()), len(known)
+        if measured.pixels is not None:
+            num_other, num_answers = self._pixels_apart(context_id, measured)
+        if num_other > max(_FEW_TIES, _SHARE_OF_TIES * num_answers):
             raise StoreError(
                 f"on images {measured.start} to {measured.stop - 1} the intact network answers "
                 f"{num_other} otherwise than when they were first measured: something has changed that "
                 "the study's key does not tell; what was kept is intact: choose another --cache"
             )
+
+    def _pixels_apart(self, context_id: int, measured: Changes) -> tuple[int, int]:
+        """By how many pixels at least the intact answers differ from those kept of the shard, and of how many."""
+        key = (context_id, measured.start, measured.stop)
+        row = self._row("SELECT * FROM intact_pixels WHERE context_id = ? AND start = ? AND stop = ?", *key)
+        intact = measured.pixels.intact
+        if row is None:
+            return 0, 1
+        known = intact_pixels(row, len(intact), f"the pixels of images {measured.start} to {measured.stop}")
+        if known.shape != intact.shape:
+            return int(intact[:, 0].sum()), int(intact[:, 0].sum())
+        # A pixel that changes is one less of a class and one more of another.
+        return int(np.abs(known[:, 2] - intact[:, 2]).sum()) // 2, int(intact[:, 0].sum())
 
     def forget(self, context_id: int, ablation_ids: np.ndarray) -> int:
         """Drop what was measured of some ablations, so that it is measured again; return in how many shards it was."""
@@ -247,7 +275,7 @@ class Writer(ResultsFile):
                 if keep.any():
                     _keep_of_block(db, block, ids, keep)
                 else:
-                    for table in ("screens", "checks", "block_values"):
+                    for table in ("screens", "checks", "block_values", "block_pixels"):
                         db.execute(f"DELETE FROM {table} WHERE block_id = ?", (block,))
                     db.execute("DELETE FROM blocks WHERE id = ?", (block,))
         return num_dropped
@@ -289,6 +317,16 @@ def _keep_of_block(db: sqlite3.Connection, block: int, ids: np.ndarray, keep: np
     if screen is not None:
         screened = np.frombuffer(screen[0], np.float32).reshape(-1, len(ids))[:, keep]
         db.execute("UPDATE screens SET numbers = ? WHERE block_id = ?", (screened.tobytes(), block))
+    row = db.execute("SELECT counts, positions, changes FROM block_pixels WHERE block_id = ?", (block,)).fetchone()
+    counts = np.frombuffer(b"" if row is None else row[0], np.int32)
+    if len(counts):
+        of_change = np.repeat(keep, counts)
+        pixels = [np.frombuffer(zlib.decompress(raw), np.int32) for raw in row[1:]]
+        pixels = [each.reshape(len(of_change), len(each) // max(1, len(of_change))) for each in pixels]
+        db.execute(
+            "UPDATE block_pixels SET counts = ?, positions = ?, changes = ? WHERE block_id = ?",
+            (counts[keep].tobytes(), *(packed(each[of_change]) for each in pixels), block),
+        )
     query = "SELECT statistic, moments, num_kept, positions, changes FROM block_values WHERE block_id = ?"
     for statistic, moments, num_kept, *of_images in db.execute(query, (block,)).fetchall():
         left = [

@@ -1,0 +1,133 @@
+"""Masks that give each pixel of a picture a class: where they lie, how they are read, and what is wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from weanalysis.data.decoding import Unreadable, decode_indices, image_size, read_file
+from weanalysis.data.pictures import Examined, Looked, Pictures, digest, printable
+from weanalysis.data.transform import Transform
+from weanalysis.errors import DataError
+
+# The label of pixels that have no class (`tasks.segmentation.VOID`).
+VOID = 255
+
+
+class Masks(Looked, Protocol):
+    """Masks by position. The pass over them looks at all of each: its labels, and whether it has its picture's size."""
+
+    def mask(self, index: int) -> np.ndarray:
+        """Return one mask, uint8 (H, W) of class indices, VOID where there is none; raise DataError naming it."""
+
+    def take(self, indices: np.ndarray) -> Masks:
+        """Return the masks at these positions, in this order."""
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayMasks:
+    """Masks of an array, uint8 (N, H, W)."""
+
+    name: str
+    array: np.ndarray
+    numbers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def mask(self, index: int) -> np.ndarray:
+        return self.array[index]
+
+    def label(self, index: int) -> str:
+        return f"mask of {self.name} #{self.numbers[index]}"
+
+    def examine(self, index: int, decode: bool) -> Examined:
+        height, width = self.array.shape[1:]
+        return Examined(_hashed(self.array[index].tobytes()), (width, height))
+
+    def listing(self) -> str | None:
+        return None
+
+    def take(self, indices: np.ndarray) -> ArrayMasks:
+        return ArrayMasks(self.name, self.array[indices], self.numbers[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class FileMasks:
+    """Files of masks below one folder, each beside the picture of the same place in `pictures`.
+
+    `classes[label]` (256,) is the class of a label in the files, VOID for those that have none, −1 for those that no
+    file may have; `meaning` words the labels that one may have.
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    pictures: tuple[str, ...]
+    classes: np.ndarray
+    meaning: str
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def mask(self, index: int) -> np.ndarray:
+        try:
+            return self._read(read_file(self.root / self.paths[index]), index)
+        except Unreadable as error:
+            raise DataError(f"{printable(self.root / self.paths[index])} is no mask of its picture: {error}") from error
+
+    def label(self, index: int) -> str:
+        return printable(self.paths[index])
+
+    def examine(self, index: int, decode: bool) -> Examined:
+        try:
+            content = read_file(self.root / self.paths[index])
+            height, width = self._read(content, index).shape
+        except Unreadable as error:
+            return Examined("", None, str(error), lasting=error.lasting)
+        return Examined(_hashed(content), (width, height))
+
+    def listing(self) -> str | None:
+        states: list[Any] = [self.classes.tolist()]
+        for name in (*self.paths, *self.pictures):
+            try:
+                state = (self.root / name).stat()
+            except OSError:
+                states.append((name,))
+                continue
+            states.append((name, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+        return digest(states)
+
+    def take(self, indices: np.ndarray) -> FileMasks:
+        paths, pictures = (tuple(names[index] for index in indices) for names in (self.paths, self.pictures))
+        return FileMasks(self.root, paths, pictures, self.classes, self.meaning)
+
+    def _read(self, content: bytes, index: int) -> np.ndarray:
+        """The classes of a mask, (H, W); raise Unreadable where its labels or its size do not fit."""
+        labels = decode_indices(content)
+        picture = image_size(read_file(self.root / self.pictures[index]))
+        if picture != labels.shape[::-1]:
+            sizes = "{} x {} pixels, its picture {} has {} x {}"
+            raise Unreadable(sizes.format(*labels.shape[::-1], printable(self.pictures[index]), *picture))
+        classes = self.classes[labels]
+        if (classes < 0).any():
+            raise Unreadable(f"it has the label {labels[classes < 0][0]}, and labels are {self.meaning}")
+        return classes.astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """What a source of masks has: pictures and masks of the same places, the classes in the order of their labels."""
+
+    pictures: Pictures
+    masks: Masks
+    classes: tuple[str, ...]
+    transform: Transform
+    notes: list[str] = field(default_factory=list)
+
+
+def _hashed(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=32).hexdigest()
