@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Any
 
 import torch
@@ -41,6 +38,7 @@ from weanalysis.training.progress import ProgressCallback, TrainingProgress, sil
 from weanalysis.training.recipe import Recipe
 from weanalysis.training.runs import METRICS, Run
 from weanalysis.training.state import TrainingState, load_state, save_state
+from weanalysis.training.stopping import StopRequest
 
 _VALIDATION_BATCH_SIZE = 100
 # A GPU runs ahead of Python; asking it for the loss makes both wait.
@@ -86,7 +84,7 @@ class Session:
                 accelerator.scaler.load_state_dict(self.state.scaler)
         self.first_step, self.seconds_before = self.state.step, self.state.seconds
         self.started = time.perf_counter()
-        self.stop_asked = False
+        self.stop = StopRequest()
         self._tell_start(resumes)
 
     def train(self, num_workers: int | None, save_every_s: float) -> None:
@@ -99,7 +97,7 @@ class Session:
         steps_per_sync = 1 if accelerator.device.type == "cpu" else _STEPS_PER_SYNC_ON_GPU
         saved = time.perf_counter()
         sums = torch.zeros(4, device=accelerator.device)
-        with self._interruptible():
+        with self.stop.listening():
             for step in range(state.step, self.num_steps):
                 sums += self._step(step, batches)
                 state.advance()
@@ -120,7 +118,7 @@ class Session:
         if accelerator.is_main_process:
             self._finish()
         accelerator.wait_for_everyone()
-        if self.stop_asked:
+        if self.stop.asked:
             raise KeyboardInterrupt(f"the run {self.run.name} had just finished")
 
     def _tell_start(self, resumes: bool) -> None:
@@ -182,7 +180,7 @@ class Session:
 
     def _synchronize(self, sums: Tensor, save_due: bool) -> tuple[bool, bool]:
         """Add up all processes' sums in the state, check and tell them; return whether to stop and whether to save."""
-        flags = torch.tensor([self.stop_asked, save_due], dtype=sums.dtype, device=sums.device)
+        flags = torch.tensor([self.stop.asked, save_due], dtype=sums.dtype, device=sums.device)
         *sums_now, stop, save = self.accelerator.reduce(torch.cat([sums, flags]), "sum").tolist()
         state = self.state
         state.count(sums_now, self._seconds())
@@ -302,29 +300,6 @@ class Session:
         write_atomically(self.run.result_file, json.dumps(result, indent=1).encode())
         self.run.state_file.unlink(missing_ok=True)
         self._note(f"finished the run {self.run.name}: top-1 {last['val_top1']:.2f} %")
-
-    @contextlib.contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Turn Ctrl-C and SIGTERM into a stop after the running step; a second one stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def restore() -> None:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            self.stop_asked = True
-            restore()
-
-        for number in before:
-            signal.signal(number, ask)
-        try:
-            yield
-        finally:
-            restore()
 
     def _interrupt(self) -> None:
         line = (
