@@ -14,6 +14,14 @@ from weanalysis.training.progress import ProgressCallback, TrainingProgress, sil
 from weanalysis.training.recipe import Recipe, whole_spec
 from weanalysis.training.runs import Run, find_runs
 
+#: The recipe by which a network is trained on data that need no download, where it was not trained on them yet.
+RECIPES = {
+    "digits": "digits",
+    "moving-digits": "digits",
+    "moving-digits:digit": "digits",
+    "digit-signals": "signals",
+}
+
 
 def trained_checkpoint(
     model_name: str,
@@ -25,27 +33,30 @@ def trained_checkpoint(
 ) -> Path:
     """Return the last checkpoint of the newest finished run of a model on some data.
 
-    On digits that is a baseline's (no excitation, no attention, batch norm), and where there is none, one is trained
-    with the `digits` recipe; the first report to `progress` then has a note that says so. Raises TrainingError where
-    other data has no run.
+    On data in RECIPES that is a baseline's (no excitation, no attention, batch norm), and where there is none, one is
+    trained with the recipe there; the first report to `progress` then has a note that says so. Raises
+    TrainingError where other data has no run.
     """
-    data_spec, on_digits = whole_spec(data_spec), data_spec == "digits"
+    data_spec, preset = whole_spec(data_spec), RECIPES.get(data_spec)
     for run in find_runs(cache):
-        if _suits(run, model_name, data_spec, options, image_size) and (not on_digits or _is_baseline(run)):
+        if _suits(run, model_name, data_spec, options, image_size) and (preset is None or _is_baseline(run)):
             return run.checkpoint
-    if not on_digits:
+    if preset is None:
         raise TrainingError(
             f"the cache has no finished run of {model_name} on {data_spec}; train one with "
             f"'weanalysis train --model {model_name} --data {data_spec}', or name a checkpoint with --weights FILE"
         )
-    recipe = Recipe.from_preset("digits", model=model_name, options=dict(options or {}), image_size=image_size)
+    given = {"options": dict(options or {}), "image_size": image_size}
+    recipe = Recipe.from_preset(preset, model=model_name, data=data_spec, **given)
     said = False
 
     def with_reason(report: TrainingProgress) -> None:
         nonlocal said
         if not said:
             said = True
-            reason = f"there is no {model_name} trained on digits yet: training one now, which is kept and done once"
+            reason = (
+                f"there is no {model_name} trained on {data_spec} yet: training one now, which is kept and done once"
+            )
             progress(replace(report, note=reason))
         progress(report)
 
