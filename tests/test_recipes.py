@@ -23,7 +23,7 @@ from weanalysis.data.sources import ImageSource, Labelled
 from weanalysis.excitation import KINDS, excite, fold
 from weanalysis.excitation.network import _attach
 from weanalysis.models.architecture import SOURCES as NETWORK_SOURCES
-from weanalysis.models.builtin import BUILTIN
+from weanalysis.models.cifar import BUILTIN
 from weanalysis.models.source import NetworkSource
 from weanalysis.results.export import FORMATS
 from weanalysis.saliency import CRITERIA, Criterion

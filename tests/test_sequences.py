@@ -21,7 +21,7 @@ from weanalysis.errors import ExcitationError, ModelError
 from weanalysis.excitation import LWE, doubts_of, excite, fold, multipliers
 from weanalysis.figures import array_picture, frame_strip
 from weanalysis.models import build, check_forward, fitting_options, load_network, save_checkpoint
-from weanalysis.models.builtin import BUILTIN
+from weanalysis.models.cifar import BUILTIN
 from weanalysis.models.tsm import TSM, ShiftedBottleneck, TemporalShift
 from weanalysis.saliency.evidence import gather
 from weanalysis.training import Recipe, train
