@@ -143,6 +143,14 @@ class Decisions:
         self.predictions[rows], self.correct[rows] = others.predictions, others.correct
         for name, values in self.values.items():
             values[rows] = others.values[name]
+        if self.pixels is not None and others.pixels is not None:
+            self.pixels[rows] = others.pixels
+
+    def of_rows(self, rows: Tensor) -> Decisions:
+        """What was decided of some images."""
+        values = {name: each[rows] for name, each in self.values.items()}
+        pixels = None if self.pixels is None else self.pixels[rows]
+        return Decisions(self.predictions[rows], self.correct[rows], self.near[rows], values, pixels)
 
 
 Change = tuple[np.ndarray, np.ndarray, np.ndarray]
