@@ -184,9 +184,9 @@ def _take_scalars(event: Any, series: dict[str, dict[int, float]]) -> None:
         for tag, values in series.items():
             series[tag] = {step: value for step, value in values.items() if step < event.step}
     for value in event.summary.value:
-        found = _scalar(value)
-        if found is not None and value.tag != "step":
-            series.setdefault(storable(value.tag, 200), {})[event.step] = found
+        number = _scalar(value)
+        if number is not None and value.tag != "step":
+            series.setdefault(storable(value.tag, 200), {})[event.step] = number
 
 
 def _scalar(value: Any) -> float | None:
@@ -205,16 +205,17 @@ def _scalar(value: Any) -> float | None:
 
 
 def _own_run(run: Run) -> Curves:
-    curves = Curves(storable(run.name), finished=run.finished)
+    name = storable(run.name)
+    known: dict[str, Any] = {"finished": run.finished}
     try:
-        curves.recipe = storable(run.recipe)
-        curves.created = str(run.description["created"])
-        curves.result = run.result or {}
+        known["recipe"] = storable(run.recipe)
+        known["created"] = str(run.description["created"])
+        known["result"] = run.result or {}
         if run.metrics_file.is_file():
-            curves.frame, curves.notes = read_csv(run.metrics_file, f"{curves.name}/{run.metrics_file.name}")
+            known["frame"], known["notes"] = read_csv(run.metrics_file, f"{name}/{run.metrics_file.name}")
     except TrainingError as error:
-        curves.problem = storable(str(error))
-    return curves
+        known["problem"] = storable(str(error))
+    return Curves(name, **known)
 
 
 def _foreign_folder(folder: Path) -> Iterator[Curves]:

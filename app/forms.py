@@ -27,13 +27,13 @@ def fill_in(
     leave_out: Collection[str] = (),
     preset: Mapping[str, str] | None = None,
     words: Mapping[str, Mapping[str, str]] | None = None,
-    told: Mapping[str, tuple[str, str]] | None = None,
+    wordings: Mapping[str, tuple[str, str]] | None = None,
 ) -> list[str]:
     """Show a field for every option of `command` but those to `leave_out`, and return the options that were given.
 
     `rows` names the options that stand in view, line by line; the others fold away. An option at its default is left
     out, as one would type it, unless it has a `preset`: a first value of the form's own, which is always given.
-    `words` explains the choices of an option, `told` has a metavar and a help in place of the command's own.
+    `words` explains the choices of an option, `wordings` has a metavar and a help in place of the command's own.
     """
     options = {option.name: option for option in command.params if isinstance(option, click.Option)}
     given: dict[str, list[str]] = {}
@@ -41,7 +41,7 @@ def fill_in(
     def ask(name: str) -> None:
         first = (preset or {}).get(name)
         option = copy.copy(options[name])
-        option.metavar, option.help = (told or {}).get(name, (option.metavar, option.help))
+        option.metavar, option.help = (wordings or {}).get(name, (option.metavar, option.help))
         given[name] = _field(option, f"{command.name}-{name}", first, (words or {}).get(name, {}))
 
     for row in rows:
@@ -61,7 +61,7 @@ def _field(option: click.Option, key: str, first: str | None, words: Mapping[str
     """Show the field that suits an option, and return what it adds to the command."""
     flag, metavar = option.opts[0], option.metavar or ""
     title = flag.lstrip("-").replace("-", " ").capitalize()
-    told = f"`{flag}{f' {metavar}' if metavar else ''}`: {shared.plain(option.help or '')}"
+    hint = f"`{flag}{f' {metavar}' if metavar else ''}`: {shared.plain(option.help or '')}"
     default = option.default if isinstance(option.default, str | int | float) else None
     usually = _DEFAULT.search(option.help or "")
     choices = _choices(option)
@@ -70,10 +70,10 @@ def _field(option: click.Option, key: str, first: str | None, words: Mapping[str
         answers = {"yes": [flag], "no": [option.secondary_opts[0]]}
         usual = None if default is None else "yes" if default else "no"
         shown = {flag: "yes", option.secondary_opts[0]: "no"}.get(unset, unset)
-        answer = st.selectbox(title, list(answers), _place(answers, usual), key=key, help=told, placeholder=shown)
+        answer = st.selectbox(title, list(answers), _place(answers, usual), key=key, help=hint, placeholder=shown)
         return [] if answer in (None, usual) else answers[answer]
     if option.is_flag:
-        return [flag] if st.checkbox(title, key=key, help=told) else []
+        return [flag] if st.checkbox(title, key=key, help=hint) else []
     value: object
     if choices:
         value = st.selectbox(
@@ -82,15 +82,15 @@ def _field(option: click.Option, key: str, first: str | None, words: Mapping[str
             _place(choices, default),
             format_func=lambda choice: f"{choice}: {words[choice]}" if choice in words else choice,
             key=key,
-            help=told,
+            help=hint,
             placeholder=unset,
         )
     elif isinstance(option.type, click.types.IntParamType):
         number = default if isinstance(default, int) else None
-        value = st.number_input(title, value=number, step=1, key=key, help=told, placeholder=unset)
+        value = st.number_input(title, value=number, step=1, key=key, help=hint, placeholder=unset)
     else:
         typed = first if first is not None else "" if default is None else f"{default}"
-        value = st.text_input(title, typed, key=key, help=told, placeholder=unset).strip()
+        value = st.text_input(title, typed, key=key, help=hint, placeholder=unset).strip()
     if value in (None, "") or (str(value) == str(default) and first is None):
         return []
     if not option.multiple:

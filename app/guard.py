@@ -76,10 +76,10 @@ class Guard:
         return PlainTextResponse(NO_TOKEN, 403)
 
     def _is_ours(self, host: str) -> bool:
-        found = _HOST.fullmatch(host)
-        if found is None:
+        match = _HOST.fullmatch(host)
+        if match is None:
             return False
-        name = found[1].strip("[]").lower().rstrip(".")
+        name = match[1].strip("[]").lower().rstrip(".")
         if name in self.hosts:
             return True
         try:

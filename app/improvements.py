@@ -19,16 +19,17 @@ def show(study: pd.Series) -> None:
         "tested again on the other half, at a false discovery rate of 5 % over those chosen.",
     )
     try:
-        found = reading.improvements(study)
+        improvements = reading.improvements(study)
     except WeanalysisError as error:
         st.caption(f"Not searched: {shared.plain(error)}.")
         return
-    verdict = f"{found.num_confirmed:,} are confirmed" if found.num_confirmed else "none is confirmed"
+    verdict = f"{improvements.num_confirmed:,} are confirmed" if improvements.num_confirmed else "none is confirmed"
+    one_half, other_half = improvements.num_images
     st.caption(
-        f"Of {found.num_tested:,} ablations, {len(found.table):,} improve it on one half ({found.num_images[0]:,} "
-        f"images) and {verdict} on the other ({found.num_images[1]:,} images). {found.missed}"
+        f"Of {improvements.num_tested:,} ablations, {len(improvements.table):,} improve it on one half ({one_half:,} "
+        f"images) and {verdict} on the other ({other_half:,} images). {improvements.missed}"
     )
-    rows = found.table
+    rows = improvements.table
     if rows.empty:
         return
     st.dataframe(

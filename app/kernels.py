@@ -59,8 +59,8 @@ def choose(rows: pd.DataFrame, hint: str) -> int | None:
             )
         )
     st.query_params[_ADDRESS] = f"{layer}:{out}:{into}"
-    found = own.index[(own["out_channel"] == out) & (own["in_channel"] == into)]
-    return int(found[0]) if len(found) else None
+    positions = own.index[(own["out_channel"] == out) & (own["in_channel"] == into)]
+    return int(positions[0]) if len(positions) else None
 
 
 def page_of_layers(rows: pd.DataFrame, most: int = KERNELS_A_PAGE) -> list[str]:
@@ -110,8 +110,8 @@ def _fits(layers: list[str], sizes: dict[str, int], most: int) -> bool:
 
 def _stage(layer: str) -> str:
     """Return what the layers of a stage have in common: "layer3" of layer3.0.conv1, "stages.2" of stages.2.blocks.0."""
-    found = re.match(r".*?\d[^.]*(?=\.)", layer)
-    return found[0] if found else layer.rpartition(".")[0]
+    match = re.match(r".*?\d[^.]*(?=\.)", layer)
+    return match[0] if match else layer.rpartition(".")[0]
 
 
 def _follow_address(kernels: pd.DataFrame) -> None:

@@ -21,7 +21,7 @@ _VOID = 255
 
 def changed_masks(study: pd.Series, row: pd.Series, about: dict[str, Any], key: str) -> None:
     """Show the images whose IoU fell most by the ablation in `row` of a study's table, and the IoU of each class."""
-    position = int(row.name)  # type: ignore[arg-type]
+    position = int(row.name)
     changes = reading.pixel_changes(study, position)
     st.markdown(
         "**Images whose IoU fell most**",

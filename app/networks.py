@@ -17,12 +17,12 @@ WITH_LWE = ("lwe", "lwe+mwe", "we")
 
 def lwe_runs(runs: list) -> dict[str, Path]:
     """Return the best checkpoint of each run that trained with LWE, by the run's name."""
-    found = {}
+    checkpoints = {}
     for run in runs:
         checkpoint = Run(reading.cache().runs / run.name).best_checkpoint
         if run.recipe.get("excitation") in WITH_LWE and checkpoint.is_file():
-            found[run.name] = checkpoint
-    return found
+            checkpoints[run.name] = checkpoint
+    return checkpoints
 
 
 def multipliers(checkpoint: Path) -> dict[str, np.ndarray]:
@@ -45,10 +45,10 @@ def costs(about: dict[str, Any]) -> dict[str, Any]:
     A study knows its network as it is at inference. What training cost is told by the checkpoint that the study was
     run on; where that is gone, train_params is NaN and the excitation None.
     """
-    size, path = int(about["transform"]["image_size"]), _checkpoint(about)
+    inputs, path = json.dumps(about["transform"]), _checkpoint(about)
     if path is not None:
-        return _costs(str(path), path.stat().st_mtime, size)
-    plain = _costs(json.dumps(about["architecture"], sort_keys=True), 0.0, size)
+        return _costs(str(path), path.stat().st_mtime, inputs)
+    plain = _costs(json.dumps(about["architecture"], sort_keys=True), 0.0, inputs)
     return plain | {"train_params": float("nan"), "excitation": None}
 
 
@@ -59,10 +59,11 @@ def _checkpoint(about: dict[str, Any]) -> Path | None:
 
 
 @st.cache_data(show_spinner="Counting parameters and operations…", max_entries=32)
-def _costs(network: str, changed: float, image_size: int) -> dict[str, Any]:
-    """Count what a checkpoint's network costs, or one that a JSON description says how to build."""
+def _costs(network: str, changed: float, transform: str) -> dict[str, Any]:
+    """Count what a checkpoint's network costs, or one that a JSON description says how to build, on such inputs."""
+    from weanalysis.data import transform_of
     from weanalysis.excitation import costs as of
     from weanalysis.models import build, load_network
 
     net = build(json.loads(network)) if network.startswith("{") else load_network(network, "default").net
-    return of(net, image_size, batch_size=2, repeats=1)
+    return of(net, input_shape=transform_of(json.loads(transform)).shape, batch_size=2, repeats=1)

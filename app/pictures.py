@@ -12,9 +12,11 @@ import pandas as pd
 import reading
 import shared
 import streamlit as st
+from PIL import Image
 
 from weanalysis.cache import Cache
 from weanalysis.errors import DataError
+from weanalysis.figures import array_picture, frame_strip
 from weanalysis.tasks import NUMBERS, SEGMENTATION, find_metric
 
 A_PAGE = 24
@@ -79,10 +81,12 @@ def changed_images(study: pd.Series, row: pd.Series, key: str) -> None:
             f"The images at {shared.plain(about['data'])} are no longer those of the study: their labels differ.",
             icon=":material/warning:",
         )
-    grid = st.grid(min_column_width=_SIDE + 8, gap="small", key=f"{key}-images")
+    grid = st.grid(
+        min_column_width=max(_width(picture) for picture, _, _ in pictures) + 8, gap="small", key=f"{key}-images"
+    )
     for (picture, file, _), row in zip(pictures, named.itertuples(), strict=True):
         with grid.cell():
-            st.image(picture, width=_SIDE, alt=f"{file}: {row.target}")
+            st.image(picture, width=_width(picture), alt=f"{file}: {row.target}")
             before, after = (f"{_coloured(name, name == row.target)}" for name in (row.before, row.after))
             st.markdown(f"{before} → {after}", help=f"{shared.plain(file)}: label {shared.plain(row.target)}")
 
@@ -112,7 +116,7 @@ def _coloured(name: str, right: bool) -> str:
     return f":blue[**{shared.plain(short)}**]" if right else f":red[{shared.plain(short)}]"
 
 
-def _pictures(about: dict[str, Any], ids: np.ndarray) -> tuple[list[tuple[Any, str, str]], tuple[str, ...]]:
+def _pictures(about: dict[str, Any], ids: np.ndarray) -> tuple[list[tuple[Image.Image, str, str]], tuple[str, ...]]:
     """Return picture, file name and class name of the images with these ids, and the names of all classes.
 
     An id is the image's place in the dataset before it was shuffled.
@@ -123,12 +127,35 @@ def _pictures(about: dict[str, Any], ids: np.ndarray) -> tuple[list[tuple[Any, s
         raise DataError(f"{about['data']} no longer has the image number {missing[0]}; it had it when it was measured")
     shown = []
     for served in (place[int(number)] for number in ids):
-        picture = data.picture(served)
-        if max(picture.size) < _SIDE:  # the browser would blur what is only a few pixels wide
-            factor = _SIDE // max(picture.size)
-            picture = picture.resize((picture.width * factor, picture.height * factor), resample=0)
+        picture = _as_picture(data.picture(served), about.get("transform") or {})
         shown.append((picture, data.label(served), data.classes[int(data.targets[served])]))
     return shown, data.classes
+
+
+def _as_picture(item: Any, transform: dict[str, Any]) -> Image.Image:
+    """Return an image, or what shows a clip or an array."""
+    if isinstance(item, np.ndarray):
+        return array_picture(item, _SIDE)
+    if not isinstance(item, Image.Image):
+        return frame_strip(_seen_frames(item, transform))
+    # The browser would blur what is only a few pixels wide.
+    if max(item.size) < _SIDE:
+        factor = _SIDE // max(item.size)
+        return item.resize((item.width * factor, item.height * factor), resample=0)
+    return item
+
+
+def _width(picture: Image.Image) -> int:
+    """How wide a picture is shown: all alike, but for strips of frames and lines, which are made for their width."""
+    return picture.width if picture.mode == "RGBA" else _SIDE
+
+
+def _seen_frames(clip: Any, transform: dict[str, Any]) -> list[Image.Image]:
+    """Return the frames of a clip that the network sees."""
+    from weanalysis.data import places_of  # torch is there, since the clip is
+
+    count, sampling = transform.get("num_frames", len(clip)), transform.get("sampling", "dense")
+    return clip.frames(places_of(len(clip), int(count), sampling))
 
 
 @st.cache_resource(show_spinner="Finding the images…", max_entries=4)

@@ -35,10 +35,10 @@ def studies(*kinds: str) -> pd.DataFrame:
     if not cache().results.is_file():
         return pd.DataFrame(columns=_STUDY_COLUMNS)
     with Store.open(cache().results) as store:
-        found = store.studies()
-    if kinds and len(found):
-        found = found[found["kind"].isin(kinds)]
-    return found.reset_index(drop=True)
+        table = store.studies()
+    if kinds and len(table):
+        table = table[table["kind"].isin(kinds)]
+    return table.reset_index(drop=True)
 
 
 def unreadable() -> list[str]:
@@ -77,8 +77,8 @@ def _changes(path: str, study_id: int, position: int, metric: str, updated: floa
 def value_changes(study: pd.Series, position: int, statistic: str) -> pd.DataFrame:
     """Return the images whose number an ablation changed, as far as these are kept: image_id, before, after."""
     with Store.open(cache().results) as store:
-        found = pd.DataFrame(store.value_changes(int(study["id"]), position, statistic))
-    return found.astype({"image_id": int})
+        changes = pd.DataFrame(store.value_changes(int(study["id"]), position, statistic))
+    return changes.astype({"image_id": int})
 
 
 def pixel_changes(study: pd.Series, position: int) -> pd.DataFrame:
@@ -117,10 +117,10 @@ def _improvements(path: str, study_id: int, metric: str, updated: float) -> Impr
 def confirmed(study: pd.Series) -> list[int]:
     """Return the places of the rows that were confirmed to improve the network; none where that cannot be searched."""
     try:
-        found = improvements(study).table
+        table = improvements(study).table
     except StudyError:
         return []
-    return found.loc[found["confirmed"].astype(bool), "position"].tolist()
+    return table.loc[table["confirmed"].astype(bool), "position"].tolist()
 
 
 def contrast(study: pd.Series) -> Contrast | None:
@@ -144,11 +144,11 @@ def _compared(
     return comparison.compare_studies(*numbers, Cache(Path(root)), metric)
 
 
-def usual_pair(found: pd.DataFrame, first: int | None = None) -> tuple[int, int] | None:
+def usual_pair(table: pd.DataFrame, first: int | None = None) -> tuple[int, int] | None:
     """Return the numbers of the two studies to compare where none are named, or the partner of `first` with it."""
-    if len(found) < 2:
+    if len(table) < 2:
         return None
-    states = zip(found["id"].tolist(), found["updated"].tolist(), strict=True)
+    states = zip(table["id"].tolist(), table["updated"].tolist(), strict=True)
     return comparison.usual_pair(_candidates(str(cache().root), tuple(states)), first)
 
 
@@ -285,9 +285,9 @@ def _layers(path: str, changed: float) -> list[str]:
 
 def again(study: pd.Series) -> pd.Series:
     """Return the row of a study as it is now: it may have gone on since the page was drawn."""
-    found = studies()
-    found = found[found["id"] == study["id"]]
-    return in_metric(found.iloc[0], study["metric"]) if len(found) else study
+    table = studies()
+    table = table[table["id"] == study["id"]]
+    return in_metric(table.iloc[0], study["metric"]) if len(table) else study
 
 
 def in_metric(study: pd.Series, metric: str) -> pd.Series:

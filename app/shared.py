@@ -168,11 +168,11 @@ def label(study: pd.Series) -> str:
 def choose_study(page: str) -> pd.Series:
     """Let the reader choose among the studies that `page` shows; end it with how to begin where there is none."""
     kinds = kinds_where(lambda kind: kind.page == page)
-    found = reading.studies(*kinds)
-    if found.empty:
+    studies = reading.studies(*kinds)
+    if studies.empty:
         how_to_begin(kinds[0])
         st.stop()
-    by_label = {label(study): study for _, study in found.iterrows()}
+    by_label = {label(study): study for _, study in studies.iterrows()}
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         chosen = st.selectbox("Study", list(by_label), key="study", bind="query-params", width=640)
         return choose_metric(by_label[chosen])

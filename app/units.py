@@ -47,8 +47,8 @@ def choose(rows: pd.DataFrame, column: str | None, called: str, hint: str) -> in
         called.capitalize(), sorted(own[column].astype(int).tolist()), key=_CHANNEL, persist_state="session"
     )
     st.query_params[_ADDRESS] = f"{layer}:{channel}"
-    found = own.index[own[column] == channel]
-    return int(found[0]) if len(found) else None
+    positions = own.index[own[column] == channel]
+    return int(positions[0]) if len(positions) else None
 
 
 def _follow_address(rows: pd.DataFrame, column: str | None) -> None:

@@ -33,20 +33,20 @@ def screened_twice(
 ) -> dict[str, np.ndarray]:
     """Return what a shard's study found, its screen, and what the reference found: (A,) each."""
     images, targets = data.batch(start, start + SHARD)
-    told = evaluators[0].measure(images, targets, ablations, start)
+    screened = evaluators[0].measure(images, targets, ablations, start)
     with mock.patch.object(risk, "PILOT_SHARE", share):
         reference = evaluators[1].measure(images, targets, ablations, start)
-    found, more = (flips([one], len(ablations)) for one in (told, reference))
-    true = np.where(more != 0, more, found)  # both are exact; what neither computed is taken for no flip
+    flipped, more = (flips([one], len(ablations)) for one in (screened, reference))
+    true = np.where(more != 0, more, flipped)  # both are exact; what neither computed is taken for no flip
     layers = np.unique([ablation.layer for ablation in ablations], return_inverse=True)[1]
     return {
-        "lost": (found > 0).sum(1),
-        "gained": (found < 0).sum(1),
+        "lost": (flipped > 0).sum(1),
+        "gained": (flipped < 0).sum(1),
         "true_lost": (true > 0).sum(1),
         "true_gained": (true < 0).sum(1),
         "hidden": reference.screen.may_lose + reference.screen.may_gain,
         "layers": layers,
-        **{name: getattr(told.screen, name) for name in SCREENED},
+        **{name: getattr(screened.screen, name) for name in SCREENED},
     }
 
 
@@ -60,11 +60,11 @@ def work(given: argparse.Namespace, starts: list[int]) -> list[dict[str, np.ndar
     evaluators = tuple(
         Evaluator(model.net, "screened", screen=ScreenSettings("top1", wanted)) for wanted in (given.max_error, 1e9)
     )
-    found = []
+    results = []
     for start in starts:
-        found.append(screened_twice(evaluators, data, start, ablations, given.reference))
+        results.append(screened_twice(evaluators, data, start, ablations, given.reference))
         print(f"images {start:,} to {start + SHARD:,} done", flush=True)
-    return found
+    return results
 
 
 def tell(shards: list[dict[str, np.ndarray]], shards_each: int) -> None:
@@ -107,14 +107,14 @@ def main() -> None:
     parts = joblib.Parallel(n_jobs=jobs)(joblib.delayed(work)(given, starts[one::jobs]) for one in range(jobs))
     shards = [parts[place % jobs][place // jobs] for place in range(len(starts))]
     pairs = len(shards) * SHARD * len(shards[0]["lost"])
-    found, true = (
+    screened, true = (
         sum(shard[one].sum() + shard[two].sum() for shard in shards)
         for one, two in (("lost", "gained"), ("true_lost", "true_gained"))
     )
     print(
         f"{given.model} ({given.weights}), {given.grid}, {len(starts) * SHARD:,} images, {len(shards[0]['lost']):,} "
         f"kernels, --max-error {given.max_error:g}: {pairs:,} pairs, "
-        f"{sum(shard['num_evaluated'].sum() for shard in shards) / pairs:.2%} computed; {int(true - found):,} of "
+        f"{sum(shard['num_evaluated'].sum() for shard in shards) / pairs:.2%} computed; {int(true - screened):,} of "
         f"{int(true):,} flips missed; the reference computed {given.reference:.0%} and may miss "
         f"{sum(shard['hidden'].sum() for shard in shards):.1f} more"
     )

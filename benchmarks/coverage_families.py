@@ -207,20 +207,20 @@ def measure(family: Family, seed: int, num_images: int) -> pd.DataFrame:
     ablations = family.ablations(net)
     screened = Evaluator(net, "screened", screen=ScreenSettings(family.metric))
     both = [measured(one, images, targets, ablations) for one in (Evaluator(net, "exact", batch_size=SHARD), screened)]
-    true, found = (flips(results, len(ablations), family.metric) for results in both)
+    true, reported = (flips(results, len(ablations), family.metric) for results in both)
     screen = {name: sum(getattr(one.screen, name) for one in both[1]) for name in SCREENED}  # type: ignore[union-attr]
     hidden = hidden_flips(screen, [ablation.layer for ablation in ablations])
-    low, high = screen_bounds((found > 0).sum(1), (found < 0).sum(1), num_images, hidden)
+    low, high = screen_bounds((reported > 0).sum(1), (reported < 0).sum(1), num_images, hidden)
     distrusted = {layer for one in both[1] for layer in one.screen.about["distrusted"]}  # type: ignore[union-attr]
     return pd.DataFrame(
         {
             "seed": seed,
             "true": true.sum(1, dtype=int) / num_images,
-            "found": found.sum(1, dtype=int) / num_images,
+            "found": reported.sum(1, dtype=int) / num_images,
             "low": low,
             "high": high,
             "flips": np.abs(true).sum(1, dtype=int),
-            "missed": (true != found).sum(1),
+            "missed": (true != reported).sum(1),
             "pairs": num_images,
             "distrusted": [ablation.layer in distrusted for ablation in ablations],
             **screen,
@@ -228,7 +228,7 @@ def measure(family: Family, seed: int, num_images: int) -> pd.DataFrame:
     )
 
 
-def told(name: str, table: pd.DataFrame) -> str:
+def line_of(name: str, table: pd.DataFrame) -> str:
     """A family's row of the table."""
     error = (table["true"] - table["found"]).abs()
     wrong = error > 1e-9
@@ -277,7 +277,7 @@ def main() -> None:
             if sum((one["true"] != one["found"]).sum() for one in tables) >= given.wanted:
                 break
         raw.append(pd.concat(tables).assign(family=family.name))
-        lines.append(told(family.name, raw[-1]))
+        lines.append(line_of(family.name, raw[-1]))
         print(lines[-1], flush=True)
         if given.raw:
             pd.concat(raw).to_csv(given.raw, index=False)

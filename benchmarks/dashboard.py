@@ -61,12 +61,15 @@ PAGE_SECONDS, INTERACTION_SECONDS, MEMORY_GB = 3.0, 1.0, 1.5
 
 def layers() -> list[tuple[str, int, int]]:
     """Return (name, output channels, input channels) of ResNet-110's 3x3 layers."""
-    found = [("conv1", 16, 3)]
+    convolutions = [("conv1", 16, 3)]
     for stage, width in enumerate((16, 32, 64), start=1):
         for block in range(18):
             first = width // 2 if stage > 1 and block == 0 else width
-            found += [(f"layer{stage}.{block}.conv1", width, first), (f"layer{stage}.{block}.conv2", width, width)]
-    return found
+            convolutions += [
+                (f"layer{stage}.{block}.conv1", width, first),
+                (f"layer{stage}.{block}.conv2", width, width),
+            ]
+    return convolutions
 
 
 def location_plan(num_rows: int) -> pd.DataFrame:

@@ -71,12 +71,12 @@ def flips(results: Sequence[Measured], num_ablations: int) -> np.ndarray:
 def same(first: Measured, second: Measured) -> int:
     """How many pairs of an image and an ablation two results tell differently."""
 
-    def told(one: Measured) -> set[tuple[int, int, int, int]]:
+    def changes_of(one: Measured) -> set[tuple[int, int, int, int]]:
         of_change = np.repeat(np.arange(len(one.counts)), one.counts)
         columns = (of_change, one.positions, one.classes, one.correct)
         return set(zip(*(column.tolist() for column in columns), strict=True))
 
-    return len({pair[:2] for pair in told(first) ^ told(second)})
+    return len({pair[:2] for pair in changes_of(first) ^ changes_of(second)})
 
 
 @dataclass
@@ -163,9 +163,9 @@ class Bench:
         measure([(0, min(SHARD, len(self.images)))] * self.jobs, warm or usual)
         shards = [(low, min(low + SHARD, len(self.images))) for low in range(0, num_images or len(self.images), SHARD)]
         began = time.perf_counter()
-        found = measure(shards, ablations)
+        results = measure(shards, ablations)
         seconds = time.perf_counter() - began
-        way.results = [measured for _, measured in sorted(found, key=lambda pair: pair[0].start)]
+        way.results = [measured for _, measured in sorted(results, key=lambda pair: pair[0].start)]
         return seconds
 
 
@@ -246,13 +246,13 @@ def main() -> None:
         if screens:
             row[3] = f"{sums['num_evaluated'].sum() / (num_images * count):.2%}"
         if true is not None:
-            found = flips(way.results, count)
-            error = 100 * np.abs((true - found).sum(1, dtype=int)) / num_images
-            missed = np.count_nonzero(true - found) / max(1, np.count_nonzero(true))
+            measured = flips(way.results, count)
+            error = 100 * np.abs((true - measured).sum(1, dtype=int)) / num_images
+            missed = np.count_nonzero(true - measured) / max(1, np.count_nonzero(true))
             row[4:6] = [f"{error.max():.2f}, {error.mean():.4f}", f"{missed:.1%}"]
             if screens:
                 hidden = hidden_flips(sums, [ablation.layer for ablation in ablations])
-                low, high = screen_bounds((found > 0).sum(1), (found < 0).sum(1), num_images, hidden)
+                low, high = screen_bounds((measured > 0).sum(1), (measured < 0).sum(1), num_images, hidden)
                 difference = true.sum(1, dtype=int) / num_images
                 inside = (low <= difference + 1e-12) & (difference <= high + 1e-12)
                 row[6] = f"{(error > 0).sum()}, {inside[error > 0].sum()}"

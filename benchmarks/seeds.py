@@ -10,6 +10,7 @@ of one network. What is in the cache already (--cache) is neither trained nor me
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import shlex
 import sys
@@ -64,10 +65,10 @@ def main() -> None:
 
     def trained(excitation: str) -> list[Run]:
         recipes = [Recipe.from_preset("digits", model=given.model, excitation=excitation, seed=seed) for seed in seeds]
-        return [train(recipe, cache, progress=lambda report: _say(report.note)) for recipe in recipes]
+        return [train(recipe, cache, progress=lambda report: say(report.note)) for recipe in recipes]
 
     sides = trained("none"), trained("lwe")
-    found = compare(*([run.name for run in runs] for runs in sides), cache=cache)
+    comparison = compare(*([run.name for run in runs] for runs in sides), cache=cache)
     values: dict[str, list[float]] = {}
     for run in sides[1]:
         model = load_network(str(run.checkpoint))
@@ -75,26 +76,26 @@ def main() -> None:
         for unit in ("channel", "kernel"):
             name = f"{run.name}-multiplier" + ("-of-kernel" if unit == "kernel" else "")
             table = ablate(
-                model, data, "multiplier", multiplier_of=unit, fractions=(0.1,), cache=cache, name=name, say=_say
+                model, data, "multiplier", multiplier_of=unit, fractions=(0.1,), cache=cache, name=name, say=say
             )
-            _say(f"{run.name}, {unit}s: D_L {table.attrs['d_low']:.2f}, D_H {table.attrs['d_high']:.2f}")
-            _add(values, table, unit)
+            say(f"{run.name}, {unit}s: D_L {table.attrs['d_low']:.2f}, D_H {table.attrs['d_high']:.2f}")
+            add_drops(values, table, unit)
             num_draws = int((table["fraction"].isna() & (table["selection"] == "random")).sum())
             num_layers = table["layer"].nunique()
 
     rows = [
-        _row(f"top-1 of the {name} (%)", mean_of_runs(side.accuracy), side.accuracy, "{:.2f}")
-        for name, side in zip(("baseline", "LWE network"), found.sides, strict=True)
+        table_row(f"top-1 of the {name} (%)", mean_of_runs(side.accuracy), side.accuracy, "{:.2f}")
+        for name, side in zip(("baseline", "LWE network"), comparison.sides, strict=True)
     ]
-    difference = Estimate(found.difference, found.difference_low, found.difference_high)
-    rows.append(_row("LWE minus baseline (points)", difference, (), "{:+.2f}"))
-    rows += [_row(f"{name} (points)", mean_of_runs(each), each, "{:+.2f}") for name, each in values.items()]
+    difference = Estimate(comparison.difference, comparison.difference_low, comparison.difference_high)
+    rows.append(table_row("LWE minus baseline (points)", difference, (), "{:+.2f}"))
+    rows += [table_row(f"{name} (points)", mean_of_runs(each), each, "{:+.2f}") for name, each in values.items()]
     page = PAGE.format(
         command=shlex.join(["python", "benchmarks/seeds.py", "--model", given.model, "--seeds", given.seeds]),
         model=given.model,
         epochs=sides[0][0].recipe["epochs"],
         num_seeds=len(seeds),
-        num_images=found.num_images,
+        num_images=comparison.num_images,
         today=date.today(),
         machine=platform.machine(),
         torch=torch.__version__,
@@ -106,7 +107,7 @@ def main() -> None:
     print(page)
 
 
-def _add(values: dict[str, list[float]], table: pd.DataFrame, unit: str) -> None:
+def add_drops(values: dict[str, list[float]], table: pd.DataFrame, unit: str) -> None:
     """Append what one network's multiplier study says to the values of each row."""
     single = table[table["fraction"].isna()]
     means = single[single["layer"].notna()].groupby("selection")["drop"].mean()
@@ -129,12 +130,19 @@ def _add(values: dict[str, list[float]], table: pd.DataFrame, unit: str) -> None
         values.setdefault(f"{unit}s: {name}", []).append(float(value))
 
 
-def _row(name: str, mean: Estimate, each: tuple[float, ...] | list[float], form: str) -> str:
-    interval = f" [{form.format(mean.low)}, {form.format(mean.high)}]"
-    return f"| {name} | {form.format(mean.value)}{interval} | {', '.join(map(form.format, each))} |"
+def table_row(name: str, mean: Estimate, each: tuple[float, ...] | list[float], form: str) -> str:
+    """A row of a table: the mean with its interval, and each value."""
+    return f"| {name} | {interval_words(mean, form)} | {', '.join(map(form.format, each))} |"
 
 
-def _say(line: str) -> None:
+def interval_words(mean: Estimate, form: str) -> str:
+    """A mean with its interval, where it has one."""
+    value = form.format(mean.value)
+    return value if math.isnan(mean.low) else f"{value} [{form.format(mean.low)}, {form.format(mean.high)}]"
+
+
+def say(line: str) -> None:
+    """Print a line beside the page."""
     if line:
         print(line, file=sys.stderr)
 

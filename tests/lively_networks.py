@@ -28,17 +28,23 @@ def assert_same(first: Measured, second: Measured) -> None:
         assert np.array_equal(getattr(first, name), getattr(second, name)), name
 
 
-def shaken(net: nn.Module, size: int, num_images: int = 8) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
-    """Make a randomly initialized network lively: fitting batch norms, and no class that wins on every image."""
+def shaken(
+    net: nn.Module, size: int | tuple[int, ...], num_images: int = 8
+) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """Make a randomly initialized network lively: fitting batch norms, and no class that wins on every image.
+
+    `size` is the side of its pictures, or the whole shape of an input.
+    """
+    shape = (3, size, size) if isinstance(size, int) else size
     generator = torch.Generator().manual_seed(0)
     for module in net.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             nn.init.kaiming_normal_(module.weight, generator=generator)
         if hasattr(module, "layer_scale") and isinstance(module.layer_scale, nn.Parameter):
             nn.init.constant_(module.layer_scale, 0.5)
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
             module.momentum = 1.0
-    images = torch.randn(num_images, 3, size, size, generator=generator)
+    images = torch.randn(num_images, *shape, generator=generator)
     # Statistics of these images keep activations of one size: without, deep networks amplify rounding into noise.
     with torch.no_grad():
         net.train()(images)
@@ -65,7 +71,7 @@ def candidates(layer: studies.Layer) -> dict[str, list[Ablation]]:
         "layer": [Part(layer.name)],
     }
     return {
-        selection: [Ablation((part,), selection, 1, layer.name) for part in found] for selection, found in parts.items()
+        selection: [Ablation((part,), selection, 1, layer.name) for part in some] for selection, some in parts.items()
     }
 
 
@@ -82,8 +88,8 @@ def some_ablations(net: nn.Module, images: torch.Tensor) -> list[Ablation]:
     picked = []
     places = studies.equidistant(len(layers), 4)
     for place in places:
-        for found in candidates(layers[place]).values():
-            picked += list(islice(filter(has_effect, found), 1))
+        for ablations in candidates(layers[place]).values():
+            picked += list(islice(filter(has_effect, ablations), 1))
     assert len(picked) >= 3 * len(places), "ablations that change nothing prove nothing"
     everywhere = tuple(Part(layer.name, ranks=(layer.conv.weight.numel(),) * 2) for layer in layers)
     return [*picked, Ablation(everywhere, "single", 1)]
@@ -170,7 +176,9 @@ def lively(name: str, num_images: int, num_wrong: int = 0) -> tuple[nn.Module, t
 def of_every_kind(net: nn.Module) -> list[Ablation]:
     layers = studies.find_layers(net)
     chosen = [layers[place] for place in studies.equidistant(len(layers), 5)]
-    return [a for layer in chosen for kind, found in candidates(layer).items() if kind != "layer" for a in found[:2]]
+    return [
+        a for layer in chosen for kind, ablations in candidates(layer).items() if kind != "layer" for a in ablations[:2]
+    ]
 
 
 class Blobs(torch.utils.data.Dataset):

@@ -276,13 +276,13 @@ def write_weights(root: Path, weights_hash: str, seed: int = 0) -> None:
 def write_multipliers(root: Path, weights_hash: str, seed: int = 0) -> dict[str, np.ndarray]:
     """Write and return multipliers of ResNet-20's 3x3 layers where a study with that hash looks for them."""
     generator = np.random.default_rng(seed)
-    found = {
+    multipliers = {
         name: generator.beta(3 + depth, 5, size=(num_out, num_in)).astype(np.float32)
         for depth, (name, num_out, num_in) in enumerate(resnet20_layers())
     }
     (root / "weights").mkdir(parents=True, exist_ok=True)
-    save_file(found, root / "weights" / f"{weights_hash}-multipliers.safetensors")
-    return found
+    save_file(multipliers, root / "weights" / f"{weights_hash}-multipliers.safetensors")
+    return multipliers
 
 
 def write_saliency(root: Path, weights_hash: str = "aaaa") -> SaliencyMaps:
@@ -414,5 +414,5 @@ def table(root: Path, name: str) -> pd.DataFrame:
 
 def only(store: Store) -> int:
     """Return the number of the one study that a results file holds."""
-    (found,) = store.studies()["id"]
-    return int(found)
+    (number,) = store.studies()["id"]
+    return int(number)

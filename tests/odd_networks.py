@@ -94,8 +94,8 @@ class Odd:
 
     def weight(self, net: nn.Module, layer: str) -> Tensor:
         """The weight that the forward pass of a plain network uses."""
-        found = self.weight_of(net, layer) if self.weight_of else inside(net).get_submodule(layer).weight
-        return found.detach()
+        tensor = self.weight_of(net, layer) if self.weight_of else inside(net).get_submodule(layer).weight
+        return tensor.detach()
 
 
 def _seed() -> None:
@@ -105,8 +105,8 @@ def _seed() -> None:
 
 
 def _head(net: nn.Module) -> nn.Linear | None:
-    found = [module for name, module in net.named_modules() if name.split(".")[-1] == "head"]
-    return found[-1] if found and type(found[-1]) is nn.Linear else None
+    heads = [module for name, module in net.named_modules() if name.split(".")[-1] == "head"]
+    return heads[-1] if heads and type(heads[-1]) is nn.Linear else None
 
 
 @torch.no_grad()

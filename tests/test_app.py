@@ -350,9 +350,9 @@ def test_two_channel_studies_are_compared(cache: Path) -> None:
     is_well(app)
     assert [app.selectbox(key=side).value for side in ("first", "second")] == [label(cache, "s1"), label(cache, "s2")]
     assert "The largest differences" in words(app) and len(app.dataframe[0].value) == 10
-    found = compare_studies(*studies, Cache(cache))
+    comparison = compare_studies(*studies, Cache(cache))
     *_, place = chart(app)["data"][1]["customdata"][3]
-    assert figures.points(found.places["difference"].loc[place]) in chart(app)["data"][1]["hovertext"][3]
+    assert figures.points(comparison.places["difference"].loc[place]) in chart(app)["data"][1]["hovertext"][3]
     assert "Difference of the filters" in words(app) and "Difference of the input channels" in words(app)
     written = write_report(studies, cache / "both.html", cache=Cache(cache))
     assert "Difference of the filters. Red" in written.path.read_text(encoding="utf-8")
@@ -434,24 +434,24 @@ def test_page_report_and_command_say_the_same_of_two_studies(
         weights = "both" if same_network else str(number)
         name = f"s{number}"
         studies.append(write_study(path, "location", plan, name, num_images=500, seed=seed, weights_hash=weights))
-    found = compare_studies(*studies, Cache(cache))
-    assert found.same_network == same_network
+    comparison = compare_studies(*studies, Cache(cache))
+    assert comparison.same_network == same_network
     one, two = table(cache, "s1"), table(cache, "s2")
-    np.testing.assert_allclose(found.places["difference"], two["drop"] - one["drop"], err_msg="second minus first")
-    assert found.difference == pytest.approx(two["drop"].mean() - one["drop"].mean()) and found.difference > 0
+    np.testing.assert_allclose(comparison.places["difference"], two["drop"] - one["drop"], err_msg="second minus first")
+    assert comparison.difference == pytest.approx(two["drop"].mean() - one["drop"].mean()) and comparison.difference > 0
 
     with pytest.raises(SystemExit):
         cli(["compare", "s1", "s2", "--json", "-q", "--cache", str(cache)])
     printed = json.loads(capsys.readouterr().out)
     (reported,) = write_report(studies, cache / "both.html", cache=Cache(cache)).comparisons
     for name in ("difference", "difference_low", "difference_high", "p_value", "num_images"):
-        assert printed[name] == reported[name] == getattr(found, name)
+        assert printed[name] == reported[name] == getattr(comparison, name)
 
     app = open_page("compare", first=label(cache, "s1"), second=label(cache, "s2"))
     is_well(app)
-    interval = figures.interval(found.difference_low, found.difference_high)
-    assert f"**{figures.points(found.difference)} points**, 95 % interval {interval} over 500 images" in words(app)
-    accuracy = found.accuracy
+    interval = figures.interval(comparison.difference_low, comparison.difference_high)
+    assert f"**{figures.points(comparison.difference)} points**, 95 % interval {interval} over 500 images" in words(app)
+    accuracy = comparison.accuracy
     assert [metric.value for metric in app.metric[2:4]] == [
         figures.points(accuracy.difference),
         figures.interval(accuracy.difference_low, accuracy.difference_high),
@@ -459,10 +459,10 @@ def test_page_report_and_command_say_the_same_of_two_studies(
     for hover, (*_, place) in zip(
         charts(app)[2]["data"][1]["hovertext"], charts(app)[2]["data"][1]["customdata"], strict=True
     ):
-        row = found.places.loc[place]
+        row = comparison.places.loc[place]
         assert figures.points(row["difference"]) in hover
         assert figures.interval(row["difference_low"], row["difference_high"]) in hover
-    shown, rows = app.dataframe[0].value, found.largest(10)
+    shown, rows = app.dataframe[0].value, comparison.largest(10)
     assert list(shown["difference"]) == list(rows["difference"])
     assert list(shown["interval"]) == list(map(figures.interval, rows["selected_low"], rows["selected_high"]))
     page = (cache / "both.html").read_text(encoding="utf-8")
@@ -585,15 +585,15 @@ def test_compare_counts_the_costs_of_both_networks(cache: Path) -> None:
     app = open_page("compare", first=label(cache, "lwe"), second=label(cache, "gone"))
     app.toggle(key="costs").set_value(True).run()
     is_well(app)
-    told = app.dataframe[0].value.set_index("network")
+    table = app.dataframe[0].value.set_index("network")
     counted = sum(weight.numel() for weight in build(plain).parameters()) / 1e6
-    assert told["inference"].tolist() == pytest.approx([counted, counted])
-    assert told.loc[label(cache, "lwe"), "training"] == pytest.approx(
+    assert table["inference"].tolist() == pytest.approx([counted, counted])
+    assert table.loc[label(cache, "lwe"), "training"] == pytest.approx(
         sum(weight.numel() for weight in net.parameters()) / 1e6
     )
-    assert told.loc[label(cache, "lwe"), "excitation"] == "lwe"
-    assert np.isnan(told.loc[label(cache, "gone"), "training"]) and "not known here" in words(app)
-    assert told.loc[label(cache, "gone"), "operations"] == pytest.approx(
+    assert table.loc[label(cache, "lwe"), "excitation"] == "lwe"
+    assert np.isnan(table.loc[label(cache, "gone"), "training"]) and "not known here" in words(app)
+    assert table.loc[label(cache, "gone"), "operations"] == pytest.approx(
         costs(build(plain), 16, 2, repeats=1)["gflops"]
     )
 
@@ -1169,8 +1169,8 @@ def test_saliency_shows_the_map_the_measured_grid_and_their_agreement(cache: Pat
     with Store.open(path) as store:
         rows = store.table(store.find("baseline location"))
     expected = spearmanr(made.scores("taylor", rows), rows["drop"]).statistic
-    found = {trace["text"][0]: trace["x"][0] for trace in forest["data"]}
-    assert found[next(text for text in found if "taylor" in text)] == pytest.approx(expected)
+    drawn = {trace["text"][0]: trace["x"][0] for trace in forest["data"]}
+    assert drawn[next(text for text in drawn if "taylor" in text)] == pytest.approx(expected)
     assert len(by_layer["data"]) == 19 and len(scatter["data"]) == 1
     table = app.dataframe[0].value.set_index("criterion")
     assert table.loc["taylor", "spearman"] == pytest.approx(expected) and table["spearman"].notna().sum() == 2

@@ -65,8 +65,8 @@ def imports_of(path: Path) -> Iterator[Import]:
 
 
 FILES = [*(ROOT / "weanalysis").rglob("*.py"), *(ROOT / "app").rglob("*.py")]
-IMPORTS = [found for path in FILES for found in imports_of(path)]
-PARTS = {found.part for found in IMPORTS if found.part not in ("__init__", "__main__")} | {"errors"}
+IMPORTS = [imported for path in FILES for imported in imports_of(path)]
+PARTS = {imported.part for imported in IMPORTS if imported.part not in ("__init__", "__main__")} | {"errors"}
 
 
 def allowed() -> dict[str, set[str]]:
@@ -90,9 +90,17 @@ def test_every_part_of_the_code_is_in_the_table_and_in_the_picture() -> None:
 
 def test_the_parts_import_only_what_the_table_allows() -> None:
     rules = allowed()
-    known = [found for found in IMPORTS if found.part in rules and found.imported_part not in (None, found.part)]
-    assert len({(found.part, found.imported_part) for found in known}) > 20, "the imports were not found"
-    assert [f"{found.file}: {found.module}" for found in known if found.imported_part not in rules[found.part]] == []
+    known = [
+        imported
+        for imported in IMPORTS
+        if imported.part in rules and imported.imported_part not in (None, imported.part)
+    ]
+    assert len({(imported.part, imported.imported_part) for imported in known}) > 20, "the imports were not found"
+    assert [
+        f"{imported.file}: {imported.module}"
+        for imported in known
+        if imported.imported_part not in rules[imported.part]
+    ] == []
 
 
 def test_nothing_depends_on_itself_through_others() -> None:
@@ -134,17 +142,21 @@ def test_nothing_depends_on_itself_through_others() -> None:
     ids=lambda value: min(value),
 )
 def test_libraries_stay_in_their_rooms(libraries: set[str], homes: set[str]) -> None:
-    found = [found for found in IMPORTS if found.package in libraries]
-    assert found, "the imports were not found"
-    assert [f"{found.file}: {found.module}" for found in found if found.part not in homes] == []
+    of_libraries = [imported for imported in IMPORTS if imported.package in libraries]
+    assert of_libraries, "the imports were not found"
+    assert [f"{imported.file}: {imported.module}" for imported in of_libraries if imported.part not in homes] == []
 
 
 def test_the_dashboard_loads_torch_in_the_functions_named_only() -> None:
     page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     named = {(file, function) for function, file in re.findall(r"`(\w+)` in `(app/[\w/]+\.py)`", page)}
     heavy = {"ablation", "data", "excitation", "loading", "models", "pruning", "saliency", "_torchvision"}
-    found = {(found.file, found.function) for found in IMPORTS if found.part == "app" and found.imported_part in heavy}
-    assert found == named
+    loading = {
+        (imported.file, imported.function)
+        for imported in IMPORTS
+        if imported.part == "app" and imported.imported_part in heavy
+    }
+    assert loading == named
 
 
 MOST_LINES = 60
@@ -161,16 +173,60 @@ def lengths(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def test_no_function_is_longer_than_one_can_look_at_at_once() -> None:
-    found = {name: length for path in (ROOT / "weanalysis").rglob("*.py") for name, length in lengths(path)}
-    assert len(found) > 1000, "the functions were not found"
-    assert {name: length for name, length in found.items() if length > MOST_LINES} == {}
+    num_lines = {name: length for path in (ROOT / "weanalysis").rglob("*.py") for name, length in lengths(path)}
+    assert len(num_lines) > 1000, "the functions were not found"
+    assert {name: length for name, length in num_lines.items() if length > MOST_LINES} == {}
+
+
+# Names that fit whatever there is, so that they say nothing of what is there.
+EMPTY_NAMES = {"found", "told", "together", "things", "stuff", "_found", "_told", "_together", "_see", "_weigh"}
+
+
+def names_given(path: Path) -> Iterator[tuple[str, int]]:
+    """Each name that a file gives to a variable, a parameter, an attribute, a function or a class, and its line."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.id if isinstance(node, ast.Name) else node.attr, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name, node.lineno
+
+
+def test_names_say_what_is_there() -> None:
+    files = [path for part in ("weanalysis", "app", "benchmarks", "tests") for path in (ROOT / part).rglob("*.py")]
+    given = [(path.relative_to(ROOT), *name) for path in files for name in names_given(path)]
+    assert len(given) > 15_000, "the names were not seen"
+    assert [f"{path}:{line}: {name}" for path, name, line in given if name in EMPTY_NAMES] == []
+
+
+# Attributes of objects of torch, pandas, sqlite3, click and Python, which have no other way of being set.
+SET_FROM_OUTSIDE = (
+    "__class__ _parameters allow_tf32 argv attrs bias columns data features grad groups help in_channels inplace "
+    "metavar normalize out_channels parametrizations row_factory stdout text_factory training weight"
+)
+
+
+def set_from_outside(path: Path) -> Iterator[tuple[str, int]]:
+    """Each attribute that a file sets of another object than `self`, and its line."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        is_set = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        if is_set and not (isinstance(node.value, ast.Name) and node.value.id == "self"):
+            yield node.attr, node.lineno
+
+
+def test_no_object_s_attributes_are_set_from_outside() -> None:
+    libraries = set(SET_FROM_OUTSIDE.split())
+    given = [(path.relative_to(ROOT), *one) for path in FILES for one in set_from_outside(path)]
+    assert {name for _, name, _ in given} & libraries == libraries, "some are set no more"
+    assert [f"{path}:{line}: {name}" for path, name, line in given if name not in libraries] == []
 
 
 def test_torchvision_comes_after_the_module_that_makes_it_importable() -> None:
     for path in (ROOT / "weanalysis").rglob("*.py"):
         if path.name == "_torchvision.py":
             continue
-        modules = [found.module for found in imports_of(path)]
+        modules = [imported.module for imported in imports_of(path)]
         late = [place for place, module in enumerate(modules) if module.partition(".")[0] in ("torchvision", "timm")]
         if late:
             assert "weanalysis._torchvision" in modules, path
@@ -281,11 +337,11 @@ def code_of(page: str) -> str:
 
 def invocations(code: str) -> dict[str, set[str]]:
     """Find every line `weanalysis COMMAND ...`, also after `docker run ...`, and the options given to each command."""
-    found: dict[str, set[str]] = {}
+    options: dict[str, set[str]] = {}
     for name, rest in re.findall(r"^(?: *|docker run .*)weanalysis ([a-z]+)(.*)$", code, re.M):
         rest = re.split(r"\s{2,}", rest)[0] if not rest.startswith("  ") else ""  # what follows two spaces explains
-        found.setdefault(name, set()).update(re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest))
-    return found
+        options.setdefault(name, set()).update(re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest))
+    return options
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

@@ -81,8 +81,10 @@ def test_pruning_comparing_and_training_say_it_too(tmp_path: Path) -> None:
         save_checkpoint(tmp_path / f"{name}.safetensors", build(architecture), architecture, {"name": "resnet20"})
     random = torch.Generator().manual_seed(0)
     noise = GivenImages([(torch.randn(3, 8, 8, generator=random), index % 10) for index in range(60)])
-    found = compare(str(tmp_path / "one.safetensors"), str(tmp_path / "two.safetensors"), noise, cache=Cache(tmp_path))
-    assert [name for name in ("one", "two") if any("guessing" in note and name in note for note in found.notes)]
+    comparison = compare(
+        str(tmp_path / "one.safetensors"), str(tmp_path / "two.safetensors"), noise, cache=Cache(tmp_path)
+    )
+    assert [name for name in ("one", "two") if any("guessing" in note and name in note for note in comparison.notes)]
 
     class Finished:
         result = {"top1": 9.7, "num_images": 719, "num_classes": 10}  # noqa: RUF012

@@ -93,7 +93,7 @@ def refused(capsys, *words: str) -> str:
 
 
 def names_of_runs(root: Path) -> dict[tuple[str, int], str]:
-    return {(found.recipe["excitation"], found.recipe["seed"]): found.name for found in find_runs(Cache(root))}
+    return {(run.recipe["excitation"], run.recipe["seed"]): run.name for run in find_runs(Cache(root))}
 
 
 def num_parameters(net: torch.nn.Module) -> int:
@@ -115,6 +115,9 @@ GIVEN = {
     "normalize": ("--no-normalize", False),
     "reduction": ("--reduction 8", 8),
     "eps": ("--eps 0.2", 0.2),
+    "hidden_of": ("--hidden-of layer", "layer"),
+    "unbiased": ("--unbiased", True),
+    "constant_maximum": ("--no-constant-maximum", False),
     "layers": ("--layers layer1.*,conv1", ("layer1.*", "conv1")),
     "epochs": ("--epochs 2.5", 2.5),
     "batch_size": ("--batch-size 12", 12),
@@ -145,12 +148,12 @@ def asked(monkeypatch, tmp_path) -> list[Recipe]:
 
     def fake(recipe: Recipe, cache: Cache, **others) -> Run:
         recipes.append(recipe)
-        found = Run(tmp_path / f"run{len(recipes)}")
-        found.folder.mkdir()
-        found.recipe_file.write_text(json.dumps({"recipe": recipe.to_json()}))
+        run = Run(tmp_path / f"run{len(recipes)}")
+        run.folder.mkdir()
+        run.recipe_file.write_text(json.dumps({"recipe": recipe.to_json()}))
         result = {"top1": 50.0, "best_top1": 60.0, "best_epoch": 1, "epochs": 2.0, "seconds": 3.5}
-        found.result_file.write_text(json.dumps(result))
-        return found
+        run.result_file.write_text(json.dumps(result))
+        return run
 
     monkeypatch.setattr("weanalysis.training.train", fake, raising=False)
     return recipes
@@ -422,19 +425,26 @@ def test_costs_are_shown_side_by_side(capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "size"),
-    [("resnet20", 32), ("timm:resnet10t", timm.get_pretrained_cfg("resnet10t").input_size[1]), ("resnet18", 224)],
+    ("model", "shape"),
+    [
+        ("resnet20", (3, 32, 32)),
+        ("timm:resnet10t", timm.get_pretrained_cfg("resnet10t").input_size),
+        ("resnet18", (3, 224, 224)),
+        ("r3d_18", (3, 16, 112, 112)),
+        ("tsm_resnet18", (3, 8, 48, 48)),
+        ("cnn1d", (1, 64)),
+    ],
 )
-def test_costs_choose_the_network_s_own_image_size(monkeypatch, capsys, model, size) -> None:
+def test_costs_choose_the_network_s_own_inputs(monkeypatch, capsys, model, shape) -> None:
     seen = []
 
-    def fake(net, image_size, batch_size, **others):
-        seen.append((others["name"], image_size, batch_size))
+    def fake(net, batch_size, input_shape, **others):
+        seen.append((others["name"], input_shape, batch_size))
         return dict.fromkeys(COSTS, float("nan")) | {"excitation": "none", "attention": "none"}
 
     monkeypatch.setattr("weanalysis.excitation.costs", fake)
     assert run("costs", "-m", model, "--json") == 0
-    assert seen == [(model, size, 32)]
+    assert seen == [(model, shape, 32)]
     assert json.loads(capsys.readouterr().out)["gflops"] is None
 
 

@@ -77,27 +77,31 @@ def test_two_networks_are_compared_image_by_image(batch_size: int) -> None:
     in_a = [True] * 3 + [True] + [False] * 4 + [False] * 2
     in_b = [True] * 3 + [False] + [True] * 4 + [False] * 2
     data = pictures_with_answers(in_a, in_b)
-    found = compare(reader(0, "A"), reader(1, "B"), data, batch_size=batch_size)
-    assert isinstance(found, NetworkComparison)
-    assert [side.accuracy for side in found.sides] == [(40.0,), (70.0,)]
-    assert found.difference == pytest.approx(30)
-    assert found.alone == (1, 4)
-    assert found.p_value == pytest.approx(2 * (1 + 5) / 2**5)  # at most 1 of 5 fair coins, both sides
+    comparison = compare(reader(0, "A"), reader(1, "B"), data, batch_size=batch_size)
+    assert isinstance(comparison, NetworkComparison)
+    assert [side.accuracy for side in comparison.sides] == [(40.0,), (70.0,)]
+    assert comparison.difference == pytest.approx(30)
+    assert comparison.alone == (1, 4)
+    assert comparison.p_value == pytest.approx(2 * (1 + 5) / 2**5)  # at most 1 of 5 fair coins, both sides
     _, low, high = paired_difference(4, 1, 10)
-    assert (found.difference_low, found.difference_high) == pytest.approx((100 * float(low), 100 * float(high)))
-    assert found.num_images == 10 and found.is_of_two_networks
-    assert list(found.summary()) == CONTRACT
+    assert (comparison.difference_low, comparison.difference_high) == pytest.approx(
+        (100 * float(low), 100 * float(high))
+    )
+    assert comparison.num_images == 10 and comparison.is_of_two_networks
+    assert list(comparison.summary()) == CONTRACT
 
     back = compare(reader(1, "B"), reader(0, "A"), data)
-    assert back.difference == pytest.approx(-30) and back.p_value == found.p_value
-    assert (back.difference_low, back.difference_high) == pytest.approx((-found.difference_high, -found.difference_low))
+    assert back.difference == pytest.approx(-30) and back.p_value == comparison.p_value
+    assert (back.difference_low, back.difference_high) == pytest.approx(
+        (-comparison.difference_high, -comparison.difference_low)
+    )
 
 
 def test_top5_counts_more_images_than_top1() -> None:
     data = pictures_with_answers([False] * 12, [True] * 12)
     # A wrong answer leaves the target's logit at 0, among five equal ones.
-    found = compare(reader(0, "A"), reader(1, "B"), data, metric="top5")
-    assert found.metric == "top5" and found.difference == 0
+    comparison = compare(reader(0, "A"), reader(1, "B"), data, metric="top5")
+    assert comparison.metric == "top5" and comparison.difference == 0
     assert compare(reader(0, "A"), reader(1, "B"), data).difference == 100
 
 
@@ -105,9 +109,11 @@ def test_networks_in_memory_are_neither_trained_nor_moved_nor_run_twice() -> Non
     model, seen = reader(0, "A"), []
     before = {name: tensor.clone() for name, tensor in model.net.state_dict().items()}
     data = pictures_with_answers([True] * 6)
-    found = compare(model, model, data, report=lambda name, done, total: seen.append((name, done, total)), batch_size=4)
+    comparison = compare(
+        model, model, data, report=lambda name, done, total: seen.append((name, done, total)), batch_size=4
+    )
     assert seen == [("A", 4, 6), ("A", 6, 6)]
-    assert found.difference == 0 and found.p_value == 1
+    assert comparison.difference == 0 and comparison.p_value == 1
     assert not model.net.training and all(torch.equal(before[k], v) for k, v in model.net.state_dict().items())
 
 
@@ -191,26 +197,26 @@ def write_run(
 def test_two_runs_are_compared_on_the_images_they_were_validated_on(cache: Cache, folder: Path) -> None:
     write_run(cache, folder, "plain", "c", (20, 40, 60, 50))
     write_run(cache, folder, "excited", "d", (30, 70, 80), excitation="lwe", seed=1)
-    found = compare("plain", "excited", cache=cache)
-    assert [side.accuracy for side in found.sides] == [(25.0,), (50.0,)]
-    assert (found.difference, found.alone, found.num_images) == (25, (5, 10), 20)
-    assert found.p_value == pytest.approx(stats.binomtest(5, 15).pvalue)
-    assert found.difference_low < 25 < found.difference_high
-    assert (found.first, found.second, found.data) == ("plain", "excited", f"imagefolder:{folder}")
-    assert all("guessing gives 25.00 %" in note for note in found.notes)
+    comparison = compare("plain", "excited", cache=cache)
+    assert [side.accuracy for side in comparison.sides] == [(25.0,), (50.0,)]
+    assert (comparison.difference, comparison.alone, comparison.num_images) == (25, (5, 10), 20)
+    assert comparison.p_value == pytest.approx(stats.binomtest(5, 15).pvalue)
+    assert comparison.difference_low < 25 < comparison.difference_high
+    assert (comparison.first, comparison.second, comparison.data) == ("plain", "excited", f"imagefolder:{folder}")
+    assert all("guessing gives 25.00 %" in note for note in comparison.notes)
 
-    assert found.curves["first"].tolist() == [20, 40, 60, 50]
-    assert found.curves["second"].tolist()[:3] == [30, 70, 80] and np.isnan(found.curves["second"].iloc[3])
-    (row,) = found.reached.itertuples()
+    assert comparison.curves["first"].tolist() == [20, 40, 60, 50]
+    assert comparison.curves["second"].tolist()[:3] == [30, 70, 80] and np.isnan(comparison.curves["second"].iloc[3])
+    (row,) = comparison.reached.itertuples()
     assert (row.accuracy, row.first, row.second) == (60, 3, 2)  # the highest that both reached
-    assert found.step_s == (1.5, 3.0) and found.memory_gib == (1.0, 2.0)
-    assert found.recipes == {"excitation": ("none", "lwe"), "seed": (0, 1)}
+    assert comparison.step_s == (1.5, 3.0) and comparison.memory_gib == (1.0, 2.0)
+    assert comparison.recipes == {"excitation": ("none", "lwe"), "seed": (0, 1)}
     plain, _ = always("a")
     excited, _ = always("a", "lwe")
     counts = [sum(parameter.numel() for parameter in net.parameters()) for net in (plain, excited)]
-    assert found.costs["train_params"].tolist() == counts and counts[1] > counts[0]
-    assert found.costs["inference_params"].tolist() == [counts[0]] * 2
-    assert found.costs["gflops"].iloc[0] == found.costs["gflops"].iloc[1] > 0
+    assert comparison.costs["train_params"].tolist() == counts and counts[1] > counts[0]
+    assert comparison.costs["inference_params"].tolist() == [counts[0]] * 2
+    assert comparison.costs["gflops"].iloc[0] == comparison.costs["gflops"].iloc[1] > 0
 
 
 def test_an_accuracy_that_was_not_reached_is_nan(cache: Cache, folder: Path) -> None:
@@ -226,22 +232,22 @@ def test_several_runs_a_side_have_welch_s_interval_over_runs(cache: Cache, folde
     for seed, (plain, excited) in enumerate((("a", "c"), ("b", "d"), ("a", "d"))):
         write_run(cache, folder, f"plain{seed}", plain, (10, 20 + seed), seed=seed)
         write_run(cache, folder, f"excited{seed}", excited, (30, 50), seed=seed, excitation="lwe")
-    found = compare("plain0,plain1,plain2", ["excited0", "excited1", "excited2"], cache=cache)
+    comparison = compare("plain0,plain1,plain2", ["excited0", "excited1", "excited2"], cache=cache)
     first, second = [10.0, 15.0, 10.0], [25.0, 50.0, 50.0]
-    assert [list(side.accuracy) for side in found.sides] == [first, second]
+    assert [list(side.accuracy) for side in comparison.sides] == [first, second]
     expected = stats.ttest_ind(second, first, equal_var=False)
     interval = expected.confidence_interval()
-    assert found.difference == pytest.approx(np.mean(second) - np.mean(first))
-    assert (found.difference_low, found.difference_high) == pytest.approx((interval.low, interval.high))
-    assert found.p_value == pytest.approx(expected.pvalue)
-    assert not found.is_of_two_networks and np.isnan(found.alone[0])
-    assert all("guessing gives" in note for note in found.notes)
-    assert found.curves["first"].tolist() == [10, 21]  # means over runs
-    assert found.reached["accuracy"].tolist() == [20]
-    assert found.recipes == {"excitation": ("none", "lwe")}
+    assert comparison.difference == pytest.approx(np.mean(second) - np.mean(first))
+    assert (comparison.difference_low, comparison.difference_high) == pytest.approx((interval.low, interval.high))
+    assert comparison.p_value == pytest.approx(expected.pvalue)
+    assert not comparison.is_of_two_networks and np.isnan(comparison.alone[0])
+    assert all("guessing gives" in note for note in comparison.notes)
+    assert comparison.curves["first"].tolist() == [10, 21]  # means over runs
+    assert comparison.reached["accuracy"].tolist() == [20]
+    assert comparison.recipes == {"excitation": ("none", "lwe")}
 
     by_seed = compare("plain1", "excited2", every_seed=True, cache=cache)
-    assert by_seed.difference == found.difference
+    assert by_seed.difference == comparison.difference
     assert by_seed.first == "plain0,plain1,plain2" and by_seed.second == "excited0,excited1,excited2"
 
     single = compare("plain0", "excited0,excited1", cache=cache)
@@ -256,8 +262,8 @@ def test_every_seed_takes_finished_runs_of_the_same_recipe_only(cache: Cache, fo
     write_run(cache, folder, "seed2", "b", (10,), seed=2, finished=False)
     write_run(cache, folder, "other-rate", "c", (10,), seed=3, learning_rate=0.5)
     write_run(cache, folder, "excited0", "c", (10,), excitation="lwe")
-    found = compare("seed0", "excited0", every_seed=True, cache=cache)
-    assert (found.first, found.second) == ("seed0,seed1", "excited0")
+    comparison = compare("seed0", "excited0", every_seed=True, cache=cache)
+    assert (comparison.first, comparison.second) == ("seed0,seed1", "excited0")
     assert compare("seed0,seed1", "excited0", every_seed=True, cache=cache).first == "seed0,seed1"
     with pytest.raises(StoreError, match="is no run, so runs of other seeds"):
         compare(reader(0, "A"), "seed0", every_seed=True, cache=cache)
@@ -290,9 +296,9 @@ def test_checkpoints_need_no_run(cache: Cache, folder: Path, tmp_path: Path) -> 
         net, architecture = always(answer)
         paths.append(tmp_path / f"{answer}.safetensors")
         save_checkpoint(paths[-1], net, architecture, {"classes": list(CLASSES)})
-    found = compare(*paths, data=f"imagefolder:{folder}", cache=cache)
-    assert found.difference == 35 and found.curves.empty and found.reached.empty
-    assert np.isnan(found.step_s).all() and found.recipes == {}
+    comparison = compare(*paths, data=f"imagefolder:{folder}", cache=cache)
+    assert comparison.difference == 35 and comparison.curves.empty and comparison.reached.empty
+    assert np.isnan(comparison.step_s).all() and comparison.recipes == {}
     assert compare(*paths, data=f"imagefolder:{folder}", num_images=7, cache=cache).num_images == 7
     with pytest.raises(DataError, match=r"does not say which images.*--data"):
         compare(*paths, cache=cache)
@@ -398,35 +404,35 @@ def test_two_studies_are_compared_place_by_place(cache: Cache) -> None:
     data = noise()
     for seed in (0, 1):
         ablate(Small(seed), data, "location", grid="all", cache=cache, name=f"net{seed}")
-    found = compare("net0", "net1", cache=cache)
-    assert isinstance(found, StudyComparison)
+    comparison = compare("net0", "net1", cache=cache)
+    assert isinstance(comparison, StudyComparison)
     (first, right_first), (second, right_second) = (lost_and_gained(Small(seed).eval(), data) for seed in (0, 1))
     drops = 100 * first.mean(axis=0), 100 * second.mean(axis=0)
     assert (drops[0] != 0).any() and (drops[1] != 0).any()
-    assert len(found.places) == 28
-    np.testing.assert_allclose(found.places["first"], drops[0], atol=1e-9)
-    np.testing.assert_allclose(found.places["second"], drops[1], atol=1e-9)
-    np.testing.assert_allclose(found.places["difference"], drops[1] - drops[0], atol=1e-9)
-    assert (found.places["difference_low"] <= found.places["difference"]).all()
-    assert (found.places["difference_high"] >= found.places["difference"]).all()
-    adjusted = stats.false_discovery_control(found.places["p_value"])
-    np.testing.assert_allclose(found.places["q_value"], adjusted)
+    assert len(comparison.places) == 28
+    np.testing.assert_allclose(comparison.places["first"], drops[0], atol=1e-9)
+    np.testing.assert_allclose(comparison.places["second"], drops[1], atol=1e-9)
+    np.testing.assert_allclose(comparison.places["difference"], drops[1] - drops[0], atol=1e-9)
+    assert (comparison.places["difference_low"] <= comparison.places["difference"]).all()
+    assert (comparison.places["difference_high"] >= comparison.places["difference"]).all()
+    adjusted = stats.false_discovery_control(comparison.places["p_value"])
+    np.testing.assert_allclose(comparison.places["q_value"], adjusted)
 
     apart = 100 * (second.mean(axis=1) - first.mean(axis=1))
     interval = stats.ttest_1samp(apart, 0).confidence_interval()
-    assert found.difference == pytest.approx(apart.mean())
-    assert (found.difference_low, found.difference_high) == pytest.approx((interval.low, interval.high))
-    assert found.agreement.value == pytest.approx(stats.spearmanr(*drops).statistic)
-    assert found.intact == pytest.approx((100 * right_first.mean(), 100 * right_second.mean()))
-    assert found.accuracy.difference == pytest.approx(100 * (right_second.mean() - right_first.mean()))
+    assert comparison.difference == pytest.approx(apart.mean())
+    assert (comparison.difference_low, comparison.difference_high) == pytest.approx((interval.low, interval.high))
+    assert comparison.agreement.value == pytest.approx(stats.spearmanr(*drops).statistic)
+    assert comparison.intact == pytest.approx((100 * right_first.mean(), 100 * right_second.mean()))
+    assert comparison.accuracy.difference == pytest.approx(100 * (right_second.mean() - right_first.mean()))
     lost = (first > 0).sum(axis=1), (second > 0).sum(axis=1)
     (costly,) = np.nonzero(lost[0] + lost[1])
-    assert found.images["image_id"].tolist() == costly.tolist()
-    assert found.images["first"].tolist() == lost[0][costly].tolist()
-    assert found.images["second"].tolist() == lost[1][costly].tolist()
-    assert list(found.summary()) == CONTRACT and found.summary()["metric"] == "drop of top1"
-    assert all("guessing gives 25.00 %" in note for note in found.notes)
-    assert compare("2", 1, cache=cache).difference == pytest.approx(-found.difference)
+    assert comparison.images["image_id"].tolist() == costly.tolist()
+    assert comparison.images["first"].tolist() == lost[0][costly].tolist()
+    assert comparison.images["second"].tolist() == lost[1][costly].tolist()
+    assert list(comparison.summary()) == CONTRACT and comparison.summary()["metric"] == "drop of top1"
+    assert all("guessing gives 25.00 %" in note for note in comparison.notes)
+    assert compare("2", 1, cache=cache).difference == pytest.approx(-comparison.difference)
 
 
 def test_the_largest_differences_have_intervals_for_having_been_chosen(cache: Cache) -> None:
@@ -434,16 +440,18 @@ def test_the_largest_differences_have_intervals_for_having_been_chosen(cache: Ca
         write_study(cache.results, "location", location_plan(grid=2, seed=seed), name, seed=seed, weights_hash=name)
         for name, seed in (("one", 1), ("two", 2))
     ]
-    found = compare_studies(*numbers, cache)
-    rows = found.largest(5)
-    assert list(rows.index) == list(found.places["difference"].abs().nlargest(5).index)
-    level = 1 - 5 * 0.05 / len(found.places)
-    wider = compare_maps(*found.changes, same_network=False, confidence=level).loc[rows.index]
+    comparison = compare_studies(*numbers, cache)
+    rows = comparison.largest(5)
+    assert list(rows.index) == list(comparison.places["difference"].abs().nlargest(5).index)
+    level = 1 - 5 * 0.05 / len(comparison.places)
+    wider = compare_maps(*comparison.changes, same_network=False, confidence=level).loc[rows.index]
     np.testing.assert_allclose(rows["selected_low"], wider["difference_low"])
     np.testing.assert_allclose(rows["selected_high"], wider["difference_high"])
     assert (rows["selected_low"] < rows["difference_low"]).all()
-    by_layer = rank_agreement(found.places["first"], found.places["second"], blocks=found.places["layer"])
-    assert found.agreement == by_layer
+    by_layer = rank_agreement(
+        comparison.places["first"], comparison.places["second"], blocks=comparison.places["layer"]
+    )
+    assert comparison.agreement == by_layer
 
 
 def test_what_screened_studies_may_have_missed_is_told_beside_the_interval(cache: Cache) -> None:
@@ -453,28 +461,28 @@ def test_what_screened_studies_may_have_missed_is_told_beside_the_interval(cache
         ablate(Small(seed), data, "location", grid="all", cache=cache, name=f"net{seed}", evaluate=evaluate, **options)
     both, half = compare("net0", "net1", cache=cache), compare("net2", "net1", cache=cache)
     first, second, third = (lost_and_gained(Small(seed).eval(), data)[0].mean(axis=0) * 100 for seed in (0, 1, 2))
-    for found, true in ((both, second - first), (half, second - third)):
-        places = found.places
+    for comparison, true in ((both, second - first), (half, second - third)):
+        places = comparison.places
         assert (places["screen_low"] < places["screen_high"]).any()
         assert (places["screen_low"] <= places["difference"]).all()
         inside = (places["screen_low"] - 1e-9 <= true) & (true <= places["screen_high"] + 1e-9)
         assert inside.mean() >= 0.95
-        assert any("screen_low and screen_high" in note for note in found.notes)
+        assert any("screen_low and screen_high" in note for note in comparison.notes)
     assert (both.places["screen_high"] - both.places["screen_low"]).sum() > (
         half.places["screen_high"] - half.places["screen_low"]
     ).sum()
-    found = compare("net2", "net2", cache=cache)
-    assert (found.places["screen_low"] == found.places["screen_high"]).all()
-    assert not any("screen" in note for note in found.notes)
+    comparison = compare("net2", "net2", cache=cache)
+    assert (comparison.places["screen_low"] == comparison.places["screen_high"]).all()
+    assert not any("screen" in note for note in comparison.notes)
 
 
 def test_only_what_both_studies_measured_is_paired(cache: Cache) -> None:
     data = noise()
     ablate(Small(0), data, "location", grid="all", layers="one", cache=cache, name="one-layer")
     ablate(Small(1), data, "location", grid="all", cache=cache, name="both-layers")
-    found = compare("one-layer", "both-layers", cache=cache)
-    assert set(found.places["layer"]) == {"one"} and len(found.places) == 12
-    assert any(note.startswith("16 places") for note in found.notes)
+    comparison = compare("one-layer", "both-layers", cache=cache)
+    assert set(comparison.places["layer"]) == {"one"} and len(comparison.places) == 12
+    assert any(note.startswith("16 places") for note in comparison.notes)
     same = compare("both-layers", "both-layers", cache=cache)
     assert same.difference == 0 and any("the same network" in note for note in same.notes)
 
@@ -515,8 +523,8 @@ def test_networks_that_see_the_images_differently_are_paired_by_place(cache: Cac
     spec = f"imagefolder:{folder}"
     for size in (8, 10):
         ablate(Small(size), load_data(spec, image_size=size), "layer", cache=cache, name=f"size{size}")
-    found = compare("size8", "size10", cache=cache)
-    assert found.num_images == 20 and any("see the images differently" in note for note in found.notes)
+    comparison = compare("size8", "size10", cache=cache)
+    assert comparison.num_images == 20 and any("see the images differently" in note for note in comparison.notes)
     moved = replace(load_data(spec, image_size=8), spec="imagefolder:elsewhere")
     ablate(Small(8), moved, "layer", cache=cache, name="elsewhere", shard_size=100)
     with pytest.raises(StudyError, match=r"measured on imagefolder:.*elsewhere"):

@@ -65,9 +65,9 @@ CSVS = {
 def test_a_csv_as_people_have_it_is_read_as_it_was_meant(kind: str, cache: Path, curves: ModuleType) -> None:
     content, expected, note = CSVS[kind]
     (cache / "runs" / f"{kind}.csv").write_text(content)
-    (found,) = curves.find_curves(Cache(cache))
-    pd.testing.assert_frame_equal(found.frame, pd.DataFrame(expected).astype(float), check_like=True)
-    assert note in "".join(found.notes) and bool(note) == bool(found.notes) and not found.problem
+    (run,) = curves.find_curves(Cache(cache))
+    pd.testing.assert_frame_equal(run.frame, pd.DataFrame(expected).astype(float), check_like=True)
+    assert note in "".join(run.notes) and bool(note) == bool(run.notes) and not run.problem
 
 
 UNREADABLE = {
@@ -116,9 +116,9 @@ def test_scalars_that_were_written_as_tensors_are_read(cache: Path, curves: Modu
             writer.add_scalar("step", 7, step)
             writer.add_text("words", "not a number", step)
             writer.add_histogram("weights", np.arange(5.0), step)
-    (found,) = curves.find_curves(Cache(cache))
+    (run,) = curves.find_curves(Cache(cache))
     steps = {name: [first, first + 1, first + 2] for name, first in (("new", 1.5), ("double", 2.5), ("old", 3.5))}
-    pd.testing.assert_frame_equal(found.frame, pd.DataFrame({"step": range(3), **steps}), check_like=True)
+    pd.testing.assert_frame_equal(run.frame, pd.DataFrame({"step": range(3), **steps}), check_like=True)
 
 
 def test_a_training_that_began_anew_replaces_what_followed(cache: Path, curves: ModuleType) -> None:

@@ -103,9 +103,9 @@ def test_where_nothing_flips_every_conclusion_is_that_nothing_was_seen(cache: Ca
     printed = conclude(cache, "silent0", "silent1", capsys)
     assert printed["difference"] == 0 and printed["p_value"] == 1
     assert printed["difference_low"] < 0 < printed["difference_high"]
-    found = compare("silent0", "silent1", cache=cache)
-    assert np.isnan(found.agreement.value) and found.images.empty
-    assert (found.places["difference_low"] < 0).all() and (found.places["difference_high"] > 0).all()
+    comparison = compare("silent0", "silent1", cache=cache)
+    assert np.isnan(comparison.agreement.value) and comparison.images.empty
+    assert (comparison.places["difference_low"] < 0).all() and (comparison.places["difference_high"] > 0).all()
     with Store.open(cache.results) as store:
         improvements = find_improvements(store, store.find("silent0"))
         assert improvements.num_confirmed == len(improvements.table) == 0 and improvements.largest_missed > 0
@@ -136,7 +136,7 @@ def test_a_network_that_is_always_wrong_has_nothing_to_lose(cache: Cache, capsys
 
 def test_a_study_of_one_shard_draws_every_conclusion_that_one_of_many_does(cache: Cache, capsys) -> None:
     """What is concluded hangs on the images, not on how many shards they came in."""
-    found = {}
+    conclusions = {}
     for shard_size in (NUM_IMAGES, 5):
         for seed in (0, 1):
             ablate(
@@ -152,8 +152,8 @@ def test_a_study_of_one_shard_draws_every_conclusion_that_one_of_many_does(cache
         with Store.open(cache.results) as store:
             number = store.find(f"net0-{shard_size}")
             compared = [printed[name] for name in ("difference", "difference_low", "difference_high", "p_value")]
-            found[shard_size] = store.table(number), find_improvements(store, number).summary(), compared
-    one, many = found.values()
+            conclusions[shard_size] = store.table(number), find_improvements(store, number).summary(), compared
+    one, many = conclusions.values()
     assert one[0].equals(many[0]) and one[1] == many[1] and one[2] == pytest.approx(many[2])
 
 
@@ -164,10 +164,10 @@ def test_studies_on_partly_other_images_are_paired_on_those_in_common(cache: Cac
         ablate(net, data, "location", grid="all", cache=cache, name=name)
     common = np.intersect1d(datasets[0].ids, datasets[1].ids)
     assert 0 < len(common) < 10
-    found = compare("few", "more", cache=cache)
-    assert found.num_images == len(common)
+    comparison = compare("few", "more", cache=cache)
+    assert comparison.num_images == len(common)
     left_out = 24 - 2 * len(common)
-    assert any(note.startswith(f"{left_out} images that one study alone has measured") for note in found.notes)
+    assert any(note.startswith(f"{left_out} images that one study alone has measured") for note in comparison.notes)
     # By hand: zero each kernel, and count on the images in common alone.
     whole = load_data(spec, image_size=8, seed=0)
     place = {int(image_id): index for index, image_id in enumerate(whole.ids)}
@@ -184,7 +184,7 @@ def test_studies_on_partly_other_images_are_paired_on_those_in_common(cache: Cac
                     now = net(images).argmax(1) == targets
                     net.conv.weight[out_channel, in_channel] = kept
                     drops.append(100 * float(right.float().mean() - now.float().mean()))
-        np.testing.assert_allclose(found.places[column], drops, atol=1e-4)
+        np.testing.assert_allclose(comparison.places[column], drops, atol=1e-4)
 
 
 def test_studies_without_a_common_image_are_refused(cache: Cache, folder: Path) -> None:

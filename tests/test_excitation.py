@@ -163,8 +163,8 @@ def test_gradients_through_a_network_equal_those_of_composed_operations(kind):
         weight = limit * 0.5 * torch.log((1 + weight / limit) / (1 - weight / limit))
     expected = torch.autograd.grad(F.conv2d(images, weight, conv.bias), parameters, upstream)
 
-    found = torch.autograd.grad(conv(images), parameters, upstream)
-    for one, other in zip(found, expected, strict=True):
+    gradients = torch.autograd.grad(conv(images), parameters, upstream)
+    for one, other in zip(gradients, expected, strict=True):
         torch.testing.assert_close(one, other)
 
 
@@ -265,8 +265,8 @@ def test_hidden_width_counts_the_inputs_of_one_group():
 
 
 def test_multipliers_start_near_one_half_and_come_without_gradient():
-    found = multipliers(excite(nn.Sequential(nn.Conv2d(64, 32, 3), nn.Conv2d(32, 64, 1)), "lwe"))
-    for m in found.values():
+    of_layers = multipliers(excite(nn.Sequential(nn.Conv2d(64, 32, 3), nn.Conv2d(32, 64, 1)), "lwe"))
+    for m in of_layers.values():
         assert not m.requires_grad
         assert m.min() > 0 and m.max() < 1
         assert abs(m.mean() - 0.5) < 0.05 and 0 < m.std() < 0.25
@@ -456,13 +456,13 @@ def test_parametrizations_nest_and_can_be_removed():
     plain = conv.weight.detach().clone()
     for step in (WeightStandardization(), LWE(8, normalize=False), MWE(normalize=False)):
         parametrize.register_parametrization(conv, "weight", step)
-    together = nn.Conv2d(8, 6, 3)
-    together.load_state_dict({"weight": plain, "bias": conv.bias})
-    excite(together, "lwe+mwe")
-    together.parametrizations.weight[0].load_state_dict(conv.parametrizations.weight[1].state_dict())
-    torch.testing.assert_close(conv.weight, together.weight)
+    both = nn.Conv2d(8, 6, 3)
+    both.load_state_dict({"weight": plain, "bias": conv.bias})
+    excite(both, "lwe+mwe")
+    both.parametrizations.weight[0].load_state_dict(conv.parametrizations.weight[1].state_dict())
+    torch.testing.assert_close(conv.weight, both.weight)
     assert list(multipliers(conv)) == [""]
-    torch.testing.assert_close(multipliers(conv)[""], multipliers(together)[""])
+    torch.testing.assert_close(multipliers(conv)[""], multipliers(both)[""])
     parametrize.remove_parametrizations(conv, "weight", leave_parametrized=False)
     assert type(conv) is nn.Conv2d and torch.equal(conv.weight, plain)
 
@@ -674,3 +674,72 @@ def test_a_refused_excitation_leaves_the_network_plain():
         with pytest.raises(ExcitationError):
             excite(net, **bad)
     assert excitation_of(net) is None and list(net.state_dict()) == list(Temporal().state_dict())
+
+
+# The public implementation, after its formulas ------------------------------------------------------------------------
+
+
+def by_a_sample(weight):
+    """Each output channel minus its mean, over the deviation of a sample plus 1e-5."""
+    rows = weight.reshape(len(weight), -1)
+    mean = rows.mean(1, keepdims=True)
+    deviation = np.sqrt(((rows - mean) ** 2).sum(1, keepdims=True) / (rows.shape[1] - 1))
+    return ((rows - mean) / (deviation + 1e-5)).reshape(weight.shape)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_unbiased_divides_by_the_deviation_of_a_sample(shape):
+    weight = torch.randn(shape) * 0.01 + 0.02  # so small that 1e-5 shows
+    seen = by_a_sample(weight.double().numpy())
+    assert np.abs(seen - standardized(weight.double().numpy())).max() > 5e-3
+    lwe = random_lwe(shape[1], reduction=4, unbiased=True)
+    m = location_multipliers(seen, *parameters_of(lwe))
+    for step, expected in (
+        (WeightStandardization(unbiased=True), seen),
+        (MWE(unbiased=True), magnified(seen, 0.1)),
+        (lwe, seen * m.reshape(*m.shape, *[1] * (len(shape) - 2))),
+    ):
+        np.testing.assert_allclose(step(weight).detach().numpy(), expected, rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(lwe.multiplier(weight).detach().numpy(), m, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "step", [WeightStandardization(True), LWE(8, 4, unbiased=True), MWE(unbiased=True, constant_maximum=False)]
+)
+def test_gradients_of_the_public_implementation(step):
+    step = step.double()
+    assert torch.autograd.gradcheck(step, (torch.randn(4, 8, 3, dtype=torch.double).requires_grad_(),))
+
+
+def test_the_gradient_through_the_largest_weight_is_added_to_that_of_equation_3():
+    weight, eps = torch.tensor([[[[0.5]], [[-0.8]]], [[[0.1]], [[0.2]]]], dtype=torch.double), 0.1
+    grads = []
+    for constant in (True, False):
+        leaf = weight.clone().requires_grad_()
+        MWE(eps, normalize=False, constant_maximum=constant)(leaf).sum().backward()
+        grads.append(leaf.grad.flatten().numpy())
+    limit, values = (1 + eps) * 0.8, weight.flatten().numpy()
+    np.testing.assert_allclose(grads[0], limit**2 / (limit**2 - values**2))
+    # d/dM_A of M_A artanh(w / M_A), for every weight, comes to the largest one, which is negative.
+    ratio = values / limit
+    through = (1 + eps) * (np.arctanh(ratio) - ratio / (1 - ratio**2)).sum()
+    np.testing.assert_allclose(grads[1] - grads[0], [0, -through, 0, 0], atol=1e-12)
+
+
+def test_hidden_units_are_a_share_of_a_groups_inputs_or_of_all():
+    for hidden_of, widths in (("group", [4, 2]), ("layer", [4, 8])):
+        net = nn.Sequential(nn.Conv2d(16, 32, 3), nn.Conv2d(32, 64, 3, groups=4))
+        excite(net, "lwe", reduction=4, hidden_of=hidden_of)
+        assert [conv.parametrizations.weight[0].fc1.out_features for conv in net] == widths
+        assert excitation_of(net).get("hidden_of", "group") == hidden_of
+        again = excite(fold(copy.deepcopy(net)), **excitation_of(net))
+        again.load_state_dict(net.state_dict())
+    with pytest.raises(ExcitationError, match="a group or layer, not 'net'"):
+        excite(fold(net), "lwe", hidden_of="net")
+
+
+def test_a_description_says_more_only_where_it_is_not_as_usual():
+    usual = {"kind": "mwe", "normalize": True, "reduction": 16, "eps": 0.1, "layers": None}
+    assert excitation_of(excite(Temporal(), "mwe")) == usual
+    unusual = {"unbiased": True, "constant_maximum": False, "hidden_of": "layer"}
+    assert excitation_of(excite(Temporal(), "mwe", **unusual)) == usual | unusual

@@ -94,7 +94,8 @@ def state_of(net: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
         ("lwe", "adamw", {}),
         ("mwe", "adamw", {"eps": 0.01}),
         *((kind, "sgd", {"normalize": False}) for kind in ("lwe", "mwe", "lwe+mwe")),
-        ("lwe", "sgd", {"reduction": 1}),
+        ("lwe", "sgd", {"reduction": 1, "hidden_of": "layer", "unbiased": True}),
+        *((kind, "sgd", {"unbiased": True, "constant_maximum": False}) for kind in ("ws", "lwe+mwe")),
     ],
 )
 def test_it_trains_as_the_parametrization_does(kind: str, maker: str, options: dict[str, Any], stacked: bool) -> None:
@@ -237,8 +238,8 @@ def test_the_network_can_be_copied_looked_at_and_is_excited_once() -> None:
     optimizer = ExcitedOptimizer(MAKERS["sgd"](net.parameters()), net)
     assert excitation_of(net) is not None and excitation_of(net)["kind"] == "lwe"  # type: ignore[index]
     with optimizer.parametrized():
-        found = multipliers(net)
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+        of_layers = multipliers(net)
+    assert all(torch.equal(of_layers[name], expected[name]) for name in expected)
     twin = copy.deepcopy(net)
     train(net, optimizer, optimizer.parameters, 1)
     assert not torch.equal(net[0].weight, twin[0].weight)

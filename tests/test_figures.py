@@ -275,8 +275,8 @@ def test_bounds_of_a_screened_d_are_told_where_there_are_any(study: pd.DataFrame
     table = screened(study, 7)
     words = f"on these images {figures.interval(table.loc[7, 'screen_low'], table.loc[7, 'screen_high'])} (screened)"
     points = markers(figures.location_mosaic(table))
-    told = {key[3] for key, text in zip(points.customdata, points.hovertext, strict=True) if "screened" in text}
-    assert told == {7} and any(words in text for text in points.hovertext)
+    with_bounds = {key[3] for key, text in zip(points.customdata, points.hovertext, strict=True) if "screened" in text}
+    assert with_bounds == {7} and any(words in text for text in points.hovertext)
     row = table.loc[7]
     neighbours = figures.kernel_neighbours(table, row["layer"], row["out_channel"], row["in_channel"]).data
     assert [sum(words in text for text in trace.text) for trace in neighbours] == [1, 1]
@@ -288,8 +288,8 @@ def test_bounds_of_a_screened_d_are_told_where_there_are_any(study: pd.DataFrame
     *_, line = figures.magnitude_curve(table, "b").data
     assert [place for place, text in enumerate(line.text) if "screened" in text] == [49]
     cells = figures.magnitude_map(table).data[1]
-    told = [list(key) for key, text in zip(cells.customdata, cells.hovertext, strict=True) if "screened" in text]
-    assert told == [["b", 50.0]]
+    with_bounds = [list(key) for key, text in zip(cells.customdata, cells.hovertext, strict=True) if "screened" in text]
+    assert with_bounds == [["b", 50.0]]
     assert not any("screened" in text for text in figures.magnitude_map(by_layer).data[1].hovertext)
 
 
@@ -422,8 +422,8 @@ def test_a_criterion_is_drawn_by_rank_each_kernel_in_its_cell() -> None:
     z, points = np.asarray(heatmap(figure).z), markers(figure)
     ranks = 100 * table["good"].rank(pct=True)
     assert len(points.x) == len(table)
-    told = zip(points.x, points.y, points.hovertext, points.customdata, strict=True)
-    for x, y, layer, (out, into, score, rank) in told:
+    marks = zip(points.x, points.y, points.hovertext, points.customdata, strict=True)
+    for x, y, layer, (out, into, score, rank) in marks:
         own = table[(table["layer"] == layer) & (table["out_channel"] == out) & (table["in_channel"] == into)]
         assert score == pytest.approx(own["good"].iloc[0]) and rank == pytest.approx(ranks[own.index[0]])
         assert z[round(y), round(x)] == pytest.approx(rank, abs=1e-3)

@@ -69,10 +69,10 @@ def test_what_a_screened_shard_computes_on_a_gpu_is_what_naive_gives(name):
     screened = Evaluator(net, "screened", GPU, batch_size=30)
     measured = screened.measure(images, targets, ablations)
     true = flips(Evaluator(net, "naive", GPU, batch_size=30).measure(images, targets, ablations), len(ablations))
-    found = flips(measured, len(ablations))
+    flipped = flips(measured, len(ablations))
     assert screened.note == "" and measured.screen is not None
-    assert np.all(found[found != 0] == true[found != 0])
-    assert np.abs(true - found).sum() <= 0.05 * np.abs(true).sum()
+    assert np.all(flipped[flipped != 0] == true[flipped != 0])
+    assert np.abs(true - flipped).sum() <= 0.05 * np.abs(true).sum()
 
 
 @pytest.mark.parametrize("mode", ["exact", "screened"])

@@ -45,18 +45,18 @@ def test_the_halves_are_every_other_image(store):
 
 
 def test_what_hurts_is_found_and_what_does_not_is_bounded(store):
-    found = find_improvements(store, store.find("hurt"))
-    assert found.num_tested == 40 and found.num_images == (751, 750) and found.num_confirmed == 2
-    best = found.table[found.table["confirmed"]]
+    improvements = find_improvements(store, store.find("hurt"))
+    assert improvements.num_tested == 40 and improvements.num_images == (751, 750) and improvements.num_confirmed == 2
+    best = improvements.table[improvements.table["confirmed"]]
     assert set(best["position"]) == {5, 20} and (best["drop_high"] < 0).all()
-    assert np.allclose(found.table["q_value"], adjust_bh(found.table["p_value"]))
+    assert np.allclose(improvements.table["q_value"], adjust_bh(improvements.table["p_value"]))
     on_half = store.counts(store.find("hurt"), "top1", 1)
     for row in best.itertuples():
         lost, gained = on_half["lost"][row.position], on_half["gained"][row.position]
         assert row.drop == pytest.approx(100 * (lost - gained) / 750)
     none = find_improvements(store, store.find("well"))
     assert none.num_confirmed == 0 and 0 < none.largest_missed < 3
-    assert json.dumps(none.summary()) and found.summary()["num_confirmed"] == 2
+    assert json.dumps(none.summary()) and improvements.summary()["num_confirmed"] == 2
     # It is a bound for what is not confirmed, so larger than any such improvement that was seen.
     assert none.largest_missed > -store.table(store.find("well"))["drop"].min()
 
@@ -103,8 +103,10 @@ def test_the_command(tmp_path, capsys, monkeypatch, pictures):
     ]
     monkeypatch.setattr("sys.argv", [*words, "--find", "detrimental"])
     cli.main()
-    found = json.loads(capsys.readouterr().out)["detrimental"]
-    assert found["num_tested"] == 6 and found["num_images"] == [20, 20] and found["largest_missed"] > 0
+    detrimental = json.loads(capsys.readouterr().out)["detrimental"]
+    assert (
+        detrimental["num_tested"] == 6 and detrimental["num_images"] == [20, 20] and detrimental["largest_missed"] > 0
+    )
     for more, line in (
         (["--find", "lost"], "detrimental"),
         (["--find", "detrimental", "--until-ci", "1"], "leave --until-ci"),

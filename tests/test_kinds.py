@@ -57,7 +57,7 @@ def test_a_kind_is_true_of_the_function_that_makes_it(kind: Kind) -> None:
     given = {option.name: option.default for option in kind.options}
     assert make_study(kind.name, small_net(), **given).key == plain.key, "what happens where nothing is said"
     typed = {
-        option.name: option.read(option.told.rpartition("(default ")[2][:-1])
+        option.name: option.read(option.help_with_default.rpartition("(default ")[2][:-1])
         for option in kind.options
         if option.default is not None
     }

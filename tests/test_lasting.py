@@ -258,5 +258,5 @@ for _ in range(4):
     activations()
 print(faults() - before)
 """
-    told = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=True)
-    assert (int(told.stdout) < 1000) == keeps, told.stdout
+    finished = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert (int(finished.stdout) < 1000) == keeps, finished.stdout

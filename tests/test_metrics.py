@@ -131,14 +131,14 @@ def test_probabilities_are_not_taken_for_logits(tmp_path):
 def test_changes_of_each_image_are_kept_in_half_precision(studied):
     path, net, data, _ = studied
     with Store.open(path) as store:
-        found = store.value_changes(1, 3, "loss")
+        changes = store.value_changes(1, 3, "loss")
     wounded, before = network(), plain_losses(net, data).numpy()
     wounded[0].weight.data[1, 0] = 0
     after = plain_losses(wounded, data).numpy()
-    ids = found["image_id"].astype(int)
+    ids = changes["image_id"].astype(int)
     assert sorted(ids) == list(range(NUM_IMAGES))
-    assert found["before"] == pytest.approx(before[ids], abs=1e-5)
-    assert found["after"] == pytest.approx(after[ids], abs=1e-5 + 2**-11 * np.abs(after - before).max())
+    assert changes["before"] == pytest.approx(before[ids], abs=1e-5)
+    assert changes["after"] == pytest.approx(after[ids], abs=1e-5 + 2**-11 * np.abs(after - before).max())
 
 
 def test_of_a_large_study_those_images_are_kept_that_changed_most(studied, tmp_path, monkeypatch):
@@ -247,12 +247,14 @@ def test_intervals_of_chosen_rows_are_students_at_a_higher_confidence(studied):
 def test_two_ablations_are_compared_on_the_same_images():
     generator = np.random.default_rng(0)
     one, other = generator.normal(0, 1, 50), generator.normal(0.5, 1, 40)
-    found = compare_values((np.arange(50), one), (np.arange(20, 60), other))
+    comparison = compare_values((np.arange(50), one), (np.arange(20, 60), other))
     apart = other[:30] - one[20:]
     test = stats.ttest_1samp(apart, 0)
-    assert found.num_images == 30 and found.num_left_out == 30
-    assert found.difference == pytest.approx(apart.mean()) and found.p_value == pytest.approx(test.pvalue)
-    assert (found.difference_low, found.difference_high) == pytest.approx(tuple(test.confidence_interval(0.95)))
+    assert comparison.num_images == 30 and comparison.num_left_out == 30
+    assert comparison.difference == pytest.approx(apart.mean()) and comparison.p_value == pytest.approx(test.pvalue)
+    assert (comparison.difference_low, comparison.difference_high) == pytest.approx(
+        tuple(test.confidence_interval(0.95))
+    )
 
 
 # What cannot be had ---------------------------------------------------------------------------------------------------
@@ -306,9 +308,9 @@ def test_the_command_measures_and_tells_the_loss(tmp_path: Path, capsys):
     words = ["ablate", "--model", "resnet20", "--weights", "none", "--images", "40", "--grid", "1x1"]
     words += ["--metric", "loss", "--cache", str(tmp_path)]
     assert run(*words, "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["metric"] == "loss" and told["images_needed"] is None and 1 < told["intact"] < 5
-    assert all(row["num_flipped"] is None and row["drop"] is not None for row in told["rows"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["metric"] == "loss" and printed["images_needed"] is None and 1 < printed["intact"] < 5
+    assert all(row["num_flipped"] is None and row["drop"] is not None for row in printed["rows"])
     assert run(*words) == 0
     out = capsys.readouterr().out
     assert "D, nats [interval]" in out and "Student's t test" in out and "increase of the mean loss in nats" in out
@@ -326,18 +328,18 @@ def test_macro_f1_and_calibration_are_those_of_others():
     targets = rng.integers(4, size=300)
     predictions = np.where(rng.random((3, 300)) < 0.6, targets, rng.integers(5, size=(3, 300)))
     confidence = rng.random((3, 300))
-    found = macro_f1(Answers(targets, predictions))
+    score = macro_f1(Answers(targets, predictions))
     classes = np.unique(targets)
     wanted = [metrics.f1_score(targets, one, average="macro", labels=classes) for one in predictions]
-    assert found.values == pytest.approx(100 * np.array(wanted))
+    assert score.values == pytest.approx(100 * np.array(wanted))
     errors = []
     for answers, sure in zip(predictions, confidence, strict=True):
         bins = [(sure > low / 15) & (sure <= (low + 1) / 15) for low in range(15)]
         errors.append(
             sum(abs((answers == targets)[one].mean() - sure[one].mean()) * one.mean() for one in bins if one.any())
         )
-    found = calibration_error(Answers(targets, predictions, confidence))
-    assert found.values == pytest.approx(100 * np.array(errors))
+    score = calibration_error(Answers(targets, predictions, confidence))
+    assert score.values == pytest.approx(100 * np.array(errors))
 
 
 @pytest.mark.parametrize("aggregate", [macro_f1, calibration_error])
@@ -467,21 +469,21 @@ def two_studies(tmp_path_factory: pytest.TempPathFactory):
 @pytest.mark.parametrize("name", ["loss", "macro-f1", "ece"])
 def test_studies_are_compared_place_by_place_in_any_metric(two_studies, name):
     cache, net, other, data = two_studies
-    found = compare("first", "second", cache=str(cache), metric=name)
+    comparison = compare("first", "second", cache=str(cache), metric=name)
     with Store.open(cache / "results.sqlite") as store:
         one, two = store.table(1, name), store.table(2, name)
-    assert found.metric == name and len(found.places) == len(one) and found.images.empty
-    assert found.places["first"].to_numpy() == pytest.approx(one["drop"].to_numpy(), abs=2e-4)
+    assert comparison.metric == name and len(comparison.places) == len(one) and comparison.images.empty
+    assert comparison.places["first"].to_numpy() == pytest.approx(one["drop"].to_numpy(), abs=2e-4)
     apart = (two["drop"] - one["drop"]).to_numpy()
-    assert found.places["difference"].to_numpy() == pytest.approx(apart, abs=4e-4)
-    assert found.difference == pytest.approx(apart.mean(), abs=4e-4)
-    assert found.intact == pytest.approx((one["intact"][0], two["intact"][0]), abs=1e-4)
-    assert found.accuracy.difference == pytest.approx(found.intact[1] - found.intact[0])
+    assert comparison.places["difference"].to_numpy() == pytest.approx(apart, abs=4e-4)
+    assert comparison.difference == pytest.approx(apart.mean(), abs=4e-4)
+    assert comparison.intact == pytest.approx((one["intact"][0], two["intact"][0]), abs=1e-4)
+    assert comparison.accuracy.difference == pytest.approx(comparison.intact[1] - comparison.intact[0])
     if name != "loss":
         return
     before = [plain_losses(each, data).numpy() for each in (net, other)]
     for place in (0, 5):
-        row = found.places.iloc[place]
+        row = comparison.places.iloc[place]
         changes = []
         for each, intact in zip((net, other), before, strict=True):
             wounded = copy.deepcopy(each)
@@ -492,21 +494,21 @@ def test_studies_are_compared_place_by_place_in_any_metric(two_studies, name):
         assert (row["difference_low"], row["difference_high"]) == pytest.approx((low, high), abs=2e-3)
         assert row["p_value"] == pytest.approx(test.pvalue, abs=0.02)
     test = stats.ttest_1samp(before[1] - before[0], 0)
-    assert found.accuracy.p_value == pytest.approx(test.pvalue, rel=1e-3)
-    assert found.largest(3)["selected_low"].notna().all()
+    assert comparison.accuracy.p_value == pytest.approx(test.pvalue, rel=1e-3)
+    assert comparison.largest(3)["selected_low"].notna().all()
 
 
 def test_networks_are_compared_in_any_metric(two_studies):
     _, net, other, data = two_studies
     models = [Model(name, each, {"source": "module"}, "given", 6) for name, each in (("a", net), ("b", other))]
-    found = compare(*models, data=data, metric="loss", device="cpu")
+    comparison = compare(*models, data=data, metric="loss", device="cpu")
     losses = [plain_losses(each, data).numpy() for each in (net, other)]
     test = stats.ttest_1samp(losses[1] - losses[0], 0)
-    assert found.difference == pytest.approx((losses[1] - losses[0]).mean(), abs=1e-5)
-    assert found.p_value == pytest.approx(test.pvalue, rel=1e-3) and np.isnan(found.alone).all()
-    assert [side.accuracy[0] for side in found.sides] == pytest.approx([one.mean() for one in losses], abs=1e-5)
-    found = compare(*models, data=data, metric="macro-f1", device="cpu")
-    assert found.difference == pytest.approx(found.sides[1].accuracy[0] - found.sides[0].accuracy[0])
+    assert comparison.difference == pytest.approx((losses[1] - losses[0]).mean(), abs=1e-5)
+    assert comparison.p_value == pytest.approx(test.pvalue, rel=1e-3) and np.isnan(comparison.alone).all()
+    assert [side.accuracy[0] for side in comparison.sides] == pytest.approx([one.mean() for one in losses], abs=1e-5)
+    comparison = compare(*models, data=data, metric="macro-f1", device="cpu")
+    assert comparison.difference == pytest.approx(comparison.sides[1].accuracy[0] - comparison.sides[0].accuracy[0])
     with pytest.raises(StudyError, match="accuracies to reach go with --metric top1 or top5, not loss"):
         compare(*models, data=data, metric="loss", reach=[90.0])
     with pytest.raises(StudyError, match="unknown metric 'auc'"):
@@ -516,12 +518,16 @@ def test_networks_are_compared_in_any_metric(two_studies):
 def test_command_report_and_page_compare_in_the_loss(two_studies, tmp_path, capsys, monkeypatch):
     cache, *_ = two_studies
     assert run("compare", "first", "second", "--metric", "loss", "--cache", str(cache)) == 0
-    told = capsys.readouterr().out
-    found = compare("first", "second", cache=str(cache), metric="loss")
-    assert f"B minus A: {found.difference:+.4f} nats" in told and "Intact loss: A" in told and "Student's t" in told
-    assert "Images that are lost" not in told and "points" not in told
+    printed = capsys.readouterr().out
+    comparison = compare("first", "second", cache=str(cache), metric="loss")
+    assert (
+        f"B minus A: {comparison.difference:+.4f} nats" in printed
+        and "Intact loss: A" in printed
+        and "Student's t" in printed
+    )
+    assert "Images that are lost" not in printed and "points" not in printed
     page = write_report(["1", "2"], tmp_path / "page.html", cache=str(cache), metric="loss").path.read_text()
-    assert METRICS["loss"].words(found.difference) in page and "Intact, the loss of first (1)" in page
+    assert METRICS["loss"].words(comparison.difference) in page and "Intact, the loss of first (1)" in page
     monkeypatch.setenv("WEANALYSIS_CACHE", str(cache))
     app = AppTest.from_file(str(app_folder() / "main.py"), default_timeout=60)
     app.query_params["metric"] = "loss"
@@ -529,7 +535,7 @@ def test_command_report_and_page_compare_in_the_loss(two_studies, tmp_path, caps
     app.switch_page("views/compare.py").run()
     assert not app.exception and not app.error
     shown = " ".join(str(one.value) for one in app.markdown)
-    words = METRICS["loss"].words(abs(found.difference), signed=False)
+    words = METRICS["loss"].words(abs(comparison.difference), signed=False)
     assert words in shown and "nats" in shown
 
 
@@ -581,6 +587,6 @@ def test_a_metric_is_added_as_the_recipe_says(tmp_path, monkeypatch):
                 (one.topk(2, 1).indices == data.targets[:, None]).any(1).float().mean() for one in (before, after)
             ]
             with Store.open(tmp_path / "results.sqlite") as store:
-                found = store.table(1, "top2").loc[row.Index]
-                assert found["drop"] == pytest.approx(100 * (within[0] - within[1]).item(), abs=1e-4)
+                measured = store.table(1, "top2").loc[row.Index]
+                assert measured["drop"] == pytest.approx(100 * (within[0] - within[1]).item(), abs=1e-4)
                 assert set(store.metrics(1)) == {*metrics_of_task("classification")}

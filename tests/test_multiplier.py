@@ -54,10 +54,10 @@ class Images(torch.utils.data.Dataset):
 
 def test_mean_multiplier_averages_over_the_outputs_that_read_the_channel():
     net = excited_net()
-    found = multipliers(net)
+    of_layers = multipliers(net)
     grouped = next(layer for layer in studies.find_layers(net) if layer.name == "2")
-    means = mean_multiplier(grouped, found)
-    m = found["2"].numpy()  # (12, 4): outputs 0-5 read inputs 0-3, outputs 6-11 read inputs 4-7
+    means = mean_multiplier(grouped, of_layers)
+    m = of_layers["2"].numpy()  # (12, 4): outputs 0-5 read inputs 0-3, outputs 6-11 read inputs 4-7
     by_hand = [m[:6, c].mean() if c < 4 else m[6:, c - 4].mean() for c in range(8)]
     np.testing.assert_allclose(means, by_hand, rtol=1e-6)
 
@@ -102,21 +102,21 @@ def test_random_units_follow_the_seed(unit):
 def test_kernels_are_ranked_by_their_own_multiplier():
     net = excited_net()
     study = studies.multiplier(net, draws=2, fractions=(0.5,), multiplier_of="kernel")
-    found = {name: m.numpy() for name, m in multipliers(net).items()}
+    of_layers = {name: m.numpy() for name, m in multipliers(net).items()}
     assert study.options["multiplier_of"] == "kernel" and study.key != studies.multiplier(net, draws=2).key
     for ablation, pick in zip(study.ablations[:2], (np.argmin, np.argmax), strict=True):
         for part in ablation.parts:
-            out, into = np.unravel_index(pick(found[part.layer]), found[part.layer].shape)
+            out, into = np.unravel_index(pick(of_layers[part.layer]), of_layers[part.layer].shape)
             assert (part.out_channels, part.in_channels) == ((out,), (into,))  # of a group, counted within it
         assert ablation.num_weights == 2 * 9 and len(ablation.parts) == 2
     half = [a for a in study.ablations if a.fraction == 0.5]
     assert [(a.selection, a.draw) for a in half] == [("lowest", None), ("highest", None), ("random", 0), ("random", 1)]
     for ablation in half:
-        zeroed = {name: np.zeros(m.shape, bool) for name, m in found.items()}
+        zeroed = {name: np.zeros(m.shape, bool) for name, m in of_layers.items()}
         for part in ablation.parts:
             zeroed[part.layer][np.ix_(part.out_channels, part.in_channels)] = True
         for name in study.layers:
-            m, gone = found[name], zeroed[name]
+            m, gone = of_layers[name], zeroed[name]
             assert gone.sum() == m.size // 2
             if ablation.selection == "lowest":
                 assert m[gone].max() < m[~gone].min()
@@ -124,9 +124,9 @@ def test_kernels_are_ranked_by_their_own_multiplier():
                 assert m[gone].min() > m[~gone].max()
         assert ablation.num_weights == 9 * sum(int(gone.sum()) for gone in zeroed.values())
     single = [a for a in study.ablations if a.layer == "4"]
-    assert [(a.selection, found["4"][a.out_channel, a.in_channel]) for a in single] == [
-        ("lowest", found["4"].min()),
-        ("highest", found["4"].max()),
+    assert [(a.selection, of_layers["4"][a.out_channel, a.in_channel]) for a in single] == [
+        ("lowest", of_layers["4"].min()),
+        ("highest", of_layers["4"].max()),
     ]
     several = studies.multiplier(net, channels=3, multiplier_of="kernel").ablations[0]
     assert several.num_weights == 2 * 3 * 9 and several.out_channel is None
@@ -138,12 +138,12 @@ def test_the_d_of_kernels_is_that_of_zeroing_them_by_hand(tmp_path):
     targets = np.arange(30) % 6
     plain = prepare_on(as_model(net), as_images(data)).model.net
     intact = 100 * (plain(data.images).argmax(1).numpy() == targets).mean()
-    found = multipliers(net)
+    of_layers = multipliers(net)
     with torch.no_grad():
         for row, pick in ((0, torch.argmin), (1, torch.argmax)):
             copied = prepare_on(as_model(net), as_images(data)).model.net
             for name in ("2", "4"):
-                copied.get_submodule(name).weight.view(-1, 9)[pick(found[name])] = 0
+                copied.get_submodule(name).weight.view(-1, 9)[pick(of_layers[name])] = 0
             ablated = 100 * (copied(data.images).argmax(1).numpy() == targets).mean()
             assert table["drop"].iloc[row] == pytest.approx(intact - ablated)
     assert table.attrs["multiplier_of"] == "kernel" and table.attrs["d_high"] == table["drop"].iloc[1]
@@ -249,13 +249,13 @@ def test_d_low_and_d_high_are_one_answer_wherever_they_are_asked_for(tmp_path):
     with Store.open(cache.results) as store:
         measured, *others = (store.find(name) for name in ("measured", "begun", "other"))
         table, contrast = store.table(measured), store.compare(measured, 0, 1)
-        found, begun, other = (lowest_and_highest(store, number) for number in (measured, *others))
+        whole, begun, other = (lowest_and_highest(store, number) for number in (measured, *others))
     assert other is None and begun is not None and begun.comparison is None and begun.summary() == {}
-    assert found.unit == "kernel" and begun.unit == "input channel"
-    assert found.lowest.equals(table.loc[0]) and found.highest.equals(table.loc[1])
-    assert found.random["draw"].tolist() == [0, 1, 2]
-    told = found.summary()
-    assert told["d_high_minus_d_low"] == contrast.difference == pytest.approx(told["d_high"] - told["d_low"])
-    assert told["d_high_minus_d_low"] > 0, "the second, D_H, minus the first, D_L"
+    assert whole.unit == "kernel" and begun.unit == "input channel"
+    assert whole.lowest.equals(table.loc[0]) and whole.highest.equals(table.loc[1])
+    assert whole.random["draw"].tolist() == [0, 1, 2]
+    summary = whole.summary()
+    assert summary["d_high_minus_d_low"] == contrast.difference == pytest.approx(summary["d_high"] - summary["d_low"])
+    assert summary["d_high_minus_d_low"] > 0, "the second, D_H, minus the first, D_L"
     reported = write_report(["measured"], tmp_path / "one.html", cache=cache).studies[0]
-    assert {name: reported[name] for name in told} == told
+    assert {name: reported[name] for name in summary} == summary

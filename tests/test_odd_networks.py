@@ -47,23 +47,25 @@ def convolutions(net: nn.Module) -> dict[str, Any]:
 
 def ablations_of(net: nn.Module, layers: list[str]) -> list[Ablation]:
     """Of each layer, those first that read the dead channel; and one of all layers at once."""
-    found, highest = [], []
+    ablations, highest = [], []
     for depth, layer in enumerate(layers):
         conv = inside(net).get_submodule(layer)
         outs, ins = conv.out_channels, conv.in_channels // conv.groups
         count = outs * ins * int(np.prod(conv.kernel_size))
         ranks = Part(layer, ranks=(count - count // 8 + 1, count))
         highest.append(ranks)
-        found += [
+        ablations += [
             Ablation((Part(layer, None, (i,)),), "input channel", 1, layer, depth, in_channel=i)
             for i in dict.fromkeys((0, ins - 1))
         ]
         places = dict.fromkeys([(0, 0), (outs - 1, 0), *((o, i) for o in range(outs) for i in range(1, ins))])
-        found += [Ablation((Part(layer, (o,), (i,)),), "kernel", 1, layer, depth, o, i) for o, i in list(places)[:4]]
-        found += [Ablation((Part(layer, (o,)),), "filter", 1, layer, depth, o) for o in (0, outs - 1)]
-        found += [Ablation((ranks,), "highest", 1, layer, depth, percentile=12.5)]
-        found += [Ablation((Part(layer),), "layer", 1, layer, depth)]
-    return [*found, Ablation(tuple(highest), "highest", 1, percentile=12.5)]
+        ablations += [
+            Ablation((Part(layer, (o,), (i,)),), "kernel", 1, layer, depth, o, i) for o, i in list(places)[:4]
+        ]
+        ablations += [Ablation((Part(layer, (o,)),), "filter", 1, layer, depth, o) for o in (0, outs - 1)]
+        ablations += [Ablation((ranks,), "highest", 1, layer, depth, percentile=12.5)]
+        ablations += [Ablation((Part(layer),), "layer", 1, layer, depth)]
+    return [*ablations, Ablation(tuple(highest), "highest", 1, percentile=12.5)]
 
 
 def question(net: nn.Module) -> Study:
@@ -142,11 +144,11 @@ def by_a_plain_loop(
         wounded = net if odd.again else plainly(odd)
         before = zero(odd, wounded, ablation)
         logits = run(wounded)
-        found = predict(logits)
+        predicted = predict(logits)
         largest = max(largest, logits.abs().nan_to_num().max().item())
         with np.errstate(invalid="ignore"):
             changes.append(loss_of(logits, targets) - before_loss)
-        classes.append(found[0]), clear.append(found[1])
+        classes.append(predicted[0]), clear.append(predicted[1])
         for weight, values in before if odd.again else ():
             weight.copy_(values)
     rounding = largest * 2**6 * torch.finfo(intact_logits.dtype).eps
@@ -181,7 +183,7 @@ def answer(net: nn.Module, study: Study, targets: np.ndarray, mode: str, cache: 
         shard_size=NUM_IMAGES,
         device="cpu",
     )
-    found = {}
+    answers = {}
     with Store.open(cache.results) as store:
         intact = store.intact(table.attrs["study_id"])["prediction"].to_numpy()
         changes = store.all_changes(table.attrs["study_id"])
@@ -198,14 +200,14 @@ def answer(net: nn.Module, study: Study, targets: np.ndarray, mode: str, cache: 
         classes = intact.copy()
         classes[ids[mine]] = after[mine]
         key = tuple(None if value != value else value for value in (row[name] for name in LABELS))
-        found[key] = classes, row, losses and losses[position]
-    return intact, found
+        answers[key] = classes, row, losses and losses[position]
+    return intact, answers
 
 
-def wrong_loss(drop: float, told: dict[str, np.ndarray], change: np.ndarray, rounding: float) -> str:
+def wrong_loss(drop: float, reported: dict[str, np.ndarray], change: np.ndarray, rounding: float) -> str:
     """What is kept of an ablation's losses that the plain loop's changes (N,) do not have, in words."""
     kept = np.empty(NUM_IMAGES)
-    kept[told["image_id"].astype(int)] = told["after"] - told["before"]
+    kept[reported["image_id"].astype(int)] = reported["after"] - reported["before"]
     finite = np.isfinite(change)
     far = np.abs(kept - change)[finite] > rounding + 2**-10 * np.abs(change[finite])
     if far.any() or not np.array_equal(finite, np.isfinite(kept)):
@@ -216,7 +218,7 @@ def wrong_loss(drop: float, told: dict[str, np.ndarray], change: np.ndarray, rou
 
 
 def wrong(
-    odd: Odd, study: Study, targets: np.ndarray, mode: str, intact: np.ndarray, found: dict, known: dict
+    odd: Odd, study: Study, targets: np.ndarray, mode: str, intact: np.ndarray, answers: dict, known: dict
 ) -> list[str]:
     """What an answer has that a plain loop has not, in words; `known` keeps the plain loop's answers."""
     net = odd.make()
@@ -228,12 +230,12 @@ def wrong(
         for layer in set(odd.left_out) & set(every)
         if layer not in study.layers and layer not in dict(study.skipped)
     ]
-    gone = {a.layer for a in study.ablations if label(a) not in found} - set(odd.left_out)
+    gone = {a.layer for a in study.ablations if label(a) not in answers} - set(odd.left_out)
     faults += [f"no row for {layer}" for layer in sorted(map(str, gone))]
     if study.layers not in known:
         known[study.layers] = by_a_plain_loop(odd, list(study.ablations), targets)
     true_intact, every_class, every_clear, every_loss, rounding = known[study.layers]
-    chosen = [place for place, ablation in enumerate(study.ablations) if label(ablation) in found]
+    chosen = [place for place, ablation in enumerate(study.ablations) if label(ablation) in answers]
     ablations, classes, clear = [study.ablations[place] for place in chosen], every_class[chosen], every_clear[chosen]
     losses = every_loss[chosen]
     if not np.array_equal(intact, true_intact):
@@ -242,18 +244,18 @@ def wrong(
         is_lively(odd, ablations, true_intact, classes)
     outside, num_wrong, largest = 0, collections.Counter(), 0.0
     for ablation, expected, sure, loss in zip(ablations, classes, clear, losses, strict=True):
-        got, row, by_loss = found[label(ablation)]
+        got, row, by_loss = answers[label(ablation)]
         if by_loss is not None and (fault := wrong_loss(*by_loss, loss, rounding)):
             faults.append(f"the loss without {label(ablation)}: {fault}")
         true = 100 * ((true_intact == targets).mean() - (expected == targets).mean())
         least, most = true - 100 * (~sure).mean() - 1e-6, true + 100 * (~sure).mean() + 1e-6
-        told = (got != expected) & sure
+        shown = (got != expected) & sure
         if mode == "screened" and row["num_evaluated"] < NUM_IMAGES:
-            told &= got != intact
+            shown &= got != intact
             outside += not row["screen_low"] - 1e-6 <= true <= row["screen_high"] + 1e-6
         elif not least <= row["drop"] <= most:
-            num_wrong[ablation.layer] += not told.any()
-        num_wrong[ablation.layer] += bool(told.any())
+            num_wrong[ablation.layer] += not shown.any()
+        num_wrong[ablation.layer] += bool(shown.any())
         largest = max(largest, abs(row["drop"] - true))
     if +num_wrong:
         counts = ", ".join(f"{layer}: {count}" for layer, count in num_wrong.items() if count)
@@ -349,7 +351,7 @@ def test_an_odd_network_is_measured_right_or_refused_and_left_as_it_was(name, tm
         before = state_of(net)
         try:
             study = question(net)
-            intact, found = answer(net, study, targets, mode, Cache(tmp_path))
+            intact, answers = answer(net, study, targets, mode, Cache(tmp_path))
         except WeanalysisError as error:
             if odd.expect == "right":
                 faults.append(f"{mode}: refused: {error}")
@@ -361,7 +363,7 @@ def test_an_odd_network_is_measured_right_or_refused_and_left_as_it_was(name, tm
             if odd.expect == "refused":
                 faults.append(f"{mode}: was measured, and should be refused")
             else:
-                faults += [f"{mode}: {fault}" for fault in wrong(odd, study, targets, mode, intact, found, known)]
+                faults += [f"{mode}: {fault}" for fault in wrong(odd, study, targets, mode, intact, answers, known)]
         faults += [f"{mode}: {fault}" for fault in assert_untouched(odd, net, before)]
     assert not faults, "\n".join(["", *faults])
 
@@ -377,8 +379,8 @@ def test_networks_that_look_alike_do_not_share_results(name, tmp_path):
     for odd in (first, second):
         net = odd.make()
         study = question(net)
-        intact, found = answer(net, study, targets, "exact", Cache(tmp_path))
-        assert wrong(odd, study, targets, "exact", intact, found, {}) == []
+        intact, answers = answer(net, study, targets, "exact", Cache(tmp_path))
+        assert wrong(odd, study, targets, "exact", intact, answers, {}) == []
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -84,6 +84,59 @@ def test_rows_are_paired_t_tests_of_the_numbers_by_hand(tmp_path, function, targ
         assert table["p_value"].to_numpy() == pytest.approx([one.pvalue for one in tests], rel=1e-3)
 
 
+class Shaped(nn.Module):
+    """Two convolutions whose 3 maps of 4 x 4 are returned in some shape."""
+
+    def __init__(self, shape):
+        super().__init__()
+        torch.manual_seed(2)
+        self.first, self.second, self.shape = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 3, 3), shape
+
+    def forward(self, images: torch.Tensor):
+        return self.shape(self.second(self.first(images).relu()))
+
+
+def mean_square(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (outputs.reshape(len(outputs), -1) - targets.reshape(len(targets), -1)[:, :1]).square().mean(1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "output", "of"),
+    [
+        (lambda maps: maps.mean((1, 2, 3)), None, lambda returned: returned),
+        (lambda maps: maps.mean((2, 3))[:, :1], None, lambda returned: returned),
+        (lambda maps: maps.mean(1), None, lambda returned: returned),
+        (lambda maps: maps.flatten(2).transpose(1, 2), None, lambda returned: returned),
+        (lambda maps: {"logits": maps.mean((2, 3)), "masks": maps}, "masks", lambda returned: returned["masks"]),
+        (lambda maps: (maps.mean((2, 3)), [maps.mean(1), maps.std(1)]), "1.1", lambda returned: returned[1][1]),
+    ],
+    ids=["N", "N1", "NHW", "NTC", "dict", "tuple"],
+)
+@pytest.mark.parametrize("are_classes", [True, False])
+def test_outputs_of_any_shape_are_measured_image_by_image(tmp_path, shape, output, of, are_classes):
+    net, classes = Shaped(shape), torch.arange(NUM_IMAGES) % 5
+    data = Rows(classes if are_classes else torch.stack([classes, -classes], 1).float())
+
+    def numbers(net: nn.Module) -> np.ndarray:
+        with torch.no_grad():
+            return mean_square(of(net(data.images)), data.targets).double().numpy()
+
+    changes = {}
+    for mode in ("exact", "naive"):
+        own = weanalysis.metric("square", mean_square)
+        table = ablate(
+            net, data, "channel", mode, own, side="out", output=output, cache=str(tmp_path / mode), shard_size=15
+        )
+        with Store.open(tmp_path / mode / "results.sqlite") as store:
+            changes[mode] = [store.value_changes(1, place, own.name)["after"] for place in range(len(table))]
+    assert len(table) == 7
+    for row, exact, naive in zip(table.itertuples(), changes["exact"], changes["naive"], strict=True):
+        wounded = Shaped(shape)
+        wounded.get_submodule(row.layer).weight.data[int(row.out_channel)] = 0
+        assert naive == pytest.approx(numbers(wounded), abs=2e-3) and exact == pytest.approx(naive, abs=1e-5)
+        assert row.drop == pytest.approx((numbers(wounded) - numbers(net)).mean(), abs=1e-5)
+
+
 def test_higher_may_be_better(tmp_path):
     net, data = network(1), Rows([0.1 * index for index in range(NUM_IMAGES)])
     tables = [
@@ -149,9 +202,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_another_function_of_the_same_name_reads_none_of_its_numbers(measured):
     with Store.open(measured / "results.sqlite") as store:
-        found = store.metrics(2)
-        assert [name.partition("-")[0] for name in found[:1] + found[-1:]] == ["scaled", "scaled"]
-        assert {"top1", "loss", "macro-f1", "ece"} < set(found) and len(set(found)) == 7
+        names = store.metrics(2)
+        assert [name.partition("-")[0] for name in names[:1] + names[-1:]] == ["scaled", "scaled"]
+        assert {"top1", "loss", "macro-f1", "ece"} < set(names) and len(set(names)) == 7
         tables = [store.table(2, weanalysis.metric("scaled", scaled(factor)).name) for factor in (1.0, 2.0)]
         assert tables[1]["drop"].to_numpy() == pytest.approx(2 * tables[0]["drop"].to_numpy(), rel=1e-5)
         with pytest.raises(StoreError, match="metric 'scaled' is unknown: choose from top1"):
@@ -247,6 +300,15 @@ def test_what_does_not_go_together_is_one_line(tmp_path):
         ablate(net, numbers, metric=own, evaluate="screened", **cache)
     with pytest.raises(StudyError, match="--until-ci 1 needs a metric in which images are right or wrong"):
         ablate(net, numbers, metric=own, until_ci=1.0, **cache)
+    maps = Shaped(lambda maps: (maps, maps.mean(1)))
+    with pytest.raises(
+        StudyError, match=r"several outputs that could be the numbers .*: 0 \(8, 3, 4, 4\), 1 \(8, 4, 4\)"
+    ):
+        ablate(maps, numbers, metric=own, **cache)
+    with pytest.raises(StudyError, match="no output 'x' of numbers with a row an image; it returns 0"):
+        ablate(maps, numbers, metric=own, output="x", **cache)
+    with pytest.raises(StudyError, match=r"returns tensor \(\), not numbers with a row an image; a metric of your own"):
+        ablate(Shaped(torch.mean), numbers, metric=own, **cache)
     with pytest.raises(StudyError, match="a int is no metric"):
         ablate(net, numbers, metric=3, **cache)
     with pytest.raises(StudyError, match="loss says nothing of a network with 1 class; give a metric of your own"):
@@ -255,13 +317,13 @@ def test_what_does_not_go_together_is_one_line(tmp_path):
 
 def test_a_damaged_description_is_one_line(measured, tmp_path):
     copy = tmp_path / "results.sqlite"
-    for found, line in (
+    for damaged, line in (
         ("'$.own_metrics', 3", "own metrics is no value"),
         ("'$.own_metrics[0].worse', 5", "own metrics"),
     ):
         copy.write_bytes((measured / "results.sqlite").read_bytes())
         with sqlite3.connect(copy) as db:
-            db.execute(f"UPDATE studies SET about = json_set(about, {found}) WHERE id = 1")
+            db.execute(f"UPDATE studies SET about = json_set(about, {damaged}) WHERE id = 1")
         with Store.open(copy) as store, pytest.raises(WeanalysisError, match=line):
             store.table(1)
 

@@ -282,8 +282,8 @@ def test_keys_that_are_no_text_are_shown_in_short(tmp_path: Path) -> None:
         deep = (deep,)
     path = tmp_path / "file.pth"
     torch.save({"a": torch.zeros(1), "b": torch.zeros(1), deep: 1}, path)
-    (found,) = read_weights(path).sets
-    assert len(found.others) == 1 and len(found.others[0]) < 200
+    (weights,) = read_weights(path).sets
+    assert len(weights.others) == 1 and len(weights.others[0]) < 200
 
 
 def test_every_opcode_that_torch_follows_is_counted() -> None:

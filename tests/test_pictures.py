@@ -225,10 +225,10 @@ except OSError:
         text=True,
         check=True,
     )
-    refusal, *told = done.stdout.splitlines()
+    refusal, *lines = done.stdout.splitlines()
     assert "a/drawing.png (an EPS or PostScript file; the formats that are read: JPEG" in refusal
     # The trap is set, and only Pillow by itself walks into it.
-    assert told == ["False False", "True False", "pillow True"]
+    assert lines == ["False False", "True False", "pillow True"]
 
 
 @pytest.mark.parametrize("form", ["DDS", "ICO", "PCX", "SGI", "TGA", "PDF", "JPEG2000"])

@@ -44,21 +44,21 @@ def described(cache: Cache, number: int = 1) -> dict:
 def test_a_call_from_a_notebook_is_what_was_called(notebook: None, tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     wa.ablate(small_net(), images(), "location", grid="2x2", cache=cache, until_ci=99.0, say=print)
-    told = described(cache)["command"]
-    assert told == (
+    command = described(cache)["command"]
+    assert command == (
         f"weanalysis.ablate(model=<Sequential>, data=<list of 6>, cache=<Cache {tmp_path}>, until_ci=99.0, grid='2x2')"
     )
     wa.ablate(small_net(), images(), wa.studies.layer(small_net()), cache=cache, name="mine")
-    told = described(cache, 2)["command"]
-    assert "study=<Study layer>" in told and "name='mine'" in told and "evaluate" not in told
+    command = described(cache, 2)["command"]
+    assert "study=<Study layer>" in command and "name='mine'" in command and "evaluate" not in command
     page = wa.write_report([1], tmp_path / "page.html", cache=cache).path.read_text(encoding="utf-8")
     assert "weanalysis.write_report(named=[1]" in page and "weanalysis.ablate(model=&lt;Sequential&gt;" in page
     assert "ipykernel" not in page
     pruned = wa.prune(small_net(), images(), "l2", cache=cache, curve=())
     assert pruned.about["command"].startswith("weanalysis.prune(model=<Sequential>, data=<list of 6>, by='l2'")
     maps = wa.saliency_maps(small_net(), images(), "l2,taylor", cache=cache)
-    told = maps.maps.about["command"]
-    assert told.startswith("weanalysis.saliency_maps(") and "'l2,taylor'" in told
+    command = maps.maps.about["command"]
+    assert command.startswith("weanalysis.saliency_maps(") and "'l2,taylor'" in command
 
 
 def test_a_command_line_is_the_one_that_ran(notebook: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,8 +125,8 @@ def texts(path: Path) -> list[str]:
     """Return the strings of a module that are no docstring."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     plain = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    found = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    return [str(node.value) for node in found if id(node) not in plain]
+    strings = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [str(node.value) for node in strings if id(node) not in plain]
 
 
 def test_no_file_of_the_cache_is_named_outside_of_its_module() -> None:

@@ -91,7 +91,7 @@ def test_the_lowest_go_over_the_network_or_in_each_layer_and_the_best_of_a_layer
 def test_pruned_kernels_are_zero_all_else_is_untouched_and_the_curve_counts_paired_images(tmp_path) -> None:
     net, data = small(), images(30)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    found = prune(net, data, "l1", 0.5, "kernel", cache=tmp_path, curve=(0.25, 0.5))
+    result = prune(net, data, "l1", 0.5, "kernel", cache=tmp_path, curve=(0.25, 0.5))
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     norms = {layer: net[int(layer)].weight.detach().abs().sum((2, 3)) for layer in "03"}
     limit = torch.cat([values.flatten() for values in norms.values()]).sort().values[33]
@@ -100,13 +100,13 @@ def test_pruned_kernels_are_zero_all_else_is_untouched_and_the_curve_counts_pair
         for layer, values in norms.items():
             expected[int(layer)].weight[values < limit] = 0
     for name, tensor in expected.state_dict().items():
-        assert torch.equal(found.model.net.state_dict()[name], tensor)
+        assert torch.equal(result.model.net.state_dict()[name], tensor)
     targets = torch.tensor([target for _, target in data])
     with torch.no_grad():
         was, now = (one(stack(data)).argmax(1) == targets for one in (net, expected))
     lost, gained = int((was & ~now).sum()), int((~was & now).sum())
     assert lost + gained > 0
-    row = found.table.set_index("sparsity").loc[0.5]
+    row = result.table.set_index("sparsity").loc[0.5]
     _, low, high = paired_difference(lost, gained, 30)
     assert row["drop"] == pytest.approx(100 * (lost - gained) / 30)
     assert (row["drop_low"], row["drop_high"]) == pytest.approx((100 * float(low), 100 * float(high)))
@@ -119,23 +119,23 @@ def test_pruned_kernels_are_zero_all_else_is_untouched_and_the_curve_counts_pair
     assert (row["loss_intact"], row["loss"]) == pytest.approx([float(one.mean()) for one in losses], abs=1e-5)
     assert (row["loss_drop"], row["loss_low"], row["loss_high"]) == pytest.approx((apart.mean(), *reach), abs=1e-5)
     assert (row["num_units"], row["num_pruned"]) == (66, 33)
-    assert row["num_nonzero"] == row["num_params"] - 33 * 9 and list(found.table["num_pruned"]) == [16, 33]
+    assert row["num_nonzero"] == row["num_params"] - 33 * 9 and list(result.table["num_pruned"]) == [16, 33]
 
 
 def test_an_excited_network_is_pruned_in_its_folded_weights(tmp_path) -> None:
     net = excite(small(), "lwe").eval()
-    found = prune(net, images(4), "lwe-multiplier", 0.3, cache=tmp_path, curve=())
+    result = prune(net, images(4), "lwe-multiplier", 0.3, cache=tmp_path, curve=())
     plain = fold(copy.deepcopy(net))
-    left = found.model.net[3].weight != 0
-    assert torch.equal(found.model.net[3].weight[left], plain[3].weight[left])
-    assert not hasattr(found.model.net[3], "parametrizations") and not hasattr(found.model.net[3], "weight_mask")
-    assert found.table["num_pruned"].tolist() == [20]
+    left = result.model.net[3].weight != 0
+    assert torch.equal(result.model.net[3].weight[left], plain[3].weight[left])
+    assert not hasattr(result.model.net[3], "parametrizations") and not hasattr(result.model.net[3], "weight_mask")
+    assert result.table["num_pruned"].tolist() == [20]
 
 
 def test_layers_that_the_criterion_says_nothing_of_stay_whole(tmp_path) -> None:
     lines: list[str] = []
-    found = prune(small(), images(4), "bn-gamma", 0.5, cache=tmp_path, curve=(), say=lines.append)
-    assert found.about["layers"] == ["0"] and int((found.model.net[3].weight == 0).sum()) == 0
+    result = prune(small(), images(4), "bn-gamma", 0.5, cache=tmp_path, curve=(), say=lines.append)
+    assert result.about["layers"] == ["0"] and int((result.model.net[3].weight == 0).sum()) == 0
     assert any("not pruned, since bn-gamma says nothing of them: 3" in line for line in lines)
 
 
@@ -144,7 +144,7 @@ def test_layers_that_the_criterion_says_nothing_of_stay_whole(tmp_path) -> None:
 
 def test_a_removed_channel_is_one_whose_filter_norm_and_readers_are_gone(tmp_path) -> None:
     net, data = small(), images(5)
-    found = prune(net, data, "l2", 0.5, "channel", cache=tmp_path, curve=())
+    result = prune(net, data, "l2", 0.5, "channel", cache=tmp_path, curve=())
     norms = [net[place].weight.detach().square().sum((1, 2, 3)).sqrt() for place in (0, 3)]
     limit = torch.cat(norms).sort().values[7]
     keep = [values >= limit for values in norms]
@@ -158,8 +158,8 @@ def test_a_removed_channel_is_one_whose_filter_norm_and_readers_are_gone(tmp_pat
             (expected[3].weight, keep[1]),
         ):
             values[~kept] = 0
-        torch.testing.assert_close(found.model.net(stack(data)), expected(stack(data)), rtol=1e-4, atol=1e-5)
-    pruned = found.model.net
+        torch.testing.assert_close(result.model.net(stack(data)), expected(stack(data)), rtol=1e-4, atol=1e-5)
+    pruned = result.model.net
     assert pruned[0].weight.shape == (int(keep[0].sum()), 3, 3, 3) and pruned[1].num_features == int(keep[0].sum())
     assert pruned[3].weight.shape == (int(keep[1].sum()), int(keep[0].sum()), 3, 3)
     assert torch.equal(pruned[0].weight, net[0].weight[keep[0]]) and pruned[7].in_features == int(keep[1].sum())
@@ -184,15 +184,15 @@ def test_filters_that_are_added_go_together_and_padded_shortcuts_keep_theirs() -
 def test_the_checkpoint_rebuilds_the_smaller_network_with_equal_logits(tmp_path, name, size) -> None:
     model = shaken(name)
     data = images(4, size)
-    found = prune(model, data, "l1", 0.4, "channel", "layer", cache=tmp_path, curve=())
+    result = prune(model, data, "l1", 0.4, "channel", "layer", cache=tmp_path, curve=())
     file = tmp_path / "pruned.safetensors"
-    save_checkpoint(file, found.model.net, found.model.architecture)
+    save_checkpoint(file, result.model.net, result.model.architecture)
     again = load_network(str(file))
-    assert sum(p.numel() for p in again.net.parameters()) == found.table["num_params"].iloc[0]
-    assert found.table["num_params"].iloc[0] < 0.75 * sum(p.numel() for p in model.net.parameters())
-    assert found.table["gflops"].iloc[0] < found.about["intact_params"]["gflops"]
+    assert sum(p.numel() for p in again.net.parameters()) == result.table["num_params"].iloc[0]
+    assert result.table["num_params"].iloc[0] < 0.75 * sum(p.numel() for p in model.net.parameters())
+    assert result.table["gflops"].iloc[0] < result.about["intact_params"]["gflops"]
     with torch.no_grad():
-        assert torch.equal(again.net(stack(data)), found.model.net(stack(data)))
+        assert torch.equal(again.net(stack(data)), result.model.net(stack(data)))
     if name != "resnet20":
         return
     twice = prune(again, data, "l1", 0.4, "channel", "layer", cache=tmp_path, curve=())
@@ -243,11 +243,11 @@ def test_by_the_measured_d_the_units_of_lowest_d_go(tmp_path) -> None:
         drops[kind] = ablate(net, data, kind, cache=tmp_path, name=kind, jobs=1, **options)
     kernels = drops["location"]
     assert kernels["drop"].nunique() > 3
-    found = prune(net, data, "drop", 0.5, study="location", cache=tmp_path, curve=())
+    result = prune(net, data, "drop", 0.5, study="location", cache=tmp_path, curve=())
     pruned = {
         (row.layer, int(row.out_channel), int(row.in_channel))
         for row in kernels.itertuples()
-        if not found.model.net[int(row.layer)].weight[int(row.out_channel), int(row.in_channel)].any()
+        if not result.model.net[int(row.layer)].weight[int(row.out_channel), int(row.in_channel)].any()
     }
     gone = kernels[[(r.layer, int(r.out_channel), int(r.in_channel)) in pruned for r in kernels.itertuples()]]
     assert len(gone) == 33 and gone["drop"].max() <= kernels.drop(gone.index)["drop"].min()
@@ -360,6 +360,6 @@ def test_the_network_itself_is_never_overwritten(tmp_path, capsys, checkpoint) -
 
 def test_the_pruned_weights_are_other_weights(tmp_path) -> None:
     net, data = small(), images(6)
-    found = prune(net, data, "taylor", 0.5, cache=tmp_path, curve=())
+    result = prune(net, data, "taylor", 0.5, cache=tmp_path, curve=())
     maps = saliency_maps(net, data, "taylor", cache=tmp_path).maps
-    assert found.about["of_weights_hash"] == maps.about["weights_hash"] != found.model.weights_hash
+    assert result.about["of_weights_hash"] == maps.about["weights_hash"] != result.model.weights_hash

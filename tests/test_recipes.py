@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
 import pytest
 import torch
 from command_line import run
-from made_studies import location_plan, write_study
+from made_studies import label, location_plan, table, write_study
+from pages import chart, is_well
+from streamlit.testing.v1 import AppTest
 from torch import nn
 from torch.nn.utils import parametrize
 
 import weanalysis as wa
+from weanalysis import figures
 from weanalysis.cache import Cache
+from weanalysis.cli import cli, enter
+from weanalysis.dashboard import app_folder
 from weanalysis.data import SOURCES as DATA_SOURCES
 from weanalysis.data import list_sources
 from weanalysis.data.pictures import ArrayPictures
 from weanalysis.data.sources import ImageSource, Labelled
+from weanalysis.errors import StudyError
 from weanalysis.excitation import KINDS, excite, fold
 from weanalysis.excitation.network import _attach
+from weanalysis.figures.style import new_figure
+from weanalysis.kinds import KINDS as KINDS_OF_STUDIES
 from weanalysis.models.architecture import SOURCES as NETWORK_SOURCES
-from weanalysis.models.cifar import BUILTIN
+from weanalysis.models.builtin import BUILTIN
 from weanalysis.models.source import NetworkSource
 from weanalysis.results.export import FORMATS
 from weanalysis.saliency import CRITERIA, Criterion
@@ -125,6 +138,47 @@ def test_a_saliency_criterion(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     expected = net[0].weight.detach().double().pow(4).sum((2, 3)).numpy()
     np.testing.assert_allclose(maps.of("fourth", "kernel", "0"), expected, rtol=1e-5)
     assert maps.criteria == ("fourth",) and maps.about["formulas"]["fourth"] == "sum w^4"
+
+
+def test_a_page_of_the_dashboard(monkeypatch: pytest.MonkeyPatch, full: Path, tmp_path: Path) -> None:
+    def my_figure(table: pd.DataFrame, theme: str) -> go.Figure:
+        return new_figure(theme, 300).add_bar(x=table["layer"], y=table["drop"])
+
+    pages = shutil.copytree(app_folder(), tmp_path / "pages")
+    (pages / "views" / "mypage.py").write_text(
+        "import reading\nimport shared\n\nfrom weanalysis import figures\n\n"
+        'study = shared.choose_study("mypage")\nrows = reading.table(study)\nshared.headline(study, rows)\n'
+        "figure = figures.my_figure(rows, theme=shared.theme())\n"
+        'shared.show(figure, key="mine", data=rows, name="mine", alt="D of every layer")\n'
+    )
+    frame = (pages / "main.py").read_text()
+    line = '            st.Page("views/location.py"'
+    assert frame.count(line) == 1
+    mine = '            st.Page("views/mypage.py", title="Mine", icon=":material/star:"),\n'
+    (pages / "main.py").write_text(frame.replace(line, mine + line))
+    monkeypatch.setattr(figures, "my_figure", my_figure, raising=False)
+    monkeypatch.setitem(KINDS_OF_STUDIES, "layer", replace(KINDS_OF_STUDIES["layer"], page="mypage"))
+    app = AppTest.from_file(str(pages / "main.py"), default_timeout=60).run().switch_page("views/mypage.py").run()
+    is_well(app)
+    assert app.selectbox(key="study").options == [label(full, "layers")]
+    assert chart(app)["data"][0]["x"] == table(full, "layers")["layer"].tolist()
+
+
+def test_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    @click.command(help="Say a number.\n\n\b\nExamples:\n  weanalysis say 3")
+    @click.argument("number", type=int)
+    def say(number: int) -> None:
+        if number < 0:
+            raise StudyError(f"{number} cannot be said; give a number from 0")
+        click.echo(f"this is {number}")
+
+    monkeypatch.setattr(cli, "commands", dict(cli.commands))
+    enter(say)
+    assert run("say", "3") == 0 and capsys.readouterr().out == "this is 3\n"
+    assert run("say", "--", "-1") == 1
+    assert capsys.readouterr().err == "error: -1 cannot be said; give a number from 0\n"
+    assert run("say", "--help") == 0 and "--debug" in capsys.readouterr().out
+    assert run("--help") == 0 and "Say a number." in capsys.readouterr().out
 
 
 def test_an_export_format(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -166,18 +166,18 @@ def with_counts(lost: list[int], gained: list[int], num_images: int) -> pd.DataF
 def test_the_smallest_finding_is_found_and_one_image_fewer_is_not(num_images: int) -> None:
     """Put beside real findings: with that many images lost a row is found, with one fewer it is not."""
     first = [40, 40, 0, 0, 0, 0, 0, 0]
-    found = find(with_counts(first, [0] * 8, num_images))
-    fewest = round(found.smallest_finding / 100 * num_images)
-    assert found.num_worse == 2
+    findings = find(with_counts(first, [0] * 8, num_images))
+    fewest = round(findings.smallest_finding / 100 * num_images)
+    assert findings.num_worse == 2
     for lost, expected in ((fewest, 3), (fewest - 1, 2)):
         assert find(with_counts([40, 40, lost, *[0] * 5], [0] * 8, num_images)).num_worse == expected
 
 
 def test_findings_count_either_direction_and_silence() -> None:
-    found = find(with_counts([30, 0, 5, 0], [0, 30, 5, 0], 500))
-    assert (found.num_worse, found.num_better, found.num_silent, found.num_found) == (1, 1, 1, 2)
+    findings = find(with_counts([30, 0, 5, 0], [0, 30, 5, 0], 500))
+    assert (findings.num_worse, findings.num_better, findings.num_silent, findings.num_found) == (1, 1, 1, 2)
     z = 1.959964
-    assert found.silent_reach == pytest.approx(100 * z**2 / (500 + z**2), rel=1e-5)
+    assert findings.silent_reach == pytest.approx(100 * z**2 / (500 + z**2), rel=1e-5)
 
 
 def test_five_images_can_show_nothing(cache: Cache) -> None:
@@ -338,11 +338,11 @@ def test_pairs_of_recipes_are_corrected_for_their_number(cache: Cache) -> None:
         for seed in range(3)
     ]
     written = report(cache, *names)
-    text, found = read(written).text, written.runs["differences"]
-    assert len(found) == 21 and "21 pairs of groups are compared below" in text and "Holm" in text
-    expected = adjust_holm([one["p_value"] for one in found])
-    assert [one["p_value_holm"] for one in found] == pytest.approx(list(expected))
-    assert min(one["p_value"] for one in found) < 0.05 < min(expected), "a pair that would have been called better"
+    text, pairs = read(written).text, written.runs["differences"]
+    assert len(pairs) == 21 and "21 pairs of groups are compared below" in text and "Holm" in text
+    expected = adjust_holm([one["p_value"] for one in pairs])
+    assert [one["p_value_holm"] for one in pairs] == pytest.approx(list(expected))
+    assert min(one["p_value"] for one in pairs) < 0.05 < min(expected), "a pair that would have been called better"
     assert "” is better. " not in text and text.count("which is better cannot be told") == 21
     better = [write_run(cache.root, f"h-{seed}", seed=40 + seed, lift=30, reduction=9).name for seed in range(3)]
     (apart,) = report(cache, *names[:3], *better).runs["differences"]

@@ -267,9 +267,9 @@ def test_a_cache_with_rows_of_before_is_read(cache: Path) -> None:
 def test_a_run_that_cannot_be_read_is_named_and_the_rest_is_there(recipe: str, cache: Path) -> None:
     write_run(cache, "good")
     (write_run(cache, "bad", seed=1) / "recipe.json").write_text(recipe)
-    found = Cache(cache)
-    assert [run.name for run in find_runs(found)] == list_runs(found)["run"].tolist() == ["good"]
-    (line,) = unreadable_runs(found)
+    opened = Cache(cache)
+    assert [run.name for run in find_runs(opened)] == list_runs(opened)["run"].tolist() == ["good"]
+    (line,) = unreadable_runs(opened)
     assert str(cache / "runs" / "bad" / "recipe.json") in line and "\n" not in line and len(line) < 600
 
 

@@ -117,7 +117,7 @@ def expected_gradients(net: nn.Module, data: list, layer: str) -> dict[str, dict
     }
 
 
-def found(measured, criterion: str, unit: str, layer: str) -> np.ndarray:
+def scores_of(measured, criterion: str, unit: str, layer: str) -> np.ndarray:
     return (measured.weights if unit == "weight" else measured.maps).of(criterion, unit, layer)
 
 
@@ -154,7 +154,7 @@ def test_a_hand_weighted_network_has_the_scores_of_the_closed_form(tmp_path) -> 
         ("activation", "layer"): np.sqrt((logits**2).mean(0).sum()),
     }
     for (criterion, unit), value in expected.items():
-        np.testing.assert_allclose(found(measured, criterion, unit, "conv"), value, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(scores_of(measured, criterion, unit, "conv"), value, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
@@ -167,7 +167,7 @@ def test_every_gradient_criterion_equals_plain_autograd_image_by_image(tmp_path,
         for criterion, units in expected_gradients(net, data, layer).items():
             assert layer == "unused" or np.max(units["kernel"]) > 1e-6
             for unit, value in units.items():
-                got = found(measured, criterion, unit, layer)
+                got = scores_of(measured, criterion, unit, layer)
                 np.testing.assert_allclose(got, value, rtol=1e-3, atol=1e-5 * np.max(value))
 
 
@@ -184,20 +184,20 @@ def test_activations_of_a_grouped_layer_belong_to_the_channels_that_it_reads(tmp
     reads = np.stack([square[:2]] * 3 + [square[2:]] * 3)
     units = by_units(weight * reads[:, :, None, None], 2)
     for unit in ("weight", "kernel", "input channel"):
-        np.testing.assert_allclose(found(measured, "activation", unit, "grouped"), np.sqrt(units[unit]), rtol=1e-5)
+        np.testing.assert_allclose(scores_of(measured, "activation", unit, "grouped"), np.sqrt(units[unit]), rtol=1e-5)
     output = seen["y"].double().square().mean((0, 2, 3)).numpy()
-    np.testing.assert_allclose(found(measured, "activation", "filter", "grouped"), np.sqrt(output), rtol=1e-5)
+    np.testing.assert_allclose(scores_of(measured, "activation", "filter", "grouped"), np.sqrt(output), rtol=1e-5)
 
 
 def test_gamma_is_that_of_the_norm_right_behind_and_missing_elsewhere(tmp_path) -> None:
     net = mixed()
     measured = saliency_maps(net, images(2), "bn-gamma,l1", cache=tmp_path)
     gamma = net.norm.weight.detach().abs().numpy()
-    np.testing.assert_array_equal(found(measured, "bn-gamma", "filter", "stem"), gamma)
-    np.testing.assert_array_equal(found(measured, "bn-gamma", "kernel", "stem"), np.repeat(gamma[:, None], 3, 1))
-    assert np.isnan(found(measured, "bn-gamma", "input channel", "stem")).all()
-    assert np.isnan(found(measured, "bn-gamma", "filter", "grouped")).all()
-    assert found(measured, "bn-gamma", "filter", "grouped").shape == (6,)
+    np.testing.assert_array_equal(scores_of(measured, "bn-gamma", "filter", "stem"), gamma)
+    np.testing.assert_array_equal(scores_of(measured, "bn-gamma", "kernel", "stem"), np.repeat(gamma[:, None], 3, 1))
+    assert np.isnan(scores_of(measured, "bn-gamma", "input channel", "stem")).all()
+    assert np.isnan(scores_of(measured, "bn-gamma", "filter", "grouped")).all()
+    assert scores_of(measured, "bn-gamma", "filter", "grouped").shape == (6,)
 
 
 def test_an_excited_network_has_its_multipliers_and_is_scored_on_its_folded_weights(tmp_path) -> None:
@@ -210,12 +210,12 @@ def test_an_excited_network_has_its_multipliers_and_is_scored_on_its_folded_weig
     ).eval()
     m = {name: value.detach().numpy() for name, value in multipliers(net).items()}
     measured = saliency_maps(net, images(3), cache=tmp_path)
-    np.testing.assert_array_equal(found(measured, "lwe-multiplier", "kernel", "2"), m["2"])
-    np.testing.assert_allclose(found(measured, "lwe-multiplier", "filter", "2"), m["2"].mean(1), rtol=1e-6)
-    np.testing.assert_allclose(found(measured, "lwe-multiplier", "input channel", "2"), m["2"].mean(0), rtol=1e-6)
+    np.testing.assert_array_equal(scores_of(measured, "lwe-multiplier", "kernel", "2"), m["2"])
+    np.testing.assert_allclose(scores_of(measured, "lwe-multiplier", "filter", "2"), m["2"].mean(1), rtol=1e-6)
+    np.testing.assert_allclose(scores_of(measured, "lwe-multiplier", "input channel", "2"), m["2"].mean(0), rtol=1e-6)
     plain = fold(net)
     expected = plain[2].weight.detach().abs().sum((2, 3)).numpy()
-    np.testing.assert_allclose(found(measured, "l1", "kernel", "2"), expected, rtol=1e-6)
+    np.testing.assert_allclose(scores_of(measured, "l1", "kernel", "2"), expected, rtol=1e-6)
 
 
 def test_weights_gradients_and_modes_are_untouched_also_after_a_failure(tmp_path) -> None:
@@ -250,7 +250,7 @@ def test_a_criterion_that_the_network_lacks_is_missing_with_a_line_and_refused_a
     assert len([line for line in lines if "missing (NaN)" in line]) == 2
     for criterion in measured.lacking:
         for unit in ("weight", "kernel", "filter", "input channel", "layer"):
-            assert np.isnan(found(measured, criterion, unit, "conv")).all()
+            assert np.isnan(scores_of(measured, criterion, unit, "conv")).all()
     with pytest.raises(StudyError, match=r"^lwe-multiplier: the selected layers have no LWE.*choose another criterion"):
         saliency_maps(net, images(2, 2), "lwe-multiplier", cache=tmp_path)
     with pytest.raises(StudyError, match="no batch norm stands right behind a selected layer"):
@@ -363,15 +363,15 @@ def test_agreement_is_scipy_s_and_keeps_kinds_and_layers_apart() -> None:
     table["noisy"] = table["drop"] + random.normal(size=50)
     table.loc[0, "drop"] = np.nan
     agreement = agreement_table(table, ["same", "noisy", "none"], top=0.1)
-    found = agreement.set_index(["selection", "criterion", agreement["layer"].fillna("")])
+    by_layer = agreement.set_index(["selection", "criterion", agreement["layer"].fillna("")])
     known = table[1:40]
-    row = found.loc[("kernel", "noisy", "")]
+    row = by_layer.loc[("kernel", "noisy", "")]
     assert row["num_places"] == 39 and row["top_k"] == 4
     assert row["spearman"] == pytest.approx(stats.spearmanr(known["noisy"], known["drop"]).statistic)
     within = rank_agreement(known["noisy"], known["drop"], "kendall", blocks=known["layer"])
     assert row["kendall"] == pytest.approx(stats.kendalltau(known["noisy"], known["drop"]).statistic)
     assert row["kendall_p_value"] == pytest.approx(within.p_value) and np.isnan(row["spearman_low"])  # two layers
-    of_layer, own = found.loc[("kernel", "noisy", "b")], known[known["layer"] == "b"]
+    of_layer, own = by_layer.loc[("kernel", "noisy", "b")], known[known["layer"] == "b"]
     assert of_layer["kendall_p_value"] == pytest.approx(stats.kendalltau(own["noisy"], own["drop"]).pvalue)
     assert of_layer["spearman_low"] < of_layer["spearman"] < of_layer["spearman_high"]
     shared = len(set(known["noisy"].nlargest(4).index) & set(known["drop"].nlargest(4).index))
@@ -379,15 +379,15 @@ def test_agreement_is_scipy_s_and_keeps_kinds_and_layers_apart() -> None:
     expected = stats.spearmanr(known["noisy"], known["drop"].abs()).statistic
     assert flipped.iloc[0]["spearman"] == pytest.approx(expected) and flipped.iloc[0]["num_places"] == 39
     assert row["top_overlap"] == shared / 4 and row["top_chance"] == pytest.approx(4 / 39)
-    assert found.loc[("kernel", "same", "b"), "spearman"] == pytest.approx(1)
-    assert found.loc[("kernel", "same", "b"), "top_overlap"] == 1
+    assert by_layer.loc[("kernel", "same", "b"), "spearman"] == pytest.approx(1)
+    assert by_layer.loc[("kernel", "same", "b"), "top_overlap"] == 1
     assert list(agreement[agreement["selection"] == "kernel"]["layer"].dropna())[:2] == ["b", "a"]  # by depth
-    missing = found.loc[("kernel", "none", "")]
+    missing = by_layer.loc[("kernel", "none", "")]
     assert missing["num_places"] == 0 and missing[["spearman", "kendall_low", "top_overlap", "top_k"]].isna().all()
-    p_values = [found.loc[("kernel", "noisy", layer), "spearman_p_value"] for layer in "ab"]
-    q_values = [found.loc[("kernel", "noisy", layer), "q_value"] for layer in "ab"]
+    p_values = [by_layer.loc[("kernel", "noisy", layer), "spearman_p_value"] for layer in "ab"]
+    q_values = [by_layer.loc[("kernel", "noisy", layer), "q_value"] for layer in "ab"]
     np.testing.assert_allclose(q_values, stats.false_discovery_control(p_values))
-    assert found.loc[("filter", "same", "")]["num_places"] == 10  # one layer: no row of its own
+    assert by_layer.loc[("filter", "same", "")]["num_places"] == 10  # one layer: no row of its own
     with pytest.raises(ValueError, match="top must be a share"):
         agreement_table(table, ["same"], top=1)
 
@@ -491,14 +491,14 @@ def test_the_command_compares_with_the_studies_of_the_same_weights(tmp_path, cap
     assert run("saliency", *layers, *cache, "--against", "flipped", "--quiet") == 0
     assert "Agreement with the number of images flipped" in capsys.readouterr().out
     assert run("saliency", *layers, *cache, "--against", "loss", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    loss = [row for row in told["agreement"] if row["layer"] is None]
+    printed = json.loads(capsys.readouterr().out)
+    loss = [row for row in printed["agreement"] if row["layer"] is None]
     with Store.open(tmp_path / "cache" / "results.sqlite") as store:
         kernels = store.table(1, "loss")
-    scores = load_maps(Path(told["maps"])).scores("taylor-mean", kernels)
+    scores = load_maps(Path(printed["maps"])).scores("taylor-mean", kernels)
     expected = stats.spearmanr(scores, kernels["drop"]).statistic
-    found = [row["spearman"] for row in loss if row["criterion"] == "taylor-mean" and row["num_places"]]
-    assert found == [pytest.approx(expected)]
+    correlations = [row["spearman"] for row in loss if row["criterion"] == "taylor-mean" and row["num_places"]]
+    assert correlations == [pytest.approx(expected)]
     assert run("saliency", *layers, *cache, "--against", "loss") == 0
     assert "Agreement with the measured D of loss" in capsys.readouterr().out
 

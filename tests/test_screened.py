@@ -53,8 +53,8 @@ def test_pairs_of_all_layers_computed_together_are_what_the_whole_network_gives(
         rows = torch.randint(len(images), (len(members),), generator=generator)
         chosen.append((layer, members, rows, torch.arange(len(members))))
         expected += [naive.logits(images[r][None], a) for r, a in zip(rows.tolist(), members, strict=True)]
-    together, expected = fast.network.pairs.logits(seen, chosen), torch.cat(expected)
-    torch.testing.assert_close(together, expected, rtol=1e-3, atol=1e-3)
+    computed, expected = fast.network.pairs.logits(seen, chosen), torch.cat(expected)
+    torch.testing.assert_close(computed, expected, rtol=1e-3, atol=1e-3)
     intact = naive.logits(images)
     assert (expected[:, None] - intact).abs().amax(2).gt(1e-3).all(1).float().mean() > 0.5, "they must change something"
 
@@ -70,12 +70,12 @@ def test_a_prediction_is_the_slope_of_the_margin_times_the_change_behind_the_non
     seen = intact_pass(fast, images, targets, ["0"])
     usual = seen.squares(9)[fast.network.pairs.end("0")] / 9
     (layer,) = studies.find_layers(net)
-    for kind, found in candidates(layer).items():
+    for kind, ablations in candidates(layer).items():
         if kind == "layer":
-            assert not any(map(fast.can_screen, found))
+            assert not any(map(fast.can_screen, ablations))
             continue
-        change, size, of_any = fast.network.pairs.predict(seen, "0", tuple(found), usual)
-        for column, ablation in enumerate(found):
+        change, size, of_any = fast.network.pairs.predict(seen, "0", tuple(ablations), usual)
+        for column, ablation in enumerate(ablations):
             after, _ = seen.rivals.margins(naive.logits(images, ablation), targets)
             torch.testing.assert_close(seen.margins + change[:, column], after, rtol=1e-4, atol=1e-5)
         assert (size >= 0).all() and (of_any >= 0).all() and (change != 0).any()
@@ -97,7 +97,8 @@ def test_the_example_by_hand_is_what_is_computed():
     risk, flipped = risk_module.risks(seen.margins.numpy(), change, size)
     assert flipped.tolist() == [[True, False], [False, True], [True, False]]
     assert risk == pytest.approx(np.array([[0, 2.30], [np.inf, 0], [0, 1.42]]), abs=0.005)
-    assert np.isinf(risk_module.risks_of_others(seen.second.numpy(), of_any)).all(), "there is no third class"
+    _, of_others = risk_module.risks_of_others(seen.second.numpy(), change, of_any)
+    assert np.isinf(of_others).all(), "there is no third class"
     measured = fast.measure(images, torch.tensor([0, 0, 1]), ablations)
     assert flips(measured, 2).tolist() == [[1, 0, -1], [0, -1, 0]]
 
@@ -133,13 +134,13 @@ def test_kernels_together_are_predicted_as_each_by_itself(name, chunk, monkeypat
         seen = intact_pass(fast, images, targets, [layer])
         usual = seen.squares(3)[fast.network.pairs.end(layer)] / 3
         for some in (in_order, mixed):
-            together = fast.network.pairs.predict(seen, layer, some, usual)
+            at_once = fast.network.pairs.predict(seen, layer, some, usual)
             with monkeypatch.context() as alone:
                 alone.setattr(fast.network.pairs, "_single_kernels", lambda *_: None)
                 one_by_one = fast.network.pairs.predict(seen, layer, some, usual)
-            for found, expected in zip(together, one_by_one, strict=True):
-                torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
-            assert (together[0] != 0).float().mean() > 0.3
+            for predicted, expected in zip(at_once, one_by_one, strict=True):
+                torch.testing.assert_close(predicted, expected, rtol=1e-3, atol=1e-5)
+            assert (at_once[0] != 0).float().mean() > 0.3
 
 
 @pytest.mark.parametrize("metric", ["top1", "top5"])
@@ -171,9 +172,9 @@ def test_a_screened_shard_computes_few_pairs_and_what_it_tells_of_them_is_exact(
     true = flips(exact, count)
     assert np.abs(true).sum() > 100
     for measured in (default, loose):
-        found = flips(measured, count)
-        assert set(map(tuple, np.argwhere(found))) <= set(map(tuple, np.argwhere(true))), "a flip that is none"
-        assert np.array_equal(found[found != 0], true[found != 0])
+        screened = flips(measured, count)
+        assert set(map(tuple, np.argwhere(screened))) <= set(map(tuple, np.argwhere(true))), "a flip that is none"
+        assert np.array_equal(screened[screened != 0], true[screened != 0])
         assert np.array_equal(measured.predictions, exact.predictions) and np.array_equal(
             measured.intact_correct, exact.intact_correct
         )
@@ -185,17 +186,17 @@ def test_a_screened_shard_computes_few_pairs_and_what_it_tells_of_them_is_exact(
 
 def test_the_bounds_hold_what_was_missed(judged):
     exact, _, loose, count = judged
-    true, found = flips(exact, count), flips(loose, count)
+    true, screened = flips(exact, count), flips(loose, count)
     screen = loose.screen
     layers = [ablation.layer for ablation in studies.location(resnet(), "3x3", layers="layer*conv2").ablations]
     hidden = hidden_flips({name: getattr(screen, name) for name in SCREENED}, layers)
-    low, high = screen_bounds((found > 0).sum(1), (found < 0).sum(1), 400, hidden)
+    low, high = screen_bounds((screened > 0).sum(1), (screened < 0).sum(1), 400, hidden)
     difference = true.sum(1) / 400
-    inexact = true.sum(1) != found.sum(1)
+    inexact = true.sum(1) != screened.sum(1)
     assert inexact.sum() >= 5, "nothing was missed, so that nothing is shown"
     inside = (low <= difference + 1e-12) & (difference <= high + 1e-12)
     assert inside.mean() >= 0.95 and inside[inexact].mean() >= 0.9
-    assert (low <= (found.sum(1) / 400)).all() and ((found.sum(1) / 400) <= high).all()
+    assert (low <= (screened.sum(1) / 400)).all() and ((screened.sum(1) / 400) <= high).all()
 
 
 def test_a_shard_gives_the_same_answer_again_and_whatever_the_batch_size():
@@ -285,10 +286,10 @@ def test_a_device_that_runs_out_of_memory_gets_smaller_batches(monkeypatch, mode
 def test_layers_nearer_to_the_output_are_predicted_in_smaller_units(monkeypatch):
     net, images, targets = lively("resnet20", 120, 20)
     ablations = studies.location(net, "3x3").ablations
-    found = []
-    monkeypatch.setattr(risk_module, "units", lambda *given: found.append(units(*given)) or found[-1])
+    units_in_turn = []
+    monkeypatch.setattr(risk_module, "units", lambda *given: units_in_turn.append(units(*given)) or units_in_turn[-1])
     Evaluator(net, "screened").measure(images, targets, ablations)
-    of_layers, of_ablations, of_images = found[:3]
+    of_layers, of_ablations, of_images = units_in_turn[:3]
     assert (len(of_layers), len(of_ablations), len(of_images)) == (19, len(ablations), 120)
     assert np.mean(of_layers[-4:]) < 0.8 * np.mean(of_layers[:4])
 
@@ -349,12 +350,12 @@ def test_flips_are_found_and_bounded_where_gradients_know_nothing_of_them(activa
         ablations = tuple(studies.channel(net, "out").ablations) + studies.location(net, "6x6").ablations
         true = flips(Evaluator(net, "exact", batch_size=150).measure(images, targets, ablations), len(ablations))
         measured = Evaluator(net, "screened").measure(images, targets, ablations)
-        found = flips(measured, len(ablations))
-        told = hidden_flips({name: getattr(measured.screen, name) for name in SCREENED}, [a.layer for a in ablations])
-        low, high = screen_bounds((found > 0).sum(1), (found < 0).sum(1), count, told)
-        assert np.abs(true).sum() > 300 and set(map(tuple, np.argwhere(found))) <= set(map(tuple, np.argwhere(true)))
+        screened = flips(measured, len(ablations))
+        hidden = hidden_flips({name: getattr(measured.screen, name) for name in SCREENED}, [a.layer for a in ablations])
+        low, high = screen_bounds((screened > 0).sum(1), (screened < 0).sum(1), count, hidden)
+        assert np.abs(true).sum() > 300 and set(map(tuple, np.argwhere(screened))) <= set(map(tuple, np.argwhere(true)))
         difference = true.sum(1) / count
-        errors.append(np.abs(found.sum(1) / count - difference))
+        errors.append(np.abs(screened.sum(1) / count - difference))
         inside.append((low <= difference + 1e-9) & (difference <= high + 1e-9))
     assert np.mean(inside) >= 0.99 and np.mean(errors) <= 0.0005 and np.max(errors) <= 0.014
 
@@ -459,9 +460,9 @@ def test_odd_networks_are_measured_rightly_or_image_by_image_with_a_note(make, m
     evaluator = Evaluator(net, mode, batch_size=12, screen=ScreenSettings("top1", 1e-9), probes=images[:4], pooled=True)
     evaluator.vet(ablations)
     assert bool(evaluator.note) == (make in (ReadsTheBatch, TwiceAsMany))
-    found = flips(evaluator.measure(images, targets, ablations), len(ablations))
+    flipped = flips(evaluator.measure(images, targets, ablations), len(ablations))
     true = flips(Evaluator(net, "naive").measure(images, targets, ablations), len(ablations))
-    assert np.array_equal(found, true) and np.abs(true).sum() > 0
+    assert np.array_equal(flipped, true) and np.abs(true).sum() > 0
 
 
 def test_what_stands_behind_a_layer_is_weighed_as_far_as_it_keeps_the_shape():

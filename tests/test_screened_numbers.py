@@ -17,6 +17,7 @@ from weanalysis.ablation.evaluate.risk import (
     likeliest,
     pilot,
     risks,
+    risks_of_others,
     units,
     units_in_turn,
 )
@@ -32,10 +33,10 @@ from weanalysis.results.statistics import (
 
 def hidden(may_lose, may_gain, num_missed, num_expected, layers=None, **of_lot) -> Hidden:
     """What may be hidden, with a lot that drew nothing unless one is given."""
-    told = {"may_lose": may_lose, "may_gain": may_gain, "num_missed": num_missed, "num_expected": num_expected}
+    given = {"may_lose": may_lose, "may_gain": may_gain, "num_missed": num_missed, "num_expected": num_expected}
     zero = np.zeros(len(np.asarray(may_lose)))
     names = ("num_left", "lot_drawn", "lot_lost", "lot_gained", "lot_expected")
-    return hidden_flips({**dict.fromkeys(names, zero), **told, **of_lot}, zero if layers is None else layers)
+    return hidden_flips({**dict.fromkeys(names, zero), **given, **of_lot}, zero if layers is None else layers)
 
 
 def test_the_law_of_errors_follows_a_power_law_beyond_what_was_seen():
@@ -84,9 +85,9 @@ def test_octaves_of_risk_in_which_more_flips_than_the_law_says_count_for_more():
     risk = np.array([[0.1, 0.3, 3.0, 9.0, np.inf]])
     of_pair = bands(risk, risk > 0)
     assert of_pair.tolist() == [[7, 8, 11, 13, 13]] and bands(risk, risk < 0).tolist() == [[0, 1, 4, 6, 6]]
-    found = factors(np.repeat([True, False], [8, 12]), np.full(20, 0.1), np.repeat([11, 3], [10, 10]))
-    assert found[11] == pytest.approx((8 + 2) / (1 + 2)) and found[3] == pytest.approx(2 / 3)
-    assert (np.delete(found, [3, 11]) == 1).all()
+    corrections = factors(np.repeat([True, False], [8, 12]), np.full(20, 0.1), np.repeat([11, 3], [10, 10]))
+    assert corrections[11] == pytest.approx((8 + 2) / (1 + 2)) and corrections[3] == pytest.approx(2 / 3)
+    assert (np.delete(corrections, [3, 11]) == 1).all()
 
 
 def test_a_group_has_its_own_unit_of_errors_as_far_as_there_are_any_of_it():
@@ -97,12 +98,14 @@ def test_a_group_has_its_own_unit_of_errors_as_far_as_there_are_any_of_it():
     errors = np.concatenate([everywhere, *(scale * everywhere[:count] for count, scale in sizes.values())])
     groups = np.concatenate([np.full(20_000, 0), *(np.full(count, group) for group, (count, _) in sizes.items())])
     mixed = rng.permutation(len(errors))
-    found = units(errors[mixed], groups[mixed], 7)
-    assert found[6] == 1, "nothing is known of it"
-    assert found[1] / found[0] == pytest.approx(0.5, rel=0.05) and found[3] / found[0] == pytest.approx(100, rel=0.05)
-    assert found[2] == pytest.approx(1 / 3), "where most predictions are exact, those that are not count"
-    assert found[4] < 15 * found[0], "few errors of its own say little"
-    assert found[5] > 1000 * found[0], "a dozen errors that are ten thousand times as large say all"
+    of_groups = units(errors[mixed], groups[mixed], 7)
+    assert of_groups[6] == 1, "nothing is known of it"
+    assert of_groups[1] / of_groups[0] == pytest.approx(0.5, rel=0.05) and of_groups[3] / of_groups[0] == pytest.approx(
+        100, rel=0.05
+    )
+    assert of_groups[2] == pytest.approx(1 / 3), "where most predictions are exact, those that are not count"
+    assert of_groups[4] < 15 * of_groups[0], "few errors of its own say little"
+    assert of_groups[5] > 1000 * of_groups[0], "a dozen errors that are ten thousand times as large say all"
     assert units(np.zeros(9), np.arange(9), 9).tolist() == [1] * 9 and units(np.empty(0), np.empty(0, int), 2).all()
 
 
@@ -113,7 +116,7 @@ def test_errors_are_measured_in_units_that_other_errors_gave():
     errors, later = 0.2 * rng.standard_t(3, (2, 60_000))
     own = units_in_turn(errors, groups)[0][groups[0][0]]
     crossed = in_units_of_others(errors, groups, rng.integers(10, size=60_000))
-    tail = [np.quantile(np.abs(found), 0.99) for found in (errors / own, crossed, later / own)]
+    tail = [np.quantile(np.abs(numbers), 0.99) for numbers in (errors / own, crossed, later / own)]
     assert tail[0] < 0.92 * tail[2] and tail[1] == pytest.approx(tail[2], rel=0.05)
     # An error alone in its group has no other that would tell its unit.
     alone = ((np.arange(9), 9),)
@@ -151,6 +154,16 @@ def test_the_likeliest_of_those_asked_for_are_computed_first():
     assert np.array_equal(likeliest(chance, among, 9), among)
 
 
+def test_a_third_class_is_expected_to_go_half_as_far_as_the_rival():
+    second, size = np.array([4.0, np.inf, -1.0, 2.0]), np.array([[1.0, 2.0]] * 3 + [[1.0, np.inf]])
+    change = np.array([[-2.0, 2.0], [-9.0, 9.0], [-1.0, 4.0], [np.nan, 1.0]])
+    after, risk = risks_of_others(second, change, size)
+    assert after[:3].tolist() == [[3, 5], [np.inf, np.inf], [-1.5, 1]]
+    assert risk.tolist() == [[3, 2.5], [np.inf, np.inf], [1.5, 0], [0, 0]], "what crosses 0, or is unknown, is computed"
+    still = risks_of_others(second, change, 0 * np.ones_like(size))[1]
+    assert np.isinf(still).all(), "where nothing changes nothing can cross"
+
+
 def test_as_much_is_computed_as_the_wanted_error_asks_for():
     rng = np.random.default_rng(1)
     law = ErrorLaw.fit(0.2 * rng.standard_t(4, 5000))
@@ -160,7 +173,7 @@ def test_as_much_is_computed_as_the_wanted_error_asks_for():
     for wanted in (0.1, 1.0):
         chosen = choose(chance, wanted)
         left = np.where(chosen, 0, chance).sum(0)
-        assert left.mean() <= wanted / 100 * 250 / 12 + 1e-9 and left.max() <= wanted / 100 * 250 / 4 + 1e-9
+        assert left.mean() <= wanted / 100 * 250 / 4 + 1e-9 and left.max() <= wanted / 100 * 250 + 1e-9
         for one, of_one in zip(risk.T, chosen.T, strict=True):
             assert one[~of_one].min(initial=np.inf) >= one[of_one].max(initial=0)
     assert choose(3 * chance, 0.1).sum() > choose(chance, 0.1).sum()
@@ -246,22 +259,22 @@ def test_a_bound_by_counting_falls_with_what_was_drawn_and_says_nothing_of_nothi
 
 
 def test_a_layer_is_distrusted_where_its_lot_flips_more_than_chance_has_it():
-    found = lot.contradicted(np.array([0, 1, 1, 3, 5]), np.array([0.0, 0.01, 0.5, 2.0, 0.2]))
-    assert found.tolist() == [False, True, False, False, True]
+    distrusted = lot.contradicted(np.array([0, 1, 1, 3, 5]), np.array([0.0, 0.01, 0.5, 2.0, 0.2]))
+    assert distrusted.tolist() == [False, True, False, False, True]
 
 
 def test_flips_that_a_lot_shows_widen_the_bounds_of_the_layers_other_ablations():
     layers, some = np.repeat([0, 1], 20), np.full(40, 0.01)
-    told = {
+    of_lot = {
         "num_left": np.full(40, 1000.0),
         "lot_drawn": np.full(40, 10),
         "lot_gained": np.zeros(40),
         "lot_expected": np.full(40, 1e-3),
     }
     lost = np.zeros(40)
-    calm = hidden(some, some, 0 * some, some, layers, **told, lot_lost=lost)
+    calm = hidden(some, some, 0 * some, some, layers, **of_lot, lot_lost=lost)
     lost[3] = 4
-    warned = hidden(some, some, 0 * some, some, layers, **told, lot_lost=lost)
+    warned = hidden(some, some, 0 * some, some, layers, **of_lot, lot_lost=lost)
     assert np.allclose(calm.up, calm.up[0]) and (warned.up[:20] > 15).all(), "4 of 200 drawn, of 1,000 left"
     assert (warned.up[20:] < 0.5 * warned.up[0]).all() and (warned.down[:20] < 1).all()
     wide, narrow = (screen_bounds(np.zeros(40), np.zeros(40), 2000, one) for one in (warned, calm))
@@ -277,7 +290,7 @@ def test_bounds_hold_flips_that_no_prediction_tells_of_in_a_simulation():
         left, drawn = np.full(200, 900), np.full(200, 8)
         lot_lost, hides = rng.binomial(drawn, rate), rng.binomial(left, rate)
         zero = np.zeros(200)
-        told = hidden(
+        may_be_hidden = hidden(
             zero,
             zero,
             zero,
@@ -289,7 +302,7 @@ def test_bounds_hold_flips_that_no_prediction_tells_of_in_a_simulation():
             lot_gained=zero,
             lot_expected=zero,
         )
-        low, high = screen_bounds(zero, zero, 1000, told)
+        low, high = screen_bounds(zero, zero, 1000, may_be_hidden)
         inside += list(((low <= hides / 1000) & (hides / 1000 <= high))[hides > 0])
     assert len(inside) > 2000 and np.mean(inside) >= 0.94
 
@@ -300,9 +313,9 @@ def test_the_p_value_of_a_screened_ablation_counts_what_may_be_hidden_against_it
     shape = np.full(4, 2.0)
     nothing = mcnemar_of_screened(lost, gained, Hidden(none, shape, none, shape))
     assert nothing == pytest.approx(mcnemar_exact(lost, gained))
-    found = mcnemar_of_screened(lost, gained, Hidden(none, shape, some, shape))
+    p_values = mcnemar_of_screened(lost, gained, Hidden(none, shape, some, shape))
     chances = stats.nbinom.pmf(np.arange(200), 2.0, 2 / 3.5)
     by_hand = sum(chance * (mcnemar_exact(12, 2 + k)[()] if 2 + k < 12 else 1) for k, chance in enumerate(chances))
-    assert found[0] == pytest.approx(by_hand) and found[0] > nothing[0]
-    assert found[1] == pytest.approx(nothing[1]), "only wrong answers that were gained could weaken a loss"
-    assert found[2] == 1 and found[3] > nothing[3] and (found <= 1).all()
+    assert p_values[0] == pytest.approx(by_hand) and p_values[0] > nothing[0]
+    assert p_values[1] == pytest.approx(nothing[1]), "only wrong answers that were gained could weaken a loss"
+    assert p_values[2] == 1 and p_values[3] > nothing[3] and (p_values <= 1).all()

@@ -190,11 +190,11 @@ def chosen_rows(lost: np.ndarray, gained: np.ndarray, num_images: int, count: in
 def test_chosen_rows_have_the_interval_of_their_number():
     lost, gained = np.arange(465) % 30, np.arange(465) % 7
     rows = chosen_rows(lost, gained, 719, 5)
-    found = statistics.selected_intervals(rows, 465)
+    chosen = statistics.selected_intervals(rows, 465)
     level = 1 - 5 * 0.05 / 465
     _, low, high = statistics.paired_difference(rows["lost"], rows["gained"], 719, level)
-    np.testing.assert_allclose(found[["selected_low", "selected_high"]].T, 100 * np.stack([low, high]))
-    pd.testing.assert_frame_equal(found[rows.columns], rows)  # the row's own interval stays
+    np.testing.assert_allclose(chosen[["selected_low", "selected_high"]].T, 100 * np.stack([low, high]))
+    pd.testing.assert_frame_equal(chosen[rows.columns], rows)  # the row's own interval stays
     early = statistics.selected_intervals(rows, 465, stopped=True)
     sequential = statistics.sequential_interval(rows["lost"], rows["gained"], 719, level)
     np.testing.assert_allclose(early[["selected_low", "selected_high"]].T, 100 * np.stack(sequential))

@@ -400,8 +400,8 @@ def test_the_trend_of_few_or_silent_layers_is_missing():
     mixed = statistics.trend_of_spread([*layers[:6], *silent[:3]])
     assert 0 <= mixed.p_value <= 1
     variances = [layer.toarray().mean(axis=0).var(ddof=1) for layer in layers]
-    found = statistics.trend_of_spread(layers)
-    assert found.value == pytest.approx(stats.spearmanr(range(19), variances).statistic, abs=0.2)
+    trend = statistics.trend_of_spread(layers)
+    assert trend.value == pytest.approx(stats.spearmanr(range(19), variances).statistic, abs=0.2)
 
 
 def test_spread_by_hand():
@@ -461,12 +461,12 @@ def test_the_detectable_difference_has_the_power_of_the_exact_test():
         (0.0, 1000, 0.05),
         (0.03, 2353, 0.05 / 465),
     ]:
-        found = statistics.detectable_difference(discordance, num_images, significance=significance)
+        detectable = statistics.detectable_difference(discordance, num_images, significance=significance)
 
         def power(difference: float, case=(discordance, num_images, significance)) -> float:
             return statistics.mcnemar_power(difference, max(difference, case[0]), *case[1:])
 
-        assert power(found) >= 0.8 > power(0.999 * found)
+        assert power(detectable) >= 0.8 > power(0.999 * detectable)
     assert statistics.detectable_difference(0.1, 500, significance=0.001) > statistics.detectable_difference(0.1, 500)
     assert np.isnan(statistics.detectable_difference(0.1, 0)) and np.isnan(statistics.detectable_difference(0.5, 2))
     assert np.isnan(statistics.detectable_difference(np.nan, 500))

@@ -44,11 +44,11 @@ def shard_counts(cache):
     table = ablate(Small(), Images(), "location", cache=cache, shard_size=SHARD, grid="all", name="whole")
     with Store.open(cache.results) as store:
         study_id = table.attrs["study_id"]
-        found = [store.shard_counts(study_id, (start, start + SHARD), "top1") for start in range(0, 24, SHARD)]
-        assert all((one["num_images"] == SHARD).all() for one in found)
+        counts = [store.shard_counts(study_id, (start, start + SHARD), "top1") for start in range(0, 24, SHARD)]
+        assert all((one["num_images"] == SHARD).all() for one in counts)
         whole = store.counts(study_id, "top1")
-        assert all(np.array_equal(sum(one[name] for one in found), whole[name]) for name in whole)
-    return np.array([[one["lost"], one["gained"], one["num_images"]] for one in found])
+        assert all(np.array_equal(sum(one[name] for one in counts), whole[name]) for name in whole)
+    return np.array([[one["lost"], one["gained"], one["num_images"]] for one in counts])
 
 
 def test_each_ablation_stops_at_the_first_shard_with_a_narrow_enough_interval(tmp_path):
@@ -151,9 +151,9 @@ def test_stopped_intervals_and_findings_hold_where_plain_ones_do_not():
             plain_alarms.append(mcnemar_exact(*replay._counts[:2])[drop == 0] <= 0.05)
         table = stopped_table(pd.DataFrame(sums))
         covered.append((table["drop_low"] <= drop) & (drop <= table["drop_high"]))
-        found = table["q_value"] <= 0.05
-        assert np.array_equal(found, ~replay.is_open), "the table's q says what the rule decided"
-        false_share.append((found & (drop == 0)).sum() / max(found.sum(), 1))
+        significant = table["q_value"] <= 0.05
+        assert np.array_equal(significant, ~replay.is_open), "the table's q says what the rule decided"
+        false_share.append((significant & (drop == 0)).sum() / max(significant.sum(), 1))
         stopped_early.append((replay.num_shards < 40)[drop > 0].mean())
     assert np.mean(covered) >= 0.95
     assert np.mean(false_share) <= 0.05
@@ -216,10 +216,10 @@ def test_the_command_says_which_intervals_these_are(tmp_path, capsys, monkeypatc
             assert stop.value.code == expected
         return capsys.readouterr()
 
-    found = json.loads(run("--json").out)
-    assert found["stopping"] == "until-ci 120" and found["num_images"] <= 40
-    assert found["num_settled"] == sum(row["drop_high"] - row["drop_low"] <= 120 for row in found["rows"])
-    assert found["images_needed"]["drop"] == 0.5 and found["images_needed"]["power"] == 0.8
+    printed = json.loads(run("--json").out)
+    assert printed["stopping"] == "until-ci 120" and printed["num_images"] <= 40
+    assert printed["num_settled"] == sum(row["drop_high"] - row["drop_low"] <= 120 for row in printed["rows"])
+    assert printed["images_needed"]["drop"] == 0.5 and printed["images_needed"]["power"] == 0.8
     shown = " ".join(run("--detect", "2").out.split())
     assert "anytime-valid" in shown and "--until-ci 120:" in shown and "To tell D = 2 points from 0" in shown
     assert run("--detect", "0", expected=1).err.startswith("error: --detect 0")

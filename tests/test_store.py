@@ -207,9 +207,9 @@ def test_all_changes_are_those_of_every_ablation(writer, store, world):
         fill(writer, store, world, context, study, shard, [3, 1])
         fill(writer, store, world, context, study, shard, [1, 2])  # another process measured one of them too
     for metric in ("top1", "top5"):
-        found = store.all_changes(study, metric)
-        assert sorted(found["position"].unique()) == [1, 2, 3]
-        for position, rows in found.groupby("position"):
+        changes = store.all_changes(study, metric)
+        assert sorted(changes["position"].unique()) == [1, 2, 3]
+        for position, rows in changes.groupby("position"):
             own = store.changes(study, position, metric)
             rows = rows.drop(columns="position").sort_values("image_id").reset_index(drop=True)
             pd.testing.assert_frame_equal(rows, own.sort_values("image_id").reset_index(drop=True))
@@ -268,7 +268,8 @@ def test_unknown_metric_lists_the_known(writer, store, world):
 # Versions ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_versions_leave_every_context_s_key_as_it_always_was(writer):
+def test_the_first_versions_leave_every_context_s_key_as_it_always_was(writer, monkeypatch):
+    monkeypatch.setattr(schema, "SCREENING_VERSION", 1)
     for evaluate in ("exact", "naive", "screened"):
         settings = {**SETTINGS, "evaluate": evaluate}
         assert content_key(schema.with_versions(settings)) == content_key({**settings, "engine_version": 4})
@@ -280,7 +281,7 @@ def test_another_way_of_screening_leaves_exact_results_what_they_are(writer, sto
     for place, context in enumerate(before):
         writer.begin_study(context, "k", "location", f"study {place}", "top1", 10, world.plan, ABOUT)
     assert store.outdated() == []
-    monkeypatch.setattr(schema, "SCREENING_VERSION", 2)
+    monkeypatch.setattr(schema, "SCREENING_VERSION", schema.SCREENING_VERSION + 1)
     after = [writer.context(settings) for settings in (SETTINGS, screened)]
     assert after[0] == before[0] and after[1] != before[1]
     assert [name for _, name in store.outdated()] == ["study 1"]
@@ -326,10 +327,10 @@ def older(world, tmp_path):
 
 def tables_of(path) -> set[str]:
     with sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True) as db:
-        found = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        names = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         version = db.execute("PRAGMA user_version").fetchone()[0]
     db.close()
-    return found | {f"version {version}"}
+    return names | {f"version {version}"}
 
 
 def test_an_older_file_is_kept_beside_and_brought_up_to_date_with_all_results(older, world):

@@ -81,15 +81,15 @@ def zeroed_places(net: nn.Module, ablation: studies.Ablation) -> dict[str, list[
     layers = {name: module.weight for name, module in net.named_modules() if isinstance(module, nn.Conv2d)}
     before = {name: weight.detach().clone() for name, weight in layers.items()}
     with Weights(net).zeroed(ablation):
-        found = {
+        zeroed = {
             name: torch.nonzero((weight.detach() != before[name]).flatten()).flatten().tolist()
             for name, weight in layers.items()
         }
         for name, weight in layers.items():
-            assert (weight.detach().flatten()[found[name]] == 0).all()
+            assert (weight.detach().flatten()[zeroed[name]] == 0).all()
     for name, weight in layers.items():
         assert torch.equal(weight.detach(), before[name])
-    return {name: places for name, places in found.items() if places}
+    return {name: places for name, places in zeroed.items() if places}
 
 
 def test_percentile_is_the_papers_rank():
@@ -111,8 +111,8 @@ def test_percentile_bins_cover_every_weight_once():
     places = [zeroed_places(net, ablation) for ablation in study.ablations]
     for name, module in net.named_modules():
         if isinstance(module, nn.Conv2d):
-            together = sorted(place for places_of_bin in places for place in places_of_bin.get(name, []))
-            assert together == list(range(module.weight.numel()))
+            covered = sorted(place for places_of_bin in places for place in places_of_bin.get(name, []))
+            assert covered == list(range(module.weight.numel()))
     sizes = [len(places_of_bin["0"]) for places_of_bin in places]
     assert sum(sizes) == 216 and max(sizes) - min(sizes) <= 1
     assert [ablation.num_weights for ablation in study.ablations] == [

@@ -148,6 +148,9 @@ def test_defaults_never_change_or_runs_in_caches_are_lost():
         "reduction": 16,
         "eps": 0.1,
         "layers": None,
+        "hidden_of": "group",
+        "unbiased": False,
+        "constant_maximum": True,
         "epochs": 100.0,
         "batch_size": 256,
         "optimizer": "sgd",
@@ -229,20 +232,20 @@ def test_multistep_rates_equal_torchs(preset):
 
 
 def test_cosine_restarts_follow_the_paper():
-    found = rates(Recipe.from_preset("adamw-cosine", model="resnet50"), 100)
-    assert len(found) == 2684
+    by_step = rates(Recipe.from_preset("adamw-cosine", model="resnet50"), 100)
+    assert len(by_step) == 2684
     expected = []
     for length in (500, 600, 720, 864):
         expected += [0.5e-3 * (1 + math.cos(math.pi * step / length)) for step in range(length)]
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_allclose(by_step, expected, rtol=1e-9)
 
 
 def test_one_cycle_warms_up_and_ends_near_zero():
     recipe = Recipe.from_preset("digits", model="resnet20", epochs=10, warmup_epochs=2, learning_rate=0.5)
-    found = np.array(rates(recipe, 20))
-    assert np.argmax(found) == 40 and found[40] == 0.5
-    assert found[0] == pytest.approx(0.02) and np.all(np.diff(found[:41]) > 0) and np.all(np.diff(found[40:]) < 0)
-    assert found[120] == pytest.approx(0.25) and found[-1] < 1e-3
+    by_step = np.array(rates(recipe, 20))
+    assert np.argmax(by_step) == 40 and by_step[40] == 0.5
+    assert by_step[0] == pytest.approx(0.02) and np.all(np.diff(by_step[:41]) > 0) and np.all(np.diff(by_step[40:]) < 0)
+    assert by_step[120] == pytest.approx(0.25) and by_step[-1] < 1e-3
 
 
 # --- batches and augmentation ----------------------------------------------------------------------------------------
@@ -441,13 +444,13 @@ for scenario in (lambda: in_step(3, 300), lambda: in_step(5, 0), lambda: in_step
 """
 
 
-def assert_same_outcome(found: Run, wanted: Run) -> None:
-    for first, second in (found.checkpoint, wanted.checkpoint), (found.best_checkpoint, wanted.best_checkpoint):
+def assert_same_outcome(measured: Run, wanted: Run) -> None:
+    for first, second in (measured.checkpoint, wanted.checkpoint), (measured.best_checkpoint, wanted.best_checkpoint):
         (tensors, metadata), (other_tensors, other_metadata) = read_state_dict(first), read_state_dict(second)
         assert metadata == other_metadata and tensors.keys() == other_tensors.keys()
         for name, tensor in tensors.items():
             assert torch.equal(tensor, other_tensors[name]), name
-    timeless = [read_metrics(run).drop(columns=["seconds", "peak_memory_gib"]) for run in (found, wanted)]
+    timeless = [read_metrics(run).drop(columns=["seconds", "peak_memory_gib"]) for run in (measured, wanted)]
     pd.testing.assert_frame_equal(*timeless, check_exact=True)
 
 

@@ -28,12 +28,12 @@ def plain_drops(net, data, ablations, batch_size=None, seed=None):
     """D of each ablation by a plain loop over whole passes, in batches where answers hang on them."""
 
     def right():
-        found = []
+        classes = []
         for low in range(0, len(data), batch_size or len(data)):
             if seed is not None:
                 torch.manual_seed(seed + low)
-            found.append(net(data.images[low : low + (batch_size or len(data))]).argmax(1))
-        return (torch.cat(found) == data.targets).double().mean().item()
+            classes.append(net(data.images[low : low + (batch_size or len(data))]).argmax(1))
+        return (torch.cat(classes) == data.targets).double().mean().item()
 
     net = copied(net).requires_grad_(False)
     intact, drops = right(), []

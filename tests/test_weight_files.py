@@ -29,7 +29,7 @@ from weanalysis.cli import cli
 from weanalysis.errors import ExcitationError, ModelError, WeanalysisError
 from weanalysis.excitation import excitation_of, excite, multipliers
 from weanalysis.models import Model, load_network, read_state_dict, save_checkpoint
-from weanalysis.models.cifar import BUILTIN
+from weanalysis.models.builtin import BUILTIN
 from weanalysis.results import Store
 
 
@@ -345,6 +345,28 @@ def test_the_bare_state_dict_of_a_network_excited_here(tmp_path: Path, kind: str
         assert said(model, "2 layers", "LWE", "taken as lwe")
     else:
         assert said(model, "folded", "norm") and excitation_of(model.net) is None
+
+
+def test_layers_of_lwe_beside_a_weight_are_taken_as_the_public_implementation_has_them(tmp_path: Path) -> None:
+    settings = {"hidden_of": "layer", "unbiased": True}
+    net = excite(made(), "lwe", **settings)
+    state = {}
+    for name, tensor in net.state_dict().items():
+        path, _, own = name.partition(".parametrizations.weight.0.")
+        name = f"{path}.{own}" if own else name.replace(".parametrizations.weight.original", ".weight")
+        state[f"module.{name}"] = tensor[:, :, None, None] if "fc1.weight" in own or "fc2.weight" in own else tensor
+    assert "module.stem.fc1.weight" in state and "module.fc.weight" in state
+    model = loaded(tmp_path, state)
+    same(model, net)
+    assert said(model, "2 convolutions", "fc1 and fc2", "public implementation")
+    assert excitation_of(model.net).items() >= {"kind": "lwe", **settings}.items()
+    asked = {"kind": "lwe+mwe", "constant_maximum": False, **settings}
+    model = loaded(tmp_path, state, options={"excitation": asked})
+    assert excitation_of(model.net).items() >= asked.items()
+    assert multipliers(model.net).keys() == {"stem", "block.conv"}
+    del state["module.stem.fc1.bias"]
+    with pytest.raises(ModelError):
+        loaded(tmp_path, state)
 
 
 @pytest.mark.parametrize("asked", [{"kind": "mwe", "eps": 0.02}, {"kind": "lwe+mwe", "normalize": False}, "ws"])

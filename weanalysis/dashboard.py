@@ -119,8 +119,8 @@ def _check_port(address: str, port: int) -> bool:
     if not 1 <= port <= 65535:
         raise StoreError(f"{port} is no port; choose one from 1 to 65535 with --port")
     try:
-        found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
-        family, kind, protocol, _, place = found[0]
+        addresses = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, place = addresses[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(place)
@@ -129,7 +129,7 @@ def _check_port(address: str, port: int) -> bool:
             f"the dashboard cannot listen at {address}:{port} ({error.strerror or error}); "
             "stop what runs there, or choose another port with --port"
         ) from error
-    return all(ip_address(str(one[4][0]).partition("%")[0]).is_loopback for one in found)
+    return all(ip_address(str(one[4][0]).partition("%")[0]).is_loopback for one in addresses)
 
 
 def _theme() -> dict[str, object]:

@@ -20,7 +20,7 @@ def find_devices(device: str) -> tuple[str, ...]:
     """
     if device == "auto":
         return ("cuda:0",) if torch.cuda.is_available() else ("cpu",)
-    found = []
+    names = []
     for name in (part.strip() for part in device.split(",")):
         try:
             kind = torch.device(name)
@@ -41,8 +41,8 @@ def find_devices(device: str) -> tuple[str, ...]:
             raise DeviceError("device 'mps' does not exist on this machine; use --device cpu")
         elif kind.type not in ("cpu", "mps"):
             raise DeviceError(f"device {name!r} is not supported: choose auto, cpu, mps or cuda:N")
-        found.append(name)
-    return tuple(dict.fromkeys(found))
+        names.append(name)
+    return tuple(dict.fromkeys(names))
 
 
 @contextmanager

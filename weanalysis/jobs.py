@@ -131,10 +131,10 @@ class Jobs:
 
     def get(self, job_id: int) -> Job:
         """Return a job; raise StoreError where there is none of that number."""
-        found = [job for job in self.all() if job.id == job_id]
-        if not found:
+        matching = [job for job in self.all() if job.id == job_id]
+        if not matching:
             raise StoreError(f"there is no job {job_id} in {self.cache.jobs}")
-        return found[0]
+        return matching[0]
 
     def cancel(self, job_id: int) -> None:
         """Ask a job to stop; it finishes the shard or step in hand, as with Ctrl-C."""
@@ -260,8 +260,8 @@ def progress(log: str) -> tuple[float, str]:
     Without a terminal, commands write a line now and then that begins with the share in percent.
     """
     for line in reversed(log.splitlines()):
-        if found := re.match(r"\s*(\d{1,3})%\s+(.*)", line):
-            return min(int(found[1]), 100) / 100, found[2].strip()
+        if match := re.match(r"\s*(\d{1,3})%\s+(.*)", line):
+            return min(int(match[1]), 100) / 100, match[2].strip()
     return float("nan"), ""
 
 

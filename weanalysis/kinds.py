@@ -40,7 +40,7 @@ class Option:
         return f"--{self.name.replace('_', '-')}"
 
     @property
-    def told(self) -> str:
+    def help_with_default(self) -> str:
         """Its help with the default, as one would type it."""
         if self.default is None:
             return self.help
@@ -159,12 +159,12 @@ def kinds_where(test: Callable[[Kind], object]) -> list[str]:
 
 def options_by_name() -> dict[str, dict[str, Option]]:
     """Return the command's options, and for each the kinds that have it with their own; what all have comes last."""
-    found: dict[str, dict[str, Option]] = {}
+    by_name: dict[str, dict[str, Option]] = {}
     for kind in KINDS.values():
         for option in kind.options:
             if option.on_command:
-                found.setdefault(option.name, {})[kind.name] = option
-    return dict(sorted(found.items(), key=lambda entry: len(entry[1]) == len(KINDS)))
+                by_name.setdefault(option.name, {})[kind.name] = option
+    return dict(sorted(by_name.items(), key=lambda entry: len(entry[1]) == len(KINDS)))
 
 
 def named(row: Any) -> str:

@@ -11,7 +11,15 @@ from weanalysis import data as data_sources
 from weanalysis.cache import Cache, find_cache
 from weanalysis.data import SOURCES, ImageData, task_of_data
 from weanalysis.errors import DataError, unknown_name
-from weanalysis.models import Model, check_task, load_network, parse_name, smallest_image_size
+from weanalysis.models import (
+    Model,
+    check_inputs,
+    check_task,
+    input_sides,
+    load_network,
+    parse_name,
+    smallest_image_size,
+)
 from weanalysis.models.formats import is_weights_file
 
 
@@ -81,5 +89,8 @@ def load_data(
     if model is not None:
         check_task(model.architecture, spec, task_of_data(spec))
     if model is not None and model.transform is None and image_size is None and spec in ("digits", "digit-scenes"):
-        image_size = smallest_image_size(model.net)
-    return data_sources.load_data(spec, mean, std, image_size, num_images, seed, model, **others)
+        image_size = smallest_image_size(model.net) if input_sides(model.net) in (None, 2) else None
+    data = data_sources.load_data(spec, mean, std, image_size, num_images, seed, model, **others)
+    if model is not None:
+        check_inputs(model.net, model.name, data.transform.shape)
+    return data

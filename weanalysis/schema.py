@@ -268,6 +268,9 @@ EXCITATION = Record(
         "reduction": Whole(1, 1_000_000),
         "eps": Number(1e6),
         "layers": AnyOf("names of layers", (Optional(_LAYER), ListOf(_LAYER, 100_000))),
+        "hidden_of": _NAME,
+        "unbiased": flag,
+        "constant_maximum": flag,
     },
     needed=("kind",),
 )
@@ -303,16 +306,26 @@ TRANSFORM = Record(
         "std": ListOf(Number(1e6), 3, 3),
         "interpolation": _NAME,
         "squash": flag,
+        "num_frames": Whole(1, 4096),
+        "sampling": _NAME,
     },
     needed=("image_size", "mean", "std"),
 )
+
+_ARRAYS = Record({"shape": ListOf(Whole(1, 2**31), 4, 1)}, needed=("shape",))
+
+
+def _transform(value: Any, place: str) -> None:
+    """Check for a transform of pictures or clips, or one of arrays."""
+    (_ARRAYS if isinstance(value, Mapping) and "shape" in value else TRANSFORM)(value, place)
+
 
 #: What `save_checkpoint` writes beside the weights and the architecture; programs may add fields of their own.
 CHECKPOINT = Record(
     {
         "classes": Optional(ListOf(Text(1000), MOST_CLASSES)),
         "synsets": Optional(ListOf(Text(100), MOST_CLASSES)),
-        "transform": Optional(TRANSFORM),
+        "transform": Optional(_transform),
         "weights": Optional(Text(10_000)),
         "notes": Optional(ListOf(Text(10_000), 10_000)),
         "data": Optional(Text(10_000)),
@@ -325,7 +338,7 @@ RUN = Record(
     {
         "created": Text(100),
         "recipe": MapOf(anything, 1000),
-        "image_size": Whole(1, MOST_PIXELS),
+        "image_size": Optional(Whole(1, MOST_PIXELS)),
         "train_images": Text(),
         "val_images": Text(),
         "versions": MapOf(Optional(Text()), 1000),

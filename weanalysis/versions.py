@@ -13,10 +13,10 @@ _PACKAGES = ("weanalysis", "torch", "torchvision", "numpy", "scipy")
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that numbers hang on, those that are installed."""
-    found = {}
+    installed = {}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {**found, "python": platform.python_version()}
+    return {**installed, "python": platform.python_version()}

@@ -30,20 +30,20 @@ st.caption(
     "seeds of each. `weanalysis compare` and the report say the same.",
 )
 
-found = reading.studies()
-usual = reading.usual_pair(found)
+studies = reading.studies()
+usual = reading.usual_pair(studies)
 if usual is None:
     shared.how_to_begin(DEFAULT)
     st.caption("Two studies of the same kind are needed for a comparison.")
     st.stop()
-by_label = {shared.label(study): study for _, study in found.iterrows()}
+by_label = {shared.label(study): study for _, study in studies.iterrows()}
 label_of = {int(study["id"]): name for name, study in by_label.items()}
 with st.container(horizontal=True):
     begin = list(by_label).index(label_of[usual[0]])
     first_label = st.selectbox("First", list(by_label), index=begin, key="first", bind="query-params")
     first = by_label[first_label]
     others = [name for name, study in by_label.items() if study["kind"] == first["kind"] and name != first_label]
-    partner = reading.usual_pair(found, int(first["id"]))
+    partner = reading.usual_pair(studies, int(first["id"]))
     if partner is None:
         st.info(f"There is no other {first['kind']} study to compare it with.", icon=":material/compare_arrows:")
         st.stop()
@@ -112,21 +112,21 @@ def costs() -> None:
         "training only: it is folded into the weights afterwards. Paper, Table 1.",
     ):
         return
-    told = {}
+    costs_of = {}
     for study in (first, second):
         about = reading.describe(study)
         if not about.get("architecture"):
             st.caption(f"Of {shared.plain(study['name'])} it is not known how to build its network.")
             return
-        told[shared.label(study)] = networks.costs(about)
+        costs_of[shared.label(study)] = networks.costs(about)
     st.dataframe(
         pd.DataFrame(
             {
-                "network": list(told),
-                "excitation": [found["excitation"] for found in told.values()],
-                "training": [found["train_params"] / 1e6 for found in told.values()],
-                "inference": [found["inference_params"] / 1e6 for found in told.values()],
-                "operations": [found["gflops"] for found in told.values()],
+                "network": list(costs_of),
+                "excitation": [known["excitation"] for known in costs_of.values()],
+                "training": [known["train_params"] / 1e6 for known in costs_of.values()],
+                "inference": [known["inference_params"] / 1e6 for known in costs_of.values()],
+                "operations": [known["gflops"] for known in costs_of.values()],
             }
         ),
         hide_index=True,
@@ -140,7 +140,7 @@ def costs() -> None:
             ),
         },
     )
-    unknown = [label for label, found in told.items() if found["excitation"] is None]
+    unknown = [label for label, known in costs_of.items() if known["excitation"] is None]
     if unknown:
         st.caption(
             f"The checkpoint tells what training cost; of {shared.plain(', '.join(unknown))} it is not known here."
@@ -296,16 +296,17 @@ def distributions() -> None:
 
 
 def agreement(compared: StudyComparison) -> None:
-    places, found = compared.places, compared.agreement
+    places, correlation = compared.places, compared.agreement
     st.markdown(
         "**Do they agree about what matters?**",
         help="Spearman's rank correlation of D over the places that both measured. Places of one layer resemble each "
         "other: with several layers, the interval leaves out one layer at a time. The noise of finitely many images "
         "makes it smaller than that of the true D.",
     )
-    if found.value == found.value:
+    if correlation.value == correlation.value:
+        interval = figures.interval(correlation.low, correlation.high)
         st.caption(
-            f"Rank correlation {found.value:+.2f}, 95 % interval {figures.interval(found.low, found.high)} "
+            f"Rank correlation {correlation.value:+.2f}, 95 % interval {interval} "
             f"({sample_words(places['layer'].nunique())})."
         )
     shared.show(

@@ -51,8 +51,8 @@ shared.show(
 )
 
 st.subheader("On the weights of a layer")
-found = reading.studies()
-by_label = {shared.label(study): study for _, study in found.iterrows() if reading.layers_with_weights(study)}
+studies = reading.studies()
+by_label = {shared.label(study): study for _, study in studies.iterrows() if reading.layers_with_weights(study)}
 if not by_label:
     st.caption("Run a study: the weights of its network appear here.")
     st.code("weanalysis ablate --model resnet20", language="bash")

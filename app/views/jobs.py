@@ -58,7 +58,7 @@ st.caption(
 def study_command() -> list[str]:
     """Return the command that the form describes."""
     kind = KINDS[st.session_state.get("ablate-study", DEFAULT)]
-    own = {option.name: (option.metavar, option.told) for option in kind.options if option.on_command}
+    own = {option.name: (option.metavar, option.help_with_default) for option in kind.options if option.on_command}
     others = set(options_by_name()) - set(own)
     rows = [["study"], ["model", "weights", "data"], [*own], ["images", "evaluate", "name"]]
     return ["ablate", *forms.fill_in(cli.commands["ablate"], rows, others, FIRST, WORDS, own)]
@@ -75,10 +75,10 @@ def check_command(command: list[str]) -> None:
 
     A job's results lie in the cache that is shown here, and nowhere else.
     """
-    found = cli.commands.get(command[0])
+    registered = cli.commands.get(command[0])
     try:
-        if found is not None:
-            parsed = found.make_context(command[0], list(command[1:]), resilient_parsing=False)
+        if registered is not None:
+            parsed = registered.make_context(command[0], list(command[1:]), resilient_parsing=False)
             if parsed.params.get("cache") is not None:
                 raise StoreError("--cache is not for jobs: they work in the cache that this dashboard shows")
     except click.ClickException as error:
@@ -112,20 +112,20 @@ with st.container(border=True):
 
 @shared.live(any(job.active for job in jobs.all()))
 def listed() -> None:
-    found = jobs.all()
+    all_jobs = jobs.all()
     for line in jobs.unreadable():
         st.warning(shared.plain(line), icon=":material/warning:")
-    if not found:
+    if not all_jobs:
         st.caption("No job yet.")
         return
-    if st.session_state.get("any-active", False) != any(job.active for job in found):
+    if st.session_state.get("any-active", False) != any(job.active for job in all_jobs):
         # A first job begins, or the last one ended: the whole page polls, or stops polling.
-        st.session_state["any-active"] = any(job.active for job in found)
+        st.session_state["any-active"] = any(job.active for job in all_jobs)
         st.rerun()
-    for job in found[:SHOWN]:
+    for job in all_jobs[:SHOWN]:
         show(job)
-    if len(found) > SHOWN:
-        st.caption(f"{len(found) - SHOWN:,} older jobs are not shown.")
+    if len(all_jobs) > SHOWN:
+        st.caption(f"{len(all_jobs) - SHOWN:,} older jobs are not shown.")
 
 
 def show(job: Job) -> None:

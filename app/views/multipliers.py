@@ -108,22 +108,22 @@ def lowest_and_highest() -> None:
         )
 
 
-def learned(found: dict[str, np.ndarray]) -> None:
+def learned(of_layers: dict[str, np.ndarray]) -> None:
     """Show the multipliers themselves."""
     means = pd.DataFrame(
         [
             {"layer": layer, "in_channel": channel, "mean_multiplier": mean}
-            for layer, values in found.items()
+            for layer, values in of_layers.items()
             for channel, mean in enumerate(values.mean(axis=0))
         ]
     )
     st.subheader("What was learned")
     above = st.container()
-    layer = st.selectbox("Layer", list(found), key="layer", bind="query-params", width=420)
+    layer = st.selectbox("Layer", list(of_layers), key="layer", bind="query-params", width=420)
     with above:
         st.markdown("**All layers**", help="Bands hold all, 90 % and 50 % of a layer's multipliers. Click on a layer.")
         shared.show(
-            figures.multiplier_spread(found, selected=layer, theme=shared.theme()),
+            figures.multiplier_spread(of_layers, selected=layer, theme=shared.theme()),
             key="spread",
             data=means,
             name=f"multipliers-{source}",
@@ -132,21 +132,21 @@ def learned(found: dict[str, np.ndarray]) -> None:
         )
     grid = st.grid(columns=3, min_column_width=320, gap="medium")
     with grid.cell():
-        out, into = found[layer].shape
+        out, into = of_layers[layer].shape
         st.markdown(f"**Map of {shared.plain(layer)}** ({out} outputs × {into} inputs)")
         shared.show(
-            figures.multiplier_map(found[layer], layer, theme=shared.theme()),
+            figures.multiplier_map(of_layers[layer], layer, theme=shared.theme()),
             key="map",
-            data=pd.DataFrame(found[layer]),
+            data=pd.DataFrame(of_layers[layer]),
             name=f"multipliers-{source}-{layer}",
             alt=f"Multipliers of {layer}",
         )
     with grid.cell():
         st.markdown("**How its m are distributed**")
         shared.show(
-            figures.multiplier_histogram(found[layer], theme=shared.theme()),
+            figures.multiplier_histogram(of_layers[layer], theme=shared.theme()),
             key="histogram",
-            data=pd.DataFrame({"multiplier": found[layer].ravel()}),
+            data=pd.DataFrame({"multiplier": of_layers[layer].ravel()}),
             name=f"histogram-{source}-{layer}",
             alt=f"Histogram of the multipliers of {layer}",
         )
@@ -159,9 +159,9 @@ def learned(found: dict[str, np.ndarray]) -> None:
             "other.",
         )
         shared.show(
-            figures.multiplier_ranks(found[layer], kernels=by_kernel, theme=shared.theme()),
+            figures.multiplier_ranks(of_layers[layer], kernels=by_kernel, theme=shared.theme()),
             key="ranks",
-            data=pd.DataFrame(found[layer]) if by_kernel else means[means["layer"] == layer],
+            data=pd.DataFrame(of_layers[layer]) if by_kernel else means[means["layer"] == layer],
             name=f"ranks-{source}-{layer}",
             alt=f"Multiplier of each kernel of {layer}"
             if by_kernel
@@ -174,7 +174,7 @@ if source in studies and kind_of(studies[source]["kind"]).needs_multipliers:
 elif source in runs:
     st.caption("D_L and D_H are measured by a study:")
     st.code(f"weanalysis ablate --model {runs[source]} --study {MULTIPLIER.name}", language="bash")
-if found := reading.multipliers(studies[source]) if source in studies else networks.multipliers(runs[source]):
-    learned(found)
+if of_layers := reading.multipliers(studies[source]) if source in studies else networks.multipliers(runs[source]):
+    learned(of_layers)
 else:
     st.caption("The multipliers of this study are no longer in the cache.")

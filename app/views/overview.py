@@ -20,11 +20,11 @@ st.caption(
     "positive means that the weights were needed. Paper, section 3.1.",
 )
 
-found = reading.studies()
+all_studies = reading.studies()
 for line in (*reading.unreadable(), *unreadable_runs(reading.cache())):
     st.warning(shared.plain(line), icon=":material/warning:")
 runs = [run for run in curves.find_curves(reading.cache()) if run.recipe]
-if found.empty and not runs:
+if all_studies.empty and not runs:
     shared.how_to_begin()
     if st.button(
         "Run the demo here",
@@ -44,12 +44,12 @@ def studies() -> None:
             "Search", key="search", bind="query-params", placeholder="network, data or name", width=320, live=True
         )
         kinds = st.pills(
-            "Study", sorted(found["kind"].unique()), selection_mode="multi", key="kind", bind="query-params"
+            "Study", sorted(all_studies["kind"].unique()), selection_mode="multi", key="kind", bind="query-params"
         )
         states = st.pills(
-            "State", sorted(found["state"].unique()), selection_mode="multi", key="state", bind="query-params"
+            "State", sorted(all_studies["state"].unique()), selection_mode="multi", key="state", bind="query-params"
         )
-    shown = found.assign(intact=reading.accuracies(found))
+    shown = all_studies.assign(intact=reading.accuracies(all_studies))
     for word in (wanted or "").lower().split():
         text = shown[["name", "model", "weights", "data", "kind"]].astype(str).agg(" ".join, axis=1).str.lower()
         shown = shown[text.str.contains(word, regex=False)]
@@ -58,7 +58,7 @@ def studies() -> None:
     if states:
         shown = shown[shown["state"].isin(states)]
     shown = shown.reset_index(drop=True)
-    st.caption(f"{len(shown):,} of {len(found):,} studies. Select a row to open its page.")
+    st.caption(f"{len(shown):,} of {len(all_studies):,} studies. Select a row to open its page.")
     # What a narrow window still shows comes first.
     columns = ["name", "kind", "model", "data", "intact", "progress", "state", "updated", "num_images", "weights"]
     columns += ["stopping"] if shown["stopping"].notna().any() else []
@@ -155,7 +155,7 @@ def trained() -> None:
         st.switch_page("views/runs.py", query_params={"runs": runs[picked.selection.rows[0]].name})
 
 
-@shared.live((found["state"] == shared.RUNNING).any())
+@shared.live((all_studies["state"] == shared.RUNNING).any())
 def running() -> None:
     now = reading.studies()
     for _, study in now[now["state"] == shared.RUNNING].iterrows():
@@ -165,7 +165,7 @@ def running() -> None:
         )
 
 
-if len(found):
+if len(all_studies):
     running()
     studies()
 if runs:

@@ -37,12 +37,12 @@ with st.sidebar, st.expander("Curves from elsewhere", icon=":material/upload_fil
         help="Stays on this machine. Folders that lie in the cache's runs/ are found by themselves.",
     )
 brought = [uploaded(file.name, file.getvalue()) for file in files or []]
-found = curves.find_curves(reading.cache()) + brought
-for broken in (run for run in found if run.problem):
+curves_of_runs = curves.find_curves(reading.cache()) + brought
+for broken in (run for run in curves_of_runs if run.problem):
     st.warning(shared.plain(broken.problem), icon=":material/warning:")
-for note in (note for run in found for note in run.notes):
+for note in (note for run in curves_of_runs for note in run.notes):
     st.caption(f":material/info: {shared.plain(note)}")
-names = [run.name for run in found if not run.problem]
+names = [run.name for run in curves_of_runs if not run.problem]
 if not names:
     st.info("No training run yet. Train one in a terminal; it appears here while it runs.", icon=":material/rocket:")
     st.code("weanalysis train --model resnet20 --data digits --excitation lwe", language="bash")
@@ -95,7 +95,7 @@ def summary(runs: list[curves.Curves]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@shared.live(any(not run.finished for run in found))
+@shared.live(any(not run.finished for run in curves_of_runs))
 def drawn() -> None:
     now = [run for run in curves.find_curves(reading.cache()) + brought if run.name in chosen and not run.problem]
     offered = metrics_of(now)

@@ -43,11 +43,11 @@ def words(about: Any, name: str) -> str:
 
 by_words = {words(about, path.stem): (path, about) for path, about in kept}
 path, about = by_words[st.selectbox("Saliency maps", list(by_words), key="maps", bind="query-params", width=640)]
-found = reading.maps(path)
+maps = reading.maps(path)
 measured = reading.studies(*kinds_where(lambda kind: kind.scored == "units"))
 measured = measured[measured["weights_hash"] == about["weights_hash"]] if len(measured) else measured
 by_label = {shared.label(study): study for _, study in measured.iterrows()}
-usable = [name for name in found.criteria if name not in about["lacking"]]
+usable = [name for name in maps.criteria if name not in about["lacking"]]
 with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
     criterion = st.selectbox(
         "Criterion",
@@ -119,7 +119,7 @@ def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
     """Show, for every kind of unit that the study zeroed, how well the criteria predict its D."""
     scored = rows.copy()
     for name in usable:
-        scored[name] = found.scores(name, rows)
+        scored[name] = maps.scores(name, rows)
     kinds = list(scored.loc[scored["num_images"] > 0, "selection"].unique())
     if not kinds:
         st.caption("The study has not measured anything yet.")
@@ -213,8 +213,8 @@ def table_of(whole: pd.DataFrame) -> None:
 # Beside a measured grid, the layers that it has: so both pictures have the same tiles.
 has_grid = chosen is not None and kind_of(chosen["kind"]).has_kernels
 of_study = set(reading.describe(chosen).get("layers") or ()) if has_grid else set()
-layers = [layer for layer in found.layers if layer.name in of_study] or found.layers
-shown = pd.concat([drawn(layer, found) for layer in layers])
+layers = [layer for layer in maps.layers if layer.name in of_study] or maps.layers
+shown = pd.concat([drawn(layer, maps) for layer in layers])
 shown = shown[shown["layer"].isin(kernels.page_of_layers(shown, KERNELS_A_PAGE))]
 columns = min(5, shown["layer"].nunique())
 if chosen is None:

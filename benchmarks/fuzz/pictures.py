@@ -49,15 +49,15 @@ def read_picture(root: Path) -> None:
     """Examine a file in both ways and read it, as a data set does."""
     served = FilePictures(root, ("0.png",))
     served.examine(0, decode=False)
-    found = served.examine(0, decode=True)
-    if found.problem is not None:
+    examined = served.examine(0, decode=True)
+    if examined.problem is not None:
         served.listing()
-        raise DataError(found.problem)
+        raise DataError(examined.problem)
     try:
         picture = served.picture(0)
     except WeanalysisError as error:
         raise AssertionError(f"found well, then {error}") from error
-    assert picture.mode == "RGB" and sorted(picture.size) == sorted(found.size or ())
+    assert picture.mode == "RGB" and sorted(picture.size) == sorted(examined.size or ())
 
 
 def read_folder(root: Path, random: np.random.Generator) -> None:
@@ -86,28 +86,28 @@ def pictures() -> dict[str, bytes]:
     images |= {"I;16": wide, "F": Image.fromarray(grey.astype(np.float32)), "I": Image.fromarray(grey.astype(np.int32))}
     turned = Image.Exif()
     turned[0x0112] = 6
-    found = {}
+    files = {}
     for name, image in images.items():
         for form, options in _FORMS:
             file = io.BytesIO()
             with contextlib.suppress(OSError, ValueError, KeyError, SystemError):
                 image.save(file, form, **options)
-                found[f"{name} {form} {options}"] = file.getvalue()
+                files[f"{name} {form} {options}"] = file.getvalue()
     frames = [colours.convert("P"), colours.rotate(90).convert("P").resize(colours.size)]
     for form in ("GIF", "PNG", "TIFF", "WEBP"):
         file = io.BytesIO()
         frames[0].save(file, form, save_all=True, append_images=frames[1:])
-        found[f"frames {form}"] = file.getvalue()
+        files[f"frames {form}"] = file.getvalue()
     file = io.BytesIO()
     colours.save(file, "TIFF", compression="jpeg")
-    found["JPEG in TIFF"] = file.getvalue()
+    files["JPEG in TIFF"] = file.getvalue()
     for form in ("JPEG", "PNG", "WEBP", "TIFF"):
         file = io.BytesIO()
         colours.save(file, form, exif=turned)
-        found[f"turned {form}"] = file.getvalue()
-    found["plain PPM"] = b"P3 4 2 255 " + b" ".join(b"%d" % value for value in range(24))
-    found["RLE BMP"] = rle_bmp(16, 12, b"\x10\x03" * 12 + b"\x00\x01")
-    return found
+        files[f"turned {form}"] = file.getvalue()
+    files["plain PPM"] = b"P3 4 2 255 " + b" ".join(b"%d" % value for value in range(24))
+    files["RLE BMP"] = rle_bmp(16, 12, b"\x10\x03" * 12 + b"\x00\x01")
+    return files
 
 
 _FORMS: tuple[tuple[str, dict], ...] = (
@@ -129,20 +129,20 @@ _FORMS: tuple[tuple[str, dict], ...] = (
 @functools.cache
 def strangers() -> dict[str, bytes]:
     """Return files of formats that are not opened, and pictures that are larger than they look, by name."""
-    found = {}
+    files = {}
     for form in ("DDS", "EPS", "ICO", "PCX", "SGI", "TGA", "JPEG2000", "PDF", "IM", "MSP", "XBM"):
         file = io.BytesIO()
         with contextlib.suppress(OSError, ValueError, KeyError):
             Image.new("1" if form in ("MSP", "XBM") else "RGB", (16, 12)).save(file, form)
-            found[form] = file.getvalue()
-    found["empty"], found["text"] = b"", b"<html>404</html>"
-    found["zip"] = b"PK\x03\x04" + bytes(60)
-    found["huge PNG"] = png(2**31 - 1, 2**31 - 1, b"")
-    found["large PNG"] = png(9_400, 9_400, zlib.compress(bytes(10_000)))
-    found["PNG with a bomb of text"] = png(4, 4, b"", extra=(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**24))))
-    found["long RLE BMP"] = rle_bmp(60_000, 200, b"\x00\x02\xff\xff" * 50)
-    found["JPEG of many scans"] = many_scans(3_000, 20_000)
-    return found
+            files[form] = file.getvalue()
+    files["empty"], files["text"] = b"", b"<html>404</html>"
+    files["zip"] = b"PK\x03\x04" + bytes(60)
+    files["huge PNG"] = png(2**31 - 1, 2**31 - 1, b"")
+    files["large PNG"] = png(9_400, 9_400, zlib.compress(bytes(10_000)))
+    files["PNG with a bomb of text"] = png(4, 4, b"", extra=(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**24))))
+    files["long RLE BMP"] = rle_bmp(60_000, 200, b"\x00\x02\xff\xff" * 50)
+    files["JPEG of many scans"] = many_scans(3_000, 20_000)
+    return files
 
 
 def png(width: int, height: int, pixels: bytes, extra: tuple[bytes, bytes] | None = None) -> bytes:

@@ -167,28 +167,28 @@ def _settle(path: Path) -> None:
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
     """Flip, replace, insert, remove, repeat and cut off bytes, in a few places."""
-    found = bytearray(content)
+    changed = bytearray(content)
     for _ in range(rng.choice([1, 1, 2, 4, 16])):
-        place = rng.randrange(len(found) + 1)
-        length = min(rng.choice([1, 2, 4, 16, 100]), len(found) - place)
+        place = rng.randrange(len(changed) + 1)
+        length = min(rng.choice([1, 2, 4, 16, 100]), len(changed) - place)
         match rng.randrange(7):
-            case 0 if place < len(found):
-                found[place] ^= 1 << rng.randrange(8)
+            case 0 if place < len(changed):
+                changed[place] ^= 1 << rng.randrange(8)
             case 1:
-                found[place : place + length] = rng.randbytes(length)
+                changed[place : place + length] = rng.randbytes(length)
             case 2:
-                found[place:place] = rng.choice(_TOKENS)
+                changed[place:place] = rng.choice(_TOKENS)
             case 3:
                 token = rng.choice(_TOKENS)
-                found[place : place + len(token)] = token
+                changed[place : place + len(token)] = token
             case 4:
-                del found[place : place + length]
+                del changed[place : place + length]
             case 5:
-                found[place:place] = found[place : place + length] * rng.choice([1, 2, 50])
+                changed[place:place] = changed[place : place + length] * rng.choice([1, 2, 50])
             case _:
                 if rng.random() < 0.3:
-                    del found[place:]
-    return bytes(found)
+                    del changed[place:]
+    return bytes(changed)
 
 
 def damaged_events(content: bytes, rng: random.Random) -> bytes:
@@ -243,9 +243,9 @@ def read_metrics(folder: Path) -> None:
     from weanalysis.training import list_runs
 
     assert len(list_runs(Cache(folder))) == 1
-    (found,) = curves.find_curves(Cache(folder))
-    if found.problem:
-        raise WeanalysisError(found.problem)
+    (run,) = curves.find_curves(Cache(folder))
+    if run.problem:
+        raise WeanalysisError(run.problem)
 
 
 def read_events(folder: Path) -> None:
@@ -293,8 +293,8 @@ def read_jobs(folder: Path) -> None:
     from weanalysis.jobs import Jobs
 
     jobs = Jobs(Cache(folder))
-    found = jobs.all()
-    for job in found:
+    all_jobs = jobs.all()
+    for job in all_jobs:
         jobs.log(job.id)
         datetime.fromtimestamp(job.created)
     for line in jobs.unreadable():

@@ -37,7 +37,7 @@ NUM_PROBES = 8
 # So often a network is asked again: what random numbers change may show in one pass and not in another.
 _NUM_ASKED = 2
 
-# Of outputs for each pixel, so many numbers of an image tell a network apart.
+# Of outputs of more sides than logits have, about so many numbers of an image tell a network apart.
 _NUM_HASHED = 4096
 
 # So many images are also shown alone.
@@ -82,12 +82,12 @@ class State:
 
     def changed(self) -> list[str]:
         """The names of attributes and buffers that are not what they were."""
-        found = []
+        changes = []
         for module, names, attributes, buffers in self._kept:
-            found += [name for name in vars(module) if name not in names]
-            found += [name for name, (_, value) in attributes.items() if not _same(vars(module).get(name), value)]
-            found += [name for name, (_, value) in buffers.items() if not _same(module._buffers.get(name), value)]
-        return found
+            changes += [name for name in vars(module) if name not in names]
+            changes += [name for name, (_, value) in attributes.items() if not _same(vars(module).get(name), value)]
+            changes += [name for name, (_, value) in buffers.items() if not _same(module._buffers.get(name), value)]
+        return changes
 
     def put_back(self) -> None:
         """Make them what they were."""
@@ -251,8 +251,8 @@ def _first_to_differ(net: nn.Module, one: Callable[[], Any], other: Callable[[],
     place = -1
 
     def tensors(value: Any) -> list[Tensor]:
-        found = value if isinstance(value, (tuple, list)) else [value]
-        return [one[:num_rows].detach().clone() for one in found if isinstance(one, Tensor) and one.ndim]
+        values = value if isinstance(value, (tuple, list)) else [value]
+        return [one[:num_rows].detach().clone() for one in values if isinstance(one, Tensor) and one.ndim]
 
     def record(name: str) -> Any:
         def hook(_module: nn.Module, inputs: Any, output: Any) -> None:
@@ -363,7 +363,7 @@ def answers_to_probes(net: nn.Module, images: Tensor, forward: Forward) -> str:
         num_digits = 6
     except Exception:  # parts of it are of another type, by their own words
         logits, num_digits = forward(copied(net).cpu(), probes), 3
-    numbers = logits.flatten(1)
+    numbers = logits.reshape(len(logits), -1)
     if logits.ndim > 2:
         numbers = numbers[:, :: max(1, numbers.shape[1] // _NUM_HASHED)]
     return hashlib.sha256(

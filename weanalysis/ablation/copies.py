@@ -135,14 +135,14 @@ def _shared_tensors(net: nn.Module) -> dict[int, Tensor]:
 
 def _uncopyable(net: nn.Module, memo: dict[int, Tensor]) -> dict[int, Any]:
     """For `copy.deepcopy`: attributes that it cannot copy, as they are; a generator of random numbers is cloned."""
-    found: dict[int, Any] = {}
+    replaced: dict[int, Any] = {}
     for module in net.modules():
         for _, value in own_state(module):
             if isinstance(value, torch.Generator):
-                found[id(value)] = value.clone_state()
+                replaced[id(value)] = value.clone_state()
                 continue
             try:
                 copy.deepcopy(value, dict(memo))
             except Exception:
-                found[id(value)] = value
-    return found
+                replaced[id(value)] = value
+    return replaced

@@ -113,7 +113,7 @@ class _Execution:
             self._doubt_guesses()
             state = "complete" if progress.is_complete else "stopped"
         except KeyboardInterrupt:
-            stop.asked = True
+            stop.ask()
             state = "complete" if progress.is_complete else "stopped"
         finally:
             self._record.set_state(state, progress.done, progress.total)

@@ -28,17 +28,17 @@ def fold_weights(net: nn.Module, images: Tensor, forward: Forward, layers: Conta
     images)` gives the logits. Returns notes. Raises StudyError where the folded network answers differently, as one
     does whose weight depends on the images.
     """
-    found = {name: how for name, conv in _convolutions(net).items() if (how := _computed_by(conv))}
+    computed = {name: how for name, conv in _convolutions(net).items() if (how := _computed_by(conv))}
     hooked = [
         name
         for name, conv in _convolutions(net).items()
         if name in layers and (conv._forward_pre_hooks or not _is_parameter(conv))
     ]
-    if not found and not hooked:
+    if not computed and not hooked:
         return []
     before = forward(copied(net), images)
     # The weight of half of the images must be that of all of them.
-    found |= _fold_hooks(net, hooked, images[: max(1, len(images) // 2)], forward)
+    computed |= _fold_hooks(net, hooked, images[: max(1, len(images) // 2)], forward)
     for name, conv in _convolutions(net).items():
         if parametrize.is_parametrized(conv, "weight"):
             fold_module(conv)
@@ -46,11 +46,11 @@ def fold_weights(net: nn.Module, images: Tensor, forward: Forward, layers: Conta
     difference = (forward(copied(net), images) - before).abs().max().item()
     if not difference <= _ROUNDING * max(1e-6, before.abs().max().item()):
         raise StudyError(
-            f"the weight of {few(found)} is another for every image, or for every call, so that there is "
+            f"the weight of {few(computed)} is another for every image, or for every call, so that there is "
             f"no weight to zero (with that of the first images the logits differ by {difference:.2g}); "
             "leave it out with --layers"
         )
-    others = {name: how for name, how in found.items() if how not in _OURS}
+    others = {name: how for name, how in computed.items() if how not in _OURS}
     return (
         [
             f"{few(others)}: the weight is computed ({', '.join(dict.fromkeys(others.values()))}); what is zeroed is "
@@ -94,7 +94,7 @@ def _fold_hooks(net: nn.Module, names: Sequence[str], images: Tensor, forward: F
     """Keep the weights that the forward pass of these layers uses, and take the hooks away that set them."""
     if not names:
         return {}
-    trial, found = copied(net), {}
+    trial, folded = copied(net), {}
     used: dict[str, tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = {}
 
     def keep(name: str) -> Any:
@@ -126,13 +126,13 @@ def _fold_hooks(net: nn.Module, names: Sequence[str], images: Tensor, forward: F
                     f"the weight of {name} is parametrized, and a hook sets it too; leave it out with --layers"
                 )
             continue
-        found[name] = ", ".join(_word(conv._forward_pre_hooks[key]) for key in setters) or "an attribute"
+        folded[name] = ", ".join(_word(conv._forward_pre_hooks[key]) for key in setters) or "an attribute"
         for key in setters:
             del conv._forward_pre_hooks[key]
         for kept in (conv._buffers, conv._parameters, vars(conv)):
             kept.pop("weight", None)
         conv.register_parameter("weight", nn.Parameter(weight))
-    return found
+    return folded
 
 
 def _word(hook: Any) -> str:

@@ -49,8 +49,8 @@ def multipliers_of(model: Model) -> dict[str, Tensor]:
 
 def excitation_kind(model: Model) -> str | None:
     """By what the network's weights are excited, such as "lwe"; None for plain weights."""
-    found = excitation_of(model.net)
-    return None if found is None else str(found["kind"])
+    excitation = excitation_of(model.net)
+    return None if excitation is None else str(excitation["kind"])
 
 
 def checkpoint_of(model: Model) -> str | None:

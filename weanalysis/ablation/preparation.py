@@ -37,12 +37,14 @@ _ROUNDING = 1e-4
 class Prepared:
     """A network that can be ablated: plain weights in a copy of its own, how it is to be run, and notes for a person.
 
-    `is_rebuilt`: its architecture and its weights make the same network again, in another process too.
+    `output_shape` is that of an image's outputs. `is_rebuilt`: its architecture and its weights make the same network
+    again, in another process too.
     """
 
     model: Model
     conduct: Conduct
     notes: tuple[str, ...]
+    output_shape: tuple[int, ...]
     is_rebuilt: bool
 
 
@@ -55,13 +57,15 @@ def prepare(
     given: nn.Module | None = None,
     output: str | int | None = None,
     num_classes: int | None = None,
+    any_shape: bool = False,
     of_pixels: bool = False,
 ) -> Prepared:
     """Fold a network's weights in a copy, observe how it behaves on some images, and find out what tells it apart.
 
     `layers` are those that will be zeroed (None: all); `seed` and `batch_size` are what the user allows, see
     `behaviour.observe`; `given` is the network that `model` holds a copy of, which must not be computed with; `output`
-    names the logits among several outputs, which `num_classes` may tell apart; with `of_pixels` each pixel has its own.
+    names the logits among several outputs, which `num_classes` may tell apart; with `of_pixels` each pixel has its own,
+    with `any_shape` they need be no logits.
     Raises StudyError for a network that cannot be measured.
     """
     net = copied(model.net)
@@ -76,7 +80,8 @@ def prepare(
     if lazy:
         raise StudyError(f"{few(lazy)} has no weight yet: run one batch through the network first")
     net = moved(net, torch.device("cpu"), torch.float32)
-    path, note = choose_output(run_forward(copied(net), images.clone()), num_classes, output, of_pixels)
+    returned = run_forward(copied(net), images.clone())
+    path, note = choose_output(returned, num_classes, output, len(images) if any_shape else None, of_pixels)
 
     def forward(net: nn.Module, images: Tensor) -> Tensor:
         with drawn_from(seed):
@@ -103,7 +108,7 @@ def prepare(
     if not is_rebuilt:
         structure = {"structure": describe_behaviour(net), "answers": answers_to_probes(net, images, forward)}
         plain = replace(plain, architecture={"source": UNNAMED_SOURCE, "name": model.name, **structure})
-    return Prepared(plain, conduct, tuple(notes), is_rebuilt)
+    return Prepared(plain, conduct, tuple(notes), tuple(logits_of(returned, path).shape[1:]), is_rebuilt)
 
 
 def prepare_on(model: Model, images: ImageData | GivenImages, batch_size: int | None = None) -> Prepared:

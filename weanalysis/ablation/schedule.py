@@ -164,8 +164,17 @@ class StopRequest:
     """
 
     def __init__(self, say: Callable[[str], None] = lambda line: None) -> None:
-        self.asked = False
+        self._asked = False
         self._say = say
+
+    @property
+    def asked(self) -> bool:
+        """Whether one is to stop when what is in hand is done."""
+        return self._asked
+
+    def ask(self) -> None:
+        """Have it stop when what is in hand is done."""
+        self._asked = True
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
@@ -175,9 +184,9 @@ class StopRequest:
             return
 
         def on_signal(_number: int, _frame: Any) -> None:
-            if self.asked:
+            if self._asked:
                 raise KeyboardInterrupt
-            self.asked = True
+            self.ask()
             with suppress(RuntimeError):  # a signal that comes in the middle of a print may not print
                 self._say("stopping when the measurements in hand are done; press Ctrl-C again to stop at once")
 

@@ -26,7 +26,6 @@ from weanalysis.models import Model, save_checkpoint
 from weanalysis.results.multipliers import save_multipliers
 from weanalysis.results.store import content_key
 from weanalysis.tasks import (
-    CLASSIFICATION,
     IOU_OF_CLASS,
     NUMBERS,
     SEGMENTATION,
@@ -95,9 +94,10 @@ def set_up(request: Request, settings: Settings, cache: Cache, say: Callable[[st
     prepared = _prepared(request, settings, given, images, study, probes)
     for note in (*study.notes, *prepared.notes):
         say(note)
-    evaluator = _evaluator(settings, prepared, _output_task(settings, prepared, images), probes)
+    task = _output_task(settings, prepared, images)
+    evaluator = _evaluator(settings, prepared, task, probes)
     outputs = evaluator.logits(probes)
-    num_classes = _checked_classes(settings, images, outputs, targets)
+    num_classes = _checked_classes(settings, images, task, outputs, targets)
     seconds_per_image = _time_forward(evaluator, probes, targets)
     if settings.batch_size is None:
         evaluator.fit_batch(probes, study.ablations)
@@ -112,7 +112,7 @@ def set_up(request: Request, settings: Settings, cache: Cache, say: Callable[[st
         seconds_per_image=seconds_per_image,
         name=request.name or _name_of(settings, prepared.model, images, study),
         context=context,
-        about={**_about(settings, prepared, images, study, evaluator.note, outputs.shape[1]), **made_by},
+        about={**_about(settings, prepared, images, study, evaluator, outputs.shape), **made_by},
         work=_work(
             settings, prepared, images, evaluator, context, cache, _keep_weights(cache, prepared.model, learned)
         ),
@@ -155,37 +155,43 @@ def _prepared(
         own,
         request.output,
         classes_of(given, images),
+        settings.own is not None,
         images.task == SEGMENTATION,
     )
 
 
 def _output_task(settings: Settings, prepared: Prepared, images: ImageData | GivenImages) -> OutputTask:
-    """What the network's outputs and the targets mean: classes of images or pixels, or whatever an own metric reads."""
+    """What the network's outputs and the targets mean: classes of images or pixels, or whatever an own metric reads.
+
+    With such a metric, outputs that are no logits of several classes mean what it makes of them.
+    """
     task, metric = images.task, settings.metric
     if not metric.is_own and task != NUMBERS and task not in metric.tasks:
         raise StudyError(
             f"metric {metric.name} is one of {' and '.join(metric.tasks)}, and {images.spec} is data of {task}: choose "
             f"from {listed_metrics(task)}"
         )
+    if isinstance(images, GivenTargets) and settings.own is None:
+        raise StudyError(
+            f"the targets of {images.spec} are no class indices, so that {settings.metric.name} cannot be told: "
+            "give a metric of your own (weanalysis.metric)"
+        )
     if task == SEGMENTATION:
         return Segmentation(prepared.conduct.probabilities, settings.own)
-    if isinstance(images, GivenTargets):
-        if settings.own is None:
-            raise StudyError(
-                f"the targets of {images.spec} are no class indices, so that {settings.metric.name} cannot be told: "
-                "give a metric of your own (weanalysis.metric)"
-            )
+    are_logits = len(prepared.output_shape) == 1 and prepared.output_shape[0] > 1
+    if settings.own is not None and (isinstance(images, GivenTargets) or not are_logits):
         return Numbers(settings.own)
     return Classification(prepared.conduct.probabilities, settings.own)
 
 
-def _checked_classes(settings: Settings, images: ImageData | GivenImages, outputs: Tensor, targets: Tensor) -> int:
+def _checked_classes(
+    settings: Settings, images: ImageData | GivenImages, task: OutputTask, outputs: Tensor, targets: Tensor
+) -> int:
     """How many classes the network has, 0 where images have none; raise WeanalysisError where that does not fit."""
-    if images.task == SEGMENTATION:
+    if isinstance(task, Segmentation):
         return _checked_masks(settings, images, outputs, targets)
-    if isinstance(images, GivenTargets):
-        assert settings.own is not None
-        settings.own.check(outputs, targets)
+    if isinstance(task, Numbers):
+        task.own.check(outputs, targets)
         return 0
     num_classes, metric = outputs.shape[1], settings.metric
     if not metric.is_own and num_classes <= max(1, metric.guesses):
@@ -297,13 +303,16 @@ def _name_of(settings: Settings, model: Model, images: Any, study: Study) -> str
 
 
 def _about(
-    settings: Settings, prepared: Prepared, images: Any, study: Study, evaluation_note: str, num_outputs: int
+    settings: Settings, prepared: Prepared, images: Any, study: Study, evaluator: Evaluator, outputs: torch.Size
 ) -> dict[str, Any]:
     """What is said of a study, beside what its answers depend on."""
     model = prepared.model
     classes = list(model.classes or getattr(images, "classes", None) or ())
-    if images.task == SEGMENTATION:
-        classes = list(class_names(images, num_outputs))
+    task, task_name = evaluator.network.task, None
+    if isinstance(task, Segmentation):
+        classes, task_name = list(class_names(images, outputs[1])), SEGMENTATION
+    elif isinstance(task, Numbers):
+        task_name = NUMBERS
     return {
         "model": model.name,
         "weights": model.weights,
@@ -314,9 +323,9 @@ def _about(
         "notes": [*study.notes, *prepared.notes],
         "classes": classes,
         "transform": images.transform.describe() if images.transform else None,
-        "evaluation_note": evaluation_note,
+        "evaluation_note": evaluator.note,
         "stopping": str(settings.rule) if settings.rule else None,
-        "task": None if images.task == CLASSIFICATION else images.task,
+        "task": task_name,
         "own_metrics": [described(settings.metric)] if settings.own else [],
         "versions": versions(),
     }

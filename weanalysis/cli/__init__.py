@@ -56,11 +56,16 @@ def cli() -> None:
     pass
 
 
-for command in COMMANDS:
+def enter(command: click.Command) -> None:
+    """Make a command known, with the option that shows where an error comes from."""
     command.params.append(
         click.Option(["--debug"], is_flag=True, expose_value=False, help="Show where in the code an error comes from.")
     )
     cli.add_command(command)
+
+
+for command in COMMANDS:
+    enter(command)
 
 
 def main() -> None:

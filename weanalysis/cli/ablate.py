@@ -48,12 +48,12 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for homes in reversed(options_by_name().values()):
         first = next(iter(homes.values()))
         if len(homes) == len(KINDS):
-            told = f"{first.told[0].upper()}{first.told[1:]}."
+            text = f"{first.help_with_default[0].upper()}{first.help_with_default[1:]}."
         else:
-            told = " ".join(f"{kind}: {option.told}." for kind, option in homes.items())
+            text = " ".join(f"{kind}: {option.help_with_default}." for kind, option in homes.items())
         metavar = "|".join(dict.fromkeys(part for option in homes.values() for part in option.metavar.split("|")))
         read = first.read if first.read in (int, float) else str
-        command = click.option(first.flag, type=read, metavar=metavar, help=told)(command)
+        command = click.option(first.flag, type=read, metavar=metavar, help=text)(command)
     return command
 
 
@@ -204,19 +204,19 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
                 f"{stop}; they are kept: run the same command again to go on, or `weanalysis export {stop.study_id} "
                 f"-o so-far.csv{where}` to see what there is"
             ) from None
-    found = None
+    improvements = None
     if given["find"]:
         with Store.open(cache.results) as store:
-            found = find_improvements(store, table.attrs["study_id"])
+            improvements = find_improvements(store, table.attrs["study_id"])
     if given["as_json"]:
-        _print_json(table, kind.name, given, {"detrimental": found.summary()} if found else {})
+        _print_json(table, kind.name, given, {"detrimental": improvements.summary()} if improvements else {})
     else:
         from weanalysis.cli.summary import print_improvements, print_study
 
         console = Console(highlight=False)
         print_study(console, table, cache, given["detect"])
-        if found:
-            print_improvements(console, found)
+        if improvements:
+            print_improvements(console, improvements)
 
 
 # What the command hands on as it is.

@@ -83,7 +83,7 @@ def compare(**given: Any) -> None:
                 tasks[name] = progress.add_task(f"running {name}", total=total)
             progress.update(tasks[name], completed=done)
 
-        found = run(
+        comparison = run(
             given["first"],
             given["second"],
             given["data"],
@@ -96,22 +96,22 @@ def compare(**given: Any) -> None:
             cache=find_cache(given["cache"]),
             report=report,
         )
-        for note in found.notes:
+        for note in comparison.notes:
             watcher.say(note)
     if given["as_json"]:
-        click.echo(json.dumps(to_json_value(found.summary()), allow_nan=False))
+        click.echo(json.dumps(to_json_value(comparison.summary()), allow_nan=False))
         return
-    print_comparison(Console(highlight=False), found)
+    print_comparison(Console(highlight=False), comparison)
 
 
-def print_comparison(console: Console, found: NetworkComparison | StudyComparison) -> None:
+def print_comparison(console: Console, comparison: NetworkComparison | StudyComparison) -> None:
     """Print what `weanalysis.compare` found, and what it speaks of."""
     from weanalysis.comparison import StudyComparison
 
-    if isinstance(found, StudyComparison):
-        _print_studies(console, found)
+    if isinstance(comparison, StudyComparison):
+        _print_studies(console, comparison)
     else:
-        _print_networks(console, found)
+        _print_networks(console, comparison)
 
 
 def _levels(text: str | None) -> tuple[float, ...]:
@@ -130,19 +130,20 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _apart(found: Any, metric: Metric) -> str:
+def _apart(comparison: Any, metric: Metric) -> str:
     """Word a difference in the unit of a metric, with its interval where it has one."""
     value, low, high = (
-        f"{each:+.{metric.decimals}f}" for each in (found.difference, found.difference_low, found.difference_high)
+        f"{each:+.{metric.decimals}f}"
+        for each in (comparison.difference, comparison.difference_low, comparison.difference_high)
     )
     words = f"{value} {metric.unit}"
-    return words if math.isnan(found.difference_low) else f"{words}, 95 % interval {low} to {high}"
+    return words if math.isnan(comparison.difference_low) else f"{words}, 95 % interval {low} to {high}"
 
 
-def _correlation(found: Estimate) -> str:
-    if math.isnan(found.low):
-        return f"{found.value:+.2f}"
-    return f"{found.value:+.2f}, 95 % interval {found.low:+.2f} to {found.high:+.2f}"
+def _correlation(estimate: Estimate) -> str:
+    if math.isnan(estimate.low):
+        return f"{estimate.value:+.2f}"
+    return f"{estimate.value:+.2f}, 95 % interval {estimate.low:+.2f} to {estimate.high:+.2f}"
 
 
 def _shown(value: float, form: str = ".4g") -> str:
@@ -153,80 +154,84 @@ def _rows(table: pd.DataFrame) -> Iterator[Any]:
     yield from table.itertuples()
 
 
-def _print_networks(console: Console, found: NetworkComparison) -> None:
-    metric = find_metric(found.metric)
-    console.print(f"\nA: {found.first}\nB: {found.second}\n", markup=False, soft_wrap=True)
-    means = [f"{sum(side.accuracy) / len(side.accuracy):.{metric.decimals}f} {metric.mark}" for side in found.sides]
+def _print_networks(console: Console, comparison: NetworkComparison) -> None:
+    metric = find_metric(comparison.metric)
+    console.print(f"\nA: {comparison.first}\nB: {comparison.second}\n", markup=False, soft_wrap=True)
+    means = [
+        f"{sum(side.accuracy) / len(side.accuracy):.{metric.decimals}f} {metric.mark}" for side in comparison.sides
+    ]
     console.print(
-        f"{metric.label} on {found.num_images:,} images of {found.data}: A {means[0]}, B {means[1]}",
+        f"{metric.label} on {comparison.num_images:,} images of {comparison.data}: A {means[0]}, B {means[1]}",
         markup=False,
         soft_wrap=True,
     )
-    difference = f"[bold]B minus A: {_apart(found, metric)}[/bold]"
-    if found.is_of_two_networks:
+    difference = f"[bold]B minus A: {_apart(comparison, metric)}[/bold]"
+    if comparison.is_of_two_networks:
         interval, test = ("Tango", "McNemar's exact") if metric.counts_images else (metric.test, "its")
-        console.print(f"{difference} ({interval}, paired by image); {test} p = {found.p_value:.2g}", soft_wrap=True)
+        console.print(
+            f"{difference} ({interval}, paired by image); {test} p = {comparison.p_value:.2g}", soft_wrap=True
+        )
         if metric.counts_images:
-            console.print(f"Images that one alone has right: A {found.alone[0]:.0f}, B {found.alone[1]:.0f}.")
+            console.print(f"Images that one alone has right: A {comparison.alone[0]:.0f}, B {comparison.alone[1]:.0f}.")
         console.print(
             "This speaks of these two networks only. What a way of training does takes several runs a side: train "
             "with --seeds 0-4, then compare with --every-seed.",
             soft_wrap=True,
         )
     else:
-        runs = " and ".join(str(len(side.members)) for side in found.sides)
-        test = "" if math.isnan(found.p_value) else f" (Welch, over {runs} runs); p = {found.p_value:.2g}"
+        runs = " and ".join(str(len(side.members)) for side in comparison.sides)
+        test = "" if math.isnan(comparison.p_value) else f" (Welch, over {runs} runs); p = {comparison.p_value:.2g}"
         console.print(f"{difference}{test}", soft_wrap=True)
-        for name, side in zip("AB", found.sides, strict=True):
+        for name, side in zip("AB", comparison.sides, strict=True):
             values = ", ".join(f"{value:.{metric.decimals}f}" for value in side.accuracy)
             console.print(f"{name}: {values} {metric.mark}", soft_wrap=True)
-    _print_facts(console, found)
-    _print_curves(console, found)
+    _print_facts(console, comparison)
+    _print_curves(console, comparison)
 
 
-def _print_facts(console: Console, found: NetworkComparison) -> None:
+def _print_facts(console: Console, comparison: NetworkComparison) -> None:
     table = _table("", "A", "B", "B / A")
 
     def add(name: str, first: float, second: float, form: str) -> None:
         if not (math.isnan(first) and math.isnan(second)):
             table.add_row(name, _shown(first, form), _shown(second, form), _shown(second / first, ".3f"))
 
-    for row in _rows(found.reached):
+    for row in _rows(comparison.reached):
         add(f"epochs to {row.accuracy:.2f} % (validation)", row.first, row.second, ".1f")
-    add("training step (s)", *found.step_s, ".4f")
-    add("peak memory of training (GiB)", *found.memory_gib, ".2f")
-    first, second = found.costs.loc["first"], found.costs.loc["second"]
+    add("training step (s)", *comparison.step_s, ".4f")
+    add("peak memory of training (GiB)", *comparison.memory_gib, ".2f")
+    first, second = comparison.costs.loc["first"], comparison.costs.loc["second"]
     add("parameters in training (M)", first["train_params"] / 1e6, second["train_params"] / 1e6, ".3f")
     add("parameters at inference (M)", first["inference_params"] / 1e6, second["inference_params"] / 1e6, ".3f")
     add("GFLOPs of an image", first["gflops"], second["gflops"], ".4f")
     if table.row_count:
         console.print()
         console.print(table)
-    for row in _rows(found.reached):
+    for row in _rows(comparison.reached):
         missing = [
             f"{name}: {got} of {len(side.runs)} runs"
-            for name, got, side in zip("AB", (row.first_runs, row.second_runs), found.sides, strict=True)
+            for name, got, side in zip("AB", (row.first_runs, row.second_runs), comparison.sides, strict=True)
             if got < len(side.runs)
         ]
         if missing:
             console.print(f"{row.accuracy:g} % was not reached by all ({'; '.join(missing)} did).")
-    if not all(map(math.isnan, found.step_s)):
+    if not all(map(math.isnan, comparison.step_s)):
         console.print(
             "Step time and memory are what the runs recorded (on the CPU, memory of the whole process): "
             "compare those of one machine.",
             soft_wrap=True,
         )
-    if found.recipes:
-        listed = "; ".join(f"{name}: {one!r} in A, {two!r} in B" for name, (one, two) in found.recipes.items())
+    if comparison.recipes:
+        listed = "; ".join(f"{name}: {one!r} in A, {two!r} in B" for name, (one, two) in comparison.recipes.items())
         console.print(f"Their recipes differ in {listed}.", markup=False, soft_wrap=True)
 
 
-def _print_curves(console: Console, found: NetworkComparison) -> None:
-    curves = found.curves
+def _print_curves(console: Console, comparison: NetworkComparison) -> None:
+    curves = comparison.curves
     if curves.empty:
         return
     step = math.ceil(len(curves) / MOST_EPOCHS)
-    mark = find_metric(found.metric).mark
+    mark = find_metric(comparison.metric).mark
     table = _table("epoch", f"A ({mark})", f"B ({mark})", "B - A")
     for row in _rows(curves[(len(curves) - 1) % step :: step]):
         table.add_row(
@@ -235,47 +240,47 @@ def _print_curves(console: Console, found: NetworkComparison) -> None:
             _shown(row.second, ".2f"),
             _shown(row.second - row.first, "+.2f"),
         )
-    what = "accuracy" if find_metric(found.metric).counts_images else found.metric
-    console.print(f"\nValidation {what} by epoch" + (" (means over runs)" if not found.is_of_two_networks else ""))
+    what = "accuracy" if find_metric(comparison.metric).counts_images else comparison.metric
+    console.print(f"\nValidation {what} by epoch" + (" (means over runs)" if not comparison.is_of_two_networks else ""))
     console.print(table)
 
 
-def _print_studies(console: Console, found: StudyComparison, shown: int = 5) -> None:
+def _print_studies(console: Console, comparison: StudyComparison, shown: int = 5) -> None:
     from weanalysis.kinds import named
     from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words, sample_words
 
-    console.print(f"\nA: {found.first}\nB: {found.second}\n", markup=False, soft_wrap=True)
-    places, metric = found.places, found.measured_in
+    console.print(f"\nA: {comparison.first}\nB: {comparison.second}\n", markup=False, soft_wrap=True)
+    places, metric = comparison.places, comparison.measured_in
     console.print(
-        f"Mean D of {len(places):,} places on {found.num_images:,} images: A {places['first'].mean():.3f}, B "
+        f"Mean D of {len(places):,} places on {comparison.num_images:,} images: A {places['first'].mean():.3f}, B "
         f"{places['second'].mean():.3f}"
     )
     console.print(
-        f"[bold]B minus A: {_apart(found, metric)}[/bold] (over images), p = {found.p_value:.2g}; positive: "
+        f"[bold]B minus A: {_apart(comparison, metric)}[/bold] (over images), p = {comparison.p_value:.2g}; positive: "
         "B needs these weights more",
         soft_wrap=True,
     )
-    intact_a, intact_b = (f"{value:.{metric.decimals}f} {metric.mark}" for value in found.intact)
+    intact_a, intact_b = (f"{value:.{metric.decimals}f} {metric.mark}" for value in comparison.intact)
     test = "(Tango), McNemar's exact p" if metric.counts_images else f"({metric.test}), p"
     console.print(
-        f"Intact {metric.name}: A {intact_a}, B {intact_b}; B minus A {_apart(found.accuracy, metric)} {test} = "
-        f"{found.accuracy.p_value:.2g}",
+        f"Intact {metric.name}: A {intact_a}, B {intact_b}; B minus A {_apart(comparison.accuracy, metric)} {test} = "
+        f"{comparison.accuracy.p_value:.2g}",
         soft_wrap=True,
     )
-    agreement = found.agreement
+    agreement = comparison.agreement
     if not math.isnan(agreement.value):
         console.print(
             f"Rank correlation of D: {_correlation(agreement)} ({sample_words(places['layer'].nunique())})",
             soft_wrap=True,
         )
-    in_a, in_b = found.num_certain
+    in_a, in_b = comparison.num_certain
     console.print(
         f"{in_b:,} places matter more in B and {in_a:,} more in A, beyond chance ({FALSE_DISCOVERY_RATE:.0%} false "
         "discovery rate).",
         soft_wrap=True,
     )
     table = _table("zeroed", "D in A", "D in B", r"B - A \[interval]", "q")
-    largest = found.largest(shown)
+    largest = comparison.largest(shown)
     for row in _rows(largest):
         star = "*" if row.q_value <= FALSE_DISCOVERY_RATE else " "
         table.add_row(
@@ -290,22 +295,22 @@ def _print_studies(console: Console, found: StudyComparison, shown: int = 5) -> 
     console.print(f"\nLargest differences: {chosen}; * beyond chance", soft_wrap=True)
     console.print(table)
     if metric.counts_images:
-        _print_images(console, found, shown)
+        _print_images(console, comparison, shown)
     console.print("\nThis speaks of these two networks only.")
 
 
-def _print_images(console: Console, found: StudyComparison, shown: int) -> None:
+def _print_images(console: Console, comparison: StudyComparison, shown: int) -> None:
     from rich.markup import escape
 
-    in_both, in_a, in_b = found.num_lost
+    in_both, in_a, in_b = comparison.num_lost
     console.print(
         f"\nImages that are lost where some place is zeroed: {in_both:,} in both networks, {in_a:,} in A alone, "
         f"{in_b:,} in B alone.",
         soft_wrap=True,
     )
     table = _table("image", "class", "places in A", "places in B")
-    for row in _rows(found.most_apart(shown)):
+    for row in _rows(comparison.most_apart(shown)):
         table.add_row(str(row.image_id), escape(row.name), str(row.first), str(row.second))
-    if len(found.images):
+    if len(comparison.images):
         console.print("Lost by the most different numbers of places:")
         console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -63,8 +64,12 @@ Examples:
     help="Images of a step (the paper's table has 128).",
 )
 @click.option(
-    "--image-size", type=int, metavar="PIXELS", help="Side of the square images (default: the network's own)."
+    "--image-size",
+    type=int,
+    metavar="PIXELS",
+    help="Side of the square images, or length of a signal (default: the network's own).",
 )
+@click.option("--frames", type=int, metavar="N", help="Frames of a clip (default: the network's own).")
 @click.option("--reduction", type=int, default=16, show_default=True, metavar="R", help="LWE's reduction.")
 @click.option("--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")
 @click.option("--repeats", type=int, default=3, show_default=True, metavar="N", help="Timed steps; the median counts.")
@@ -92,12 +97,12 @@ def costs(**given: Any) -> None:
         options["norm"] = given["norm"]
     device = find_devices(given["device"])[0]
     model = load_network(given["model"], "none", given["num_classes"], options, find_cache(given["cache"]))
-    size = given["image_size"] or _own_image_size(model)
+    shape = _input_shape(model, given["image_size"], given["frames"])
+    size = " x ".join(map(str, shape[1:]))
     rows = []
     with Watcher(given["quiet"]) as watcher:
         watcher.console.print(
-            f"measuring {model.name} on {device}: batches of {given['batch_size']} random images of "
-            f"{size} x {size} pixels",
+            f"measuring {model.name} on {device}: batches of {given['batch_size']} random inputs of {size}",
             markup=False,
             soft_wrap=True,
         )
@@ -108,8 +113,8 @@ def costs(**given: Any) -> None:
             rows.append(
                 measure(
                     build(architecture),
-                    size,
-                    given["batch_size"],
+                    batch_size=given["batch_size"],
+                    input_shape=shape,
                     name=model.name,
                     attention=architecture.get("attention"),
                     device=device,
@@ -122,20 +127,40 @@ def costs(**given: Any) -> None:
         _print_costs(Console(highlight=False), rows, model.name, size, device)
 
 
-def _own_image_size(model: Any) -> int:
-    """The size that a network was made for: its published weights', 32 for the built-in ones, else what it can take."""
-    from weanalysis.models import SOURCES, smallest_image_size
+_SIGNAL_LENGTH, _NUM_FRAMES = 64, 16
+
+
+def _input_shape(model: Any, image_size: int | None, frames: int | None) -> tuple[int, ...]:
+    """The shape of one input: of the size that is given, else of that the network was made for."""
+    from weanalysis.models import SOURCES, input_channels, input_sides
 
     source, name = model.architecture["source"], model.architecture["name"]
+    transform = model.transform
+    if transform is None:
+        with suppress(WeanalysisError):
+            transform = SOURCES[source].pretrained(name, "default").transform
+    sides, channels = input_sides(model.net) or 2, input_channels(model.net)
+    if sides == 1:
+        own = transform.shape[-1] if transform is not None else _SIGNAL_LENGTH
+        return channels, image_size or own
+    leading: tuple[int, ...] = ()
+    if sides == 3:
+        own = getattr(model.net, "segments", None) or getattr(transform, "num_frames", None) or _NUM_FRAMES
+        leading = (frames or own,)
+    if transform is not None and transform.image_size is None and image_size is None:
+        return transform.shape
+    return channels, *leading, *2 * (image_size or _own_image_size(model, transform, leading),)
+
+
+def _own_image_size(model: Any, transform: Any, leading: tuple[int, ...]) -> int:
+    """The size that a network was made for: its published weights', 32 for the built-in ones, else what it can take."""
+    from weanalysis.models import smallest_image_size
+
     if model.transform is not None:
         return model.transform.image_size
     if own := (getattr(model.net, "pretrained_cfg", None) or {}).get("input_size"):  # timm's
         return own[-1]
-    try:
-        transform = SOURCES[source].pretrained(name, "default").transform
-    except WeanalysisError:
-        transform = None
-    return transform.image_size if transform is not None else smallest_image_size(model.net)
+    return transform.image_size if transform is not None else smallest_image_size(model.net, leading)
 
 
 COST_COLUMNS = {
@@ -149,11 +174,11 @@ COST_COLUMNS = {
 }
 
 
-def _print_costs(console: Console, rows: list[dict[str, Any]], model: str, size: int, device: str) -> None:
+def _print_costs(console: Console, rows: list[dict[str, Any]], model: str, size: str, device: str) -> None:
     from rich.table import Table
 
     attention = f" with {rows[0]['attention']}" if rows[0]["attention"] != "none" else ""
-    console.print(f"[bold]{model}{attention}[/bold], batch {rows[0]['batch_size']}, {size} x {size}, on {device}")
+    console.print(f"[bold]{model}{attention}[/bold], batch {rows[0]['batch_size']}, {size}, on {device}")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
     for row in rows:

@@ -128,23 +128,23 @@ class Watcher:
         )
         due = time.monotonic() - self._last >= SECONDS_BETWEEN_TABLES
         number = 5 if self.console.is_terminal else 2
-        found = most_important(status, number) if due or not self.console.is_terminal else None
+        top = most_important(status, number) if due or not self.console.is_terminal else None
         last = status.done >= status.total
         if self.console.is_terminal:
-            if found is not None:
+            if top is not None:
                 self._last = time.monotonic()
                 compared = int((status.counts["num_images"] > 0).sum())
-                title = Text(f"most important so far: {interval_words(len(found), compared)}")
-                self._found: RenderableType = Group(title, rows_table(found, status.metric)) if len(found) else Text("")
-            self._show(share, Group(_bar(share, words), self._found), "", last)
+                title = Text(f"most important so far: {interval_words(len(top), compared)}")
+                self._top: RenderableType = Group(title, rows_table(top, status.metric)) if len(top) else Text("")
+            self._show(share, Group(_bar(share, words), self._top), "", last)
         else:
-            top = (
+            listed = (
                 "; so far most: "
-                + ", ".join(f"{named(row)} {points(row, status.metric.decimals)}" for row in found.itertuples())
-                if found is not None and len(found) and not last
+                + ", ".join(f"{named(row)} {points(row, status.metric.decimals)}" for row in top.itertuples())
+                if top is not None and len(top) and not last
                 else ""
             )
-            self._show(share, "", f"{share:4.0%}  {words}{top}", last)
+            self._show(share, "", f"{share:4.0%}  {words}{listed}", last)
 
 
 def _bar(share: float, words: str) -> RenderableType:

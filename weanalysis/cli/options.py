@@ -49,8 +49,8 @@ model_options = stacked(
         default="resnet50",
         show_default=True,
         metavar="NAME",
-        help="A torchvision network, timm:NAME, a built-in one (resnet20/32/44/56/110, vgg19_cifar, "
-        "resnext29_16x64d), or a checkpoint file of this program.",
+        help="A torchvision network, also of its video networks, timm:NAME, a built-in one (resnet20/32/44/56/110, "
+        "vgg19_cifar, resnext29_16x64d, tsm_resnet50, cnn1d, cnn3d), or a checkpoint file of this program.",
     ),
     click.option(
         "--model-option",
@@ -84,12 +84,14 @@ data_options = stacked(
         default="digits",
         show_default=True,
         metavar="DATA",
-        help="digits, imagefolder:DIR, imagenet:DIR, cifar10[:DIR], cifar100[:DIR] or hf:NAME; of masks digit-scenes, "
-        "voc:DIR or cityscapes:DIR.",
+        help="digits, moving-digits, digit-signals, imagefolder:DIR, imagenet:DIR, cifar10[:DIR], cifar100[:DIR], "
+        "kinetics:DIR, frames:DIR, arrays:FILE.npz or hf:NAME; of masks digit-scenes, voc:DIR or cityscapes:DIR.",
     ),
     click.option("--image-size", type=int, metavar="PIXELS", help="Side of the network's square input."),
     click.option("--mean", metavar="R,G,B", help="Mean of the normalization, such as 0.485,0.456,0.406."),
     click.option("--std", metavar="R,G,B", help="Standard deviation of the normalization."),
+    click.option("--frames", type=int, metavar="N", help="Frames of a clip that the network reads."),
+    click.option("--sampling", metavar="dense|strided", help="Which frames: neighbours, or at equal distances."),
     click.option("--skip-bad-images", is_flag=True, help="Leave out files that are no images instead of refusing."),
     click.option(
         "--class-order",
@@ -187,6 +189,8 @@ def load_inputs(
         cache=cache,
         skip_bad_images=given["skip_bad_images"],
         class_order=parse_class_order(given["class_order"]),
+        frames=given["frames"],
+        sampling=given["sampling"],
     )
     for note in (*model.notes, *data.notes):
         watcher.say(note)

@@ -112,7 +112,7 @@ def prune(ctx: click.Context, /, **given: Any) -> None:
         model, data = load_inputs(given, watcher, cache, name)
         with Progress(console=watcher.console, transient=True, disable=not watcher.console.is_terminal) as progress:
             task = progress.add_task("accuracy of the pruned networks", total=len(data))
-            found = run(
+            pruned = run(
                 model,
                 data,
                 given["by"],
@@ -130,9 +130,9 @@ def prune(ctx: click.Context, /, **given: Any) -> None:
                 **({} if given["curve"] is None else {"curve": _shares(given["curve"])}),
             )
     if output is not None:
-        _save(found, data, output)
+        _save(pruned, data, output)
     if given["as_json"]:
-        about = {key: found.about[key] for key in ("by", "unit", "scope", "sparsity", "layers", "num_images")}
+        about = {key: pruned.about[key] for key in ("by", "unit", "scope", "sparsity", "layers", "num_images")}
         click.echo(
             json.dumps(
                 {
@@ -140,30 +140,30 @@ def prune(ctx: click.Context, /, **given: Any) -> None:
                     "data": given["data"],
                     **about,
                     "output": str(output) if output else None,
-                    "rows": to_json_rows(found.table),
+                    "rows": to_json_rows(pruned.table),
                 },
                 allow_nan=False,
             )
         )
         return
-    _print(Console(highlight=False), found, output)
+    _print(Console(highlight=False), pruned, output)
 
 
-def _save(found: Pruned, data: ImageData, output: Path) -> None:
+def _save(pruned: Pruned, data: ImageData, output: Path) -> None:
     """Write the pruned network as a checkpoint that says how it was pruned."""
     from weanalysis.models import save_checkpoint
     from weanalysis.results.export import to_json_value
 
-    pruned = found.model
+    model = pruned.model
     extra = {
-        "weights": pruned.weights,
-        "classes": pruned.classes or data.classes,
-        "synsets": pruned.synsets,
+        "weights": model.weights,
+        "classes": model.classes or data.classes,
+        "synsets": model.synsets,
         "transform": data.transform.describe(),
-        "notes": pruned.notes,
-        "pruning": to_json_value(found.about),
+        "notes": model.notes,
+        "pruning": to_json_value(pruned.about),
     }
-    save_checkpoint(output, pruned.net, pruned.architecture, extra)
+    save_checkpoint(output, model.net, model.architecture, extra)
 
 
 def _checked_output(output: str | None, *inputs: Path) -> Path | None:
@@ -187,13 +187,13 @@ def _shares(text: str) -> tuple[float, ...]:
         raise StudyError(f"--curve {text!r} is malformed: give shares such as 0.2,0.4,0.6") from None
 
 
-def _print(console: Console, found: Pruned, output: Path | None) -> None:
+def _print(console: Console, pruned: Pruned, output: Path | None) -> None:
     from rich.table import Table
 
-    about, table, metric = found.about, found.table, find_metric(found.about["metric"])
+    about, table, metric = pruned.about, pruned.table, find_metric(pruned.about["metric"])
     intact = about["intact_params"]
     console.print(
-        f"\n[bold]{found.model.name}[/bold]: {table['num_units'].iloc[0]:,} {about['unit']}s of "
+        f"\n[bold]{pruned.model.name}[/bold]: {table['num_units'].iloc[0]:,} {about['unit']}s of "
         f"{len(about['layers'])} layers ranked by {about['source']}, "
         f"{'over the network' if about['scope'] == 'network' else 'layer by layer'}; intact {metric.label} "
         f"{table['intact'].iloc[0]:.2f} %, loss {table['loss_intact'].iloc[0]:.4f} nats on "

@@ -280,9 +280,9 @@ def _print(console: Console, measured: MeasuredMaps, agreements: list[Any], give
         for line in zip(_highest(kernels, criterion), _highest(filters, criterion), strict=True):
             table.add_row(*(cell for pair in line for cell in pair))
         console.print(table)
-    for about, found in agreements:
+    for about, agreement in agreements:
         what = "number of images flipped" if given["against"] == FLIPPED else f"measured D of {about['metric']}"
-        _print_agreement(console, about, found, given["top"], what)
+        _print_agreement(console, about, agreement, given["top"], what)
     if agreements and given["against"] not in (FLIPPED, "loss"):
         console.print(
             "Scores have no sign, but D has: --against flipped compares them with how many images turned "
@@ -324,12 +324,12 @@ def _highest(frame: pd.DataFrame, criterion: str, number: int = 5) -> list[tuple
     from weanalysis.kinds import named
 
     rows = frame.dropna(subset=[criterion]).nlargest(number, criterion)
-    found = [(named(row), f"{score:.3g}") for row, score in zip(rows.itertuples(), rows[criterion], strict=True)]
-    return found + [("", "")] * (number - len(found))
+    cells = [(named(row), f"{score:.3g}") for row, score in zip(rows.itertuples(), rows[criterion], strict=True)]
+    return cells + [("", "")] * (number - len(cells))
 
 
-def _print_agreement(console: Console, about: dict[str, Any], found: pd.DataFrame, top: float, what: str) -> None:
-    for selection, of_kind in found.groupby("selection", sort=False):
+def _print_agreement(console: Console, about: dict[str, Any], agreement: pd.DataFrame, top: float, what: str) -> None:
+    for selection, of_kind in agreement.groupby("selection", sort=False):
         whole = of_kind[of_kind["layer"].isna()]
         layers_found = int(of_kind["layer"].notna().any())
         console.print(

@@ -107,15 +107,15 @@ def list_(what: str, as_json: bool, cache: str | None) -> None:
 
     if what not in LISTINGS:
         raise StoreError(unknown_name("listing", what, LISTINGS))
-    found = find_cache(cache)
-    rows, problems = LISTINGS[what](found)
+    opened = find_cache(cache)
+    rows, problems = LISTINGS[what](opened)
     for line in problems:
         click.echo(f"note: {line}", err=True)
     if as_json:
         click.echo(json.dumps({what: rows}, allow_nan=False, default=str))
         return
     if not rows:
-        click.echo(f"no {what} in {found.root} yet; begin with `weanalysis demo`")
+        click.echo(f"no {what} in {opened.root} yet; begin with `weanalysis demo`")
         return
     table = Table(box=None, pad_edge=False)
     for column in rows[0]:

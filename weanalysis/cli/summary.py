@@ -83,21 +83,21 @@ def print_in(console: Console, cache: Cache, study_id: int, metric: str, shown: 
 
     with Store.open(cache.results) as store:
         table = store.table(study_id, metric)
-    found = find_metric(metric)
+    read_in = find_metric(metric)
     rows = table.dropna(subset="drop").sort_values("drop", ascending=False, kind="stable")[:shown]
-    console.print(f"[bold]the same, by the {found.label}[/bold]: {_findings(table, found, False)}", soft_wrap=True)
-    console.print(rows_table(selected_intervals(rows, len(table)), found))
+    console.print(f"[bold]the same, by the {read_in.label}[/bold]: {_findings(table, read_in, False)}", soft_wrap=True)
+    console.print(rows_table(selected_intervals(rows, len(table)), read_in))
 
 
 def _findings(table: pd.DataFrame, metric: Metric, stopped: bool) -> str:
     """Word how many ablations do something beyond chance, or why that is not told."""
     if untested := untested_words(table, metric):
         return untested
-    found = find(table, stopped)
+    findings = find(table, stopped)
     return (
-        f"Of {found.num_measured:,} ablations, {found.num_worse:,} make the network worse and {found.num_better:,} "
-        f"better beyond chance ({'anytime-valid' if stopped else metric.test} test, "
-        f"{FALSE_DISCOVERY_RATE:.0%} false discovery rate); {found.num_silent:,} "
+        f"Of {findings.num_measured:,} ablations, {findings.num_worse:,} make the network worse and "
+        f"{findings.num_better:,} better beyond chance ({'anytime-valid' if stopped else metric.test} test, "
+        f"{FALSE_DISCOVERY_RATE:.0%} false discovery rate); {findings.num_silent:,} "
         f"{'flip no image' if metric.counts_images else 'change nothing'}."
     )
 
@@ -148,20 +148,21 @@ def _print_lot(console: Console, about: Mapping[str, Any], cache: Cache) -> None
         )
 
 
-def print_improvements(console: Console, found: Improvements, shown: int = 10) -> None:
+def print_improvements(console: Console, improvements: Improvements, shown: int = 10) -> None:
     """Print which ablations improve the network, or that none does and what could have been missed."""
+    one_half, other_half = improvements.num_images
     console.print(
-        f"\nDetrimental weights: of {found.num_tested:,} ablations, {len(found.table):,} improve the network on one "
-        f"half of the images ({found.num_images[0]:,}) and [bold]{found.num_confirmed or 'none'} again on the other "
-        f"half[/bold] ({found.num_images[1]:,}; exact McNemar tests, one-sided, {FALSE_DISCOVERY_RATE:.0%} false "
+        f"\nDetrimental weights: of {improvements.num_tested:,} ablations, {len(improvements.table):,} improve the "
+        f"network on one half of the images ({one_half:,}) and [bold]{improvements.num_confirmed or 'none'} again on "
+        f"the other half[/bold] ({other_half:,}; exact McNemar tests, one-sided, {FALSE_DISCOVERY_RATE:.0%} false "
         "discovery rate).",
         soft_wrap=True,
     )
-    if found.num_confirmed:
+    if improvements.num_confirmed:
         from weanalysis.results.statistics import selected_intervals
 
-        rows = selected_intervals(found.table[found.table["confirmed"]][:shown], len(found.table))
-        console.print(f"confirmed: {interval_words(len(rows), len(found.table))}", soft_wrap=True)
+        rows = selected_intervals(improvements.table[improvements.table["confirmed"]][:shown], len(improvements.table))
+        console.print(f"confirmed: {interval_words(len(rows), len(improvements.table))}", soft_wrap=True)
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("improves when zeroed")
         table.add_column(r"D on the confirming half \[interval]", justify="right")
@@ -169,8 +170,8 @@ def print_improvements(console: Console, found: Improvements, shown: int = 10) -
         for row in rows.itertuples():
             table.add_row(named(row), points(row), f"{row.q_value:.2g}")
         console.print(table)
-    if found.missed:
-        console.print(found.missed, soft_wrap=True)
+    if improvements.missed:
+        console.print(improvements.missed, soft_wrap=True)
 
 
 def _print_plan(console: Console, table: pd.DataFrame, detect: float) -> None:

@@ -38,12 +38,18 @@ class Flag(NamedTuple):
 
 FLAGS = {
     "model": Flag(
-        "A torchvision network, timm:NAME, or a built-in one (resnet20/32/44/56/110, vgg19_cifar, resnext29_16x64d).",
+        "A torchvision network, also of its video networks, timm:NAME, or a built-in one (resnet20/32/44/56/110, "
+        "vgg19_cifar, resnext29_16x64d, tsm_resnet50, cnn1d, cnn3d).",
         "NAME",
         ("-m",),
     ),
     "options": Flag("An option of the network's constructor, such as shortcut=B.", "KEY=VALUE", ("--model-option",)),
-    "data": Flag("digits, imagefolder:DIR, imagenet:DIR, cifar10[:DIR], cifar100[:DIR] or hf:NAME.", "DATA", ("-d",)),
+    "data": Flag(
+        "digits, moving-digits, digit-signals, imagefolder:DIR, imagenet:DIR, cifar10[:DIR], cifar100[:DIR], "
+        "kinetics:DIR, frames:DIR, arrays:FILE.npz or hf:NAME.",
+        "DATA",
+        ("-d",),
+    ),
     "image_size": Flag(
         "Side of the network's square input (default: the images', or what the network needs).", "PIXELS"
     ),
@@ -60,6 +66,9 @@ FLAGS = {
     "reduction": Flag("LWE's ratio of inputs to hidden units.", "R"),
     "eps": Flag("MWE's epsilon, above 0: the smaller, the stronger.", "E"),
     "layers": Flag("Excite only layers whose name matches, such as 'layer1.*' (commas allowed).", "GLOB"),
+    "hidden_of": Flag("Of which inputs LWE's hidden units are a share, in grouped convolutions.", "group|layer"),
+    "unbiased": Flag("Standardize by a sample's deviation plus 1e-5, as the public code of WE does."),
+    "constant_maximum": Flag("Let MWE's gradient take the largest weight as a constant (equation 3)."),
     "epochs": Flag("Passes over the training images; fractions allowed.", "N"),
     "batch_size": Flag("Images of one step, over all GPUs and accumulation steps.", "N"),
     "optimizer": Flag("What makes a step of a gradient.", "sgd|adamw"),
@@ -73,11 +82,15 @@ FLAGS = {
     "warmup_epochs": Flag("Epochs in which the rate rises to its highest.", "N"),
     "cycle_epochs": Flag("Epochs until cosine restarts; without, it does not.", "N"),
     "cycle_factor": Flag("How much longer each cycle is than the one before.", "F"),
-    "augmentation": Flag("What is done to training images.", "none|pad-crop-flip|resized-crop-flip|shift-rotate"),
+    "augmentation": Flag(
+        "What is done to training images.", "none|pad-crop-flip|resized-crop-flip|shift-rotate|clip-crop-flip|clip-crop"
+    ),
     "label_smoothing": Flag("Share of the label that is spread over all classes.", "S"),
     "mixed_precision": Flag("Arithmetic of lower precision; fp16 on GPUs only.", "no|fp16|bf16"),
     "accumulation_steps": Flag("Parts that a step's images are worked through in, to save memory.", "N"),
     "channels_last": Flag("Keep activations channel by channel last, which is faster."),
+    "frames": Flag("Frames of a clip that the network reads.", "N"),
+    "sampling": Flag("Which frames of a clip: neighbours, or at equal distances.", "dense|strided"),
     "seed": Flag("Draws the weights, the order of the images and their augmentation.", "N"),
 }
 
@@ -173,11 +186,23 @@ def parse_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
+_PRESETS_FOR = {
+    "digits": "digits",
+    "moving-digits": "digits",
+    "digit-signals": "signals",
+    "arrays": "signals",
+    "kinetics": "kinetics",
+    "frames": "jester",
+    "digit-scenes": "scenes",
+    "voc": "voc",
+    "cityscapes": "cityscapes",
+}
+
+
 def _preset_for(data: str) -> str:
     """The recipe that suits some data where none was asked for."""
     source = data.partition(":")[0]
-    own = {"digits": "digits", "digit-scenes": "scenes", "voc": "voc", "cityscapes": "cityscapes"}
-    return own.get(source, "cifar" if source.startswith("cifar") else "imagenet")
+    return _PRESETS_FOR.get(source, "cifar" if source.startswith("cifar") else "imagenet")
 
 
 def _is_first_process() -> bool:
@@ -193,7 +218,7 @@ def _is_first_process() -> bool:
     "--recipe",
     "preset",
     metavar="|".join(PRESETS),
-    help="Where the values not given come from (default: whichever suits the data).",
+    help="Where the values not given come from (default: the one that suits the data).",
 )
 @_recipe_options()
 @click.option("--seeds", metavar="LIST", help="Train one run for each seed, such as 0-4, one after the other.")
@@ -360,11 +385,11 @@ def fold(checkpoint: str, output: str, as_json: bool, cache: str | None) -> None
     from weanalysis.excitation import fold as fold_network
     from weanalysis.models import load_network, read_state_dict, save_checkpoint
 
-    found = find_cache(cache)
-    source, target = find_checkpoint(checkpoint, found), Path(output).expanduser()
+    opened = find_cache(cache)
+    source, target = find_checkpoint(checkpoint, opened), Path(output).expanduser()
     if target.resolve() == source.resolve():
         raise ModelError(f"{target} is the checkpoint itself, whose excitation would be lost; name another file")
-    model = load_network(str(source), cache=found)
+    model = load_network(str(source), cache=opened)
     excitation = excitation_of(model.net)
     plain = fold_network(copy.deepcopy(model.net))
     layers = [name for name, module in model.net.named_modules() if hasattr(module, "parametrizations")]

@@ -46,8 +46,8 @@ def compare(
     >>> import weanalysis as wa
     >>> data = wa.load_data("digits", image_size=16, num_images=20)
     >>> models = [wa.load_model("resnet20", weights="none", num_classes=10) for _ in range(2)]
-    >>> found = compare(*models, data)
-    >>> found.difference_low <= found.difference <= found.difference_high
+    >>> comparison = compare(*models, data)
+    >>> comparison.difference_low <= comparison.difference <= comparison.difference_high
     True
     """
     if reach and metric is not None and not find_metric(metric).counts_images:

@@ -34,16 +34,16 @@ def find_named(text: str, cache: Cache) -> Run | StudyOf:
     if wanted.isdecimal() and int(wanted) in studies:
         return StudyOf(int(wanted), studies[int(wanted)])
     for matches in (str.__eq__, str.startswith):
-        found: list[Run | StudyOf] = [run for name, run in runs.items() if matches(name, wanted)]
-        found += [StudyOf(number, name) for number, name in studies.items() if matches(name, wanted)]
-        if len(found) == 1:
-            return found[0]
-        if found:
+        matching: list[Run | StudyOf] = [run for name, run in runs.items() if matches(name, wanted)]
+        matching += [StudyOf(number, name) for number, name in studies.items() if matches(name, wanted)]
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
             offer = ", ".join(
                 f"study:{item.number} ({item.name})" if isinstance(item, StudyOf) else f"run:{item.name}"
-                for item in found[:8]
+                for item in matching[:8]
             )
-            raise StoreError(f"{len(found)} runs and studies match {wanted!r}: {offer}; name one of them")
+            raise StoreError(f"{len(matching)} runs and studies match {wanted!r}: {offer}; name one of them")
     if kind != "study" and safe_name(wanted) == wanted and Run(cache.runs / wanted).recipe_file.is_file():
         _ = Run(cache.runs / wanted).description  # it is there, and this says why it cannot be read
     hint = f"`weanalysis list runs` and `weanalysis list` show what is in {cache.root}; a file ends in .safetensors."

@@ -220,9 +220,9 @@ def _evaluator(model: Model, images: Images, device: str) -> Evaluator:
 
 def _count_costs(model: Model, images: Images) -> dict[str, float]:
     """Count parameters and operations; NaN where the network does not train on such images."""
-    image_size = images.batch(0, 1)[0].shape[-1]
+    shape = tuple(images.batch(0, 1)[0].shape[1:])
     try:
-        counted = costs(model.net, image_size, batch_size=2, repeats=1)
+        counted = costs(model.net, input_shape=shape, batch_size=2, repeats=1)
     except WeanalysisError:
         return dict.fromkeys(COUNTED, math.nan)
     return {name: counted[name] for name in COUNTED}

@@ -46,11 +46,11 @@ SideGiven = Item | Sequence[Item]
 
 def find_checkpoint(text: str, cache: Cache) -> Path:
     """Return the checkpoint file that a path, a run's folder or a run's name means; raise StoreError otherwise."""
-    found = _find(text, cache)
-    if isinstance(found, StudyOf):
+    side = _find(text, cache)
+    if isinstance(side, StudyOf):
         raise StoreError(f"{text!r} is a study; name a checkpoint file or a run")
-    assert isinstance(found.source, Path)
-    return found.source
+    assert isinstance(side.source, Path)
+    return side.source
 
 
 def find_side(given: SideGiven, cache: Cache, every_seed: bool) -> list[Member] | StudyOf:
@@ -61,15 +61,15 @@ def find_side(given: SideGiven, cache: Cache, every_seed: bool) -> list[Member] 
         items = [given] if os.path.exists(given) else [part.strip() for part in given.split(",") if part.strip()]
     else:
         items = list(given) if isinstance(given, Sequence) else [given]
-    found = [_find(item, cache) for item in items]
-    if not found:
+    resolved = [_find(item, cache) for item in items]
+    if not resolved:
         raise StoreError(f"{given!r} names nothing; give a run, a checkpoint file or a study")
-    members = [item for item in found if isinstance(item, Member)]
-    if len(members) < len(found):
-        if len(found) > 1:
+    members = [item for item in resolved if isinstance(item, Member)]
+    if len(members) < len(resolved):
+        if len(resolved) > 1:
             raise StudyError(f"{given!r} names a study among several; compare one study with one study")
-        assert isinstance(found[0], StudyOf)
-        return found[0]
+        assert isinstance(resolved[0], StudyOf)
+        return resolved[0]
     if every_seed:
         members = list({twin.key: twin for member in members for twin in _of_every_seed(member, cache)}.values())
     for place, member in enumerate(members):
@@ -91,8 +91,8 @@ def _find(item: Item, cache: Cache) -> Member | StudyOf:
         return Member(str(item), path, run if run.recipe_file.is_file() else None)
     if (of_folder := find_run_folder(str(path))) is not None:
         return _member_of(of_folder)
-    found = find_named(str(item), cache)
-    return found if isinstance(found, StudyOf) else _member_of(found)
+    named = find_named(str(item), cache)
+    return named if isinstance(named, StudyOf) else _member_of(named)
 
 
 def _member_of(run: Run) -> Member:

@@ -86,9 +86,9 @@ class StudyComparison(Difference):
         by_size = self.places["difference"].abs().sort_values(ascending=False, kind="stable").index
         rows = self.places.loc[by_size[:count]]
         level = selected_confidence(len(rows), len(self.places))
-        found = _compare_places(_some(self.changes, rows.index.to_numpy()), self.same_network, level)
+        chosen = _compare_places(_some(self.changes, rows.index.to_numpy()), self.same_network, level)
         return rows.assign(
-            selected_low=found["difference_low"].to_numpy(), selected_high=found["difference_high"].to_numpy()
+            selected_low=chosen["difference_low"].to_numpy(), selected_high=chosen["difference_high"].to_numpy()
         )
 
     def most_apart(self, count: int) -> pd.DataFrame:

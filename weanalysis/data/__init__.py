@@ -1,13 +1,19 @@
 """Labelled images: where they come from, how they become a network's input, and what identifies them."""
 
+from weanalysis.data.arrays import ArrayTransform
+from weanalysis.data.clips import ClipTransform, places_of
 from weanalysis.data.given import GivenImages, GivenMasks, GivenTargets, as_images, check_targets
-from weanalysis.data.images import ImageData, fit_classes, load_data
+from weanalysis.data.images import AnyTransform, ImageData, fit_classes, load_data
 from weanalysis.data.segmentation import MaskData
 from weanalysis.data.sources import SOURCES, list_sources, task_of_data
 from weanalysis.data.transform import Transform
+from weanalysis.data.transforms import transform_of
 
 __all__ = [
     "SOURCES",
+    "AnyTransform",
+    "ArrayTransform",
+    "ClipTransform",
     "GivenImages",
     "GivenMasks",
     "GivenTargets",
@@ -19,5 +25,7 @@ __all__ = [
     "fit_classes",
     "list_sources",
     "load_data",
+    "places_of",
     "task_of_data",
+    "transform_of",
 ]

@@ -94,15 +94,15 @@ def _numbers(names: Sequence[str]) -> dict[str, int] | None:
     numbers = {}
     frames = set()
     for name in names:
-        found = re.fullmatch(r"(-?)([0-9]{1,18})|(\D*)([0-9]{1,18})(\D*)", name)
-        if not found:
+        match = re.fullmatch(r"(-?)([0-9]{1,18})|(\D*)([0-9]{1,18})(\D*)", name)
+        if not match:
             return None
-        if found[2]:
-            numbers[name] = int(found[1] + found[2])
+        if match[2]:
+            numbers[name] = int(match[1] + match[2])
             frames.add(("", ""))
         else:
-            numbers[name] = int(found[4])
-            frames.add((found[3], found[5]))
+            numbers[name] = int(match[4])
+            frames.add((match[3], match[5]))
     return numbers if len(frames) == 1 else None
 
 
@@ -151,12 +151,12 @@ def _places(names: Sequence[str], known: Sequence[tuple[str, ...]]) -> list[list
                 if index not in indices:
                     indices.append(index)
     repeated = {name for name, count in Counter(names).items() if count > 1}
-    found = []
+    places = []
     for name in names:
         readings = (table.get(read(name), []) for table, read in zip(tables, _READINGS, strict=True))
         # A name that two classes of the data share cannot tell them apart.
-        found.append([] if name in repeated else next((indices for indices in readings if indices), []))
-    return found
+        places.append([] if name in repeated else next((indices for indices in readings if indices), []))
+    return places
 
 
 def _plain(name: str) -> str:

@@ -148,7 +148,7 @@ def look(content: bytes, decode_all: bool, upright: bool = False) -> Look:
     try:
         with _opened(content) as image:
             _check_mode(image)
-            found = Look(image.size, _remarks(image, upright))
+            result = Look(image.size, _remarks(image, upright))
             if decode_all:
                 _check_scans(image, content)
                 image.load()
@@ -156,7 +156,7 @@ def look(content: bytes, decode_all: bool, upright: bool = False) -> Look:
                     to_rgb(image)
             else:
                 image.verify()
-            return found
+            return result
     except Unreadable as error:
         return Look(problem=str(error))
 
@@ -295,13 +295,13 @@ def _remarks(image: Image.Image, upright: bool) -> tuple[str, ...]:
     turned = ("turned" if upright else "not turned",) if _orientation(image) > 1 and image.format != "TIFF" else ()
     if image.format == "JPEG":
         return turned
-    found = {
+    remarks = {
         "sixteen bits": _has_sixteen_bits(image),
         "alpha": image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info,
         # An MPO file is a JPEG picture with previews of itself, or with one for the other eye.
         "frames": image.format != "MPO" and getattr(image, "is_animated", False),
     }
-    return (*(remark for remark, holds in found.items() if holds), *turned)
+    return (*(remark for remark, holds in remarks.items() if holds), *turned)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -24,13 +24,15 @@ _BLOCK = 64
 class Examination:
     """What was found in a dataset: the hash of each picture in one, those that are none, the size they share.
 
-    `remarks` has, by their names in `decoding.REMARKS`, how many pictures each holds for and the position of one.
+    `remarks` has, by their names in `decoding.REMARKS`, how many pictures each holds for and the position of one;
+    `lengths` how many clips have so many frames.
     """
 
     content: str
     problems: dict[int, str] = field(default_factory=dict)
     size: tuple[int, int] | None = None
     remarks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    lengths: dict[int, int] = field(default_factory=dict)
 
 
 def examine(pictures: Looked, labels: np.ndarray, cache: Cache | None, decode: bool) -> Examination:
@@ -48,15 +50,17 @@ def examine(pictures: Looked, labels: np.ndarray, cache: Cache | None, decode: b
     if known is not None:
         problems = {int(index): problem for index, problem in known["problems"].items()}
         remarks = {name: (count, first) for name, (count, first) in known["remarks"].items()}
-        return Examination(known["content"], problems, tuple(known["size"]) if known["size"] else None, remarks)
-    found, lasting = _examine(pictures, labels, decode)
+        size = tuple(known["size"]) if known["size"] else None
+        lengths = {int(length): count for length, count in known.get("lengths", {}).items()}
+        return Examination(known["content"], problems, size, remarks, lengths)
+    examination, lasting = _examine(pictures, labels, decode)
     if not lasting:
-        return found
+        return examination
     cache.ready()
-    entries = {**_read(memo), address: asdict(found)}
+    entries = {**_read(memo), address: asdict(examination)}
     newest = dict(list(entries.items())[-_MEMO_ENTRIES:])
     write_atomically(memo, json.dumps(newest).encode())
-    return found
+    return examination
 
 
 def _examine(pictures: Looked, labels: np.ndarray, decode: bool) -> tuple[Examination, bool]:
@@ -76,8 +80,10 @@ def _examine(pictures: Looked, labels: np.ndarray, decode: bool) -> tuple[Examin
         name: (count, next(index for index in usable if name in examined[index].remarks))
         for name, count in sorted(counts.items())
     }
-    found = Examination(content, problems, sizes.pop() if len(sizes) == 1 else None, remarks)
-    return found, all(one.lasting for one in examined)
+    counted = (examined[index].num_frames for index in usable)
+    lengths = dict(Counter(length for length in counted if length is not None))
+    examination = Examination(content, problems, sizes.pop() if len(sizes) == 1 else None, remarks, lengths)
+    return examination, all(one.lasting for one in examined)
 
 
 def _read(memo: Path) -> dict[str, Any]:

@@ -89,7 +89,9 @@ def existing_folder(name: str, place: str) -> Path:
     return real
 
 
-def split_folder(folder: Path, split: str, names: dict[str, str], left_out: LeftOut) -> Path | None:
+def split_folder(
+    folder: Path, split: str, names: dict[str, str], left_out: LeftOut, source: str = "imagefolder"
+) -> Path | None:
     """Return the subfolder of a split, such as Test/, or None where the folder's own subfolders are classes.
 
     `names` maps the subfolders' names in small letters to their names. Raises DataError where other splits are there.
@@ -105,7 +107,7 @@ def split_folder(folder: Path, split: str, names: dict[str, str], left_out: Left
         there = ", ".join(f"{printable(names[name])}/" for name in parts)
         raise DataError(
             f"{printable(folder)} has class folders in {there} but none in {_SPLITS[split][0]}/; to use those images "
-            f"all the same, name their folder: imagefolder:{printable(folder / names[parts[0]])}"
+            f"all the same, name their folder: {source}:{printable(folder / names[parts[0]])}"
         )
     for name in sorted(set(names) - set(_ANY_SPLIT)):
         left_out.add("no split", names[name])
@@ -155,25 +157,25 @@ def class_folders(folder: Path, left_out: LeftOut | None = None) -> ClassFolders
     classes = subfolders(folder, left_out)
     if not classes:
         raise DataError(f"{shown} has no class folders; it needs one folder a class, with pictures ({allowed})")
-    found: list[tuple[int, str, str]] = []
+    files: list[tuple[int, str, str]] = []
     for label, where, name in _walk(folder, classes, left_out):
         if name.startswith("."):
             left_out.add("hidden file", os.path.relpath(os.path.join(where, name), folder))
         elif name.lower().endswith(EXTENSIONS):
-            found.append((label, where, name))
+            files.append((label, where, name))
         else:
             left_out.add("ending", os.path.relpath(os.path.join(where, name), folder))
-    found.sort()
+    files.sort()
     notes = left_out.note()
-    empty = sorted(set(range(len(classes))) - {label for label, _, _ in found})
+    empty = sorted(set(range(len(classes))) - {label for label, _, _ in files})
     more = f"; {notes[0]}" if notes else ""
     if len(empty) == len(classes):
         raise DataError(f"{shown} has no pictures in its class folders ({allowed}){more}")
     if empty:
         names = ", ".join(repr(printable(classes[label])) for label in empty[:4]) + (" ..." if len(empty) > 4 else "")
         raise DataError(f"{shown} has class folders without pictures ({allowed}): {names}; fill or remove them{more}")
-    paths = tuple(Path(os.path.join(where, name)).relative_to(folder).as_posix() for _, where, name in found)
-    labels = [label for label, _, _ in found]
+    paths = tuple(Path(os.path.join(where, name)).relative_to(folder).as_posix() for _, where, name in files)
+    labels = [label for label, _, _ in files]
     return ClassFolders(FilePictures(folder, paths), labels, tuple(map(printable, classes)), notes)
 
 

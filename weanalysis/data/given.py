@@ -44,13 +44,13 @@ class GivenImages:
         pack, plain = self._shortcuts()
         for index in range(count):
             item = self._read(index)
-            if (found := plain(item, shape)) is None:
-                found = self._checked(index, item)
-                if shape not in (None, found[0].shape):
-                    sizes = f"an image of {_size(found[0])}, the first one of {_size(shape)}"
+            if (pair := plain(item, shape)) is None:
+                pair = self._checked(index, item)
+                if shape not in (None, pair[0].shape):
+                    sizes = f"an image of {_size(pair[0])}, the first one of {_size(shape)}"
                     raise DataError(f"{self._named(index)} has {sizes}; resize or crop them to one size")
-                shape = found[0].shape
-            pixels, target = found
+                shape = pair[0].shape
+            pixels, target = pair
             flat = pixels.ravel()
             # A sum of squares is found fast, and may be infinite though no pixel is.
             if not is_finite(flat.dot(flat)) and not np.isfinite(pixels).all():
@@ -168,14 +168,14 @@ class GivenTargets(GivenImages):
     def _target(self, index: int, target: Any) -> np.ndarray:
         plain = target.detach().cpu() if isinstance(target, Tensor) and not target.is_meta else target
         try:
-            found = np.array(np.float32(plain) if isinstance(plain, float) else plain)
+            array = np.array(np.float32(plain) if isinstance(plain, float) else plain)
         except (TypeError, ValueError, RuntimeError):
-            found = np.array(None)
-        if found.dtype.kind not in "biuf":
+            array = np.array(None)
+        if array.dtype.kind not in "biuf":
             raise DataError(
                 f"{self._named(index)} has {_what(target)} for a target; give a number or a tensor of numbers"
             )
-        return found
+        return array
 
 
 @dataclass(eq=False)

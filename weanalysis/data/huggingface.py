@@ -78,8 +78,10 @@ def _part(name: str, parts: list[str], split: str) -> tuple[str, list[str]]:
 def _choose(name: str, table: Any, columns: list[str], preferred: tuple[str, ...], kind: str) -> str:
     chosen = next((column for column in preferred if column in columns), columns[0] if len(columns) == 1 else None)
     if chosen is None:
-        found = f"several {kind} columns ({', '.join(columns)})" if columns else f"no {kind} column"
-        raise DataError(f"hf:{name} has {found} among {', '.join(table.column_names)}; name it {preferred[0]!r}")
+        columns_there = f"several {kind} columns ({', '.join(columns)})" if columns else f"no {kind} column"
+        raise DataError(
+            f"hf:{name} has {columns_there} among {', '.join(table.column_names)}; name it {preferred[0]!r}"
+        )
     return chosen
 
 

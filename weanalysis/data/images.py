@@ -9,12 +9,13 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from weanalysis.cache import Cache
+from weanalysis.data.arrays import ArrayTransform
 from weanalysis.data.classes import ClassMatch, match_classes, note_on_order, order_classes
+from weanalysis.data.clips import ClipTransform
 from weanalysis.data.decoding import REMARKS
 from weanalysis.data.fingerprint import Examination, examine
 from weanalysis.data.masks import Segmented
@@ -25,11 +26,15 @@ from weanalysis.errors import DataError, unknown_name
 
 SPLITS = ("test", "train")
 
+#: From what a source has to a network's input; all three are used alike.
+AnyTransform = Transform | ClipTransform | ArrayTransform
+
 
 @dataclass(eq=False)
 class ImageData(Dataset[tuple[Tensor, int]]):
-    """A map-style dataset: `[i]` is (FloatTensor(3, H, W), class index), in an order drawn from `seed`.
+    """A map-style dataset: `[i]` is (FloatTensor, class index), in an order drawn from `seed`.
 
+    The tensor is (3, H, W) of a picture, (3, T, H, W) of a clip, (C, ...) of an array; all are called pictures here.
     `targets[i]` is the class index and `ids[i]` the position in the unshuffled dataset of the i-th served image.
     `notes` are lines a person should read. Pictures are read when asked for; reading one that is broken raises
     DataError with its name. Pickles small: names and labels of files, not their pictures.
@@ -39,7 +44,7 @@ class ImageData(Dataset[tuple[Tensor, int]]):
     split: str
     classes: tuple[str, ...]
     targets: np.ndarray
-    transform: Transform
+    transform: AnyTransform
     seed: int
     ids: np.ndarray
     pictures: Pictures = field(repr=False)
@@ -63,12 +68,12 @@ class ImageData(Dataset[tuple[Tensor, int]]):
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         return (self[index] for index in range(len(self)))
 
-    def raw(self, index: int) -> tuple[Image.Image, int]:
+    def raw(self, index: int) -> tuple[Any, int]:
         """Return the i-th served picture as it lies in the source, in RGB, and its class index."""
         return self.picture(index), int(self.targets[index])
 
-    def picture(self, index: int) -> Image.Image:
-        """Return the i-th served picture as it lies in the source, in RGB."""
+    def picture(self, index: int) -> Any:
+        """Return the i-th served picture as it lies in the source: in RGB, as a `clips.Clip`, or as an array."""
         return self.pictures.picture(range(len(self))[index])
 
     def label(self, index: int) -> str:
@@ -76,10 +81,12 @@ class ImageData(Dataset[tuple[Tensor, int]]):
         return self.pictures.label(range(len(self))[index])
 
     def batch(self, start: int, stop: int, num_threads: int = 1) -> tuple[Tensor, Tensor]:
-        """Return images [start, stop), cut at the end, as FloatTensor(N, 3, H, W) and LongTensor(N)."""
+        """Return images [start, stop), cut at the end, as FloatTensor(N, 3, H, W) and LongTensor(N).
+
+        Clips are (N, 3, T, H, W), arrays (N, C, ...).
+        """
         indices = range(len(self))[start:stop]
-        size = self.transform.image_size
-        pixels = torch.empty((len(indices), 3, size, size), dtype=torch.uint8)
+        pixels = torch.empty((len(indices), *self.transform.stored_shape), dtype=self.transform.dtype)
 
         def read(position: int) -> None:
             pixels[position] = self.transform.pixels(self.picture(indices[position]))
@@ -108,40 +115,42 @@ def load_data(
     cache: Cache | None = None,
     skip_bad_images: bool = False,
     class_order: str | Sequence[str] | None = None,
+    frames: int | None = None,
+    sampling: str | None = None,
 ) -> ImageData:
     """Find the images that `spec` names, check and fingerprint them, and return them in the order of `seed`.
 
     The transform is the model's where it has one, else one that suits the source; `mean`, `std` (of pixels in [0, 1])
-    and `image_size` (pixels) override its parts. With a `model`, class indices are the network's (`fit_classes`).
+    and `image_size` (pixels) override its parts, and `frames` and `sampling` ("dense", "strided")
+    those of clips. With a `model`, class indices are the network's (`fit_classes`).
     `num_images` serves that many of the seeded order, all if there are fewer (`notes` says so). `class_order`: "text",
     "numeric" or the names of the classes in order; it decides where the network knows no names. `cache` keeps
     downloads, and fingerprints of folders, which are then computed once. Raises DataError for a source that is
     unknown, missing, empty or has one class, and for files that are no pictures unless `skip_bad_images`.
     """
     _check_choices(num_images, seed, split)
-    found = _find(spec, split, cache)
-    if isinstance(found, Segmented):
+    labelled = _find(spec, split, cache)
+    if isinstance(labelled, Segmented):
         _check_masks_can(class_order, skip_bad_images)
-        return _with_masks(spec, found, (mean, std, image_size), num_images, seed, model, split, cache)
-    classes, places = order_classes(found.classes, class_order)
-    found = replace(found, classes=classes, labels=places[found.labels])
-    if len(found.classes) < 2:
-        raise DataError(f"{printable(spec)} has one class ({', '.join(found.classes)}); at least two are needed")
-    examined = examine(found.pictures, found.labels, cache, decode=skip_bad_images)
-    usable = np.setdiff1d(np.arange(len(found.labels)), list(examined.problems))
+        return _with_masks(spec, labelled, (mean, std, image_size), num_images, seed, model, split, cache)
+    classes, places = order_classes(labelled.classes, class_order)
+    labelled = replace(labelled, classes=classes, labels=places[labelled.labels])
+    if len(labelled.classes) < 2:
+        raise DataError(f"{printable(spec)} has one class ({', '.join(labelled.classes)}); at least two are needed")
+    examined = examine(labelled.pictures, labelled.labels, cache, decode=skip_bad_images)
+    usable = np.setdiff1d(np.arange(len(labelled.labels)), list(examined.problems))
     notes = [
-        *found.notes,
-        *_judge_problems(spec, found, examined.problems, skip_bad_images),
-        *_remarks(found, examined),
+        *labelled.notes,
+        *_judge_problems(spec, labelled, examined.problems, skip_bad_images),
+        *_remarks(labelled, examined),
     ]
 
-    transform, remarks = _transform_of(model, found, examined.size, image_size)
+    given = {"image_size": image_size, "mean": mean, "std": std, "frames": frames, "sampling": sampling}
+    transform, remarks = _transform_of(model, spec, labelled, examined.size, given)
     notes += remarks
-    transform = replace(
-        transform,
-        mean=transform.mean if mean is None else mean,
-        std=transform.std if std is None else std,
-    )
+    if isinstance(transform, ClipTransform):
+        lengths = (length for length, count in examined.lengths.items() for _ in range(count))
+        notes += transform.note_short(lengths, printable(spec))
 
     order = np.random.default_rng(seed).permutation(len(usable))[:num_images]
     if num_images is not None and num_images > len(usable):
@@ -150,37 +159,47 @@ def load_data(
     data = ImageData(
         spec=spec,
         split=split,
-        classes=found.classes,
-        targets=found.labels[usable[order]],
+        classes=labelled.classes,
+        targets=labelled.labels[usable[order]],
         transform=transform,
         seed=seed,
         ids=order,
-        pictures=found.pictures.take(usable[order]),
+        pictures=labelled.pictures.take(usable[order]),
         content=examined.content,
-        outputs=np.arange(len(found.classes)),
+        outputs=np.arange(len(labelled.classes)),
         notes=notes,
     )
     fitted, match = (data, None) if model is None else _fit(data, model)
     # Where the network knows the names, their order decides nothing.
-    if match and match.by_position and (said := note_on_order(found.classes, class_order is not None)):
+    if match and match.by_position and (said := note_on_order(labelled.classes, class_order is not None)):
         return replace(fitted, notes=[*fitted.notes, said])
     return fitted
 
 
 def _transform_of(
-    model: Any, found: Labelled, size: tuple[int, int] | None, image_size: int | None
-) -> tuple[Transform, list[str]]:
-    """The model's transform, or one that suits pictures of this one size (None: of several), with a note on it."""
+    model: Any, spec: str, labelled: Labelled, size: tuple[int, int] | None, given: dict[str, Any]
+) -> tuple[AnyTransform, list[str]]:
+    """The model's transform, or one that suits pictures of this one size (None: of several), with a note on it.
+
+    What is `given` takes the place of its parts.
+    """
     notes = []
-    transform = getattr(model, "transform", None)
+    transform: AnyTransform | None = getattr(model, "transform", None)
+    if transform is not None and transform.kind != labelled.pictures.kind:
+        raise DataError(
+            f"the network reads {transform.kind}, and {printable(spec)} has {labelled.pictures.kind}; choose data or a "
+            "network that fits"
+        )
     if transform is None:
-        transform = _suited_transform(found, size)
-        if image_size is None and transform is not found.transform and transform is IMAGENET_TRANSFORM:
+        transform = _suited_transform(labelled, size)
+        if given["image_size"] is None and transform is not labelled.transform and transform is IMAGENET_TRANSFORM:
             notes.append(
                 f"the pictures are not square and of one size: their shorter side becomes {transform.resize_size}, and "
                 f"the {transform.image_size} x {transform.image_size} at the centre are used; --image-size changes that"
             )
-    return (transform if image_size is None else transform.with_image_size(image_size)), notes
+    elif isinstance(transform, ArrayTransform) and labelled.transform != transform:
+        transform.pixels(labelled.pictures.picture(0))  # which says what does not fit
+    return transform.adjusted(**given), notes
 
 
 def fit_classes(data: _Data, model: Any) -> _Data:
@@ -229,8 +248,7 @@ def _with_masks(
 
     (mean, std, image_size), model = parts, others[2]
     transform = getattr(model, "transform", None) or source.transform
-    transform = transform if image_size is None else transform.with_image_size(image_size)
-    transform = replace(transform, mean=mean or transform.mean, std=std or transform.std)
+    transform = transform.adjusted(image_size=image_size, mean=mean, std=std)
     return segmentation_data(spec, source, transform, *others)
 
 
@@ -245,12 +263,12 @@ def _check_masks_can(class_order: object, skip_bad_images: bool) -> None:
         )
 
 
-def _judge_problems(spec: str, found: Labelled, problems: dict[int, str], skip: bool) -> list[str]:
+def _judge_problems(spec: str, labelled: Labelled, problems: dict[int, str], skip: bool) -> list[str]:
     """Return what to note about files that are no pictures; raise DataError where they are not to be skipped."""
     if not problems:
         return []
-    named = [f"{found.pictures.label(index)} ({problem})" for index, problem in problems.items()]
-    if len(problems) == len(found.pictures):
+    named = [f"{labelled.pictures.label(index)} ({problem})" for index, problem in problems.items()]
+    if len(problems) == len(labelled.pictures):
         raise DataError(f"{printable(spec)} has no picture that can be read; the first of {len(named)} is {named[0]}")
     if not skip:
         more = f" and {len(named) - 3} more" if len(named) > 3 else ""
@@ -259,22 +277,26 @@ def _judge_problems(spec: str, found: Labelled, problems: dict[int, str], skip: 
             "them, or leave them out with --skip-bad-images"
         )
     shown = ", ".join(named[:10]) + (f" and {len(named) - 10:,} more" if len(named) > 10 else "")
-    return [f"left out, since they are not read as pictures: {len(named):,} of {len(found.pictures):,} files, {shown}"]
+    return [
+        f"left out, since they are not read as pictures: {len(named):,} of {len(labelled.pictures):,} files, {shown}"
+    ]
 
 
-def _remarks(found: Labelled, examined: Examination) -> list[str]:
+def _remarks(labelled: Labelled, examined: Examination) -> list[str]:
     """Word what was done with pictures that are not simply taken as they are."""
     lines = []
     for remark, (count, first) in examined.remarks.items():
         having = "has" if count == 1 else "have"
-        pictures = f"{count:,} picture{'s' * (count > 1)} ({found.pictures.label(first)}{', …' * (count > 1)}) {having}"
+        pictures = (
+            f"{count:,} picture{'s' * (count > 1)} ({labelled.pictures.label(first)}{', …' * (count > 1)}) {having}"
+        )
         lines.append(REMARKS[remark].format(pictures=pictures))
     return lines
 
 
-def _suited_transform(found: Labelled, size: tuple[int, int] | None) -> Transform:
-    if found.transform is not None:
-        return found.transform
+def _suited_transform(labelled: Labelled, size: tuple[int, int] | None) -> AnyTransform:
+    if labelled.transform is not None:
+        return labelled.transform
     if size is not None and size[0] == size[1]:
         return replace(IMAGENET_TRANSFORM, image_size=size[0], resize_size=None)
     return IMAGENET_TRANSFORM

@@ -7,7 +7,7 @@ import json
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from PIL import Image
@@ -21,13 +21,17 @@ _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 
 @dataclass(frozen=True)
 class Examined:
-    """What the one pass over a dataset finds out about a picture; not `lasting` if another pass may find other."""
+    """What the one pass over a dataset finds out about a picture; not `lasting` if another pass may find other.
+
+    A clip has `num_frames`.
+    """
 
     digest: str
     size: tuple[int, int] | None
     problem: str | None = None
     remarks: tuple[str, ...] = ()
     lasting: bool = True
+    num_frames: int | None = None
 
 
 class Looked(Protocol):
@@ -46,10 +50,15 @@ class Looked(Protocol):
 
 
 class Pictures(Looked, Protocol):
-    """Pictures by position; small when pickled, since every worker process gets a copy."""
+    """Pictures by position; small when pickled, since every worker process gets a copy.
 
-    def picture(self, index: int) -> Image.Image:
-        """Return one picture as RGB; raise DataError naming it where it cannot be read."""
+    `kind` is what they are: pictures, clips or arrays.
+    """
+
+    kind: ClassVar[str]
+
+    def picture(self, index: int) -> Any:
+        """Return one picture as RGB, a `clips.Clip` or an array; raise DataError naming it where it cannot be read."""
 
     def take(self, indices: np.ndarray) -> Pictures:
         """Return the pictures at these positions, in this order."""
@@ -61,6 +70,8 @@ class FilePictures:
 
     root: Path
     paths: tuple[str, ...]
+
+    kind: ClassVar[str] = "pictures"
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -105,6 +116,8 @@ class ArrayPictures:
     array: np.ndarray
     numbers: np.ndarray
 
+    kind: ClassVar[str] = "pictures"
+
     def __len__(self) -> int:
         return len(self.array)
 
@@ -116,7 +129,7 @@ class ArrayPictures:
 
     def examine(self, index: int, decode: bool) -> Examined:
         height, width = self.array.shape[1:3]
-        return Examined(_hashed(np.ascontiguousarray(self.array[index]).tobytes()), (width, height))
+        return Examined(hashed(np.ascontiguousarray(self.array[index]).tobytes()), (width, height))
 
     def listing(self) -> str | None:
         return None
@@ -133,6 +146,8 @@ class TablePictures:
     table: Any
     column: str
     numbers: np.ndarray
+
+    kind: ClassVar[str] = "pictures"
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -174,10 +189,10 @@ class TablePictures:
 
 
 def _examined(content: bytes, decode_all: bool, upright: bool = False) -> Examined:
-    found: Look = look(content, decode_all, upright)
+    seen: Look = look(content, decode_all, upright)
     # What later versions read in another way must not pass for what earlier ones measured.
-    told = f"{_hashed(content)} {found.reading}" if found.reading else _hashed(content)
-    return Examined(told, found.size, found.problem, found.remarks)
+    identity = f"{hashed(content)} {seen.reading}" if seen.reading else hashed(content)
+    return Examined(identity, seen.size, seen.problem, seen.remarks)
 
 
 def printable(name: object) -> str:
@@ -195,7 +210,8 @@ def digest(description: Any) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _hashed(content: bytes) -> str:
+def hashed(content: bytes) -> str:
+    """Return the BLAKE2b hash (hex, 32 bytes) of a picture's bytes."""
     return hashlib.blake2b(content, digest_size=32).hexdigest()
 
 

@@ -26,6 +26,7 @@ class MaskData(ImageData):
     A mask has the class index of each pixel, 255 where it has none. `targets` are 0 for all; else as `ImageData`.
     """
 
+    transform: Transform
     masks: Masks = field(kw_only=True, repr=False)
     task: ClassVar[str] = "segmentation"
 

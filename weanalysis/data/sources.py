@@ -16,7 +16,10 @@ import weanalysis._torchvision  # noqa: F401
 from torchvision import datasets
 
 from weanalysis.cache import Cache, find_cache
-from weanalysis.data import segmentation_sources
+from weanalysis.data import digit_sequences, segmentation_sources
+from weanalysis.data.arrays import ArrayTransform, read_arrays
+from weanalysis.data.clip_folders import LabelledClips, class_clips, listed_clips
+from weanalysis.data.clips import ClipTransform
 from weanalysis.data.folders import (
     ClassFolders,
     LeftOut,
@@ -34,6 +37,13 @@ from weanalysis.errors import DataError
 IMAGENET_TRANSFORM = Transform(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), resize_size=256)
 # Mean and standard deviation measured on the 8x8 pictures of the training split: one grey value, three times.
 DIGITS_TRANSFORM = Transform(32, (0.3048, 0.3048, 0.3048), (0.3754, 0.3754, 0.3754))
+# Those of torchvision's video networks: Kinetics' mean, and a crop of 112.
+KINETICS_TRANSFORM = ClipTransform(112, (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989), resize_size=128)
+FRAMES_TRANSFORM = ClipTransform(
+    224, IMAGENET_TRANSFORM.mean, IMAGENET_TRANSFORM.std, resize_size=256, sampling="strided"
+)
+# The same of the frames of the moving digits, which are mostly empty.
+MOVING_TRANSFORM = ClipTransform(32, (0.0762,) * 3, (0.2296,) * 3, num_frames=digit_sequences.NUM_FRAMES)
 
 
 DIGITS = tuple("0123456789")
@@ -49,7 +59,7 @@ class Labelled:
     pictures: Pictures
     labels: np.ndarray
     classes: tuple[str, ...]
-    transform: Transform | None = None
+    transform: Transform | ArrayTransform | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -75,6 +85,21 @@ def _digits(place: str, split: str, cache: Cache | None) -> Labelled:
     return Labelled(ArrayPictures("digits", pictures, numbers), digits, DIGITS, DIGITS_TRANSFORM)
 
 
+def _moving_digits(place: str, split: str, cache: Cache | None) -> Labelled:
+    if place not in ("", "digit"):
+        raise DataError(f"'moving-digits:{place}' is no data: give moving-digits, or moving-digits:digit")
+    clips, labels = digit_sequences.moving_digits(*_digits_of(split), place)
+    return Labelled(clips, labels, digit_sequences.class_names(place), MOVING_TRANSFORM)
+
+
+def _digit_signals(place: str, split: str, cache: Cache | None) -> Labelled:
+    if place:
+        raise DataError(f"'digit-signals:{place}' is no data: digit-signals takes nothing after its name")
+    images, digits, numbers = _digits_of(split)
+    signals = digit_sequences.digit_signals(images, numbers)
+    return Labelled(signals, digits, DIGITS, ArrayTransform(signals.array.shape[1:]))
+
+
 def _digit_scenes(place: str, split: str, cache: Cache | None) -> Segmented:
     if place:
         raise DataError(f"'digit-scenes:{place}' is no data: digit-scenes takes nothing after its name")
@@ -93,6 +118,23 @@ def _digits_of(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
     numbers = np.sort(parts[("train", "test").index(split)])
     return everything.images[numbers], everything.target[numbers].astype(np.int64), numbers
+
+
+def _kinetics(place: str, split: str, cache: Cache | None) -> Labelled:
+    return _clips(class_clips(place, split), KINETICS_TRANSFORM)
+
+
+def _frames(place: str, split: str, cache: Cache | None) -> Labelled:
+    return _clips(listed_clips(place, split), FRAMES_TRANSFORM)
+
+
+def _clips(found: LabelledClips, transform: ClipTransform) -> Labelled:
+    return Labelled(found.clips, found.labels, found.classes, transform, found.notes)
+
+
+def _arrays(place: str, split: str, cache: Cache | None) -> Labelled:
+    found = read_arrays(place, split)
+    return Labelled(found.inputs, found.labels, found.classes, found.transform, found.notes)
 
 
 def _cifar(name: str, dataset: type[datasets.CIFAR10], mean: RGB, std: RGB) -> Callable[..., Labelled]:
@@ -129,11 +171,11 @@ def _imagefolder(place: str, split: str, cache: Cache | None) -> Labelled:
     chosen = split_folder(folder, split, by_small_letters(folder, left_out), left_out)
     if chosen is not None:
         return _labelled(class_folders(chosen, left_out))
-    found = class_folders(folder)
+    folders = class_folders(folder)
     if split == "train":
         whole = f"{printable(folder)} has no train/ beside test/ or val/, so that all of it is taken as training images"
-        found.notes.insert(0, whole)
-    return _labelled(found)
+        folders.notes.insert(0, whole)
+    return _labelled(folders)
 
 
 def _imagenet(place: str, split: str, cache: Cache | None) -> Labelled:
@@ -145,16 +187,18 @@ def _imagenet(place: str, split: str, cache: Cache | None) -> Labelled:
     classes = subfolders(chosen)
     strangers = [name for name in classes if not re.fullmatch(r"n\d{8}", name)]
     if strangers or not classes:
-        found = f"a folder {strangers[0]!r}" if strangers else "no folders"
+        content = f"a folder {strangers[0]!r}" if strangers else "no folders"
         raise DataError(
-            f"{printable(chosen)} has {found} where one folder a class is needed, named by WordNet id such as "
+            f"{printable(chosen)} has {content} where one folder a class is needed, named by WordNet id such as "
             "n01440764; for class folders with other names use imagefolder:DIR"
         )
     return _labelled(class_folders(chosen), IMAGENET_TRANSFORM)
 
 
-def _labelled(found: ClassFolders, transform: Transform | None = None) -> Labelled:
-    return Labelled(found.pictures, np.array(found.labels, dtype=np.int64), found.classes, transform, found.notes)
+def _labelled(folders: ClassFolders, transform: Transform | None = None) -> Labelled:
+    return Labelled(
+        folders.pictures, np.array(folders.labels, dtype=np.int64), folders.classes, transform, folders.notes
+    )
 
 
 def _hugging_face(place: str, split: str, cache: Cache | None) -> Labelled:
@@ -170,6 +214,15 @@ def _one_line(error: Exception) -> str:
 SOURCES: dict[str, ImageSource] = {
     "digits": ImageSource(
         _digits, "digits", "scikit-learn's 1,797 handwritten digits: 1,078 to train on, 719 to test on"
+    ),
+    "moving-digits": ImageSource(
+        _moving_digits,
+        "moving-digits[:digit]",
+        "clips of these digits, each moving left, right, up or down: the class is where it moves (:digit: and which it "
+        "is)",
+    ),
+    "digit-signals": ImageSource(
+        _digit_signals, "digit-signals", "the rows of these digits one behind the other: signals"
     ),
     "cifar10": ImageSource(
         _cifar("cifar10", datasets.CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -194,6 +247,24 @@ SOURCES: dict[str, ImageSource] = {
         "imagefolder:DIR",
         "pictures in one folder a class, in DIR or in its train/ and test/ (or val/)",
         "the folder",
+    ),
+    "kinetics": ImageSource(
+        _kinetics,
+        "kinetics:DIR",
+        "clips in one folder a class, in DIR/val and DIR/train, or in DIR: videos, or a folder of frames each",
+        "the folder; pip install av for videos",
+    ),
+    "frames": ImageSource(
+        _frames,
+        "frames:DIR",
+        "Jester's layout: a folder of frames for each clip, and *train*.csv and *validation*.csv with lines CLIP;LABEL",
+        "the folder",
+    ),
+    "arrays": ImageSource(
+        _arrays,
+        "arrays:FILE.npz",
+        "arrays (N, C, ...) of any kind, x and y, or x_train, y_train, x_test and y_test",
+        "the file",
     ),
     "digit-scenes": ImageSource(
         _digit_scenes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -41,6 +41,8 @@ class Transform:
     interpolation: str = "bilinear"
     squash: bool = False
 
+    kind: ClassVar[str] = "pictures"
+
     def __post_init__(self) -> None:
         for name in ("image_size", "resize_size"):
             value = getattr(self, name)
@@ -57,6 +59,21 @@ class Transform:
 
     def __call__(self, picture: Image.Image) -> Tensor:
         return self.normalize(self.pixels(picture))
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape in which inputs are kept until they are normalized."""
+        return 3, self.image_size, self.image_size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of numbers in which inputs are kept until they are normalized."""
+        return torch.uint8
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one input of the network."""
+        return self.stored_shape
 
     def pixels(self, picture: Image.Image) -> Tensor:
         """Return the resized and cropped RGB picture as a ByteTensor(3, image_size, image_size); raise DataError."""
@@ -105,6 +122,20 @@ class Transform:
         if self.resize_size is None:
             return resized
         return replace(resized, resize_size=max(1, round(self.resize_size * image_size / self.image_size)))
+
+    def adjusted(
+        self,
+        image_size: int | None = None,
+        mean: RGB | None = None,
+        std: RGB | None = None,
+        frames: int | None = None,
+        sampling: str | None = None,
+    ) -> Transform:
+        """Return the transform with the parts that are given; raise DataError for those that it does not have."""
+        if self.kind == "pictures" and (frames, sampling) != (None, None):
+            raise DataError("pictures have no frames to choose from; leave --frames and --sampling out, or give clips")
+        resized = self if image_size is None else self.with_image_size(image_size)
+        return replace(resized, mean=self.mean if mean is None else mean, std=self.std if std is None else std)
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Transform:

@@ -2,7 +2,7 @@
 
 from weanalysis.excitation.costs import costs
 from weanalysis.excitation.modules import LWE, MWE, WeightStandardization
-from weanalysis.excitation.network import KINDS, excitation_of, excite, fold, fold_module, multipliers
+from weanalysis.excitation.network import KINDS, doubts_of, excitation_of, excite, fold, fold_module, multipliers
 from weanalysis.excitation.optimizer import ExcitedOptimizer, can_be_beside
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "WeightStandardization",
     "can_be_beside",
     "costs",
+    "doubts_of",
     "excitation_of",
     "excite",
     "fold",

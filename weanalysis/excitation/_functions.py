@@ -19,6 +19,9 @@ from torch.nn import functional as F
 # Added to the variance, so that a constant output channel standardizes to zeros instead of NaN.
 VARIANCE_FLOOR = 1e-10
 
+# Added to the deviation of a sample to the same end, by the public implementations of WS and WE.
+DEVIATION_FLOOR = 1e-5
+
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
     """A context in which no operation on `tensor`'s device is cast down to half precision."""
@@ -28,10 +31,24 @@ def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def standardize(kernels: Tensor) -> Tensor:
-    """Bring each output channel to mean 0 and variance 1: layer normalization, with output channels as its rows."""
+def standardize(kernels: Tensor, unbiased: bool = False) -> Tensor:
+    """Bring each output channel to mean 0 and variance 1: layer normalization, with output channels as its rows.
+
+    `unbiased` takes the deviation of a sample in the place of the population's, and adds `DEVIATION_FLOOR` to it.
+    """
     with full_precision(kernels):
-        return F.layer_norm(kernels, kernels.shape[1:], eps=VARIANCE_FLOOR)
+        if not unbiased:
+            return F.layer_norm(kernels, kernels.shape[1:], eps=VARIANCE_FLOOR)
+        deviation, mean = torch.std_mean(kernels, dim=(1, 2), correction=1, keepdim=True)
+        return (kernels - mean) / (deviation + DEVIATION_FLOOR)
+
+
+def magnify(kernels: Tensor, eps: float) -> Tensor:
+    """`Magnify`, but for the gradient, which also goes through the largest |w|."""
+    with full_precision(kernels):
+        limit = (1 + eps) * kernels.abs().amax()
+        limit = torch.where(limit > 0, limit, 1)
+        return limit * torch.atanh(kernels / limit)
 
 
 def _sum_positions(kernels: Tensor, factor: float = 1.0) -> Tensor:

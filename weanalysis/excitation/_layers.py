@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from weanalysis.excitation._functions import VARIANCE_FLOOR
+from weanalysis.excitation._functions import DEVIATION_FLOOR, VARIANCE_FLOOR
 from weanalysis.excitation.modules import LWE, MWE, WeightStandardization
 
 
@@ -29,13 +29,18 @@ class Stage(Protocol):
 
 
 class Standardized:
-    """Each output channel brought to mean 0 and variance 1 (WS)."""
+    """Each output channel brought to mean 0 and variance 1 (WS), of the population or of a sample."""
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
+    def __init__(self, modules: Sequence[Any]) -> None:
+        self._unbiased = bool(modules[0].unbiased)
         self._kept: tuple[Tensor, Tensor] | None = None
 
     def forward(self, stack: Tensor) -> Tensor:
         rows = stack.flatten(0, 1).flatten(1)
+        if self._unbiased:
+            deviation, mean = torch.std_mean(rows, dim=1, correction=1, keepdim=True)
+            self._kept, self._deviation = (mean, (deviation + DEVIATION_FLOOR).reciprocal_()), deviation
+            return (rows - mean).mul_(self._kept[1]).view_as(stack)
         standardized, mean, scale = torch.native_layer_norm(rows, rows.shape[1:], None, None, VARIANCE_FLOOR)
         self._kept = mean, scale
         return standardized.view_as(stack)
@@ -43,6 +48,8 @@ class Standardized:
     def backward(self, grad: Tensor, stack: Tensor) -> Tensor:
         mean, scale = self.kept
         rows = stack.flatten(0, 1).flatten(1)
+        if self._unbiased:
+            return _pulled_through_sample(grad.reshape_as(rows), rows - mean, self._deviation).view_as(stack)
         pulled, _, _ = torch.ops.aten.native_layer_norm_backward(
             grad.view_as(rows), rows, rows.shape[1:], mean, scale, None, None, (True, False, False)
         )
@@ -53,6 +60,14 @@ class Standardized:
         """Mean and one over the deviation of each output channel."""
         assert self._kept is not None
         return self._kept
+
+
+def _pulled_through_sample(grad: Tensor, centred: Tensor, deviation: Tensor) -> Tensor:
+    """Pull gradients of rows y = centred / (deviation + floor) back to the rows, whose sample's deviation it is."""
+    scale = (deviation + DEVIATION_FLOOR).reciprocal_()
+    along = (grad * centred).sum(1, keepdim=True)
+    slope = torch.where(deviation > 0, scale.square() / deviation, 0) * along / (centred.shape[1] - 1)
+    return grad.sub(grad.mean(1, keepdim=True)).mul_(scale).addcmul_(centred, slope, value=-1)
 
 
 class Located:
@@ -150,7 +165,7 @@ def stages_of(chains: Sequence[Any], num_weights: int) -> list[Stage] | None:
         first = modules[0]
         if isinstance(first, LWE) and not stages:
             stages.append(Located(modules, first.normalize and num_weights > 1))
-        elif isinstance(first, MWE) and not (stages and first.normalize):
+        elif isinstance(first, MWE) and first.constant_maximum and not (stages and first.normalize):
             stages.append(Magnified(modules, first.normalize and num_weights > 1))
         elif isinstance(first, WeightStandardization) and not stages:
             stages.append(Standardized(modules))
@@ -161,8 +176,9 @@ def stages_of(chains: Sequence[Any], num_weights: int) -> list[Stage] | None:
 
 def kind_of_chain(chain: Any) -> tuple[Any, ...]:
     """What must be alike in chains for their layers to be stacked."""
+    settings = ("normalize", "unbiased", "eps", "constant_maximum")
     return tuple(
-        (type(step), getattr(step, "normalize", None), getattr(step, "eps", None), getattr(step, "reduction", None))
+        (type(step), *(getattr(step, name, None) for name in settings), *(one.shape for one in step.parameters()))
         for step in chain
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from weanalysis.errors import ExcitationError, unknown_name
-from weanalysis.excitation.modules import LWE, MWE, WeightStandardization, check_eps, check_reduction
+from weanalysis.excitation.modules import (
+    LWE,
+    MWE,
+    WeightStandardization,
+    check_eps,
+    check_hidden_of,
+    check_reduction,
+)
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -63,6 +70,17 @@ class ExcitationSettings:
     normalize: bool
     reduction: int
     eps: float
+    hidden_of: str = "group"
+    unbiased: bool = False
+    constant_maximum: bool = True
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as keyword arguments of `excite`; the last three where they are not the usual ones.
+
+        So a description without them means what it meant before there were others.
+        """
+        usual = {field.name: field.default for field in fields(self)}
+        return {name: value for name, value in asdict(self).items() if value != usual[name]}
 
 
 def _is_depthwise(conv: Convolution) -> bool:
@@ -71,11 +89,13 @@ def _is_depthwise(conv: Convolution) -> bool:
 
 def _lwe(conv: Convolution, settings: ExcitationSettings) -> None:
     if not _is_depthwise(conv):
-        _attach(conv, LWE(conv.weight.shape[1], settings.reduction, settings.normalize))
+        groups = conv.groups if settings.hidden_of == "layer" else 1
+        _attach(conv, LWE(conv.weight.shape[1], settings.reduction, settings.normalize, settings.unbiased, groups))
 
 
 def _mwe(conv: Convolution, settings: ExcitationSettings) -> None:
-    _attach(conv, MWE(settings.eps, settings.normalize and not _is_depthwise(conv)))
+    normalize = settings.normalize and not _is_depthwise(conv)
+    _attach(conv, MWE(settings.eps, normalize, settings.unbiased, settings.constant_maximum))
 
 
 def _lwe_then_mwe(conv: Convolution, settings: ExcitationSettings) -> None:
@@ -83,7 +103,7 @@ def _lwe_then_mwe(conv: Convolution, settings: ExcitationSettings) -> None:
         _mwe(conv, settings)
     else:
         _lwe(conv, settings)
-        _attach(conv, MWE(settings.eps, normalize=False))
+        _attach(conv, MWE(settings.eps, normalize=False, constant_maximum=settings.constant_maximum))
 
 
 def _we(conv: Convolution, settings: ExcitationSettings) -> None:
@@ -92,7 +112,7 @@ def _we(conv: Convolution, settings: ExcitationSettings) -> None:
 
 def _ws(conv: Convolution, settings: ExcitationSettings) -> None:
     if not _is_depthwise(conv) and conv.weight[0].numel() > 1:
-        _attach(conv, WeightStandardization())
+        _attach(conv, WeightStandardization(settings.unbiased))
 
 
 def _wn(conv: Convolution, settings: ExcitationSettings) -> None:
@@ -124,6 +144,9 @@ def excite(
     reduction: int = 16,
     eps: float = 0.1,
     layers: str | Sequence[str] | None = None,
+    hidden_of: str = "group",
+    unbiased: bool = False,
+    constant_maximum: bool = True,
 ) -> nn.Module:
     """Parametrize the weights of `net`'s convolutions, in place, and return `net` (sections 3.2, 3.3 and 4.1).
 
@@ -143,9 +166,14 @@ def excite(
         net: any network with Conv1d, Conv2d or Conv3d modules.
         kind: a name in `KINDS`.
         normalize: let LWE and MWE see weights standardized per output channel; never on depthwise convolutions.
-        reduction: LWE's ratio of In/groups to hidden units.
+        reduction: LWE's ratio of inputs to hidden units.
         eps: MWE's epsilon.
         layers: names of convolutions, shell patterns among them allowed; None means all.
+        hidden_of: whether LWE's inputs are those of a "group" or all of the "layer", for grouped convolutions.
+        unbiased: divide by a sample's standard deviation plus 1e-5, not by the population's (kinds but wn and sn).
+        constant_maximum: let the gradient of MWE take M as a constant (equation 3).
+
+    The last three are there for networks of the public implementation (docs/paper.md); its are "layer", True and False.
 
     Raises:
         ExcitationError: an unknown kind, an eps or reduction out of range, a layer choice that matches nothing, no
@@ -159,17 +187,15 @@ def excite(
         raise ExcitationError(unknown_name("excitation", kind, KINDS))
     check_reduction(reduction)
     check_eps(eps)
+    check_hidden_of(hidden_of)
     if (present := excitation_of(net)) is not None:
         raise ExcitationError(f"the network is excited with {present['kind']} already; fold() it before exciting it.")
     chosen = _choose(_convolutions(net), layers)
-    settings = ExcitationSettings(bool(normalize), reduction, float(eps))
-    description = {
-        "kind": kind,
-        "normalize": settings.normalize,
-        "reduction": settings.reduction,
-        "eps": settings.eps,
-        "layers": [layers] if isinstance(layers, str) else None if layers is None else list(layers),
-    }
+    settings = ExcitationSettings(
+        bool(normalize), reduction, float(eps), hidden_of, bool(unbiased), bool(constant_maximum)
+    )
+    named = [layers] if isinstance(layers, str) else None if layers is None else list(layers)
+    description = {"kind": kind, **settings.describe(), "layers": named}
     for conv in chosen.values():
         num_before = len(chain_of(conv))
         KINDS[kind](conv, settings)
@@ -177,8 +203,24 @@ def excite(
             conv.train(conv.training)  # what is new in it, too
             setattr(chain_of(conv), _MARK, description)
     if excitation_of(net) is None:
-        raise ExcitationError(f"{kind} suits none of the {len(chosen)} convolutions chosen: all are depthwise.")
+        raise ExcitationError(
+            f"{kind} suits none of the {len(chosen)} convolutions chosen: all are depthwise; use mwe, or we."
+        )
     return net
+
+
+def doubts_of(net: nn.Module, kind: str) -> list[str]:
+    """Say where a kind of excitation does not suit a network by what the paper found (section 4.2).
+
+    Modules that move channels in time, or in space, say `shifts_channels = True`.
+    """
+    shifted = any(getattr(module, "shifts_channels", False) for module in net.modules())
+    if not shifted or kind not in ("lwe", "lwe+mwe", "we"):
+        return []
+    return [
+        "LWE suppresses input channels, and in a network that shifts channels each carries a part of the input of its "
+        "own, which is then always ignored: the paper found LWE harmful there, and uses mwe (sections 4.2 and 4.6)"
+    ]
 
 
 def fold(net: nn.Module) -> nn.Module:
@@ -228,14 +270,14 @@ def multipliers(net: nn.Module) -> dict[str, Tensor]:
     >>> {name: tuple(m.shape) for name, m in multipliers(net).items()}
     {'0': (8, 3)}
     """
-    found: dict[str, Tensor] = {}
+    by_layer: dict[str, Tensor] = {}
     for name, module in net.named_modules():
         for step in chain_of(module):
             if isinstance(step, LWE):
-                found[name] = _multiplier(module, step)
-    if not found:
+                by_layer[name] = _multiplier(module, step)
+    if not by_layer:
         raise ExcitationError("the network has no LWE, so no multipliers; train it with excitation lwe, lwe+mwe or we.")
-    return found
+    return by_layer
 
 
 def excitation_of(net: nn.Module) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from weanalysis.figures.compare import drop_agreement, drop_distributions
 from weanalysis.figures.excitation import excitation_curves, excitation_of_layer, excited, gain
 from weanalysis.figures.files import FORMATS, check_pictures, embedded, plotly_script, save_pictures
+from weanalysis.figures.inputs import array_picture, frame_strip
 from weanalysis.figures.kernel import kernel_neighbours, kernel_weights
 from weanalysis.figures.layers import drop_by_layer
 from weanalysis.figures.location import SIGNIFICANT_Q, Scale, Value, layer_spread, location_mosaic
@@ -33,6 +34,7 @@ __all__ = [
     "Value",
     "agreement_by_layer",
     "agreement_of_criteria",
+    "array_picture",
     "best_epoch",
     "channel_intervals",
     "channel_strips",
@@ -46,6 +48,7 @@ __all__ = [
     "excitation_curves",
     "excitation_of_layer",
     "excited",
+    "frame_strip",
     "gain",
     "interval",
     "iou_by_class",

@@ -55,10 +55,10 @@ def drop_by_layer(
         yaxis_title_text=f"D ({metric.unit})",
         hovermode="closest",
     )
-    found = rows["q_value"] <= SIGNIFICANT_Q
+    significant = rows["q_value"] <= SIGNIFICANT_Q
     for name, own, colour in (
-        (f"cannot be told from 0 (q > {SIGNIFICANT_Q:g})", rows[~found], translucent(CATEGORICAL[8], 0.6)),
-        (f"differs from 0 (q ≤ {SIGNIFICANT_Q:g})", rows[found], THEMES[theme].line),
+        (f"cannot be told from 0 (q > {SIGNIFICANT_Q:g})", rows[~significant], translucent(CATEGORICAL[8], 0.6)),
+        (f"differs from 0 (q ≤ {SIGNIFICANT_Q:g})", rows[significant], THEMES[theme].line),
     ):
         if own.empty:
             continue

@@ -74,12 +74,12 @@ def channel_strips(
     )
     if len(rows) <= _MOST_MARKERS:
         figure.add_trace(clickable(middles, rows["strip"], _keys(rows, column), _words(rows, column, quantity)))
-    if len(found := rows[rows.index.isin(list(marked))]):
+    if len(chosen := rows[rows.index.isin(list(marked))]):
         marker = {"symbol": "diamond", "size": 8, "color": THEMES[theme].accent}
         figure.add_trace(
             go.Scatter(
-                x=middles[found.index],
-                y=found["strip"],
+                x=middles[chosen.index],
+                y=chosen["strip"],
                 mode="markers",
                 name="better off without, confirmed",
                 marker={**marker, "line": {"width": 1.5, "color": THEMES[theme].page}},

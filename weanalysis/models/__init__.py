@@ -2,6 +2,7 @@
 
 from weanalysis.models.architecture import SOURCES, build, check_task, list_models, parse_name
 from weanalysis.models.checkpoint import read_state_dict, save_checkpoint
+from weanalysis.models.inputs import check_forward, check_inputs, fitting_options, input_channels, input_sides
 from weanalysis.models.model import Model, load_network
 from weanalysis.models.sizes import smallest_image_size
 
@@ -9,7 +10,12 @@ __all__ = [
     "SOURCES",
     "Model",
     "build",
+    "check_forward",
+    "check_inputs",
     "check_task",
+    "fitting_options",
+    "input_channels",
+    "input_sides",
     "list_models",
     "load_network",
     "parse_name",

@@ -13,23 +13,25 @@ from torch import nn
 from weanalysis import schema
 from weanalysis.errors import ModelError, WeanalysisError, unknown_name
 from weanalysis.models.attention import add_attention, use_norm
-from weanalysis.models.cifar import Builtin
+from weanalysis.models.builtin import Builtin
 from weanalysis.models.pruned import apply_sizes
 from weanalysis.models.segmentation import TorchvisionSegmentation
 from weanalysis.models.source import NetworkSource
 from weanalysis.models.timm_source import Timm
 from weanalysis.models.torchvision_source import Torchvision
+from weanalysis.models.video import TorchvisionVideo
 
 SOURCES: dict[str, NetworkSource] = {
     "builtin": Builtin(),
     "torchvision": Torchvision(),
+    "video": TorchvisionVideo(),
     "segmentation": TorchvisionSegmentation(),
     "timm": Timm(),
 }
 
 _FIELDS = {"source", "name", "num_classes", "options", "attention", "norm", "excitation", "pruned"}
 # Sources whose networks go by their name alone, looked through in this order.
-_WITHOUT_PREFIX = ("builtin", "torchvision", "segmentation")
+_WITHOUT_PREFIX = ("builtin", "torchvision", "video", "segmentation")
 
 # What an option means that is not there.
 ABSENT = {"attention": "none", "norm": "bn", "excitation": "none"}

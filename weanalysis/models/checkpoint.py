@@ -60,8 +60,8 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
 
     Of several sets of weights in the file, the first; see `read_weights`. Raises ModelError.
     """
-    found = read_weights(path)
-    return found.state, found.metadata
+    weights = read_weights(path)
+    return weights.state, weights.metadata
 
 
 def read_weights(path: str | Path) -> WeightsFile:
@@ -137,8 +137,8 @@ def _unpickled(path: Path, file: BinaryIO, zipped: bool) -> Any:
         ) from None
     except pickle.UnpicklingError as error:
         if _CODE.search(str(error)):
-            found = re.search(r"GLOBAL (\S+)", str(error))
-            named = f" ({some_names([found[1][:200]])})" if found else ""
+            match = re.search(r"GLOBAL (\S+)", str(error))
+            named = f" ({some_names([match[1][:200]])})" if match else ""
             raise ModelError(
                 f"{path} holds more than tensors{named}, so that loading it could run "
                 "code, and it was not loaded; save its state_dict alone, or as safetensors"

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
-from functools import cache as remember
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weanalysis._torchvision import torchvision
-from weanalysis.errors import ModelError, unknown_name
-from weanalysis.models.source import NetworkSource
 
 _Block = type[torchvision.models.resnet.BasicBlock] | type[torchvision.models.resnet.Bottleneck]
 
@@ -175,39 +170,9 @@ def _vgg19_cifar(num_classes: int) -> nn.Module:
 
 
 #: name -> builder(num_classes, **options). He et al. 2016, section 4.2; Xie et al. 2017, section 5.3.
-BUILTIN: dict[str, Callable[..., nn.Module]] = {
+CIFAR_NETWORKS: dict[str, Callable[..., nn.Module]] = {
     **{f"resnet{depth}": partial(_resnet, depth) for depth in (20, 32, 44, 56, 110)},
     "resnext29_16x64d": _resnext29_16x64d,
     "vgg19_cifar": _vgg19_cifar,
     "fcn_resnet20": partial(_fcn, 20),
 }
-
-
-class Builtin(NetworkSource):
-    """The networks of this module."""
-
-    def names(self) -> list[str]:
-        return list(BUILTIN)
-
-    def defaults(self, name: str) -> tuple[int, dict[str, Any]]:
-        if name not in BUILTIN:
-            raise ModelError(unknown_name("built-in model", name, BUILTIN))
-        return 10, {"shortcut": "A"} if "shortcut" in self.options(name) else {}
-
-    def build(self, name: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
-        return BUILTIN[name](num_classes=num_classes, **options)
-
-    def task_of(self, name: str) -> str:
-        return "segmentation" if name.startswith("fcn_") else self.task
-
-    def options(self, name: str) -> list[str]:
-        return [option for option in inspect.signature(BUILTIN[name]).parameters if option != "num_classes"]
-
-    def num_parameters(self, name: str) -> int | None:
-        return _num_parameters(name)
-
-
-@remember
-def _num_parameters(name: str) -> int:
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in BUILTIN[name](num_classes=10).parameters())

@@ -137,6 +137,28 @@ def excitation_of_state(state: Mapping[str, Tensor], origin: str) -> dict[str, A
     return {"kind": "lwe", "reduction": 16 if 16 in ratios else ratios[0], "layers": layers}
 
 
+def with_own_lwe(state: Mapping[str, Tensor], expected: Collection[str]) -> tuple[dict[str, Tensor], list[str]]:
+    """Bring LWE that convolutions keep in layers of their own under the names that it has here, and name the layers.
+
+    The public implementation of WE has `conv.fc1` and `conv.fc2` beside `conv.weight`, as 1x1 convolutions.
+    """
+    parts = ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
+    state, layers = dict(state), []
+    for layer in [name.removesuffix(f".{parts[0]}") for name in state if name.endswith(f".{parts[0]}")]:
+        has_weight = {f"{layer}.weight", f"{layer}.parametrizations.weight.original"} & set(expected)
+        tensors = [state.get(f"{layer}.{part}") for part in ("weight", *parts)]
+        if not has_weight or f"{layer}.{parts[0]}" in expected:  # a block that has two such layers, as SE has
+            continue
+        if any(one is None or (place % 2 and one.shape[2:].numel() != 1) for place, one in enumerate(tensors)):
+            continue
+        layers.append(layer)
+        state[f"{layer}.parametrizations.weight.original"] = state.pop(f"{layer}.weight")
+        for part in parts:
+            tensor = state.pop(f"{layer}.{part}")
+            state[f"{layer}.parametrizations.weight.0.{part}"] = tensor.flatten(1) if tensor.dim() > 2 else tensor
+    return state, layers
+
+
 def counted(count: int, one: str, several: str | None = None) -> str:
     """Word a number of things: "1 tensor", "2 tensors", "2 entries"."""
     return f"{count} {one if count == 1 else several or one + 's'}"

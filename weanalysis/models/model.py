@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from weanalysis import schema
 from weanalysis.cache import Cache, find_cache, storable
-from weanalysis.data import Transform
+from weanalysis.data import AnyTransform, transform_of
 from weanalysis.errors import DataError, ModelError
 from weanalysis.models.architecture import (
     ABSENT,
@@ -33,7 +33,7 @@ from weanalysis.models.architecture import (
 )
 from weanalysis.models.budget import bounded
 from weanalysis.models.checkpoint import NOT_UNDERSTOOD, WeightsFile, is_plain, load_into, read_weights
-from weanalysis.models.folding import excitation_of_state
+from weanalysis.models.folding import excitation_of_state, with_own_lwe
 from weanalysis.models.formats import is_weights_file
 from weanalysis.models.sets import AUTO, Fitted, fit
 from weanalysis.models.source import NUM_IMAGENET_CLASSES, Pretrained, imagenet_classes
@@ -56,7 +56,7 @@ class Model:
     weights: str
     num_classes: int
     classes: tuple[str, ...] | None = None
-    transform: Transform | None = None
+    transform: AnyTransform | None = None
     notes: list[str] = field(default_factory=list)
     synsets: tuple[str, ...] | None = None
     checkpoint: Path | None = None
@@ -214,15 +214,16 @@ def _from_file(
     _check_num_classes(str(path), architecture["num_classes"], num_classes)
     net = build(architecture)
     weights = file_name + (" (averaged)" if fitted.averaged else "")
-    model = Model(name, net, _whole(architecture, net), weights, architecture["num_classes"])
-    model.notes = [*fitted.notes, *load_into(net, fitted.state, storable(str(path)), name)]
+    num_classes = architecture["num_classes"]
+    notes = [*fitted.notes, *load_into(net, fitted.state, storable(str(path)), name)]
+    outputs: dict[str, Any] = {}
     if label:
-        model.classes, model.synsets, model.transform = published.classes, published.synsets, published.transform
-        model.notes.append(f"{file_name} is taken for {name}'s weights {label}, because it has their name")
-    elif model.num_classes == NUM_IMAGENET_CLASSES:
-        model.classes, model.synsets = imagenet_classes()
-        model.notes.append(f"the 1,000 classes in {file_name} are taken to be ImageNet's, in the usual order")
-    return model
+        outputs = {part: getattr(published, part) for part in ("classes", "synsets", "transform")}
+        notes.append(f"{file_name} is taken for {name}'s weights {label}, because it has their name")
+    elif num_classes == NUM_IMAGENET_CLASSES:
+        outputs = dict(zip(("classes", "synsets"), imagenet_classes(), strict=True))
+        notes.append(f"the 1,000 classes in {file_name} are taken to be ImageNet's, in the usual order")
+    return Model(name, net, _whole(architecture, net), weights, num_classes, notes=notes, **outputs)
 
 
 def _fitted(file: WeightsFile, architecture: dict[str, Any], weights_of: str) -> tuple[Fitted, dict[str, Any]]:
@@ -231,6 +232,13 @@ def _fitted(file: WeightsFile, architecture: dict[str, Any], weights_of: str) ->
     expected, classifier = classifier_names(json.dumps(dict(architecture), sort_keys=True))
     fitted = fit(file.sets, expected, origin, weights_of)
     architecture = {**architecture, "num_classes": _num_classes(fitted.state, classifier, architecture)}
+    fitted.state, layers = with_own_lwe(fitted.state, expected)
+    if layers and not architecture.get("excitation"):
+        architecture["excitation"] = {"kind": "lwe", "hidden_of": "layer", "unbiased": True, "layers": layers}
+        fitted.notes.append(
+            f"{len(layers)} convolutions of {origin} have layers fc1 and fc2 beside their weight: taken for LWE as the "
+            'public implementation has it; otherwise give --model-option excitation=\'{"kind": "lwe+mwe", ...}\''
+        )
     if not architecture.get("excitation") and (excitation := excitation_of_state(fitted.state, origin)):
         architecture["excitation"] = excitation
         fitted.notes.append(
@@ -254,7 +262,7 @@ def _from_own(file: WeightsFile, num_classes: int | None, options: Mapping[str, 
     load_into(net, file.state, path, name)
     described = metadata.get("transform")
     try:
-        transform = Transform.from_description(described) if described else None
+        transform = transform_of(described) if described else None
     except DataError as error:
         raise ModelError(f"{path}: {error}") from error
     notes = [storable(note) for note in metadata.get("notes") or ()]

@@ -98,8 +98,8 @@ def find_sets(content: Any) -> list[WeightSet]:
     """Find the sets of weights in what torch.load gave: under the usual keys, else under any key of the file itself."""
     sets = list(_under_wrappers(content, "", 0, set()))
     if not sets and isinstance(content, Mapping):
-        found = ((key, _as_set(str(key), inner)) for key, inner in content.items() if isinstance(key, str))
-        sets = [inner for key, inner in found if inner is not None and not key.startswith("optim")]
+        candidates = ((key, _as_set(str(key), inner)) for key, inner in content.items() if isinstance(key, str))
+        sets = [inner for key, inner in candidates if inner is not None and not key.startswith("optim")]
     return sets
 
 
@@ -107,14 +107,14 @@ def _under_wrappers(content: Any, key: str, depth: int, seen: set[int]) -> Itera
     if not isinstance(content, Mapping) or id(content) in seen or depth > _MOST_DEPTH:
         return
     seen.add(id(content))
-    found = False
+    wraps_one = False
     named = (name for name, value in content.items() if isinstance(value, Mapping) and isinstance(name, str))
     for wrapper in dict.fromkeys((*WRAPPERS, *(name for name in named if _AVERAGED.search(name[:_LONGEST_NAME])))):
         if isinstance(content.get(wrapper), Mapping):
             for inner in _under_wrappers(content[wrapper], f"{key}.{wrapper}" if key else wrapper, depth + 1, seen):
-                found = True
+                wraps_one = True
                 yield inner
-    if not found and (own := _as_set(key, content)) is not None:
+    if not wraps_one and (own := _as_set(key, content)) is not None:
         yield own
 
 
@@ -201,8 +201,8 @@ def _what_was_taken(
     names = [_INFIXES.sub("", name) for name in chosen.source.state if name not in expected]
     kinds = {name: _helper(name) for name in names if name.removeprefix(chosen.prefix) not in expected}
     for what in dict.fromkeys(filter(None, kinds.values())):
-        found = [name for name, kind in kinds.items() if kind == what]
-        notes.append(f"{len(found)} {what} in {origin} left out: {some_names(found)}")
+        of_kind = [name for name, kind in kinds.items() if kind == what]
+        notes.append(f"{len(of_kind)} {what} in {origin} left out: {some_names(of_kind)}")
     beside = [
         name
         for name, kind in kinds.items()
@@ -235,12 +235,12 @@ def _candidates(one: WeightSet, expected: Collection[str]) -> list[_Candidate]:
                 votes[usual[:place]] += 1
     most = max(votes.values(), default=0)
     prefixes = [prefix for prefix, count in votes.items() if 2 * count > most] or [""]
-    found = []
+    candidates = []
     for prefix in prefixes:
         behind = {name[len(prefix) :]: tensor for name, tensor in plain.items() if name.startswith(prefix)}
         renamed = {_renamed(name, known, behind): tensor for name, tensor in behind.items()}
-        found.append(_Candidate(one, prefix, renamed, votes[prefix]))
-    return found
+        candidates.append(_Candidate(one, prefix, renamed, votes[prefix]))
+    return candidates
 
 
 def _whole(one: WeightSet, known: set[str]) -> _Candidate | None:

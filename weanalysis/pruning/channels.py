@@ -104,7 +104,7 @@ def _candidates(net: nn.Module, images: Tensor) -> list[ChannelGroup]:
     traced = copy.deepcopy(net)
     dependencies = _dependencies(traced, images)
     names = {module: name for name, module in traced.named_modules()}
-    found = []
+    groups = []
     for group in dependencies.get_all_groups(root_module_types=list(CONVOLUTIONS)):
         root = group[0].dep.target.module
         filters = {
@@ -114,9 +114,9 @@ def _candidates(net: nn.Module, images: Tensor) -> list[ChannelGroup]:
         }
         size = root.out_channels
         if all(len(places) == size for places in filters.values()):
-            found.append(ChannelGroup(names[root], size, filters))
+            groups.append(ChannelGroup(names[root], size, filters))
     order = {name: place for place, (name, _) in enumerate(net.named_modules())}
-    return sorted(found, key=lambda group: order[group.root])
+    return sorted(groups, key=lambda group: order[group.root])
 
 
 def _is_exact(net: nn.Module, images: Tensor, groups: Sequence[ChannelGroup]) -> bool:

@@ -26,8 +26,8 @@ SELECTIONS = {unit: kind.prunes.selection for unit, kind in _MEASURED_BY.items()
 
 def scores_of_criterion(maps: SaliencyMaps, criterion: str, unit: Unit) -> Scores:
     """Return a criterion's scores by layer, (Out, In/groups) or (Out,) of filters; layers without are left out."""
-    found = {layer.name: maps.of(criterion, SELECTIONS[unit], layer.name) for layer in maps.layers}
-    return {name: scores.astype(np.float64) for name, scores in found.items() if not np.isnan(scores).any()}
+    by_layer = {layer.name: maps.of(criterion, SELECTIONS[unit], layer.name) for layer in maps.layers}
+    return {name: scores.astype(np.float64) for name, scores in by_layer.items() if not np.isnan(scores).any()}
 
 
 def scores_of_study(
@@ -54,7 +54,7 @@ def scores_of_study(
         )
     table = store.table(study_id, metric)
     rows = table[(table["selection"] == SELECTIONS[unit]) & (table["num_images"] == about["num_images"])]
-    found: Scores = {}
+    by_layer: Scores = {}
     for layer in layers:
         if layer.name not in set(table["layer"].dropna()):
             continue
@@ -68,10 +68,10 @@ def scores_of_study(
                 f"{SELECTIONS[unit]}s of {layer.name} on all its images, and what was not measured cannot "
                 f"be ranked; measure them all ({command}), or prune by a criterion"
             )
-        found[layer.name] = scores
-    if not found:
+        by_layer[layer.name] = scores
+    if not by_layer:
         raise StudyError(f"{about['name']} measured no {SELECTIONS[unit]} of the selected layers")
-    return found
+    return by_layer
 
 
 def choose_lowest(

@@ -90,12 +90,12 @@ def write_report(
     if pictures is not None:
         figures.check_pictures(tuple(formats))
     found_cache = cache if isinstance(cache, Cache) else find_cache(cache)
-    found = [_find(item, found_cache) for item in named]
+    resolved = [_find(item, found_cache) for item in named]
     if metric is not None:
         find_metric(metric)  # a caller's own is known from the studies that were found
     # Named twice is meant once.
-    runs = list({run.folder: run for run in found if isinstance(run, Run)}.values())
-    numbers = list(dict.fromkeys(study.number for study in found if isinstance(study, StudyOf)))
+    runs = list({run.folder: run for run in resolved if isinstance(run, Run)}.values())
+    numbers = list(dict.fromkeys(study.number for study in resolved if isinstance(study, StudyOf)))
     if not numbers and not runs:
         raise StoreError("name at least one study or run; `weanalysis list` and `weanalysis list runs` show them")
     notes: list[str] = []

@@ -46,7 +46,7 @@ class ReportedStudy:
     about: dict[str, Any]
     metric: str
     table: pd.DataFrame
-    found: Findings
+    findings: Findings
     cache: Cache
 
     @cached_property
@@ -113,7 +113,7 @@ def _read_location(study: ReportedStudy) -> Reading:
             "input channels. Red: the network is worse without that kernel; blue: better; grey: not measured.",
         ),
     ]
-    if study.found.num_found:
+    if study.findings.num_found:
         certain = figures.location_mosaic(study.table, hide_insignificant=True, limit=whole.data[0].zmax)
         pictures.append(
             Picture(
@@ -163,21 +163,21 @@ def _spreads(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _trend_of_spread(changes: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
-    found = trend_of_spread(list(changes.values()))
-    if math.isnan(found.value):
+    trend = trend_of_spread(list(changes.values()))
+    if math.isnan(trend.value):
         return [], {}
-    numbers = {"spread_by_depth": found.value, "spread_by_depth_p_value": found.p_value}
-    sure = found.p_value <= _SIGNIFICANCE
+    numbers = {"spread_by_depth": trend.value, "spread_by_depth_p_value": trend.p_value}
+    sure = trend.p_value <= _SIGNIFICANCE
     tells = (
         "Early layers vary more than late ones"
-        if sure and found.value < 0
+        if sure and trend.value < 0
         else "Late layers vary more than early ones"
-        if sure and found.value > 0
+        if sure and trend.value > 0
         else "Whether early or late layers vary more cannot be told"
     )
     return [
         f"{tells}: the rank correlation of depth with the variance of D in a layer, noise taken off, is "
-        f"{points(found.value)} over {len(changes):,} layers; p = {found.p_value:.2g} for layers that all vary "
+        f"{points(trend.value)} over {len(changes):,} layers; p = {trend.p_value:.2g} for layers that all vary "
         "alike, by variances in units of what noise and one common variance give."
     ], numbers
 
@@ -355,10 +355,10 @@ def _read_multiplier(study: ReportedStudy) -> Reading:
 
 
 def _lowest_and_highest(study: ReportedStudy, unit: str) -> tuple[list[str], dict[str, Any]]:
-    found = lowest_and_highest(study.store, study.number, study.metric, study.table)
-    if found is None or found.comparison is None:
+    extremes = lowest_and_highest(study.store, study.number, study.metric, study.table)
+    if extremes is None or extremes.comparison is None:
         return ["D_L and D_H of all layers at once have not been measured."], {}
-    low, high, contrast = found.lowest, found.highest, found.comparison
+    low, high, contrast = extremes.lowest, extremes.highest, extremes.comparison
     tells = (
         f"the {unit}s of high multiplier are needed more"
         if contrast.difference_low > 0
@@ -375,13 +375,13 @@ def _lowest_and_highest(study: ReportedStudy, unit: str) -> tuple[list[str], dic
         f"{metric.test} p = "
         f"{contrast.p_value:.2g}: {tells}."
     ]
-    random = found.random["drop"].dropna()
+    random = extremes.random["drop"].dropna()
     if len(random):
         sentences.append(
             f"One {unit} drawn at random in every layer costs {metric.words(random.min())} to "
             f"{metric.words(random.max())} {metric.unit} ({counted(len(random), 'draw')})."
         )
-    return sentences, found.summary()
+    return sentences, extremes.summary()
 
 
 # Channels and layers ------------------------------------------------------------------------------------------------

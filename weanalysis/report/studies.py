@@ -66,9 +66,9 @@ def chapter_of_study(store: Store, study_id: int, cache: Cache, metric: str | No
         "state": about["state"],
         "stopping": about.get("stopping"),
         "intact": study.intact,
-        **study.found.summary(),
+        **study.findings.summary(),
     }
-    if not study.found.num_measured:
+    if not study.findings.num_measured:
         return Chapter(
             key,
             title,
@@ -114,20 +114,20 @@ def _state(study: ReportedStudy) -> str:
         "running": f"This study was still running when the report was made (last news {moment(about['updated'])})",
         "failed": "This study failed before its end",
     }.get(about["state"], "This study was stopped before its end")
-    found = study.found
-    seen = f"{found.fewest_images:,}"
-    if found.most_images > found.fewest_images:
-        seen += f" to {found.most_images:,}"
+    findings = study.findings
+    seen = f"{findings.fewest_images:,}"
+    if findings.most_images > findings.fewest_images:
+        seen += f" to {findings.most_images:,}"
     return (
-        f"{what}: {found.num_measured:,} of {counted(found.num_ablations, 'ablation')} have a D, on {seen} of "
+        f"{what}: {findings.num_measured:,} of {counted(findings.num_ablations, 'ablation')} have a D, on {seen} of "
         f"{counted(about['num_images'], 'image')} ({about['done']:,} of {about['total']:,} measurements). What "
         "follows is about those, and can change."
     )
 
 
 def _findings(study: ReportedStudy) -> list[str]:
-    found, rows = study.found, study.measured
-    metric, images = find_metric(study.metric), counted(found.most_images, "image")
+    findings, rows = study.findings, study.measured
+    metric, images = find_metric(study.metric), counted(findings.most_images, "image")
     intact, label = metric.words(study.intact, signed=False), "mean " * (metric.aggregate is None) + metric.label
     sentences = [
         f"The intact network has {intact} % of {images} right ({metric.label})."
@@ -137,17 +137,17 @@ def _findings(study: ReportedStudy) -> list[str]:
     if untested := untested_words(study.table, metric):
         return [*sentences, untested]
     correction = f"after correction for their number (false discovery rate {RATE})"
-    if found.num_found:
-        rest = found.num_measured - found.num_found
+    if findings.num_found:
+        rest = findings.num_measured - findings.num_found
         unsaid = f" Of the other {rest:,} it cannot be said whether D is above 0, below it, or 0." if rest else ""
         sentences.append(
-            f"{found.num_found:,} of {counted(found.num_measured, 'ablation')} "
-            f"{'differs' if found.num_found == 1 else 'differ'} from 0 {correction}: {found.num_worse:,} "
-            f"for the worse, {found.num_better:,} for the better.{unsaid}"
+            f"{findings.num_found:,} of {counted(findings.num_measured, 'ablation')} "
+            f"{'differs' if findings.num_found == 1 else 'differ'} from 0 {correction}: {findings.num_worse:,} "
+            f"for the worse, {findings.num_better:,} for the better.{unsaid}"
         )
     else:
         sentences.append(
-            f"None of {counted(found.num_measured, 'ablation')} differs from 0 {correction}. That does "
+            f"None of {counted(findings.num_measured, 'ablation')} differs from 0 {correction}. That does "
             "not mean that every D is 0: these images could not have shown a small one."
         )
     if metric.counts_images:
@@ -172,7 +172,7 @@ def _findings(study: ReportedStudy) -> list[str]:
         early = int((rows["num_images"] < study.about["num_images"]).sum())
         sentences.append(
             f"Ablations were left alone once they were settled (--{stopping}): {early:,} before the last "
-            f"image, the first after {counted(found.fewest_images, 'image')}. Intervals and tests are the "
+            f"image, the first after {counted(findings.fewest_images, 'image')}. Intervals and tests are the "
             "anytime-valid ones, which hold under that stopping."
         )
     if study.is_screened:
@@ -185,29 +185,29 @@ def _findings(study: ReportedStudy) -> list[str]:
 
 
 def _what_could_be_found(study: ReportedStudy) -> str:
-    found = study.found
-    if math.isnan(found.smallest_finding):
+    findings = study.findings
+    if math.isnan(findings.smallest_finding):
         return (
-            f"With {counted(found.most_images, 'image')} no D could have been found at all: a finding among "
-            f"{counted(found.num_measured, 'ablation')} takes more images."
+            f"With {counted(findings.most_images, 'image')} no D could have been found at all: a finding among "
+            f"{counted(findings.num_measured, 'ablation')} takes more images."
         )
-    lost = round(found.smallest_finding / 100 * found.most_images)
+    lost = round(findings.smallest_finding / 100 * findings.most_images)
     said = (
-        f"The smallest D that could have been found{' beside these' if found.num_found else ''} is "
-        f"{found.smallest_finding:.2f} points ({counted(lost, 'image')} of {found.most_images:,} lost, none "
+        f"The smallest D that could have been found{' beside these' if findings.num_found else ''} is "
+        f"{findings.smallest_finding:.2f} points ({counted(lost, 'image')} of {findings.most_images:,} lost, none "
         "gained)"
     )
-    if math.isnan(found.detectable):
+    if math.isnan(findings.detectable):
         return said + "."
     return (
-        f"{said}; one of {found.detectable:.2f} points would have been found with a power of 80 %, where as many "
+        f"{said}; one of {findings.detectable:.2f} points would have been found with a power of 80 %, where as many "
         "images flip as for the median of those that were not found."
     )
 
 
 def _most_important(study: ReportedStudy) -> list[Table]:
     rows = study.measured
-    shown = max(_SHOWN_AT_LEAST, min(study.found.num_worse, _SHOWN_AT_MOST))
+    shown = max(_SHOWN_AT_LEAST, min(study.findings.num_worse, _SHOWN_AT_MOST))
     tables = [
         _rows_table(
             study,
@@ -266,25 +266,27 @@ def _improvements(study: ReportedStudy) -> Improvements | None:
         return None
 
 
-def _sentence_of(found: Improvements) -> str:
+def _sentence_of(improvements: Improvements) -> str:
     question = "Is the network better off without something?"
     tests = f"one-sided exact McNemar tests, false discovery rate {RATE}"
-    tested = counted(found.num_tested, "ablation")
-    if found.table.empty:
+    tested = counted(improvements.num_tested, "ablation")
+    one_half, other_half = improvements.num_images
+    if improvements.table.empty:
         return (
-            f"{question} None of {tested} improves it on one half of the images ({found.num_images[0]:,}), so that "
-            f"the other half had none to confirm ({tests}). {found.missed}"
+            f"{question} None of {tested} improves it on one half of the images ({one_half:,}), so that "
+            f"the other half had none to confirm ({tests}). {improvements.missed}"
         ).strip()
-    again = f"{found.num_confirmed:,} of them again" if found.num_confirmed else "none of them again"
+    again = f"{improvements.num_confirmed:,} of them again" if improvements.num_confirmed else "none of them again"
+    number = len(improvements.table)
     return (
-        f"{question} {len(found.table):,} of {tested} {'do' if len(found.table) > 1 else 'does'} improve it on one "
-        f"half of the images ({found.num_images[0]:,}), {again} on the other half ({found.num_images[1]:,}; "
-        f"{tests}). {found.missed}"
+        f"{question} {number:,} of {tested} {'do' if number > 1 else 'does'} improve it on one "
+        f"half of the images ({one_half:,}), {again} on the other half ({other_half:,}; "
+        f"{tests}). {improvements.missed}"
     ).strip()
 
 
-def _table_of_improvements(found: Improvements) -> list[Table]:
-    rows = selected_intervals(found.table[:_SHOWN_AT_MOST], max(1, len(found.table)))
+def _table_of_improvements(improvements: Improvements) -> list[Table]:
+    rows = selected_intervals(improvements.table[:_SHOWN_AT_MOST], max(1, len(improvements.table)))
     if rows.empty:
         return []
     words = [
@@ -299,7 +301,7 @@ def _table_of_improvements(found: Improvements) -> list[Table]:
     return [
         Table(
             "Chosen on one half of the images as better zeroed; D is that of the other half, which chose "
-            f"nothing. Here: {interval_words(len(rows), len(found.table))}.",
+            f"nothing. Here: {interval_words(len(rows), len(improvements.table))}.",
             ["zeroed", "D, points [interval]", "q", "confirmed"],
             words,
         )

@@ -49,8 +49,8 @@ class Counts(Reader):
         for shard in shards.values():
             for _, index, intact, values in self._valued_blocks(context_id, shard, ids, statistic):
                 here = index >= 0
-                found = (len(intact), intact.sum(dtype=np.float64), values.sums[here], values.squares[here])
-                for name, each in zip(sums, found, strict=True):
+                of_shard = (len(intact), intact.sum(dtype=np.float64), values.sums[here], values.squares[here])
+                for name, each in zip(sums, of_shard, strict=True):
                     sums[name][index[here]] += each
         return {name: values[place] for name, values in sums.items()}
 
@@ -58,7 +58,7 @@ class Counts(Reader):
         """The images whose number an ablation changed, as far as these are kept: image_id, before, after, (K,) each."""
         ids = self.ablation_ids(study_id)[[position]]
         context_id, shards = self._shards(study_id)
-        found: dict[str, list[np.ndarray]] = {"image_id": [], "before": [], "after": []}
+        columns: dict[str, list[np.ndarray]] = {"image_id": [], "before": [], "after": []}
         for shard in shards.values():
             for block, index, before, values in self._valued_blocks(context_id, shard, ids, statistic):
                 (row,) = np.nonzero(index >= 0)
@@ -66,10 +66,10 @@ class Counts(Reader):
                     intact = self._intact(context_id, shard)
                     assert intact is not None and block.stop == shard[1]
                     places = np.arange(len(before)) if values.positions is None else values.positions[one]
-                    found["image_id"].append(intact.image_ids[places])
-                    found["before"].append(before[places])
-                    found["after"].append(before[places] + values.changes[one].astype(np.float32))
-        return {name: np.concatenate([np.empty(0), *parts]) for name, parts in found.items()}
+                    columns["image_id"].append(intact.image_ids[places])
+                    columns["before"].append(before[places])
+                    columns["after"].append(before[places] + values.changes[one].astype(np.float32))
+        return {name: np.concatenate([np.empty(0), *parts]) for name, parts in columns.items()}
 
     def screen_counts(self, study_id: int) -> dict[str, np.ndarray]:
         """Sum, for each ablation of a screened study, what is kept of its screening: see `ablation.evaluate.Screen`."""

@@ -68,19 +68,19 @@ def find(table: pd.DataFrame, stopped: bool = False) -> Findings:
     )
 
     measured = table[table["drop"].notna()]
-    found = measured["q_value"] <= FALSE_DISCOVERY_RATE
+    significant = measured["q_value"] <= FALSE_DISCOVERY_RATE
     fewest, most = (int(measured["num_images"].agg(which)) if len(measured) else 0 for which in ("min", "max"))
     counts_images = measured["num_flipped"].notna().all()
     high = sequential_interval(0, 0, most)[1] if stopped else paired_difference(0, 0, most)[2]
-    undecided = measured[~found]
+    undecided = measured[~significant]
     flipped = float(np.median(undecided["num_flipped"] / undecided["num_images"])) if len(undecided) else np.nan
     # Benjamini and Hochberg's bound for one finding more than there are.
-    level = FALSE_DISCOVERY_RATE * min(1.0, (int(found.sum()) + 1) / max(1, len(measured)))
+    level = FALSE_DISCOVERY_RATE * min(1.0, (int(significant.sum()) + 1) / max(1, len(measured)))
     return Findings(
         num_ablations=len(table),
         num_measured=len(measured),
-        num_worse=int((found & (measured["drop"] > 0)).sum()),
-        num_better=int((found & (measured["drop"] < 0)).sum()),
+        num_worse=int((significant & (measured["drop"] > 0)).sum()),
+        num_better=int((significant & (measured["drop"] < 0)).sum()),
         num_silent=int(((measured["num_flipped"] if counts_images else measured["drop"]) == 0).sum()),
         fewest_images=fewest,
         most_images=most,

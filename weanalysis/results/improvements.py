@@ -74,15 +74,15 @@ def find_improvements(store: Store, study_id: int, metric: str | None = None) ->
     measured = (halves[0]["num_images"] > 0) & (halves[1]["num_images"] > 0)
     if not measured.any():
         raise StudyError(f"{about['name']} has no image in one of the halves yet: measure two images or more")
-    found = confirm_improvements(halves[0][measured], halves[1][measured], SIGNIFICANCE)
+    confirmation = confirm_improvements(halves[0][measured], halves[1][measured], SIGNIFICANCE)
     labels = store.table(study_id, metric)[["layer", "depth", "selection", "out_channel", "in_channel", "num_weights"]]
-    chosen = found.table[found.table["chosen"]].drop(columns="chosen")
+    chosen = confirmation.table[confirmation.table["chosen"]].drop(columns="chosen")
     table = labels.loc[chosen.index].join(chosen).sort_values(["confirmed", "drop"], ascending=[False, True])
     return Improvements(
         table.rename_axis("position").reset_index(),
         int(measured.sum()),
         (int(halves[0]["num_images"].max()), int(halves[1]["num_images"].max())),
-        found.largest_missed,
+        confirmation.largest_missed,
     )
 
 

@@ -57,8 +57,8 @@ class SaliencyMaps:
         known = {mapped.name: mapped for mapped in self.layers}
         if criterion not in self.criteria or layer not in known:
             raise StoreError(f"there is no map of {layer} under {criterion!r}; there are {', '.join(self.criteria)}")
-        found = self.maps.get((criterion, unit), {}).get(layer)
-        return np.full(_shape(known[layer], unit), np.nan, np.float32) if found is None else found
+        scores = self.maps.get((criterion, unit), {}).get(layer)
+        return np.full(_shape(known[layer], unit), np.nan, np.float32) if scores is None else scores
 
     def scores(self, criterion: str, rows: pd.DataFrame) -> NDArray[np.float64]:
         """Score the rows of a study's table that zero one kernel, filter, input channel or layer; NaN for others.
@@ -66,7 +66,7 @@ class SaliencyMaps:
         `rows` has the columns layer, selection, out_channel and in_channel; like is compared with like, so that the
         selection decides which map a row is looked up in.
         """
-        found = np.full(len(rows), np.nan)
+        values = np.full(len(rows), np.nan)
         mapped = {layer.name for layer in self.layers}
         groups = rows.reset_index(drop=True).groupby(["layer", "selection"], sort=False)
         for (layer, unit), own in groups:
@@ -74,8 +74,8 @@ class SaliencyMaps:
                 continue
             columns = channels_of(unit) or ()
             places = tuple(own[column].to_numpy(dtype=np.int64) for column in columns)
-            found[own.index] = self.of(criterion, unit, str(layer))[places]
-        return found
+            values[own.index] = self.of(criterion, unit, str(layer))[places]
+        return values
 
     def table(self, units: Sequence[str] = UNITS) -> pd.DataFrame:
         """Return one row a unit: layer, depth, selection, out_channel, in_channel, and a column a criterion."""
@@ -152,15 +152,15 @@ def describe_maps(path: Path) -> dict[str, Any]:
 
 def list_maps(folder: Path) -> list[tuple[Path, Mapping[str, Any]]]:
     """List the files of maps in a cache's folder with what each says of itself, the newest first; leave out others."""
-    found = []
+    described = []
     for path in sorted(folder.glob("*.safetensors")):
         if path.stem.endswith("-weights"):
             continue
         try:
-            found.append((path, describe_maps(path)))
+            described.append((path, describe_maps(path)))
         except StoreError:
             continue
-    return sorted(found, key=lambda pair: -float(pair[1].get("created", 0)))
+    return sorted(described, key=lambda pair: -float(pair[1].get("created", 0)))
 
 
 def _shape(layer: MappedLayer, unit: str) -> tuple[int, ...]:

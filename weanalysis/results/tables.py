@@ -99,9 +99,9 @@ class Store(AllAnswers):
     def metrics(self, study_id: int) -> list[str]:
         """The metrics in which a study can be read, its own first; one run answers all of them."""
         about = self.describe(study_id)
-        found = [str(about["metric"])]
+        names = [str(about["metric"])]
         for metric in _metrics_of(about).values():
-            if metric.name in found:
+            if metric.name in names:
                 continue
             try:
                 self._metric(about, metric.name)
@@ -109,8 +109,8 @@ class Store(AllAnswers):
                 continue
             whole = metric.aggregate is None or self.keeps_all(study_id, metric.statistic)
             if whole and self._has_any(study_id, metric.statistic):
-                found.append(metric.name)
-        return found
+                names.append(metric.name)
+        return names
 
     def _has_any(self, study_id: int, statistic: str) -> bool:
         """Whether a statistic is kept for any ablation of a study; that of answers always is."""
@@ -229,15 +229,15 @@ class Store(AllAnswers):
         context_id, shards = self._shards(study_id)
         frames = []
         for shard in shards.values():
-            found = self._intact(context_id, shard)
-            if found is not None:
+            answers = self._intact(context_id, shard)
+            if answers is not None:
                 frames.append(
                     pd.DataFrame(
                         {
-                            "image_id": found.image_ids,
-                            "target": found.targets,
-                            "prediction": found.predictions,
-                            **{name: METRICS[name].right(found.correct) for name in COUNTING},
+                            "image_id": answers.image_ids,
+                            "target": answers.targets,
+                            "prediction": answers.predictions,
+                            **{name: METRICS[name].right(answers.correct) for name in COUNTING},
                         }
                     )
                 )
@@ -256,7 +256,7 @@ class Store(AllAnswers):
         metric). Images whose class changed from one wrong answer to another are included.
         """
         right = self._counted(self.describe(study_id), metric).right
-        frames = [_changed(intact, *found, right) for intact, found in self._shards_of_ablation(study_id, position)]
+        frames = [_changed(intact, *changed, right) for intact, changed in self._shards_of_ablation(study_id, position)]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(CHANGED))
 
     def all_changes(self, study_id: int, metric: str | None = None) -> pd.DataFrame:
@@ -306,9 +306,9 @@ class Store(AllAnswers):
                 break
             intact = self._intact(context_id, shard)
             for block in self._blocks(context_id, shard, ablation_id, ablation_id):
-                found = block.changes_of(ablation_id)
-                if found is not None and intact is not None:
-                    yield intact, found
+                changed = block.changes_of(ablation_id)
+                if changed is not None and intact is not None:
+                    yield intact, changed
                     break
 
     def compare(self, study_id: int, first: int, second: int, metric: str | None = None) -> Comparison:

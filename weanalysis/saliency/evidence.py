@@ -77,10 +77,12 @@ class Evidence:
             self.absolute[unit] += values.abs().sum(0)
             self.squared[unit] += values.square().sum(0)
 
-    def add_activations(self, images: Tensor, output: Tensor) -> None:
-        """Count in what the layer reads and writes: (N, In, ...) and (N, Out, ...)."""
+    def add_activations(self, images: Tensor, output: Tensor, num_images: int) -> None:
+        """Count in what the layer reads and writes: (N, In, ...) and (N, Out, ...), of as many images, or fewer."""
         for name, values in (("input_square", images), ("output_square", output)):
             sums = values.square().flatten(2).mean(2).sum(0)
+            if len(values) != num_images:
+                sums = sums * (num_images / len(values))
             before = getattr(self, name)
             setattr(self, name, sums if before is None else before + sums)
 
@@ -109,7 +111,12 @@ class _Calls:
 
 @contextmanager
 def _listening(
-    net: nn.Module, layers: Sequence[Layer], found: dict[str, Evidence], calls: _Calls | None, activations: bool
+    net: nn.Module,
+    layers: Sequence[Layer],
+    by_layer: dict[str, Evidence],
+    calls: _Calls | None,
+    activations: bool,
+    num_images: int,
 ) -> Iterator[None]:
     """Watch the layers' forward calls (and their gradients, where `calls` takes them) while the context is open."""
 
@@ -117,7 +124,7 @@ def _listening(
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             images = args[0].detach()
             if activations:
-                found[name].add_activations(images, output.detach())
+                by_layer[name].add_activations(images, output.detach(), num_images)
             if calls is not None:
                 # A copy, since what follows may write into what this layer has read.
                 calls.inputs.setdefault(name, []).append(images.clone())
@@ -136,24 +143,32 @@ def _listening(
             handle.remove()
 
 
-def _image_gradients(conv: Convolution, images: Tensor, gradients: Tensor) -> Tensor:
+def _image_gradients(conv: Convolution, images: Tensor, gradients: Tensor, rows: int) -> Tensor:
     """The weight's gradient for each image, (N, *weight.shape), from a call's input and its output's gradient.
+
+    An image has so many `rows` of them: one, or all where there is one image, as for the frames of a clip.
 
     Each image goes through the layer's own forward, so that any subclass of a convolution is followed.
     """
     each = []
     with torch.enable_grad():
         weight = conv.weight.detach().requires_grad_()
-        for image, gradient in zip(images.split(1), gradients.split(1), strict=True):
+        for image, gradient in zip(images.split(rows), gradients.split(rows), strict=True):
             output = functional_call(conv, {"weight": weight}, (image,))
             each.append(torch.autograd.grad(output, weight, gradient)[0])
     return torch.stack(each)
 
 
-def _add_gradients(evidence: Evidence, conv: Convolution, inputs: list[Tensor], gradients: list[Tensor | None]) -> None:
+def _add_gradients(
+    evidence: Evidence, conv: Convolution, inputs: list[Tensor], gradients: list[Tensor | None], num_images: int
+) -> None:
     """Count in all calls of a layer in one batch, a few images at a time where its weight is large."""
     used = [(images, gradient) for images, gradient in zip(inputs, gradients, strict=True) if gradient is not None]
     if not used:
+        return
+    if num_images == 1:
+        gradient_of = [_image_gradients(conv, x, g, len(x)) for x, g in used]
+        evidence.add_gradient(sum(gradient_of[1:], gradient_of[0]))
         return
     step = max(1, KEPT_BYTES // (16 * evidence.weight.numel()))
     for start in range(0, len(used[0][0]), step):
@@ -161,8 +176,8 @@ def _add_gradients(evidence: Evidence, conv: Convolution, inputs: list[Tensor], 
         # A layer that is called twice has the sum of both calls' gradients.
         evidence.add_gradient(
             sum(
-                (_image_gradients(conv, x[span], g[span]) for x, g in used[1:]),
-                _image_gradients(conv, used[0][0][span], used[0][1][span]),
+                (_image_gradients(conv, x[span], g[span], 1) for x, g in used[1:]),
+                _image_gradients(conv, used[0][0][span], used[0][1][span], 1),
             )
         )
 
@@ -192,16 +207,18 @@ def gather(
     for module in net.modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
-    found = {layer.name: Evidence(layer, net.get_submodule(layer.name).weight.detach()) for layer in layers}  # type: ignore[operator]
+    by_layer = {layer.name: Evidence(layer, net.get_submodule(layer.name).weight.detach()) for layer in layers}  # type: ignore[operator]
     if not (gradients or activations):
-        return found
+        return by_layer
     total, done, began = len(data), 0, time.perf_counter()
-    batch_size = batch_size or _fitting_batch(net, layers, data.batch(0, 1)[0].to(device))
+    first = data.batch(0, 1)[0].to(device)
+    # Inside some networks a clip is a batch of frames. All that one pass of one image leaves is that image's.
+    batch_size = 1 if _splits_images(net, layers, first) else batch_size or _fitting_batch(net, layers, first)
     while done < total:
         images, targets = (tensor.to(device) for tensor in data.batch(done, min(done + batch_size, total)))
         calls = _Calls() if gradients else None
         with precision(images.device):
-            with _listening(net, layers, found, calls, activations), torch.set_grad_enabled(gradients):
+            with _listening(net, layers, by_layer, calls, activations, len(images)), torch.set_grad_enabled(gradients):
                 # Gradients flow from the images on; the parameters have none.
                 logits = logits_of(net(images.requires_grad_(gradients)), output).float()
             _check(logits, targets, done)
@@ -211,17 +228,18 @@ def gather(
                 for layer in layers:
                     conv = net.get_submodule(layer.name)
                     _add_gradients(
-                        found[layer.name],
+                        by_layer[layer.name],
                         conv,  # type: ignore[arg-type]
                         calls.inputs.pop(layer.name, []),
                         calls.gradients.pop(layer.name, []),
+                        len(images),
                     )
         done += len(images)
         if report:
             report(done, total, (time.perf_counter() - began) / done * (total - done))
-    for evidence in found.values():
+    for evidence in by_layer.values():
         evidence.finish(total, gradients)
-    return found
+    return by_layer
 
 
 def batch_norms_after(net: nn.Module, layers: Sequence[Layer], image: Tensor) -> dict[str, Tensor]:
@@ -231,7 +249,7 @@ def batch_norms_after(net: nn.Module, layers: Sequence[Layer], image: Tensor) ->
     """
     net = copied(net)
     outputs: list[tuple[Tensor, str]] = []
-    found: dict[str, Tensor] = {}
+    by_layer: dict[str, Tensor] = {}
 
     def after_conv(name: str) -> Callable[..., None]:
         return lambda module, args, output: outputs.append((output, name))
@@ -239,7 +257,7 @@ def batch_norms_after(net: nn.Module, layers: Sequence[Layer], image: Tensor) ->
     def before_norm(module: Any, args: tuple[Tensor, ...]) -> None:
         for output, name in outputs:
             if args and args[0] is output and module.weight is not None:
-                found[name] = module.weight.detach()
+                by_layer[name] = module.weight.detach()
 
     for layer in layers:
         net.get_submodule(layer.name).register_forward_hook(after_conv(layer.name))
@@ -248,7 +266,7 @@ def batch_norms_after(net: nn.Module, layers: Sequence[Layer], image: Tensor) ->
             module.register_forward_pre_hook(before_norm)
     with torch.no_grad():
         net(image)
-    return found
+    return by_layer
 
 
 def _summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -273,6 +291,22 @@ def _check(logits: Tensor, targets: Tensor, start: int) -> None:
             f"the network's logits of image {place} are not finite, so it has no gradient; check the "
             "weights and the normalization (--mean, --std)"
         )
+
+
+@torch.no_grad()
+def _splits_images(net: nn.Module, layers: Sequence[Layer], image: Tensor) -> bool:
+    """Whether a layer reads several rows of one image (1, ...)."""
+    rows: list[int] = []
+    handles = [
+        net.get_submodule(layer.name).register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+        for layer in layers
+    ]
+    try:
+        net(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return any(count != 1 for count in rows)
 
 
 def _fitting_batch(net: nn.Module, layers: Sequence[Layer], image: Tensor) -> int:

@@ -221,10 +221,14 @@ def _gathered(
         output=subject.prepared.conduct.output,
         report=report,
     )
-    for name, evidence in seen.items():
-        evidence.gamma = subject.gamma[name].to(device) if name in subject.gamma else None
-        evidence.multiplier = subject.learned[name].to(device) if name in subject.learned else None
-    return seen
+    return {
+        name: replace(
+            evidence,
+            gamma=subject.gamma[name].to(device) if name in subject.gamma else None,
+            multiplier=subject.learned[name].to(device) if name in subject.learned else None,
+        )
+        for name, evidence in seen.items()
+    }
 
 
 def _with_those_of_weights(weights: SaliencyMaps, net: nn.Module, layers: Sequence[Layer]) -> SaliencyMaps:

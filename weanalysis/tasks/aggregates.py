@@ -100,8 +100,8 @@ def macro_f1(answers: Answers) -> Linearized:
     few images a class it is biased, the more so the more classes there are: its linearization is sound where every
     class has 10 images, and a fifth as many as there are classes.
 
-    >>> found = macro_f1(Answers(np.array([0, 0, 1, 1]), np.array([[0, 1, 1, 1]])))
-    >>> found.values.round(2), found.is_sound
+    >>> f1 = macro_f1(Answers(np.array([0, 0, 1, 1]), np.array([[0, 1, 1, 1]])))
+    >>> f1.values.round(2), f1.is_sound
     (array([73.33]), array([False]))
     """
     classes, target, sizes = np.unique(answers.targets, return_inverse=True, return_counts=True)

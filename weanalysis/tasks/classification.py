@@ -29,6 +29,8 @@ class Classification:
     @classmethod
     def of(cls, outputs: Tensor) -> Classification:
         """Tell from outputs for some images whether they are probabilities: none outside [0, 1], and rows sum to 1."""
+        if outputs.ndim != 2:
+            return cls()
         outputs = outputs.float()
         within = bool(((outputs >= 0) & (outputs <= 1)).all())
         return cls(within and bool(((outputs.sum(1) - 1).abs() < _SUM_TOLERANCE).all()))
@@ -73,8 +75,8 @@ class Classification:
         probability. Both are NaN where outputs that are read as probabilities are none. An own metric's are among them.
 
         >>> import torch
-        >>> found = Classification().statistics(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
-        >>> [(name, round(float(values), 4)) for name, values in found.items()]
+        >>> numbers = Classification().statistics(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
+        >>> [(name, round(float(values), 4)) for name, values in numbers.items()]
         [('loss', 0.6931), ('confidence', 0.5)]
         """
         own = {} if self.own is None else {self.own.about.statistic: self.own.numbers(outputs, targets)}

@@ -245,8 +245,8 @@ def described(metric: Metric) -> dict[str, Any]:
 
 def own_metric_of(description: Any) -> Metric:
     """Read what `described` wrote; raise StudyError for anything else."""
-    found = description if isinstance(description, dict) else {}
-    name, label, unit, worse = (found.get(key) for key in ("name", "label", "unit", "worse"))
+    fields = description if isinstance(description, dict) else {}
+    name, label, unit, worse = (fields.get(key) for key in ("name", "label", "unit", "worse"))
     texts = all(isinstance(one, str) and len(one) <= 60 and one.isprintable() for one in (name, label, unit))
     if (
         not texts

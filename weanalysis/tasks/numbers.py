@@ -1,4 +1,4 @@
-"""A task without classes: targets are whatever a caller's own metric reads, and its numbers are all that is known."""
+"""A task without classes: outputs and targets are whatever a caller's own metric reads, of which its numbers follow."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Numbers:
 
     def answers(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """What stands for the answer of each image (−1: NaN), and for its correctness: (N,) each, the same for all."""
-        invalid = outputs.flatten(1).isnan().any(1)
+        invalid = self.near(outputs)
         return -invalid.to(torch.int64), torch.zeros(len(outputs), dtype=torch.uint8, device=outputs.device)
 
-    def near(self, outputs: Tensor, tolerance: float) -> Tensor:
+    def near(self, outputs: Tensor, tolerance: float = 0.0) -> Tensor:
         """Which images are to be decided by the whole network, (N,): those that hold NaN."""
-        return outputs.flatten(1).isnan().any(1)
+        return outputs.isnan().reshape(len(outputs), -1).any(1)
 
     def statistics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """The numbers of each image by their name, (N,), in float32."""

@@ -40,20 +40,20 @@ class OwnMetric:
         The function gets a copy of the outputs (N, ...) in float32, and the targets (N, ...), on one device.
         """
         try:
-            found = self.function(outputs.float().clone(), targets)
+            values = self.function(outputs.float().clone(), targets)
         except Exception as error:  # whatever a user's function raises
             line = next(iter(str(error).splitlines()), "")[:200]
             shapes = f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
             raise StudyError(
                 f"the metric {self.about.label} fails on {shapes} ({type(error).__name__}: {line})"
             ) from error
-        if not isinstance(found, Tensor) or found.shape != (len(outputs),) or found.is_complex():
-            shape = f" {tuple(found.shape)}" if isinstance(found, Tensor) else ""
+        if not isinstance(values, Tensor) or values.shape != (len(outputs),) or values.is_complex():
+            shape = f" {tuple(values.shape)}" if isinstance(values, Tensor) else ""
             raise StudyError(
-                f"the metric {self.about.label} gives a {type(found).__name__}{shape} for {len(outputs)} images: "
+                f"the metric {self.about.label} gives a {type(values).__name__}{shape} for {len(outputs)} images: "
                 f"return one number an image, a tensor of shape ({len(outputs)},), without the mean over images"
             )
-        return found.detach().float()
+        return values.detach().float()
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise StudyError where an image's number hangs on chance, or on the other images of its batch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ import weanalysis._torchvision  # noqa: F401
 # isort: split
 from torchvision.transforms import InterpolationMode, v2
 
-from weanalysis.data import ImageData, MaskData
+from weanalysis.data import AnyTransform, ArrayTransform, ClipTransform, ImageData, MaskData
 from weanalysis.training.masks import MASK_AUGMENTATIONS, TrainingMasks
 
 # Datasets whose resized pixels take less than this are kept in memory.
@@ -31,11 +32,13 @@ class Augmentation:
     """A random change of training images: `make(image_size, interpolation)` gives the torchvision v2 transform.
 
     It is applied to ByteTensors (3, image_size, image_size), or with `whole_picture` to the picture as it lies in
-    the source, which it must bring to that size.
+    the source, which it must bring to that size. All frames of a clip (T, 3, H, W) are changed alike; with `moments`
+    they are also drawn (`clips.places_of`), else taken from the middle.
     """
 
     make: Callable[[int, InterpolationMode], Callable[[Any], Any]]
     whole_picture: bool = False
+    moments: bool = False
 
 
 # To add one: enter it here. None that flips may be used for digits.
@@ -52,6 +55,19 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         ),
         whole_picture=True,
     ),
+    "clip-crop-flip": Augmentation(
+        lambda size, mode: v2.Compose(
+            [v2.RandomResizedCrop(size, interpolation=mode, antialias=True), v2.RandomHorizontalFlip()]
+        ),
+        whole_picture=True,
+        moments=True,
+    ),
+    # For clips in which left and right are not the same.
+    "clip-crop": Augmentation(
+        lambda size, mode: v2.RandomResizedCrop(size, interpolation=mode, antialias=True),
+        whole_picture=True,
+        moments=True,
+    ),
     "shift-rotate": Augmentation(
         lambda size, mode: v2.RandomAffine(10, translate=(0.1, 0.1), interpolation=InterpolationMode.BILINEAR)
     ),
@@ -61,17 +77,19 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 class TrainingImages(Dataset[tuple[Tensor, int]]):
     """Augmented images of `data` before normalization: `[index, seed]` is (ByteTensor(3, H, W), class index).
 
-    The augmentation of an image depends on that seed alone.
+    The augmentation of an image depends on that seed alone. Clips are ByteTensors (T, 3, H, W), arrays FloatTensors.
     """
 
     def __init__(self, data: ImageData, augmentation: Augmentation) -> None:
         self.data = data
-        self.whole_picture = augmentation.whole_picture
-        size = data.transform.image_size
-        self.augment = augmentation.make(size, InterpolationMode(data.transform.interpolation))
-        fits = len(data) * 3 * size**2 <= _MEMORY_LIMIT_BYTES
+        self.whole_picture, self.moments = augmentation.whole_picture, augmentation.moments
+        transform = data.transform
+        self.augment: Callable[[Any], Any] = v2.Identity()
+        if not isinstance(transform, ArrayTransform):
+            self.augment = augmentation.make(transform.image_size, InterpolationMode(transform.interpolation))
+        fits = len(data) * _num_bytes(transform) <= _MEMORY_LIMIT_BYTES
         self.pixels = None
-        if fits and not self.whole_picture:
+        if fits and not self.whole_picture and not self.moments:
             self.pixels = torch.stack([data.transform.pixels(data.picture(index)) for index in range(len(data))])
 
     def __len__(self) -> int:
@@ -89,8 +107,19 @@ class TrainingImages(Dataset[tuple[Tensor, int]]):
     def _image(self, index: int) -> Tensor | Image.Image:
         if self.pixels is not None:
             return self.pixels[index]
-        picture = self.data.picture(index)
-        return picture if self.whole_picture else self.data.transform.pixels(picture)
+        picture, transform = self.data.picture(index), self.data.transform
+        if isinstance(transform, ClipTransform) and (self.moments or self.whole_picture):
+            drawn = torch.rand(transform.num_frames) if self.moments else None
+            frames = transform.chosen(picture, drawn)
+            if self.whole_picture:
+                return torch.stack([v2.functional.pil_to_tensor(frame) for frame in frames])
+            return torch.stack([transform.frame_pixels(frame) for frame in frames])
+        return picture if self.whole_picture else transform.pixels(picture)
+
+
+def _num_bytes(transform: AnyTransform) -> int:
+    """What an input takes before it is normalized."""
+    return math.prod(transform.stored_shape) * transform.dtype.itemsize
 
 
 def training_images(data: ImageData, augmentation: str) -> TrainingImages | TrainingMasks:
@@ -160,7 +189,7 @@ def validation_loader(
 ) -> DataLoader:
     """Serve this process's share of all images as the study of a network serves them, in order."""
     share = range(process, len(data), num_processes)
-    if len(data) * 12 * data.transform.image_size**2 <= _MEMORY_LIMIT_BYTES:
+    if len(data) * 4 * math.prod(data.transform.stored_shape) <= _MEMORY_LIMIT_BYTES:
         kept: Dataset = _Kept([data[index] for index in share])
         return _loader(kept, 0, pin_memory, batch_size=batch_size)
     return _loader(torch.utils.data.Subset(data, list(share)), num_workers, pin_memory, batch_size=batch_size)

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -79,8 +80,9 @@ def train(
     with _only_one(cache, run, wait, accelerator), torch.random.fork_rng(devices=gpus), _room_for(run):
         train_data, val_data = _load_images(recipe, cache, skip_bad_images)
         net, architecture, image_size = make_network(recipe, train_data)
-        for data in (train_data, val_data):
-            data.transform = data.transform.with_image_size(image_size)
+        train_data, val_data = (
+            replace(data, transform=data.transform.adjusted(image_size=image_size)) for data in (train_data, val_data)
+        )
         _check_batches(recipe, len(train_data), accelerator.num_processes)
         if accelerator.is_main_process:
             _claim(run, recipe, train_data, val_data, resume)
@@ -159,6 +161,8 @@ def _load_images(recipe: Recipe, cache: Cache, skip_bad_images: bool) -> tuple[I
             split=split,
             cache=cache,
             skip_bad_images=skip_bad_images,
+            frames=recipe.frames,
+            sampling=recipe.sampling,
         )
         for split in ("train", "test")
     )

@@ -159,18 +159,18 @@ def unreadable_runs(cache: Cache) -> list[str]:
 
 def _sort_out(cache: Cache) -> tuple[list[tuple[Run, dict[str, Any]]], list[str]]:
     """Tell the runs that can be read, newest first, with what they say, from the others: a line for each of these."""
-    found, problems = [], []
+    dated, problems = [], []
     for path in sorted(cache.runs.glob(f"*/{RunFile.RECIPE}")):
         run = Run(path.parent)
         try:
             description = run.description
-            found.append((str(_date(description["created"])), run.name, run, description))
+            dated.append((str(_date(description["created"])), run.name, run, description))
         except TrainingError as error:
             problems.append(storable(str(error)))
         except ValueError as error:
             problems.append(storable(one_line(f"{run.recipe_file} has no date ({error}); {_ANEW}")))
-    found.sort(key=lambda row: row[:2], reverse=True)
-    return [(run, description) for _, _, run, description in found], problems
+    dated.sort(key=lambda row: row[:2], reverse=True)
+    return [(run, description) for _, _, run, description in dated], problems
 
 
 def _date(text: str) -> pd.Timestamp:
@@ -197,7 +197,7 @@ def list_runs(cache: Cache) -> pd.DataFrame:
         "created",
         "checkpoint",
     ]
-    return pd.DataFrame([_row(*found) for found in _sort_out(cache)[0]], columns=columns)
+    return pd.DataFrame([_row(*entry) for entry in _sort_out(cache)[0]], columns=columns)
 
 
 def _row(run: Run, description: dict[str, Any]) -> dict[str, Any]:
@@ -231,14 +231,14 @@ def read_metrics(run: Run | Path | str) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame(columns=list(METRICS), dtype="float64")
     try:
-        found = pd.read_csv(path)
-        if list(found) != list(METRICS):
-            if "epoch" not in found:
+        table = pd.read_csv(path)
+        if list(table) != list(METRICS):
+            if "epoch" not in table:
                 raise KeyError("it has no column epoch")
-            found = found.reindex(columns=list(METRICS))  # an older run has not heard of a newer column
+            table = table.reindex(columns=list(METRICS))  # an older run has not heard of a newer column
         kinds = {"epoch": "int64", **dict.fromkeys(METRICS[2:], "float64")}
-        other = {name: kind for name, kind in kinds.items() if found[name].dtype != kind}
-        return found.astype(other) if other else found
+        other = {name: kind for name, kind in kinds.items() if table[name].dtype != kind}
+        return table.astype(other) if other else table
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         line = f"{path} does not hold the metrics of a run ({' '.join(str(error).split())[:200]}); {_ANEW}"
         raise TrainingError(line) from error

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader
 from weanalysis.cache import storable, write_atomically
 from weanalysis.data import ImageData
 from weanalysis.errors import TrainingError
-from weanalysis.excitation import ExcitedOptimizer, can_be_beside
+from weanalysis.excitation import ExcitedOptimizer, can_be_beside, doubts_of
 from weanalysis.models import save_checkpoint
 from weanalysis.training.images import (
     Batches,
@@ -66,7 +67,9 @@ class Session:
         self.progress = progress if accelerator.is_main_process else silent
         self.steps_per_epoch = len(train_data) // recipe.batch_size
         self.num_steps = max(1, round(recipe.epochs * self.steps_per_epoch))
-        if recipe.channels_last:
+        # torch has this format for pictures, and a network of other convolutions cannot be brought into it.
+        self.channels_last = recipe.channels_last and all(parameter.dim() != 5 for parameter in net.parameters())
+        if self.channels_last:
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         # Moved before the optimizer is made: excitation beside it follows from weights where they are.
         net = net.to(accelerator.device)
@@ -101,7 +104,7 @@ class Session:
         with self._interruptible():
             for step in range(state.step, self.num_steps):
                 sums += self._step(step, batches)
-                state.step = step + 1
+                state.advance()
                 epoch_ends = state.step % self.steps_per_epoch == 0 or state.step == self.num_steps
                 if not epoch_ends and state.step % steps_per_sync:
                     continue
@@ -130,7 +133,8 @@ class Session:
                 f"trains {self.recipe.model} on {self.recipe.data}: {len(self.train_data):,} images, "
                 f"{self.num_steps} steps, in {self.run.folder}"
             )
-        for line in dict.fromkeys([*self.train_data.notes, *self.val_data.notes]):
+        doubts = doubts_of(self.net, self.recipe.excitation)
+        for line in dict.fromkeys([*doubts, *self.train_data.notes, *self.val_data.notes]):
             self._note(line)
 
     def _loaders(self, num_workers: int | None) -> tuple[Iterator[list[Tensor]], DataLoader]:
@@ -183,18 +187,20 @@ class Session:
         flags = torch.tensor([self.stop_asked, save_due], dtype=sums.dtype, device=sums.device)
         *sums_now, stop, save = self.accelerator.reduce(torch.cat([sums, flags]), "sum").tolist()
         state = self.state
-        state.sums = [total + now for total, now in zip(state.sums, sums_now, strict=True)]
-        state.seconds = self.seconds_before + time.perf_counter() - self.started
+        state.count(sums_now, self._seconds())
         if not math.isfinite(state.sums[0]):
             raise self._diverged()
         self._report()
         return stop > 0, save > 0
 
+    def _seconds(self) -> float:
+        """How long the run has taken by now."""
+        return self.seconds_before + time.perf_counter() - self.started
+
     def _end_epoch(self) -> None:
         """Validate, record, and keep the state, then what follows from it."""
         state = self.state
         val = self.score.means(self._validate())
-        state.seconds = self.seconds_before + time.perf_counter() - self.started
         if not math.isfinite(val["loss"]):
             # The step after the last loss spoiled the weights; what is kept must not be overwritten with them.
             raise self._diverged()
@@ -202,17 +208,14 @@ class Session:
         values = {
             "epoch": epoch,
             "step": state.step,
-            "seconds": state.seconds,
+            "seconds": self._seconds(),
             "learning_rate": self.raw_optimizer.param_groups[0]["lr"],
             **{f"train_{name}": value for name, value in train.items()},
             **{f"val_{name}": value for name, value in val.items()},
             "peak_memory_gib": _peak_memory_gib(self.accelerator.device),
         }
-        state.rows.append({name: values.get(name, math.nan) for name in METRICS})
-        state.sums = [0.0] * self.score.num_sums
         name, label = self.score.name, self.score.label
-        if val[name] > state.best_top1:
-            state.best_top1, state.best_epoch = val[name], epoch
+        state.end_epoch({column: values.get(column, math.nan) for column in METRICS}, val[name], self.score.num_sums)
         self._save()
         if self.accelerator.is_main_process:
             self._publish()
@@ -241,14 +244,15 @@ class Session:
         return torch.zeros(self.score.num_sums, dtype=self.score.dtype, device=self.accelerator.device)
 
     def _arranged(self, images: Tensor) -> Tensor:
-        return images.contiguous(memory_format=torch.channels_last) if self.recipe.channels_last else images
+        with_format = self.channels_last and images.dim() == 4
+        return images.contiguous(memory_format=torch.channels_last) if with_format else images
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:
-            if self.accelerator.scaler is not None:
-                self.state.scaler = self.accelerator.scaler.state_dict()
+            scaler = self.accelerator.scaler
+            state = self.state if scaler is None else replace(self.state, scaler=scaler.state_dict())
             with self._as_described():
-                save_state(self.run.state_file, self.state, self.net, self.raw_optimizer)
+                save_state(self.run.state_file, state, self.net, self.raw_optimizer)
 
     def _publish(self) -> None:
         """Write what follows from a state at an epoch's end: metrics, and the last and perhaps best checkpoint."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,22 @@ class TrainingState:
     best_top1: float = -1.0
     best_epoch: int = 0
     scaler: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, sums: Sequence[float], seconds: float) -> None:
+        """Add sums over images of the running epoch; the run has taken so many `seconds` by now."""
+        self.sums = [total + now for total, now in zip(self.sums, sums, strict=True)]
+        self.seconds = seconds
+
+    def advance(self) -> None:
+        """One more optimizer step is done."""
+        self.step += 1
+
+    def end_epoch(self, row: Mapping[str, float], score: float, num_sums: int) -> None:
+        """Keep what an epoch came to (`runs.METRICS`), its score among it, and begin the next one."""
+        self.rows.append(dict(row))
+        self.sums, self.seconds = [0.0] * num_sums, row["seconds"]
+        if score > self.best_top1:
+            self.best_top1, self.best_epoch = score, len(self.rows)
 
 
 def save_state(path: Path, state: TrainingState, net: nn.Module, optimizer: torch.optim.Optimizer) -> None:

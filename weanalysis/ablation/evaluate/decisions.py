@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -88,11 +88,11 @@ class PixelChanges:
     changes: np.ndarray
 
     @classmethod
-    def of(cls, intact: np.ndarray, found: Sequence[tuple[np.ndarray, np.ndarray]]) -> PixelChanges:
+    def of(cls, intact: np.ndarray, by_ablation: Sequence[tuple[np.ndarray, np.ndarray]]) -> PixelChanges:
         """Put together what was found of each ablation: places and changes."""
-        positions = [np.empty(0, np.int32), *(places for places, _ in found)]
-        changes = [np.empty((0, 2, intact.shape[2]), np.int32), *(each for _, each in found)]
-        counts = np.array([len(places) for places, _ in found], np.int32)
+        positions = [np.empty(0, np.int32), *(places for places, _ in by_ablation)]
+        changes = [np.empty((0, 2, intact.shape[2]), np.int32), *(each for _, each in by_ablation)]
+        counts = np.array([len(places) for places, _ in by_ablation], np.int32)
         return cls(intact, counts, np.concatenate(positions).astype(np.int32), np.concatenate(changes))
 
     def of_ablations(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -185,11 +185,13 @@ class Batch:
             pixels=None if intact.pixels is None else intact.pixels.cpu().numpy(),
         )
 
-    def add(self, decisions: Decisions) -> None:
+    def add(self, decisions: Decisions, num_rechecked: int = 0) -> None:
+        """Add what the next ablation changed; `num_rechecked` of its images were decided the naive way."""
         predictions, correct = decisions.predictions.cpu().numpy(), decisions.correct.cpu().numpy()
         (places,) = np.nonzero((predictions != self.predictions) | (correct != self.correct))
         self.changes.append((places, predictions[places], correct[places]))
         self.new_values.append(_as_arrays(decisions.values))
+        self.num_rechecked += num_rechecked
         if self.pixels is not None and decisions.pixels is not None:
             changes = decisions.pixels.cpu().numpy()[:, 1:] - self.pixels[:, 1:]
             (changed,) = np.nonzero(changes.any((1, 2)))
@@ -237,11 +239,11 @@ def _pixel_changes(batches: Sequence[Batch], offsets: np.ndarray) -> PixelChange
     intact = [batch.pixels for batch in batches if batch.pixels is not None]
     if len(intact) < len(batches):
         return None
-    found = []
+    by_ablation = []
     for of_batches in zip(*(batch.pixel_changes for batch in batches), strict=True):
         places = [places + offset for (places, _), offset in zip(of_batches, offsets, strict=True)]
-        found.append((np.concatenate(places), np.concatenate([changes for _, changes in of_batches])))
-    return PixelChanges.of(np.concatenate(intact), found)
+        by_ablation.append((np.concatenate(places), np.concatenate([changes for _, changes in of_batches])))
+    return PixelChanges.of(np.concatenate(intact), by_ablation)
 
 
 def _values(batches: Sequence[Batch]) -> dict[str, Values]:
@@ -264,27 +266,42 @@ def merge_ablations(parts: Sequence[tuple[Sequence[int], Measured]], screened: b
     With `screened` the whole has a screen, in which the ablations of parts without one are computed on all images.
     """
     first, num_ablations = parts[0][1], sum(len(places) for places, _ in parts)
-    num_images = first.stop - first.start
     changes: list[Change] = [(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.uint8))] * num_ablations
-    screen = Screen(**{name: np.zeros(num_ablations) for name in SCREENED}, about={})
-    screen.num_evaluated[:] = num_images
     for places, part in parts:
         ends = np.cumsum(part.counts)
         for place, count, end in zip(places, part.counts, ends, strict=True):
             span = slice(end - count, end)
             changes[place] = (part.positions[span], part.classes[span], part.correct[span])
+    num_rechecked = sum(part.num_rechecked for _, part in parts)
+    shard = Batch(first.targets, first.predictions, first.intact_correct, changes=changes, num_rechecked=num_rechecked)
+    return replace(
+        merge_batches([shard], first.start),
+        screen=_merged_screen(parts, num_ablations) if screened else None,
+        values=_merged_values(parts, num_ablations),
+    )
+
+
+def _merged_screen(parts: Sequence[tuple[Sequence[int], Measured]], num_ablations: int) -> Screen:
+    """What all parts could hide: the ablations of a part without a screen were computed on all images."""
+    first = parts[0][1]
+    numbers = {name: np.zeros(num_ablations) for name in SCREENED}
+    numbers["num_evaluated"][:] = first.stop - first.start
+    about: dict[str, Any] = {}
+    for places, part in parts:
         if part.screen is not None:
-            screen.about = part.screen.about
+            about = part.screen.about
             for name in SCREENED:
-                getattr(screen, name)[list(places)] = getattr(part.screen, name)
-    shard = Batch(first.targets, first.predictions, first.intact_correct, {}, changes)
-    shard.num_rechecked = sum(part.num_rechecked for _, part in parts)
-    whole = merge_batches([shard], first.start)
-    whole.screen = screen if screened else None
-    for name in first.values:
+                numbers[name][list(places)] = getattr(part.screen, name)
+    return Screen(**numbers, about=about)
+
+
+def _merged_values(parts: Sequence[tuple[Sequence[int], Measured]], num_ablations: int) -> dict[str, Values]:
+    """The numbers that every part has of each image and how they change."""
+    first, merged = parts[0][1], {}
+    for name, values in first.values.items():
         if all(name in part.values for _, part in parts):
-            new = np.empty((num_ablations, num_images), np.float32)
+            changes = np.empty((num_ablations, first.stop - first.start), np.float32)
             for places, part in parts:
-                new[list(places)] = part.values[name].changes
-            whole.values[name] = Values(first.values[name].intact, new)
-    return whole
+                changes[list(places)] = part.values[name].changes
+            merged[name] = Values(values.intact, changes)
+    return merged

@@ -124,26 +124,24 @@ class _ExactBatch:
                 with unsure_where_it_fails(ablation.layers):
                     logits = twin.rerun(kept, ablation, network.weights)
                 decisions = network.decide(logits, self._targets, checks.tolerance)
-                near = bool(decisions.near.any())
-                if place in checked or (near and network.task.has_classes):
+                num_near = int(decisions.near.sum())
+                if place in checked or (num_near and network.task.has_classes):
                     whole = network.whole(self._images)
-                elif near:
+                elif num_near:
                     self._decide_near(decisions)
             if whole is not None:
                 naive = network.decide(whole, self._targets)
-                if near:
-                    self._batch.num_rechecked += int(decisions.near.sum())
+                if num_near:
                     decisions = self._with_near(decisions, naive)
                 if place in checked:
                     checks.compare_answers(logits, whole, ablation, decisions, naive)
-            self._batch.add(decisions)
+            self._batch.add(decisions, num_near)
         if versions(kept.frontier) != before:
             raise Untraceable("one of its operations writes into an activation that others read")
 
     def _decide_near(self, decisions: Decisions) -> None:
         """Decide the images that are near by the whole network, of these alone: one in each batch is, of masks."""
         (rows,) = decisions.near.nonzero(as_tuple=True)
-        self._batch.num_rechecked += len(rows)
         whole = self._network.whole(self._images[rows])
         decisions.replace(rows, self._network.decide(whole, self._targets[rows]))
 

@@ -35,34 +35,54 @@ _LOGITS = {False: (2, "(images, classes)", "a classifier"), True: (4, "(images, 
 
 
 def choose_output(
-    output: Any, num_classes: int | None = None, wanted: str | int | None = None, of_pixels: bool = False
+    output: Any,
+    num_classes: int | None = None,
+    wanted: str | int | None = None,
+    num_rows: int | None = None,
+    of_pixels: bool = False,
 ) -> tuple[Path, str | None]:
     """Find the logits in what a network returns: where they are, and a note where another part would have fitted.
 
     `num_classes` tells several tensors apart by their width; `wanted` names one. With `of_pixels` each pixel has its
-    own. Raises StudyError, naming what there is with its shapes, where none fits or several do.
+    own. With `num_rows`, the number of images, outputs of any shape with a row an image will do: the one that is named,
+    or where nothing is like logits. Raises StudyError, naming what there is with its shapes, where none fits or several
+    do.
     """
-    num_sides, sides, kind = _LOGITS[of_pixels]
-    found = dict(_tensors(output))
-    fitting = {path: value for path, value in found.items() if value.ndim == num_sides}
-    listed = ", ".join(f"{_name(path)} {tuple(value.shape)}" for path, value in found.items()) or type(output).__name__
+    tensors = dict(_tensors(output))
+    num_sides, shape, networks = _LOGITS[of_pixels]
+    fitting = {path: value for path, value in tensors.items() if value.ndim == num_sides}
+    sides, kind, taken = f"{shape} logits", f"give {networks}", "the logits are taken to be its output"
+    if num_rows is not None and (wanted is not None or not fitting):
+        fitting = {path: value for path, value in tensors.items() if _has_rows(value, num_rows)}
+        sides, kind, taken = (
+            "numbers with a row an image",
+            "a metric of your own needs such",
+            "the metric is given its output",
+        )
+    listed = (
+        ", ".join(f"{_name(path)} {tuple(value.shape)}" for path, value in tensors.items()) or type(output).__name__
+    )
     if wanted is not None:
         for path in fitting:
             if path and str(wanted) in (_name(path), str(path[-1])):
                 return path, None
-        raise StudyError(f"the network has no output {wanted!r} of {sides} logits; it returns {listed}")
+        raise StudyError(f"the network has no output {wanted!r} of {sides}; it returns {listed}")
     if not fitting:
-        raise StudyError(f"the network returns {listed}, not {sides} logits; give {kind}")
+        raise StudyError(f"the network returns {listed}, not {sides}; {kind}")
     usual = [path for path in fitting if path and path[-1] in _USUAL]
-    wide = [path for path, value in fitting.items() if value.shape[1] == num_classes]
+    wide = [path for path, value in fitting.items() if value.ndim == 2 and value.shape[1] == num_classes]
     for candidates in (list(fitting), usual, wide):
         if len(candidates) == 1:
-            others = f"the logits are taken to be its output {_name(candidates[0])}, of {listed}"
-            return candidates[0], others if len(found) > 1 else None
+            others = f"{taken} {_name(candidates[0])}, of {listed}"
+            return candidates[0], others if len(tensors) > 1 else None
     raise StudyError(
-        f"the network returns several outputs that could be the logits: {listed}; say which with "
+        f"the network returns several outputs that could be the {sides}: {listed}; say which with "
         "--output NAME or its place, from 0 on"
     )
+
+
+def _has_rows(value: Tensor, num_rows: int) -> bool:
+    return value.is_floating_point() and value.ndim > 0 and len(value) == num_rows
 
 
 def _name(path: Path) -> str:

@@ -116,10 +116,10 @@ class IntactPass:
 
     def squares(self, num_images: int) -> dict[fx.Node, Tensor]:
         """The mean square of each channel's gradient, (C,), over all places of the first images, summed over these."""
-        found = {}
+        mean_squares = {}
         for node, gradient in self.gradients.items():
-            found[node] = gradient[:num_images].float().square().flatten(2).mean(2).sum(0)
-        return found
+            mean_squares[node] = gradient[:num_images].float().square().flatten(2).mean(2).sum(0)
+        return mean_squares
 
     def take(self, node: fx.Node, channels: Tensor) -> Any:
         """Some channels of a value, (N, len(channels), …), each in one piece; several layers read the same ones."""
@@ -213,9 +213,9 @@ class Pairs:
             rivals = Rivals.of(logits, targets, metric)
             margins, second = rivals.margins(logits, targets)
             # A network may lead from a layer to nothing that the margin reads: then its gradient is 0.
-            found: Sequence[Tensor | None] = [None] * len(ends)
+            at_ends: Sequence[Tensor | None] = [None] * len(ends)
             if margins.requires_grad:
-                found = torch.autograd.grad(margins.sum(), [values[end] for end in ends], allow_unused=True)
+                at_ends = torch.autograd.grad(margins.sum(), [values[end] for end in ends], allow_unused=True)
         for name in names:
             layer = self._known(name)
             read = (values[node] for node in (layer.source, layer.step.node, layer.end))
@@ -224,7 +224,7 @@ class Pairs:
         kept = {node: value.detach() if isinstance(value, Tensor) else value for node, value in values.items()}
         slopes = {
             end: torch.zeros_like(kept[end]) if slope is None else slope.detach()
-            for end, slope in zip(ends, found, strict=True)
+            for end, slope in zip(ends, at_ends, strict=True)
         }
         return IntactPass(rivals, margins.detach(), second.detach(), kept, slopes), logits.detach()
 
@@ -251,8 +251,8 @@ class Pairs:
             moved = moved.float()
             of_any = torch.linalg.vector_norm(moved, dim=3).square_().mul_(usual[channels][:, None])
             terms = moved.mul_(gradient.float())
-            found = terms.sum(3), torch.linalg.vector_norm(terms, dim=3).square_(), of_any
-            for each, one in zip((changes, squares, others), found, strict=True):
+            sums = terms.sum(3), torch.linalg.vector_norm(terms, dim=3).square_(), of_any
+            for each, one in zip((changes, squares, others), sums, strict=True):
                 each.append(one.sum(1) if kernels is None else one.flatten(1))
         of_any = torch.cat(others, 1)
         size = torch.cat(squares, 1).add_(of_any, alpha=_USUAL_SHARE**2).sqrt_()

@@ -219,20 +219,21 @@ class PairedShard:
             np.concatenate([getattr(batch, name) for batch in self._intact])
             for name in ("targets", "predictions", "correct")
         )
-        shard = Batch(targets, intact, before, num_rechecked=self._num_rechecked)
-        changed = (predictions != shard.predictions[rows]) | (correct != shard.correct[rows])
+        changed = (predictions != intact[rows]) | (correct != before[rows])
         order = np.lexsort((rows, columns))
         order = order[changed[order]]
         bounds = np.searchsorted(columns[order], np.arange(num_columns + 1))
-        for column in np.argsort(places):
-            part = order[bounds[column] : bounds[column + 1]]
-            shard.changes.append((rows[part], predictions[part], correct[part]))
+        parts = [order[bounds[column] : bounds[column + 1]] for column in np.argsort(places)]
+        changes = [(rows[part], predictions[part], correct[part]) for part in parts]
+        values: dict[str, np.ndarray] = {}
+        new_values: list[dict[str, np.ndarray]] = []
         if len(rows) == len(self.shard.images) * num_columns:
-            shard.new_values = [{} for _ in places]
-            for name, values in computed.values.items():
-                shard.values[name] = np.concatenate([batch.values[name] for batch in self._intact])
+            new_values = [{} for _ in places]
+            for name, of_pairs in computed.values.items():
+                values[name] = np.concatenate([batch.values[name] for batch in self._intact])
                 new = np.empty((num_columns, len(self.shard.images)), np.float32)
-                new[places[columns], rows] = np.concatenate(values)
-                for each, row in zip(shard.new_values, new, strict=True):
+                new[places[columns], rows] = np.concatenate(of_pairs)
+                for each, row in zip(new_values, new, strict=True):
                     each[name] = row
+        shard = Batch(targets, intact, before, values, changes, new_values, self._num_rechecked)
         return merge_batches([shard], self.shard.start)

@@ -21,7 +21,7 @@ Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 
 # Shares of the wanted largest error: what may be expected of the mean ablation, and of each one.
-MEAN_SHARE, EACH_SHARE = 1 / 12, 1 / 2
+MEAN_SHARE, EACH_SHARE = 1 / 4, 1.0
 
 # The pilot: all predicted flips; of the others the riskiest, this share of all pairs, and no fewer than so many; so
 # many by lot, as many of each layer; and so many in each octave of risk, from these on, and beyond the last.
@@ -38,6 +38,9 @@ _TAIL_SHARE, _TAIL_COUNT = 0.05, 20
 # A group's own unit of errors: by this quantile, with so many errors of all groups beside its own; no less than a
 # third, since where most predictions are exact, those that are not say what the errors are.
 _UNIT_QUANTILE, _UNIT_PRIOR, _LEAST_UNIT = 0.8, 8, 1 / 3
+
+# How far a margin is expected to go when another one of the same label goes by 1: half the variance is the label's.
+_SHARED = 0.5
 
 # So that no error is measured in units that it was used for, they are learned anew without each of so many parts.
 NUM_PARTS = 10
@@ -151,11 +154,11 @@ def units_in_turn(errors: Floats, groups: Groups) -> list[Floats]:
 
     `groups` holds, for each grouping, the group of each error (P,) and the number of groups.
     """
-    found = []
+    units_of_each = []
     for members, num_groups in groups:
-        found.append(units(errors, members, num_groups))
-        errors = errors / found[-1][members]
-    return found
+        units_of_each.append(units(errors, members, num_groups))
+        errors = errors / units_of_each[-1][members]
+    return units_of_each
 
 
 def in_units_of_others(errors: Floats, groups: Groups, parts: NDArray[np.integer]) -> Floats:
@@ -165,10 +168,10 @@ def in_units_of_others(errors: Floats, groups: Groups, parts: NDArray[np.integer
     """
     result = np.array(errors, np.float64)
     for one in range(NUM_PARTS):
-        told = parts != one
-        found = units_in_turn(errors[told], [(members[told], count) for members, count in groups])
-        for unit, (members, _) in zip(found, groups, strict=True):
-            result[~told] /= unit[members[~told]]
+        of_others = parts != one
+        units_of_each = units_in_turn(errors[of_others], [(members[of_others], count) for members, count in groups])
+        for unit, (members, _) in zip(units_of_each, groups, strict=True):
+            result[~of_others] /= unit[members[~of_others]]
     return result
 
 
@@ -185,15 +188,18 @@ def risks(margins: Floats, change: Floats, size: Floats) -> tuple[Floats, Bools]
     return np.where(flips | unknown, 0.0, risk), flips
 
 
-def risks_of_others(second: Floats, of_any: Floats) -> Floats:
-    """The risk of each pair (N, A) that a class which no prediction is made of decides it.
+def risks_of_others(second: Floats, change: Floats, of_any: Floats) -> tuple[Floats, Floats]:
+    """What becomes of the margin to the nearest class that no prediction is made of, and the risk that it crosses 0.
 
-    `second` (N,) is the margin to the nearest of those, infinite where there is none; `of_any` (N, A) the size of what
-    may happen to any class.
+    `second` (N,) is that margin, infinite where there is none; `change` (N, A) what is predicted of the first margin;
+    `of_any` (N, A) the size of what may happen to any class. Returns (N, A) each. The label's logit is in both
+    margins: where all logits move alike, the second margin is expected to go half as far as the first one.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        risk = np.abs(second)[:, None] / of_any
-    return np.where((of_any > 0) & np.isfinite(second)[:, None], np.nan_to_num(risk, nan=0.0, posinf=np.inf), np.inf)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        after = second[:, None] + _SHARED * change
+        risk = np.where((after > 0) == (second[:, None] > 0), np.abs(after) / of_any, 0.0)
+    usual = (of_any > 0) & np.isfinite(second)[:, None]
+    return after, np.where(usual, np.nan_to_num(risk, nan=0.0, posinf=np.inf), np.inf)
 
 
 def bands(risk: Floats, positive: Bools) -> NDArray[np.integer]:

@@ -41,7 +41,7 @@ By hand, for three images of one pixel and two kernels. A convolution reads the 
    computed as a whole.
 
 What was computed is exact; a pair that was not stays as it is when intact. In step 1 the change to the rival class of
-now is predicted; a third class that the ablation may lift is weighed by the size of change alone (`risk`).
+now is predicted. Of a third class that the ablation may lift only the label's part of the change is (`risk`).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ from weanalysis.results.store import SCREENED
 # What is computed tells more of the errors than the pilot did, which may ask for more pairs, or for fewer. So it is
 # looked at again whenever there are three times as many, so often at the most; the last round computes all that is
 # asked for. A round goes a little beyond what is wanted, so that the next one need not make up for a few pairs.
-_MOST_ROUNDS, _GROWTH, _LESS_THAN_WANTED = 8, 2, 0.7
+_MOST_ROUNDS, _GROWTH, _LESS_THAN_WANTED = 8, 2, 0.85
 
 # The usual gradient of a channel is learned from so many images: each has a label and a rival of its own.
 _FOR_USUAL_SLOPES = 32
@@ -79,7 +79,7 @@ _MARGINS = ("margins", "second")
 
 @dataclass(frozen=True)
 class _Forecast:
-    """What is predicted of a margin of all pairs: what it becomes, (N, A) or (N, 1); size and risk, (N, A).
+    """What is predicted of a margin of all pairs: what it becomes, its size and its risk, (N, A) each.
 
     `first_errors` (P,) are those of the pairs that gave the sizes their units, in units that others gave.
     """
@@ -94,7 +94,7 @@ class _Forecast:
 
         Where there was no prediction there is no error of it; answers that are no number are the largest errors.
         """
-        size, after = self.size[rows, columns], self.after[rows, columns if self.after.shape[1] > 1 else 0]
+        size, after = self.size[rows, columns], self.after[rows, columns]
         known = np.isfinite(size) & (size > 0) & np.isfinite(after)
         errors = -(margins[known] - after[known]) * np.sign(after[known]) / size[known]
         return np.nan_to_num(errors, nan=1e3, posinf=1e3, neginf=-1e3), known
@@ -104,7 +104,7 @@ class _Forecast:
 class _Predicted:
     """What is predicted of all pairs: margins (N,), whether a pair flips (N, A); of the first margin, and the second.
 
-    The second margin is that to all classes that no prediction is made of, so that it is predicted to stay.
+    The second margin is that to all classes whose own change is not predicted (`risk.risks_of_others`).
     """
 
     margins: np.ndarray
@@ -179,7 +179,8 @@ def _predict(paired: PairedShard) -> _Predicted:
                 whole[span, columns] = each.cpu().numpy()
         seen.forget_predictions()
     risk, flips = risks.risks(margins, change, size)
-    others = _Forecast(second[:, None], of_any, risks.risks_of_others(second, of_any))
+    second_after, risk_of_others = risks.risks_of_others(second, change, of_any)
+    others = _Forecast(second_after, of_any, risk_of_others)
     return _Predicted(margins, flips, (_Forecast(margins[:, None] + change, size, risk), others))
 
 

@@ -49,9 +49,11 @@ class Twin:
 
     def in_fast_format(self, run: Callable[[Tensor], _T], images: Tensor) -> _T:
         """Run on images in channels-last format, or in the usual one where the network has a view of it."""
-        if self._channels_last and images.ndim == 4:
+        if self._channels_last:
+            # Clips and signals have no such format, and may be pictures inside the network, such as a clip's frames.
+            usual = torch.channels_last if images.ndim == 4 else torch.contiguous_format
             try:
-                return run(images.contiguous(memory_format=torch.channels_last))
+                return run(images.contiguous(memory_format=usual))
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError:  # a view that only the usual format allows; weights too choose the format

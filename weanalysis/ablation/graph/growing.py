@@ -95,7 +95,8 @@ class GrowingRows:
         """Let the next len(new) pairs join, which have these values there."""
         value, count = self._changed.get(node, (None, 0))
         parts = [value] if count else []
-        if parts and count < self.num_joined:
+        # Also where none of those before changed anything here, as in a branch beside theirs.
+        if count < self.num_joined:
             parts.append(self._intact(node, count, self.num_joined))
         self.num_joined += len(new)
         self._changed[node] = torch.cat([*parts, new]) if parts else new, self.num_joined

@@ -146,14 +146,14 @@ class Graph:
         for node in graph.nodes:
             if node.op == "get_attr" and isinstance(value := _attribute(self._root, str(node.target)), Tensor):
                 read.setdefault(value.untyped_storage().data_ptr(), []).append("the forward pass")
-        found = {}
+        read_at = {}
         for name, module in self._root.named_modules():
             if isinstance(module, CONVOLUTIONS):
                 readers = read.get(module.weight.untyped_storage().data_ptr(), [])
                 others = [reader for reader in readers if reader != f"{name}.weight"]
                 if others:
-                    found[name] = others[0]
-        return found
+                    read_at[name] = others[0]
+        return read_at
 
     def _fold_batch_norms(self, graph: fx.Graph) -> None:
         calls: dict[nn.Module, int] = {}
@@ -303,9 +303,9 @@ class Graph:
 
     @staticmethod
     def _nodes(structure: Any) -> list[fx.Node]:
-        found: list[fx.Node] = []
-        fx.map_arg(structure, found.append)
-        return found
+        nodes: list[fx.Node] = []
+        fx.map_arg(structure, nodes.append)
+        return nodes
 
     def run(
         self, images: Tensor, keep: frozenset[fx.Node], slopes_at: frozenset[fx.Node] = frozenset()

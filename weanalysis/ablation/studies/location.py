@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from weanalysis.ablation.studies.layers import equidistant, find_layers, select_layers
+from weanalysis.ablation.studies.layers import Layer, equidistant, find_layers, select_layers
 from weanalysis.ablation.studies.parts import Ablation, Part, Study
 from weanalysis.errors import StudyError
 
@@ -27,6 +27,12 @@ def parse_grid(grid: str | tuple[int, int] | Sequence[int]) -> tuple[int, int] |
     return int(rows), int(columns)
 
 
+def _has_side(layer: Layer, side: int) -> bool:
+    """Whether a layer's kernels are of this side; of a 3-D one that is factorized, its own part of the kernel."""
+    sides = set(layer.kernel_size)
+    return sides == {side} or (len(layer.kernel_size) == 3 and sides == {1, side})
+
+
 def location(
     net: nn.Module,
     grid: str | tuple[int, int] = (5, 5),
@@ -36,8 +42,8 @@ def location(
     """Zero one kernel at a time on an N1 × N2 grid of output × input channels of each layer (§3.1, Fig. 2).
 
     `grid`: (N1, N2), "5x5", or "all" for every kernel. `kernel_size`: 3 keeps the layers whose kernels are 3 on
-    every side, as the paper does; another number likewise; "any" keeps all convolutions. `layers`: a glob, or
-    several with commas. Raises StudyError.
+    every side, as the paper does, of 3-D ones also those that are 1 in time or in space (1x3x3, 3x1x1); another number
+    likewise; "any" keeps all convolutions. `layers`: a glob, or several with commas. Raises StudyError.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
     >>> [ablation.key for ablation in location(net, grid="2x2", layers="2").ablations]
@@ -52,11 +58,11 @@ def location(
             side = int(kernel_size)
         except ValueError:
             raise StudyError(f"kernel size {kernel_size!r} is malformed: give a number such as 3, or any") from None
-        fitting = [layer for layer in chosen if set(layer.kernel_size) == {side}]
+        fitting = [layer for layer in chosen if _has_side(layer, side)]
         if not fitting:
-            found = sorted({"x".join(map(str, layer.kernel_size)) for layer in chosen})
+            sizes = sorted({"x".join(map(str, layer.kernel_size)) for layer in chosen})
             raise StudyError(
-                f"no selected layer has {side}x{side} kernels (found {', '.join(found)}); "
+                f"no selected layer has {side}x{side} kernels (found {', '.join(sizes)}); "
                 "choose --kernel-size any, or other --layers"
             )
         skipped += [

@@ -87,7 +87,7 @@ def _layers_to_rank(
 ) -> list[tuple[Layer, np.ndarray]]:
     """The layers whose units can be ranked, with these units' multipliers; the others are added to `skipped`."""
     try:
-        found = multipliers(net)
+        of_layers = multipliers(net)
     except ExcitationError:
         raise StudyError(
             "the network has no LWE multipliers, so this study has nothing to rank; train one with "
@@ -97,9 +97,9 @@ def _layers_to_rank(
     for layer in select_layers(find_layers(net), layers, skipped):
         if layer.depth == 0:
             skipped.append((layer.name, "the first convolution, which this study leaves out by choice"))
-        elif layer.name not in found:
+        elif layer.name not in of_layers:
             skipped.append((layer.name, "it has no LWE"))
-        elif len(values_of := unit.values(layer, found)) <= channels:
+        elif len(values_of := unit.values(layer, of_layers)) <= channels:
             skipped.append((layer.name, f"it has no more than {channels} {unit.name}s"))
         else:
             chosen.append((layer, values_of))
@@ -108,16 +108,16 @@ def _layers_to_rank(
     return chosen
 
 
-def mean_multiplier(layer: Layer, found: Mapping[str, Tensor]) -> np.ndarray:
+def mean_multiplier(layer: Layer, of_layers: Mapping[str, Tensor]) -> np.ndarray:
     """Average m (Out, In/groups) over the outputs that read each input channel: (in_channels,)."""
-    of_kernel = found[layer.name].detach().double().cpu().numpy()
+    of_kernel = of_layers[layer.name].detach().double().cpu().numpy()
     groups = layer.conv.groups
     return of_kernel.reshape(groups, -1, of_kernel.shape[1]).mean(axis=1).reshape(-1)
 
 
-def kernel_multiplier(layer: Layer, found: Mapping[str, Tensor]) -> np.ndarray:
+def kernel_multiplier(layer: Layer, of_layers: Mapping[str, Tensor]) -> np.ndarray:
     """Lay out m (Out, In/groups) kernel by kernel, all of an output's together: (Out * In/groups,)."""
-    return found[layer.name].detach().double().cpu().numpy().reshape(-1)
+    return of_layers[layer.name].detach().double().cpu().numpy().reshape(-1)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ def linear_change(
     influence, so that what both networks share counts once; with Student's t over images. To the sum of squares one
     image's turning (`one_image`) is added, without which intervals from a few changed images are too narrow, as
     D. G. Bonett and R. M. Price add two images to a paired difference of proportions (J. Educ. Behav. Stat. 37 (2012)
-    479-488). So 95 %
-    intervals hold D in 93 to 97 % of samples from 5 changed answers on, and in more below (docs/metrics.md). NaN for
+    479-488). So 95 % intervals hold D in 93 to 97 % of samples from 10 changed answers on, of `ece` from 250 images in
+    up to 98 %. With fewer D comes in steps, and they hold it in more, up to all below 2 (docs/metrics.md). NaN for
     interval and p-value where either value is not `is_sound`, and below two images.
 
     >>> before = Linearized(np.array([50.0]), np.array([[50.0, -50.0]]), np.array([True]))
@@ -58,6 +58,6 @@ def linear_columns(before: Linearized, after: Linearized, worse: int, confidence
 
 def compare_linear(first: Linearized, second: Linearized, worse: int, confidence: float = 0.95) -> Comparison:
     """Compare two ablations (one row each) on the same images: D of the second minus D of the first."""
-    found = (float(each[0]) for each in linear_change(first, second, worse, confidence))
-    difference, low, high, p_value = found
+    estimates = (float(each[0]) for each in linear_change(first, second, worse, confidence))
+    difference, low, high, p_value = estimates
     return Comparison(difference, low, high, p_value, second.influence.shape[1])

@@ -83,12 +83,12 @@ def _agreement(
     scores: np.ndarray, values: np.ndarray, layers: np.ndarray | None, top: float, confidence: float
 ) -> dict[str, float]:
     num = int((~np.isnan(scores) & ~np.isnan(values)).sum())
-    found: dict[str, float] = {"num_places": num}
+    numbers: dict[str, float] = {"num_places": num}
     for method in _RANKINGS:
         value, low, high, p_value = rank_agreement(scores, values, method, confidence, layers)  # type: ignore[arg-type]
-        found |= {method: value, f"{method}_low": low, f"{method}_high": high, f"{method}_p_value": p_value}
+        numbers |= {method: value, f"{method}_low": low, f"{method}_high": high, f"{method}_p_value": p_value}
     k = max(1, round(top * num))
     # A top without an order says nothing: as with the correlations, it is missing.
-    known = not np.isnan(found["spearman"]) and k < num
+    known = not np.isnan(numbers["spearman"]) and k < num
     share, chance, rare = top_overlap(scores, values, k, layers) if known else (np.nan, np.nan, np.nan)
-    return {**found, "top_k": k if known else np.nan, "top_overlap": share, "top_chance": chance, "top_p_value": rare}
+    return {**numbers, "top_k": k if known else np.nan, "top_overlap": share, "top_chance": chance, "top_p_value": rare}

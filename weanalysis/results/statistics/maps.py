@@ -75,13 +75,13 @@ def trend_of_spread(layers: Sequence[sparse.csr_array]) -> Estimate:
     depth = np.arange(len(usable))
     if np.ptp(seen - noise) == 0:
         return Estimate(np.nan, np.nan, np.nan)
-    found = [
+    tests = [
         stats.spearmanr(depth, (_ratio(seen, noise, common) - 1) * np.sqrt(free))
         for common in _common_variances(seen, noise, free)
     ]
     value = float(stats.spearmanr(depth, seen - noise).statistic)
-    agree = len({np.sign(one.statistic) for one in found}) == 1
-    p_value = max(float(one.pvalue) for one in found) if agree else 1.0
+    agree = len({np.sign(one.statistic) for one in tests}) == 1
+    p_value = max(float(one.pvalue) for one in tests) if agree else 1.0
     return Estimate(value, np.nan, np.nan, p_value)
 
 
@@ -102,15 +102,15 @@ def _ratio(seen: Floats, noise: Floats, common: float) -> Floats:
 
 def _common_variances(seen: Floats, noise: Floats, free: Floats) -> list[float]:
     """Return values across the 95 % interval of a true variance of D that all layers share, 0 where none is needed."""
-    found = []
+    variances = []
     for tail in (0.975, 0.75, 0.5, 0.25, 0.025):
         limit = stats.chi2.ppf(tail, free.sum())
 
         def excess(common: float, limit: float = limit) -> float:
             return float(free @ _ratio(seen, noise, common) - limit)
 
-        found.append(0.0 if excess(0.0) <= 0 else float(optimize.brentq(excess, 0, 5 * seen.max(), xtol=1e-15)))
-    return found
+        variances.append(0.0 if excess(0.0) <= 0 else float(optimize.brentq(excess, 0, 5 * seen.max(), xtol=1e-15)))
+    return variances
 
 
 def _log_variance(values: Floats) -> tuple[Floats, Floats]:

@@ -115,8 +115,8 @@ def mcnemar_power(difference: float, discordance: float, num_images: int, signif
     share = (discordance + difference) / (2 * discordance)
     rejects = edge >= 0
     lost, of_changed = np.maximum(edge, 0), changed
-    found = np.where(rejects, special.bdtr(lost, of_changed, share) + special.bdtr(lost, of_changed, 1 - share), 0.0)
-    return float(stats.binom.pmf(changed, num_images, discordance) @ found)
+    powers = np.where(rejects, special.bdtr(lost, of_changed, share) + special.bdtr(lost, of_changed, 1 - share), 0.0)
+    return float(stats.binom.pmf(changed, num_images, discordance) @ powers)
 
 
 def _edges(changed: NDArray[np.int64], significance: float) -> NDArray[np.int64]:
@@ -139,8 +139,8 @@ def smallest_finding(num_images: int, significance: float = 0.05, stopped: bool 
     # McNemar's p-value is 2 / 2^k at best: the fewest images grow with the logarithm of the level alone.
     lost = np.arange(1, min(num_images, 4096) + 1)
     p_values = (sequential_p_value if stopped else mcnemar_exact)(lost, np.zeros_like(lost))
-    (found,) = np.nonzero(p_values <= significance)
-    return float(lost[found[0]] / num_images) if len(found) else float("nan")
+    (significant,) = np.nonzero(p_values <= significance)
+    return float(lost[significant[0]] / num_images) if len(significant) else float("nan")
 
 
 class ImagePlan(NamedTuple):

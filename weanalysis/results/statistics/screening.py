@@ -59,8 +59,8 @@ def hidden_flips(screen: Mapping[str, ArrayLike], layers: ArrayLike) -> Hidden:
     drawn, should = (np.bincount(place, counts[name]) for name in ("lot_drawn", "lot_expected"))
     sides: list[Floats] = []
     for law, flipped in (("may_lose", "lot_lost"), ("may_gain", "lot_gained")):
-        found = np.bincount(place, counts[flipped])
-        beyond = np.maximum(found - should, 0) * (found > 0)
+        seen = np.bincount(place, counts[flipped])
+        beyond = np.maximum(seen - should, 0) * (seen > 0)
         to_begin_with = drawn.sum() * _LOT_PRIOR / (_LOT_PRIOR + beyond.sum())
         rates = (_LOT_PRIOR + beyond) / np.maximum(drawn + to_begin_with, 1)
         of_layer = np.where(drawn + to_begin_with > 0, rates, 0.0)

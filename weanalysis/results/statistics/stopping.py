@@ -46,10 +46,10 @@ class StoppingRule:
     @classmethod
     def of(cls, options: Mapping[str, Any] | None) -> StoppingRule | None:
         """Read the rule out of a study's options; None for a study that measures all its images."""
-        found = options or {}
-        if not {"until_ci", "until_significant"} & set(found):
+        wanted = options or {}
+        if not {"until_ci", "until_significant"} & set(wanted):
             return None
-        return cls(found.get("until_ci"), bool(found.get("until_significant")))
+        return cls(wanted.get("until_ci"), bool(wanted.get("until_significant")))
 
     def __str__(self) -> str:
         width = [] if self.width is None else [f"until-ci {self.width:g}"]
@@ -64,13 +64,13 @@ class StoppingRule:
         control with e-values, J. R. Stat. Soc. B 84 (2022) 822-852, whose procedure this is. What it once found it
         keeps finding, since what is stopped stays as it is.
         """
-        found = np.zeros(len(lost), dtype=bool)
+        is_settled = np.zeros(len(lost), dtype=bool)
         if self.width is not None:
             low, high = sequential_interval(lost, gained, num_images)
-            found |= 100 * (high - low) <= self.width
+            is_settled |= 100 * (high - low) <= self.width
         if self.significant:
-            found |= adjust_bh(sequential_p_value(lost, gained)) <= STOPPING_Q
-        return found
+            is_settled |= adjust_bh(sequential_p_value(lost, gained)) <= STOPPING_Q
+        return is_settled
 
 
 class Replay:

@@ -25,10 +25,10 @@ MEND = "the same command as before writes it anew, and keeps what was measured"
 def numbers(raw: object, dtype: type[np.generic], what: str, length: int | None = None) -> np.ndarray:
     """Return the array that lies in a cell as bytes; raise StoreError for another length, or anything else."""
     whole = isinstance(raw, bytes) and len(raw) % np.dtype(dtype).itemsize == 0
-    found = np.frombuffer(raw, dtype) if whole else None  # type: ignore[call-overload]
-    if found is None or (length is not None and len(found) != length):
+    array = np.frombuffer(raw, dtype) if whole else None  # type: ignore[call-overload]
+    if array is None or (length is not None and len(array) != length):
         raise StoreError(f"{what} is damaged: its bytes are not the numbers that were written")
-    return found
+    return array
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,11 @@ def screen_numbers(raw: object, block: Block) -> np.ndarray:
     What an older version did not keep is 0.
     """
     what, width = f"the screening of block {block.id}", len(block.ablation_ids)
-    found = numbers(raw, np.float32, what)
-    if len(found) not in (_FIRST_SCREENED * width, len(SCREENED) * width):
+    array = numbers(raw, np.float32, what)
+    if len(array) not in (_FIRST_SCREENED * width, len(SCREENED) * width):
         raise StoreError(f"{what} is damaged: its bytes are not the numbers that were written")
     whole = np.zeros((len(SCREENED), width), np.float32)
-    whole[: len(found) // width] = found.reshape(-1, width)
+    whole[: len(array) // width] = array.reshape(-1, width)
     return whole
 
 
@@ -188,7 +188,7 @@ _VALUES: dict[str, Callable[[Any], bool]] = {
 
 @cache
 def _wrong_type(types: tuple[type, ...]) -> str | None:
-    return next((name for name, found in zip(_TYPES, types, strict=True) if found not in _TYPES[name]), None)
+    return next((name for name, kind in zip(_TYPES, types, strict=True) if kind not in _TYPES[name]), None)
 
 
 def described(row: sqlite3.Row) -> dict[str, Any]:
@@ -202,41 +202,41 @@ def described(row: sqlite3.Row) -> dict[str, Any]:
 # The dashboard reads all studies anew with every click, and hardly any of them has changed since.
 @lru_cache(maxsize=512)
 def _described(row: sqlite3.Row) -> dict[str, Any]:
-    found = {**json_object(row, "settings"), **json_object(row, "about"), **dict(row)}
+    about = {**json_object(row, "settings"), **json_object(row, "about"), **dict(row)}
     for name in ("settings", "about", "key"):
-        del found[name]
-    found["name"] = storable(found["name"])
-    wrong = _wrong_type(tuple(map(type, map(found.get, _TYPES))))
-    wrong = wrong or next((name for name, test in _VALUES.items() if not test(found.get(name))), None)
-    wrong = wrong or _wrong_metric(found)
-    if wrong is None and found["evaluate"] == "screened":
-        screen = found.get("screen")
+        del about[name]
+    about["name"] = storable(about["name"])
+    wrong = _wrong_type(tuple(map(type, map(about.get, _TYPES))))
+    wrong = wrong or next((name for name, test in _VALUES.items() if not test(about.get(name))), None)
+    wrong = wrong or _wrong_metric(about)
+    if wrong is None and about["evaluate"] == "screened":
+        screen = about.get("screen")
         wrong = None if isinstance(screen, Mapping) and screen.get("metric") in list(METRICS) else "screen"
     if wrong is not None:
-        value = one_line(found.get(wrong), 60)
+        value = one_line(about.get(wrong), 60)
         raise StoreError(f"its {wrong.replace('_', ' ')} is no value that a study has: {value!r}")
-    return found
+    return about
 
 
-def _wrong_metric(found: Mapping[str, Any]) -> str | None:
+def _wrong_metric(about: Mapping[str, Any]) -> str | None:
     """Which of a study's metrics cannot be read; those of its caller's own are known from then on."""
-    own = found.get("own_metrics") or []
+    own = about.get("own_metrics") or []
     try:
         names = [own_metric_of(one).name for one in own] if isinstance(own, list) else None
     except StudyError:
         names = None
     if names is None:
         return "own_metrics"
-    known = found["metric"] in METRICS or found["metric"] in names or found["metric"].startswith(IOU_OF_CLASS)
+    known = about["metric"] in METRICS or about["metric"] in names or about["metric"].startswith(IOU_OF_CLASS)
     return None if known else "metric"
 
 
 def json_object(row: sqlite3.Row, column: str) -> dict[str, Any]:
     text = row[column]
     try:
-        found = json.loads(text) if isinstance(text, str) else None
+        content = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError) as error:
         raise StoreError(f"its {column} are no JSON ({one_line(error, 80)})") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise StoreError(f"its {column} are missing, or no description")
-    return storable(found) if "\\u" in text else found
+    return storable(content) if "\\u" in text else content

@@ -70,10 +70,10 @@ class Reader(ResultsFile):
             "stopping",
             "outdated",
         ]
-        found = [about for _, _, about in self._described() if isinstance(about, dict)]
-        for about in found:
+        described = [about for _, _, about in self._described() if isinstance(about, dict)]
+        for about in described:
             about["outdated"] = is_outdated(about)
-        return pd.DataFrame([[about.get(column) for column in columns] for about in found], columns=columns)
+        return pd.DataFrame([[about.get(column) for column in columns] for about in described], columns=columns)
 
     def unreadable(self) -> dict[int, str]:
         """The studies that `studies` leaves out since what they say of themselves cannot be read: id, and a line."""
@@ -124,12 +124,12 @@ class Reader(ResultsFile):
 
     def describe(self, study_id: int) -> dict[str, Any]:
         """Everything about a study but its results: settings of its context, options, layers, what was skipped."""
-        found = next(self._described(study_id), None)
-        if found is None:
+        described = next(self._described(study_id), None)
+        if described is None:
             raise StoreError(f"no study {study_id} in {self.path}")
-        if isinstance(found[2], StoreError):
-            raise found[2]
-        return found[2]
+        if isinstance(described[2], StoreError):
+            raise described[2]
+        return described[2]
 
     def own_metrics(self, context_id: int, key: str) -> list[dict[str, Any]]:
         """What is said of the metrics of a caller's own in which the study of a question has been measured."""
@@ -310,8 +310,8 @@ class Reader(ResultsFile):
             return
         intact = numbers(row[0], np.float32, f"the {statistic} of images {shard[0]} to {shard[1]}", shard[1] - shard[0])
         for block, index in self._first_blocks(context_id, shard, ids, statistic):
-            found = self._row("SELECT * FROM block_values WHERE block_id = ? AND statistic = ?", block.id, name)
-            yield block, index, intact, BlockValues.of(found, block)
+            stored = self._row("SELECT * FROM block_values WHERE block_id = ? AND statistic = ?", block.id, name)
+            yield block, index, intact, BlockValues.of(stored, block)
 
     def _intact_pixels(self, context_id: int, shard: tuple[int, int]) -> np.ndarray | None:
         """How many pixels of each image of a shard are of each class, (N, 3, C); None where that is not kept."""
@@ -330,5 +330,5 @@ class Reader(ResultsFile):
         if intact is None:
             return
         for block, index in self._first_blocks(context_id, shard, ids, PIXELS):
-            found = self._row("SELECT * FROM block_pixels WHERE block_id = ?", block.id)
-            yield block, index, intact, BlockPixels.of(found, block, intact.shape[2])
+            stored = self._row("SELECT * FROM block_pixels WHERE block_id = ?", block.id)
+            yield block, index, intact, BlockPixels.of(stored, block, intact.shape[2])
