@@ -155,7 +155,7 @@ def _prepared(
         own,
         request.output,
         classes_of(given, images),
-        settings.own is not None,
+        settings.own is not None and images.task != SEGMENTATION,
         images.task == SEGMENTATION,
     )
 
@@ -171,13 +171,13 @@ def _output_task(settings: Settings, prepared: Prepared, images: ImageData | Giv
             f"metric {metric.name} is one of {' and '.join(metric.tasks)}, and {images.spec} is data of {task}: choose "
             f"from {listed_metrics(task)}"
         )
+    if task == SEGMENTATION:
+        return Segmentation(prepared.conduct.probabilities, settings.own)
     if isinstance(images, GivenTargets) and settings.own is None:
         raise StudyError(
             f"the targets of {images.spec} are no class indices, so that {settings.metric.name} cannot be told: "
             "give a metric of your own (weanalysis.metric)"
         )
-    if task == SEGMENTATION:
-        return Segmentation(prepared.conduct.probabilities, settings.own)
     are_logits = len(prepared.output_shape) == 1 and prepared.output_shape[0] > 1
     if settings.own is not None and (isinstance(images, GivenTargets) or not are_logits):
         return Numbers(settings.own)
