@@ -19,11 +19,11 @@ from weanalysis.tasks.segmentation import VOID, Segmentation
 
 def confusion(masks: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Target by prediction over all labelled pixels, counted one by one."""
-    found = np.zeros((NUM_CLASSES, NUM_CLASSES))
+    counts = np.zeros((NUM_CLASSES, NUM_CLASSES))
     for target, answer in zip(masks.ravel(), predicted.ravel(), strict=True):
         if target != VOID:
-            found[target, answer] += 1
-    return found
+            counts[target, answer] += 1
+    return counts
 
 
 def logits_of(net: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -43,14 +43,14 @@ def wounded(kind: type[nn.Module], row) -> nn.Module:
 def studied(request, tmp_path_factory):
     """A study in exact and in naive evaluation: the kind of network, its data, and both tables with their stores."""
     net = request.param().eval()
-    data, found = Masks(net), {}
+    data, studies = Masks(net), {}
     for evaluate in ("exact", "naive"):
         cache = tmp_path_factory.mktemp(evaluate)
         table = wa.ablate(
             net, data, "location", evaluate, "miou", cache=str(cache), grid=(4, 4), shard_size=12, batch_size=5
         )
-        found[evaluate] = table, cache / "results.sqlite"
-    return request.param, data, found
+        studies[evaluate] = table, cache / "results.sqlite"
+    return request.param, data, studies
 
 
 def test_counts_by_hand():
@@ -68,11 +68,11 @@ def test_counts_by_hand():
 
 
 def test_exact_is_naive_in_every_count_and_row(studied):
-    *_, found = studied
-    exact, naive = (table.drop(columns="evaluate") for table, _ in found.values())
+    *_, studies = studied
+    exact, naive = (table.drop(columns="evaluate") for table, _ in studies.values())
     assert exact.equals(naive)
     kept = []
-    for _, path in found.values():
+    for _, path in studies.values():
         with sqlite3.connect(path) as db:
             kept.append(
                 [db.execute(f"SELECT * FROM {table}").fetchall() for table in ("intact_pixels", "block_pixels")]
@@ -81,8 +81,8 @@ def test_exact_is_naive_in_every_count_and_row(studied):
 
 
 def test_rows_are_what_a_confusion_matrix_by_hand_gives(studied):
-    kind, data, found = studied
-    table, path = found["exact"]
+    kind, data, studies = studied
+    table, path = studies["exact"]
     net, masks = kind().eval(), data.masks.numpy()
     intact = confusion(masks, logits_of(net, data.images).argmax(1).numpy())
     with Store.open(path) as store:
@@ -106,8 +106,8 @@ def test_rows_are_what_a_confusion_matrix_by_hand_gives(studied):
 
 
 def test_images_are_told_by_the_pixels_that_changed(studied):
-    kind, data, found = studied
-    table, path = found["exact"]
+    kind, data, studies = studied
+    table, path = studies["exact"]
     with Store.open(path) as store:
         changes, intact = store.pixel_changes(1, 0), store.intact(1)
         assert store.compare(1, 0, 3).difference == pytest.approx(table["drop"][3] - table["drop"][0])
@@ -133,8 +133,8 @@ def test_images_are_told_by_the_pixels_that_changed(studied):
 def test_a_study_goes_on_where_layers_were_dropped(studied, tmp_path):
     from weanalysis.results.store import Writer
 
-    _, _, found = studied
-    table, path = found["exact"]
+    _, _, studies = studied
+    table, path = studies["exact"]
     copied = tmp_path / "results.sqlite"
     copied.write_bytes(path.read_bytes())
     with Store.open(copied) as store:
@@ -182,13 +182,13 @@ def drawn(rng: np.random.Generator, num_images: int = 60, num_networks: int = 2)
 def test_an_image_s_influence_is_the_slope_of_its_weight(name):
     counts = drawn(np.random.default_rng(0))
     aggregate, step = find_metric(name).aggregate, 1000
-    found = aggregate(counts)
-    assert found.influence.sum(1) == pytest.approx(0, abs=1e-6) and found.is_sound.all()
+    linear = aggregate(counts)
+    assert linear.influence.sum(1) == pytest.approx(0, abs=1e-6) and linear.is_sound.all()
     for image in (0, 7, 59):
         # The image once more, in step copies of all of them.
         places = np.concatenate([np.tile(np.arange(60), step), [image]])
-        slope = (aggregate(counts.of_images(places)).values - found.values) * len(places)
-        assert slope == pytest.approx(found.influence[:, image], rel=2e-2, abs=1e-3)
+        slope = (aggregate(counts.of_images(places)).values - linear.values) * len(places)
+        assert slope == pytest.approx(linear.influence[:, image], rel=2e-2, abs=1e-3)
 
 
 def test_linearization_and_bootstrap_agree():

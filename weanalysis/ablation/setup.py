@@ -155,7 +155,7 @@ def _prepared(
         own,
         request.output,
         classes_of(given, images),
-        settings.own is not None,
+        settings.own is not None and images.task != SEGMENTATION,
         images.task == SEGMENTATION,
     )
 

@@ -59,7 +59,7 @@ class PixelAnswers(Counts):
         """
         ids = self.ablation_ids(study_id)[[position]]
         context_id, shards = self._shards(study_id)
-        found: dict[str, list[np.ndarray]] = {name: [] for name in IOU_CHANGED}
+        columns_of: dict[str, list[np.ndarray]] = {name: [] for name in IOU_CHANGED}
         for shard in shards.values():
             for _, index, before, kept in self._pixel_blocks(context_id, shard, ids):
                 chosen = index[kept.of_change] >= 0
@@ -73,8 +73,8 @@ class PixelAnswers(Counts):
                 moved = np.maximum(changes[:, 1], 0).sum(1)
                 columns = (answers.image_ids[places], *ious, ious[0] - ious[1], moved)
                 for name, values in zip(IOU_CHANGED, columns, strict=True):
-                    found[name].append(values)
-        table = pd.DataFrame({name: np.concatenate([np.empty(0), *parts]) for name, parts in found.items()})
+                    columns_of[name].append(values)
+        table = pd.DataFrame({name: np.concatenate([np.empty(0), *parts]) for name, parts in columns_of.items()})
         return table.astype({"image_id": np.int64}).sort_values("drop", ascending=False, ignore_index=True)
 
     def class_table(self, study_id: int, position: int) -> pd.DataFrame:

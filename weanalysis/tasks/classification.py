@@ -23,6 +23,8 @@ class Classification:
 
     # An image counts among those of its class, and pairs of an image and an ablation can be screened.
     has_classes = True
+    # How much of the engine's room for ties (`evaluate.checks`) is enough.
+    tie_share = 1.0
 
     @classmethod
     def of(cls, outputs: Tensor) -> Classification:

@@ -20,6 +20,7 @@ class Numbers:
     own: OwnMetric
 
     has_classes = False
+    tie_share = 1.0
 
     def kept_classes(self, targets: Tensor) -> Tensor:
         """What stands for the class of each image, (N,): 0."""

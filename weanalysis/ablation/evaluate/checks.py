@@ -38,11 +38,19 @@ class Checks:
     """What the answers of a task that were computed both ways said so far.
 
     `tolerance` is by how much a decision must be clear to be believed, `largest_difference` that of logits. Of
-    `num_checked` answers `num_differed` differed, those of earlier tries counted in.
+    `num_checked` answers `num_differed` differed, those of earlier tries counted in. `tie_share` of the
+    usual room for ties is enough for the task.
     """
 
-    def __init__(self, tolerance: float = 0.0, largest_difference: float = 0.0, num_differed: int = 0):
+    def __init__(
+        self,
+        tolerance: float = 0.0,
+        largest_difference: float = 0.0,
+        num_differed: int = 0,
+        tie_share: float = 1.0,
+    ):
         self.tolerance, self.largest_difference = tolerance, largest_difference
+        self._tie_share = tie_share
         self.num_checked, self.num_differed = 0, num_differed
 
     def compare(self, logits: Tensor, whole: Tensor, layers: tuple[str, ...]) -> float:
@@ -59,7 +67,7 @@ class Checks:
                 f"the fast way gives other logits than the whole network (by up to {difference:.2g}, of {largest:.2g})",
             )
         self.largest_difference = max(self.largest_difference, difference)
-        self.tolerance = max(self.tolerance, TIE_FACTOR * difference, 16 * eps * largest)
+        self.tolerance = max(self.tolerance, TIE_FACTOR * self._tie_share * difference, 16 * eps * largest)
         return difference
 
     def compare_answers(
@@ -69,7 +77,7 @@ class Checks:
         tolerance = self.tolerance
         difference = self.compare(logits, whole, ablation.layers)
         self.count(naive.differs(decisions).cpu().numpy(), ablation)
-        if difference * TIE_FACTOR > _ROOM * tolerance:
+        if difference * TIE_FACTOR * self._tie_share > _ROOM * tolerance:
             raise Unsure((), "rounding is larger than it seemed")
 
     def count(self, differs: np.ndarray, ablation: Ablation) -> None:

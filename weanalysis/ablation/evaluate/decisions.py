@@ -88,11 +88,11 @@ class PixelChanges:
     changes: np.ndarray
 
     @classmethod
-    def of(cls, intact: np.ndarray, found: Sequence[tuple[np.ndarray, np.ndarray]]) -> PixelChanges:
+    def of(cls, intact: np.ndarray, by_ablation: Sequence[tuple[np.ndarray, np.ndarray]]) -> PixelChanges:
         """Put together what was found of each ablation: places and changes."""
-        positions = [np.empty(0, np.int32), *(places for places, _ in found)]
-        changes = [np.empty((0, 2, intact.shape[2]), np.int32), *(each for _, each in found)]
-        counts = np.array([len(places) for places, _ in found], np.int32)
+        positions = [np.empty(0, np.int32), *(places for places, _ in by_ablation)]
+        changes = [np.empty((0, 2, intact.shape[2]), np.int32), *(each for _, each in by_ablation)]
+        counts = np.array([len(places) for places, _ in by_ablation], np.int32)
         return cls(intact, counts, np.concatenate(positions).astype(np.int32), np.concatenate(changes))
 
     def of_ablations(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -143,6 +143,14 @@ class Decisions:
         self.predictions[rows], self.correct[rows] = others.predictions, others.correct
         for name, values in self.values.items():
             values[rows] = others.values[name]
+        if self.pixels is not None and others.pixels is not None:
+            self.pixels[rows] = others.pixels
+
+    def of_rows(self, rows: Tensor) -> Decisions:
+        """What was decided of some images."""
+        values = {name: each[rows] for name, each in self.values.items()}
+        pixels = None if self.pixels is None else self.pixels[rows]
+        return Decisions(self.predictions[rows], self.correct[rows], self.near[rows], values, pixels)
 
 
 Change = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -231,11 +239,11 @@ def _pixel_changes(batches: Sequence[Batch], offsets: np.ndarray) -> PixelChange
     intact = [batch.pixels for batch in batches if batch.pixels is not None]
     if len(intact) < len(batches):
         return None
-    found = []
+    by_ablation = []
     for of_batches in zip(*(batch.pixel_changes for batch in batches), strict=True):
         places = [places + offset for (places, _), offset in zip(of_batches, offsets, strict=True)]
-        found.append((np.concatenate(places), np.concatenate([changes for _, changes in of_batches])))
-    return PixelChanges.of(np.concatenate(intact), found)
+        by_ablation.append((np.concatenate(places), np.concatenate([changes for _, changes in of_batches])))
+    return PixelChanges.of(np.concatenate(intact), by_ablation)
 
 
 def _values(batches: Sequence[Batch]) -> dict[str, Values]:

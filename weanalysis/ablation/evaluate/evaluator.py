@@ -175,11 +175,12 @@ class Evaluator:
         network, vetting = self.network, self._vetting
         tolerance, num_differed, is_short = 0.0, 0, False
         while True:
-            checks = Checks()
+            share = network.task.tie_share
+            checks = Checks(tie_share=share)
             try:
                 vetting.vet(images, ablations, self.batch_size)
                 tolerance = max(tolerance, vetting.tolerance)
-                checks = Checks(tolerance, vetting.largest_difference, num_differed)
+                checks = Checks(tolerance, vetting.largest_difference, num_differed, share)
                 shard = Shard(images, targets, start, self.batch_size, self._most_kept_bytes)
                 return self._checked(self._measure(shard, ablations, checks), ablations, checks)
             except Unsure as doubt:

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from weanalysis.ablation.evaluate.checks import Checks, unsure_where_it_fails
-from weanalysis.ablation.evaluate.decisions import Batch, Measured, merge_batches
+from weanalysis.ablation.evaluate.decisions import Batch, Decisions, Measured, merge_batches
 from weanalysis.ablation.evaluate.network import Network
 from weanalysis.ablation.evaluate.twin import Kept
 from weanalysis.ablation.graph import Untraceable, versions
@@ -119,23 +119,39 @@ class _ExactBatch:
         assert twin is not None
         before = versions(kept.frontier)
         for place, ablation in enumerate(ablations):
-            whole, num_rechecked = None, 0
+            whole = None
             with network.zeroed(ablation):
                 with unsure_where_it_fails(ablation.layers):
                     logits = twin.rerun(kept, ablation, network.weights)
                 decisions = network.decide(logits, self._targets, checks.tolerance)
-                near = bool(decisions.near.any())
-                if near or place in checked:
+                num_near = int(decisions.near.sum())
+                if place in checked or (num_near and network.task.has_classes):
                     whole = network.whole(self._images)
+                elif num_near:
+                    self._decide_near(decisions)
             if whole is not None:
                 naive = network.decide(whole, self._targets)
-                if near:
-                    num_rechecked, decisions = int(decisions.near.sum()), naive
+                if num_near:
+                    decisions = self._with_near(decisions, naive)
                 if place in checked:
                     checks.compare_answers(logits, whole, ablation, decisions, naive)
-            self._batch.add(decisions, num_rechecked)
+            self._batch.add(decisions, num_near)
         if versions(kept.frontier) != before:
             raise Untraceable("one of its operations writes into an activation that others read")
+
+    def _decide_near(self, decisions: Decisions) -> None:
+        """Decide the images that are near by the whole network, of these alone: one in each batch is, of masks."""
+        (rows,) = decisions.near.nonzero(as_tuple=True)
+        whole = self._network.whole(self._images[rows])
+        decisions.replace(rows, self._network.decide(whole, self._targets[rows]))
+
+    def _with_near(self, decisions: Decisions, naive: Decisions) -> Decisions:
+        """What was decided, where some images are near: all the naive way, of masks those that are."""
+        if self._network.task.has_classes:
+            return naive
+        (rows,) = decisions.near.nonzero(as_tuple=True)
+        decisions.replace(rows, naive.of_rows(rows))
+        return decisions
 
 
 def _groups(ablations: Sequence[Ablation]) -> list[tuple[int, int]]:

@@ -43,7 +43,7 @@ class Vetting:
         new = [layer for layer in layers if layer not in self._vetted]
         if not new:
             return
-        network, checks = self._network, Checks(self.tolerance, self.largest_difference)
+        network, checks = self._network, self._checks()
         images = images if self._probes is None else self._probes
         probes = network.placed(images[: min(NUM_VETTED, batch_size)])
         whole = network.whole(probes)
@@ -63,6 +63,9 @@ class Vetting:
                     network.distrust(dict.fromkeys(doubt.layers, doubt.reason))
         self._vetted.update(new)
         self.tolerance, self.largest_difference = checks.tolerance, checks.largest_difference
+
+    def _checks(self) -> Checks:
+        return Checks(self.tolerance, self.largest_difference, tie_share=self._network.task.tie_share)
 
     def _vet_layer(self, layer: str, probes: Tensor, checks: Checks) -> None:
         """Compute ablations that must change a layer's output both ways; raise Unsure where these differ."""
