@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache as remember
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
