@@ -293,9 +293,9 @@ class Pairs:
         after = _behind(layer, intact.clone(), outs, lambda node: seen.take(node, outs))
         at_once = max(1, _CHUNK_NUMBERS // (run * per_ablation))
         for low in range(0, len(places), at_once):
-            at = places[low : low + at_once]
+            at = _in_a_row(places[low : low + at_once])
 
-            def of_runs(value: Any, at: Tensor = at) -> Any:
+            def of_runs(value: Any, at: Tensor | slice = at) -> Any:
                 some = _channels(value, at)
                 return some.unsqueeze(2) if isinstance(some, Tensor) else some
 
@@ -393,6 +393,12 @@ def _channels(value: Any, channels: Any) -> Any:
     What is no tensor stays as it is.
     """
     return value[:, channels] if isinstance(value, Tensor) and value.shape[1] > 1 else value
+
+
+def _in_a_row(places: Tensor) -> Tensor | slice:
+    """The same places as a slice, which copies nothing, where each follows the one before."""
+    low, count = int(places[0]), len(places)
+    return slice(low, low + count) if torch.equal(places.cpu(), torch.arange(low, low + count)) else places
 
 
 def _behind(layer: PairedLayer, value: Tensor, channels: Any, take: Callable[[fx.Node], Any]) -> Tensor:
