@@ -93,7 +93,7 @@ class Session:
         if state.rows and state.rows[-1]["step"] == state.step and accelerator.is_main_process:
             # Killed between the state and what follows from it, perhaps.
             self._publish()
-        batches, self.val_batches = self._loaders(num_workers)
+        batches, val_batches = self._loaders(num_workers)
         steps_per_sync = 1 if accelerator.device.type == "cpu" else _STEPS_PER_SYNC_ON_GPU
         saved = time.perf_counter()
         sums = torch.zeros(4, device=accelerator.device)
@@ -108,7 +108,7 @@ class Session:
                 stop, save_due = self._synchronize(sums, save_due)
                 sums.zero_()
                 if epoch_ends:
-                    self._end_epoch()
+                    self._end_epoch(val_batches)
                 elif stop or save_due:
                     self._save()
                 if epoch_ends or save_due:
@@ -193,10 +193,10 @@ class Session:
         """How long the run has taken by now."""
         return self.seconds_before + time.perf_counter() - self.started
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, val_batches: DataLoader) -> None:
         """Validate, record, and keep the state, then what follows from it."""
         state = self.state
-        val_loss, val_top1, val_top5 = self._means(self._validate())
+        val_loss, val_top1, val_top5 = self._means(self._validate(val_batches))
         if not math.isfinite(val_loss):
             # The step after the last loss spoiled the weights; what is kept must not be overwritten with them.
             raise self._diverged()
@@ -226,7 +226,7 @@ class Session:
             )
         self._report()
 
-    def _validate(self) -> list[float]:
+    def _validate(self, val_batches: DataLoader) -> list[float]:
         net, device = self.net, self.accelerator.device
         if self.accelerator.num_processes > 1:
             for buffer in net.buffers():
@@ -235,7 +235,7 @@ class Session:
         sums = torch.zeros(4, device=device)
         # Within `cached`, an excited weight is computed once, not once a batch.
         with torch.inference_mode(), parametrize.cached():
-            for images, targets in self.val_batches:
+            for images, targets in val_batches:
                 images, targets = self._arranged(images.to(device)), targets.to(device)
                 logits, _ = _logits(net(images))
                 sums += _sums(F.cross_entropy(logits, targets, reduction="sum"), logits, targets)
