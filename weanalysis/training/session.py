@@ -33,12 +33,12 @@ from weanalysis.training.images import (
     training_loader,
     validation_loader,
 )
+from weanalysis.training.interruption import Interruption
 from weanalysis.training.optimization import OPTIMIZERS, learning_rate
 from weanalysis.training.progress import ProgressCallback, TrainingProgress, silent
 from weanalysis.training.recipe import Recipe
 from weanalysis.training.runs import METRICS, Run
 from weanalysis.training.state import TrainingState, load_state, save_state
-from weanalysis.training.stopping import StopRequest
 
 _VALIDATION_BATCH_SIZE = 100
 # A GPU runs ahead of Python; asking it for the loss makes both wait.
@@ -84,7 +84,7 @@ class Session:
                 accelerator.scaler.load_state_dict(self.state.scaler)
         self.first_step, self.seconds_before = self.state.step, self.state.seconds
         self.started = time.perf_counter()
-        self.stop = StopRequest()
+        self.stop = Interruption()
         self._tell_start(resumes)
 
     def train(self, num_workers: int | None, save_every_s: float) -> None:
