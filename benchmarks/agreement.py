@@ -63,7 +63,8 @@ at a false discovery rate of {rate:.0%}.
 | --- | --- | --- | --- | --- | --- | --- |
 {agreement}
 
-Scores have no sign, but D has: the last column compares them with how many images turned right or wrong.
+Scores have no sign, but D has: the last column compares them with how many images turned right or wrong. Whether D goes
+with the scores or against them hangs on the images: those near a decision are shared by all kernels.
 D itself is noisy: between D on one half of the images and D on the other, Spearman's correlation is {halves}. The
 scores were computed on the same images as D, so that they are a little flattered; on other images they may agree less.
 {lacking}
@@ -73,10 +74,10 @@ scores were computed on the same images as D, so that they are a little flattere
 The same study, by the loss (`weanalysis saliency --against loss`): D is the increase of the mean cross-entropy, which
 changes with nearly every kernel. It differs from 0 after correction (Student's t over images, false discovery rate
 {rate:.0%}) at {loss_found} of {num_places:,} locations. `taylor-mean` is what the loss changes by to first order, but
-for its sign.
+for its sign: so the last column holds scores against the size of D, whichever way the loss goes.
 
-| criterion | Spearman | Kendall | top {top:.0%} shared | in layers: median | above 0 |
-| --- | --- | --- | --- | --- | --- |
+| criterion | Spearman | Kendall | top {top:.0%} shared | in layers: median | above 0 | Spearman with the size of D |
+| --- | --- | --- | --- | --- | --- | --- |
 {agreement_of_loss}
 
 | criterion | score of a kernel | source |
@@ -126,7 +127,8 @@ def main() -> None:
         halves = _halves(store, study_id, len(table))
     agreement, of_loss = (agreement_table(one, criteria, TOP) for one in (scored, by_loss))
     flips = agreement_table(scored, criteria, TOP, measured="num_flipped")
-    flips = flips[flips["layer"].isna()].set_index("criterion")
+    sizes = agreement_table(by_loss.assign(drop=by_loss["drop"].abs()), criteria, TOP)
+    flips, sizes = (one[one["layer"].isna()].set_index("criterion") for one in (flips, sizes))
     whole, whole_of_loss = (
         one[one["layer"].isna()].sort_values("spearman", ascending=False) for one in (agreement, of_loss)
     )
@@ -152,7 +154,9 @@ def main() -> None:
         chance=whole["top_chance"].max(),
         agreement="\n".join(_row(row, agreement, flips.loc[row["criterion"]]) for row in whole.to_dict("records")),
         loss_found=(by_loss["q_value"] <= FALSE_DISCOVERY_RATE).sum(),
-        agreement_of_loss="\n".join(_row(row, of_loss) for row in whole_of_loss.to_dict("records")),
+        agreement_of_loss="\n".join(
+            _row(row, of_loss, sizes.loc[row["criterion"]]) for row in whole_of_loss.to_dict("records")
+        ),
         halves=f"{halves.value:+.2f} ({halves.low:+.2f} to {halves.high:+.2f})",
         lacking="".join(
             f"Not in the table, since the network lacks what it needs: {line}.\n" for line in measured.lacking.values()
@@ -176,7 +180,7 @@ def _halves(store: Store, study_id: int, num_places: int) -> object:
     return rank_agreement(one, other)
 
 
-def _row(row: dict, agreement: pd.DataFrame, flips: pd.Series | None = None) -> str:
+def _row(row: dict, agreement: pd.DataFrame, unsigned: pd.Series) -> str:
     own = agreement[agreement["criterion"] == row["criterion"]].dropna(subset=["layer", "spearman"])
     above = ((own["q_value"] <= FALSE_DISCOVERY_RATE) & (own["spearman"] > 0)).sum()
     correlations = [
@@ -189,9 +193,8 @@ def _row(row: dict, agreement: pd.DataFrame, flips: pd.Series | None = None) -> 
         f"{row['top_overlap']:.0%}",
         f"{own['spearman'].median():+.2f}",
         f"{above} of {len(own)}",
+        f"{unsigned['spearman']:+.2f} ({unsigned['spearman_low']:+.2f} to {unsigned['spearman_high']:+.2f})",
     ]
-    if flips is not None:
-        cells.append(f"{flips['spearman']:+.2f} ({flips['spearman_low']:+.2f} to {flips['spearman_high']:+.2f})")
     return f"| {' | '.join(cells)} |"
 
 

@@ -222,6 +222,35 @@ def test_no_object_s_attributes_are_set_from_outside() -> None:
     assert [f"{path}:{line}: {name}" for path, name, line in given if name not in libraries] == []
 
 
+def attributes_of(path: Path) -> Iterator[tuple[ast.ClassDef, set[str], set[str]]]:
+    """Each class of a file, the attributes that it has once it is made, and those that its other methods set."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef):
+            made = {part.target.id for part in node.body if isinstance(part, ast.AnnAssign)}  # type: ignore[attr-defined]
+            later: set[str] = set()
+            for method in (part for part in node.body if isinstance(part, ast.FunctionDef)):
+                in_hand = made if method.name in ("__init__", "__post_init__") else later
+                stored = (part for part in ast.walk(method) if isinstance(part, ast.Attribute))
+                in_hand |= {
+                    one.attr for one in stored if isinstance(one.ctx, ast.Store) and ast.unparse(one.value) == "self"
+                }
+            yield node, made, later
+
+
+def test_no_method_has_to_be_called_before_another() -> None:
+    """Every attribute is there once an object is made, by its own class or by one that it inherits from."""
+    classes = {node.name: (made, later, node) for path in FILES for node, made, later in attributes_of(path)}
+    assert len(classes) > 100, "the classes were not seen"
+
+    def has(name: str) -> set[str]:
+        if name not in classes:
+            return set()
+        made, _, node = classes[name]
+        return made.union(*(has(ast.unparse(base)) for base in node.bases))
+
+    assert {name: later - has(name) for name, (_, later, _) in classes.items() if later - has(name)} == {}
+
+
 def test_torchvision_comes_after_the_module_that_makes_it_importable() -> None:
     for path in (ROOT / "weanalysis").rglob("*.py"):
         if path.name == "_torchvision.py":

@@ -75,6 +75,7 @@ class Watcher:
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self._live: Live | None = None
         self._last = -math.inf
+        self._top: RenderableType = Text("")
 
     def __enter__(self) -> Watcher:
         return self
@@ -135,7 +136,7 @@ class Watcher:
                 self._last = time.monotonic()
                 compared = int((status.counts["num_images"] > 0).sum())
                 title = Text(f"most important so far: {interval_words(len(top), compared)}")
-                self._top: RenderableType = Group(title, rows_table(top, status.metric)) if len(top) else Text("")
+                self._top = Group(title, rows_table(top, status.metric)) if len(top) else Text("")
             self._show(share, Group(_bar(share, words), self._top), "", last)
         else:
             listed = (

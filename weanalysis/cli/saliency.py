@@ -286,8 +286,8 @@ def _print(console: Console, measured: MeasuredMaps, agreements: list[Any], give
     if agreements and given["against"] not in (FLIPPED, "loss"):
         console.print(
             "Scores have no sign, but D has: --against flipped compares them with how many images turned "
-            "right or wrong. First-order scores (taylor-mean) predict D of the loss by construction: --against loss "
-            "compares with that.",
+            "right or wrong. First-order scores (taylor-mean) predict the size of D of the loss by construction: "
+            "--against loss compares with that.",
             soft_wrap=True,
         )
     if not agreements:

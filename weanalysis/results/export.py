@@ -39,7 +39,11 @@ def export_table(table: pd.DataFrame, path: str | Path, metadata: Mapping[str, A
 
 
 def to_json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return one dictionary of plain Python values a row, with None where a value is missing or not finite."""
+    """Return one dictionary of plain Python values a row, with None where a value is missing or not finite.
+
+    >>> to_json_rows(pd.DataFrame({"layer": ["conv1"], "drop": [float("nan")]}))
+    [{'layer': 'conv1', 'drop': None}]
+    """
     columns = [[to_json_value(value) for value in table[name].tolist()] for name in table.columns]
     return [dict(zip(map(str, table.columns), row, strict=True)) for row in zip(*columns, strict=True)]
 

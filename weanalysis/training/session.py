@@ -31,13 +31,13 @@ from weanalysis.training.images import (
     training_loader,
     validation_loader,
 )
+from weanalysis.training.interruption import Interruption
 from weanalysis.training.optimization import OPTIMIZERS, learning_rate
 from weanalysis.training.progress import ProgressCallback, TrainingProgress, silent
 from weanalysis.training.recipe import Recipe
 from weanalysis.training.runs import METRICS, Run
 from weanalysis.training.scores import score_for
 from weanalysis.training.state import TrainingState, load_state, save_state
-from weanalysis.training.stopping import StopRequest
 
 _VALIDATION_BATCH_SIZE = 100
 # A GPU runs ahead of Python; asking it for the loss makes both wait.
@@ -86,7 +86,7 @@ class Session:
                 accelerator.scaler.load_state_dict(self.state.scaler)
         self.first_step, self.seconds_before = self.state.step, self.state.seconds
         self.started = time.perf_counter()
-        self.stop = StopRequest()
+        self.stop = Interruption()
         self._tell_start(resumes)
 
     def train(self, num_workers: int | None, save_every_s: float) -> None:
@@ -95,7 +95,7 @@ class Session:
         if state.rows and state.rows[-1]["step"] == state.step and accelerator.is_main_process:
             # Killed between the state and what follows from it, perhaps.
             self._publish()
-        batches, self.val_batches = self._loaders(num_workers)
+        batches, val_batches = self._loaders(num_workers)
         steps_per_sync = 1 if accelerator.device.type == "cpu" else _STEPS_PER_SYNC_ON_GPU
         saved = time.perf_counter()
         sums = self._no_sums()
@@ -110,7 +110,7 @@ class Session:
                 stop, save_due = self._synchronize(sums, save_due)
                 sums.zero_()
                 if epoch_ends:
-                    self._end_epoch()
+                    self._end_epoch(val_batches)
                 elif stop or save_due:
                     self._save()
                 if epoch_ends or save_due:
@@ -195,10 +195,10 @@ class Session:
         """How long the run has taken by now."""
         return self.seconds_before + time.perf_counter() - self.started
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, val_batches: DataLoader) -> None:
         """Validate, record, and keep the state, then what follows from it."""
         state = self.state
-        val = self.score.means(self._validate())
+        val = self.score.means(self._validate(val_batches))
         if not math.isfinite(val["loss"]):
             # The step after the last loss spoiled the weights; what is kept must not be overwritten with them.
             raise self._diverged()
@@ -223,7 +223,7 @@ class Session:
             )
         self._report()
 
-    def _validate(self) -> list[float]:
+    def _validate(self, val_batches: DataLoader) -> list[float]:
         net, device = self.net, self.accelerator.device
         if self.accelerator.num_processes > 1:
             for buffer in net.buffers():
@@ -232,7 +232,7 @@ class Session:
         sums = self._no_sums()
         # Within `cached`, an excited weight is computed once, not once a batch.
         with torch.inference_mode(), parametrize.cached():
-            for images, targets in self.val_batches:
+            for images, targets in val_batches:
                 images, targets = self._arranged(images.to(device)), targets.to(device)
                 logits, _ = _logits(net(images))
                 sums += self.score.sums(self.score.total_loss(logits, targets), logits, targets)

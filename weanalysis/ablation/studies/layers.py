@@ -122,7 +122,11 @@ def select_layers(layers: Iterable[Layer], pattern: str | None, skipped: list[tu
 
 
 def equidistant(count: int, number: int) -> list[int]:
-    """Place `number` indices equally over 0 … count−1, ends included: round(linspace(0, count−1, number))."""
+    """Place `number` indices equally over 0 … count−1, ends included: round(linspace(0, count−1, number)).
+
+    >>> equidistant(16, 5)
+    [0, 4, 8, 11, 15]
+    """
     return [int(index) for index in np.unique(np.round(np.linspace(0, count - 1, min(number, count))).astype(int))]
 
 

@@ -13,7 +13,11 @@ from weanalysis.errors import StudyError
 
 
 def parse_grid(grid: str | tuple[int, int] | Sequence[int]) -> tuple[int, int] | None:
-    """Read "5x5" (output × input channels) or "all" (None, every kernel); raise StudyError for anything else."""
+    """Read "5x5" (output × input channels) or "all" (None, every kernel); raise StudyError for anything else.
+
+    >>> parse_grid("5x3")
+    (5, 3)
+    """
     if isinstance(grid, str):
         if grid == "all":
             return None

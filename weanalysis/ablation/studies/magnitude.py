@@ -14,7 +14,11 @@ from weanalysis.errors import StudyError, unknown_name
 
 
 def parse_percentiles(text: str | Iterable[float]) -> list[float]:
-    """Read "1-100", "50,75,90-100" or numbers into sorted percentiles; raise StudyError outside (0, 100]."""
+    """Read "1-100", "50,75,90-100" or numbers into sorted percentiles; raise StudyError outside (0, 100].
+
+    >>> parse_percentiles("1-3,50")
+    [1.0, 2.0, 3.0, 50.0]
+    """
     values: list[float] = []
     pieces = [piece.strip() for piece in text.split(",")] if isinstance(text, str) else list(text)
     for piece in pieces:

@@ -11,6 +11,9 @@ def is_at_chance(num_correct: int, num_images: int, num_classes: int, guesses: i
     So it is where guessing would get as many right in one of twenty cases or more (binomial), and where so many
     images were looked at that the 95 % upper limit (Clopper and Pearson) stays below the middle between guessing and
     perfect. `guesses` is 5 for top-5.
+
+    >>> is_at_chance(26, 100, 4), is_at_chance(50, 100, 4)
+    (True, False)
     """
     if num_images < 1 or num_classes <= guesses:
         return False

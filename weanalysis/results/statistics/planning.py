@@ -37,6 +37,9 @@ def images_needed(
     43 (1987) 207-211), which alone gives a power of 0.765 to 0.794 for 0.80; where more than 100,000 changed images
     are expected the two agree to 0.001, and that formula stands. Raises ValueError for fractions outside [-1, 1] and
     [0, 1].
+
+    >>> int(images_needed(0.01, 0.02))
+    1686
     """
     sought, changed = np.broadcast_arrays(
         np.abs(np.asarray(difference, dtype=np.float64)), np.asarray(discordance, dtype=np.float64)
@@ -101,6 +104,9 @@ def mcnemar_power(difference: float, discordance: float, num_images: int, signif
 
     Both are fractions, |difference| <= discordance <= 1, else ValueError. The number of changed images is binomial, and
     among them the number lost; all of both are summed over.
+
+    >>> round(mcnemar_power(0.01, 0.02, 500), 3)
+    0.241
     """
     if not abs(difference) <= discordance <= 1:
         raise ValueError(f"|difference| <= discordance <= 1 must hold, not {difference} and {discordance}")
@@ -135,6 +141,9 @@ def smallest_finding(num_images: int, significance: float = 0.05, stopped: bool 
 
     That is the share of the fewest images which, all lost and none gained, give such a p-value: McNemar's exact one, or
     with `stopped` the anytime-valid one. NaN where the images are too few for it.
+
+    >>> smallest_finding(100)
+    0.06
     """
     # McNemar's p-value is 2 / 2^k at best: the fewest images grow with the logarithm of the level alone.
     lost = np.arange(1, min(num_images, 4096) + 1)

@@ -76,7 +76,12 @@ def mean_iou(counts: Floats) -> Floats:
 
 
 def mean_of_runs(values: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """Return the mean over runs (seeds) with Student's t interval; NaN for the interval of a single run."""
+    """Return the mean over runs (seeds) with Student's t interval; NaN for the interval of a single run.
+
+    >>> mean = mean_of_runs([70.0, 71.0, 72.0])
+    >>> mean.value, round(mean.low, 2), round(mean.high, 2)
+    (71.0, 68.52, 73.48)
+    """
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         return Estimate(float(values.mean()) if len(values) else np.nan, np.nan, np.nan)
@@ -89,6 +94,10 @@ def compare_runs(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) 
     """Return mean(second) - mean(first) over runs (seeds) with Welch's t interval and test.
 
     One value a run, each side at least two for an interval, else NaN. Source: B. L. Welch, Biometrika 34 (1947) 28-35.
+
+    >>> apart = compare_runs([70.0, 71.0, 72.0], [73.0, 74.0, 75.0])
+    >>> apart.value, round(apart.low, 2), round(apart.high, 2), round(apart.p_value, 3)
+    (3.0, 0.73, 5.27, 0.021)
     """
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if min(len(first), len(second)) == 0:

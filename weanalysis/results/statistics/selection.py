@@ -17,6 +17,9 @@ def selected_confidence(num_selected: int, num_compared: int, confidence: float 
     in expectation, whatever values chose them (the false coverage rate; Y. Benjamini and D. Yekutieli, J. Am. Stat.
     Assoc. 100 (2005) 71-81; proven for independent rows and for some dependent ones). Raises ValueError unless
     1 <= num_selected <= num_compared.
+
+    >>> round(selected_confidence(5, 465), 5)
+    0.99946
     """
     if not 1 <= num_selected <= num_compared:
         raise ValueError(f"{num_selected} of {num_compared} rows cannot be chosen")

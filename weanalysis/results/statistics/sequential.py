@@ -29,6 +29,9 @@ def sequential_interval(
     means of bounded random variables by betting, J. R. Stat. Soc. B 86 (2024) 1-27; F. Orabona and K.-S. Jun, Tight
     concentrations and confidence sequences from the regret of universal portfolio, IEEE Trans. Inf. Theory 70 (2024).
     It is 1.6 to 1.8 times as wide as an interval for one look.
+
+    >>> [round(float(bound), 3) for bound in sequential_interval(5, 0, 100)]
+    [-0.029, 0.157]
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
@@ -47,6 +50,9 @@ def sequential_p_value(lost: ArrayLike, gained: ArrayLike) -> Floats:
 
     One over the purse of `sequential_interval`'s gambler against D = 0, the mean over bets on either side. NaN for
     NaN; 1 where no image changed. Raises ValueError for negative or fractional counts.
+
+    >>> round(float(sequential_p_value(5, 0)), 3)
+    0.368
     """
     first, second, _ = checked_counts(lost, gained, np.inf)
     bets = np.concatenate([_BETS, -_BETS])

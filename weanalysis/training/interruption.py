@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 
-class StopRequest:
+class Interruption:
     """Turns the first Ctrl-C or SIGTERM into a flag that is looked at after each step; a second one stops at once."""
 
     def __init__(self) -> None:
