@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -36,10 +35,12 @@ class Settings(NamedTuple):
 
 def kernels_for(device: torch.device) -> ModuleType | None:
     """The kernels, where there is Triton and a GPU that it runs on."""
-    if device.type != "cuda" or find_spec("triton") is None or torch.cuda.get_device_capability(device) < (7, 0):
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (7, 0):
         return None
-    from weanalysis.excitation import kernels
-
+    try:
+        from weanalysis.excitation import kernels
+    except ImportError:  # no Triton
+        return None
     return kernels
 
 
