@@ -125,8 +125,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("lwe", {}),
     ("lwe", {"normalize": False, "reduction": 2}),
     ("lwe", {"unbiased": True, "hidden_of": "layer"}),
-    ("mwe", {"eps": 0.2}),
-    ("lwe+mwe", {}),
+    ("mwe", {}),
+    ("lwe+mwe", {"eps": 0.2}),
     ("ws", {"unbiased": True}),
 ]
 
@@ -134,7 +134,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 @interpreted
 @pytest.mark.parametrize(("kind", "options"), CASES)
 def test_values_and_gradients(kind: str, options: dict[str, Any]) -> None:
-    check_against_float64(excite(two_dimensional(), kind, **options))
+    # MWE after LWE has twice the rounding of float32 to bear.
+    check_against_float64(excite(two_dimensional(), kind, **options), tolerance=3e-5 if kind == "lwe+mwe" else 1e-5)
 
 
 @interpreted
