@@ -67,7 +67,7 @@ def make_step(size: Size, kind: str, half: bool, compiled: bool, beside: bool = 
 
 
 def check_values(size: Size, kind: str) -> tuple[float, float]:
-    """The largest relative errors of excited weights and of pulled gradients, against the parametrization in float64."""
+    """The largest relative errors of excited weights and of pulled gradients, against float64."""
     torch.manual_seed(0)
     net = excite(build({"source": "torchvision", "name": size.model, "num_classes": 1000}), kind).to(size.device)
     exact = copy.deepcopy(net).double()

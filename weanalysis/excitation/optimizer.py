@@ -146,8 +146,9 @@ class ExcitedOptimizer(Optimizer):
     Looking at `param_groups` pulls back the gradients that are there, so that gradient scaling and clipping by
     `clip_grad_norm_(optimizer.parameters(), ...)` see those that the step uses. With `stacked`, layers of one shape are
     computed together, in few operations; None does so on a GPU, all layers at once where it has Triton, and layer by
-    layer on a CPU. Spectral normalization keeps a state from pass to pass and stays a parametrization. `parametrized()` gives the network back its parametrizations for a while, to save and to
-    load its state dict. Shards of parameters (FSDP) are not supported, and refused.
+    layer on a CPU. Spectral normalization keeps a state from pass to pass and stays a parametrization.
+    `parametrized()` gives the network back its parametrizations for a while, to save and to load its state dict.
+    Shards of parameters (FSDP) are not supported, and refused.
 
     Under DDP, wrap the optimizer before the network, and begin in all processes with the same weights.
 
