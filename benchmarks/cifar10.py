@@ -52,7 +52,7 @@ JPEG**, those to train on and those to test on, so that no accuracy here compare
 recipe of so few epochs is not the paper's. Intervals are 95 % and over seeds (Student's t; Welch's for differences).
 {today}, {machine}, torch {torch}.
 
-**{state}**
+{state}
 
 ## Accuracy after the last epoch
 
@@ -184,7 +184,7 @@ def _told_apart(top1: dict[str, list[float]]) -> str:
     differences = _differences(top1)
     known = {name: one for name, one in differences.items() if not math.isnan(one.low)}
     if not known:
-        return "One run a kind tells nothing of a difference: an interval needs two."
+        return "No difference can be told yet: an interval needs two runs of either kind."
     apart = ", ".join(f"{name} ({one.value:+.2f})" for name, one in known.items() if one.low > 0 or one.high < 0)
     return (
         f"Of {len(known)} differences with an interval, these are told from 0 (not corrected for their number): "
@@ -192,10 +192,25 @@ def _told_apart(top1: dict[str, list[float]]) -> str:
     )
 
 
+def _under_way(recipes: list[Recipe], cache: Cache) -> str:
+    """What is known of the runs that are begun and not finished: of one seed, and not of the last epoch."""
+    parts = []
+    for recipe in recipes:
+        run = run_folder(cache, recipe.run_name)
+        rows = run.metrics()
+        if len(rows) and not run.finished:
+            top1 = ", ".join(f"{value:.2f}" for value in rows["val_top1"])
+            parts.append(f"{recipe.excitation}, seed {recipe.seed}: {len(rows)} epochs, top-1 {top1} %")
+    return f" Under way: {'; '.join(parts)}." if parts else ""
+
+
 def _curves(runs: dict[str, list[Run]]) -> Iterable[str]:
     there = {
         kind: [run.metrics()["val_top1"].to_list() for run in of_kind] for kind, of_kind in runs.items() if of_kind
     }
+    if not there:
+        yield "No run is finished yet."
+        return
     yield "| epoch | " + " | ".join(there) + " |"
     yield "| --- |" + " --- |" * len(there)
     for epoch in range(max((len(curve) for curves in there.values() for curve in curves), default=0)):
@@ -249,7 +264,7 @@ def main() -> None:
     for kind in WITH_MULTIPLIERS:
         for run in runs[kind]:
             measure_drops(run, given.data, given.drop_images, cache, given.jobs, values.setdefault(kind, {}))
-    state = _state(runs, len(recipes), given.threads)
+    state = f"**{_state(runs, len(recipes), given.threads)}**{_under_way(recipes, cache)}"
     top1 = _top1(runs)
     page = PAGE.format(
         command=f"python -m benchmarks.cifar10 --data DIR --epochs {given.epochs:g} --seeds {given.seeds}",

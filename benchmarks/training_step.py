@@ -11,8 +11,9 @@ that turns from round to round. A ratio compares two steps of one round; `fastes
 rounds. Processor time is what the process' threads spent together: what else runs on the machine counts less in it,
 but threads that wait for work do count. The goal is a ratio of 1.10 at most for LWE, normalization included, and
 below those of wn and sn. Excitation is done beside the optimizer (`ExcitedOptimizer`), with --parametrized as a
-parametrization. --count tells operations that are not views, each of which a GPU starts at least one kernel for, with
-layers of one shape stacked as on a GPU.
+parametrization. --count tells operations that are not views, each of which a GPU starts at least one kernel for: with
+the kernels that take all layers at once (a GPU with Triton), with layers of one shape stacked (a GPU without), and as a
+parametrization.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Any
+from unittest import mock
 
 import torch
 from torch.nn import functional as F
@@ -33,6 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from weanalysis.excitation import ExcitedOptimizer, can_be_beside, excite
+from weanalysis.excitation import optimizer as optimizer_module
 from weanalysis.excitation.costs import LiveBytes
 from weanalysis.models import build
 
@@ -98,16 +101,53 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def count_operations(model: str, kinds: Sequence[str], beside: bool) -> dict[str, int]:
-    """How many operations a step of each excitation has beyond the baseline's."""
+class CountedKernels:
+    """Stands for the kernels of `excitation.kernels`: starts none, and counts how many would have been started."""
+
+    TILE, BLOCK, COLUMNS = 32, 256, ()
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def dtype_of(self, dtype: torch.dtype) -> torch.dtype:
+        """What stands for a dtype."""
+        return dtype
+
+    def __getattr__(self, name: str) -> CountedKernels:
+        return self
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return self._start
+
+    def _start(self, *args: Any) -> None:
+        self.count += 1
+
+
+def count_operations(model: str, kinds: Sequence[str], path: str) -> dict[str, int]:
+    """How many operations a step has beyond the baseline's, on a path: "kernels", "stacked" or "parametrized"."""
     counts = {}
     for kind in (BASELINE, *kinds):
-        step, _ = make_step(model, kind, 2, 64, torch.device("cpu"), beside, True)
-        step()
-        with Operations() as operations:
+        kernels = CountedKernels()
+        with mock.patch.object(optimizer_module, "kernels_for", lambda device, kernels=kernels: kernels):
+            stacked = True if path == "stacked" else None
+            step, _ = make_step(model, kind, 2, 64, torch.device("cpu"), path != "parametrized", stacked)
             step()
-        counts[kind] = operations.count
+            kernels.count = 0
+            with Operations() as operations:
+                step()
+        counts[kind] = operations.count + kernels.count
     return {kind: count - counts[BASELINE] for kind, count in counts.items() if kind != BASELINE}
+
+
+def print_counts(model: str, kinds: Sequence[str], as_json: bool) -> None:
+    """Print what each excitation adds in the ways that there are."""
+    counts = {path: count_operations(model, kinds, path) for path in ("kernels", "stacked", "parametrized")}
+    if as_json:
+        print(json.dumps({model: counts["stacked"], **{f"{model} {path}": counts[path] for path in counts}}))
+        return
+    print(f"{model:<10}" + "".join(f"{path:>14}" for path in counts))
+    for kind in kinds:
+        print(f"{kind:<10}" + "".join(f"{of_path[kind]:>14,}" for of_path in counts.values()))
 
 
 def main() -> None:
@@ -126,9 +166,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="with --count: as JSON")
     given = parser.parse_args()
     if given.count:
-        counts = count_operations(given.model, given.kinds.split(","), not given.parametrized)
-        lines = [f"{kind:<10}{count:>8,}" for kind, count in counts.items()]
-        print(json.dumps({given.model: counts}) if given.json else "\n".join([given.model, *lines]))
+        print_counts(given.model, given.kinds.split(","), given.json)
         return
     if given.quick:
         given.rounds, given.batch_size = 5, 16

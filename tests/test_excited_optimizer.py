@@ -273,3 +273,34 @@ def test_networks_that_it_does_not_suit_are_refused_and_left_as_they_are() -> No
     net[0].weight = nn.Parameter(torch.zeros(8, 3, 3, 3).double())
     with pytest.raises(ExcitationError, match="the weight of 0 is not where it was"):
         optimizer.step()
+
+
+def test_the_state_of_another_excitation_is_refused() -> None:
+    net, other = network("lwe"), network("mwe")
+    kept = ExcitedOptimizer(MAKERS["sgd"](net.parameters()), net)
+    train(net, kept, kept.parameters, 1)
+    before = ExcitedOptimizer(MAKERS["sgd"](other.parameters()), other)
+    with pytest.raises(ExcitationError, match="kept with another excitation"):
+        before.load_state_dict(kept.state_dict())
+    wider = network("lwe", reduction=1)  # as many parameters, of other shapes
+    with pytest.raises(ExcitationError, match="kept with another excitation"):
+        ExcitedOptimizer(MAKERS["sgd"](wider.parameters()), wider).load_state_dict(kept.state_dict())
+
+
+def test_a_layer_that_was_not_used_is_left_as_it_is() -> None:
+    results = []
+    for stacked in (None, False, True):
+        torch.manual_seed(0)
+        net = nn.ModuleList([nn.Conv2d(8, 6, 3), nn.Conv2d(8, 6, 3)]).double()
+        excite(net, "lwe")
+        optimizer: Optimizer = MAKERS["sgd"](net.parameters())
+        if stacked is not None:
+            optimizer = ExcitedOptimizer(optimizer, net, stacked)
+        for _ in range(2):
+            torch.manual_seed(1)
+            net[0](torch.randn(2, 8, 5, 5, dtype=torch.float64)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        results.append(state_of(net, optimizer))
+    close(results[0], results[1])
+    close(results[0], results[2])

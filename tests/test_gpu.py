@@ -7,6 +7,7 @@ import pytest
 import torch
 from lively_networks import Blobs, assert_same, flips, lively, of_every_kind, some_ablations
 
+from benchmarks.gpu_step import Size, check_values
 from weanalysis.ablation import ablate
 from weanalysis.ablation.evaluate import Evaluator
 from weanalysis.cache import Cache
@@ -165,14 +166,27 @@ def test_saliency_is_the_same_on_a_gpu(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["lwe", "mwe", "lwe+mwe", "ws"])
-def test_excitation_of_stacked_layers_beside_the_optimizer_is_the_parametrization_s(kind):
+def test_kernels_for_all_layers_are_right_on_a_gpu(kind):
+    pytest.importorskip("triton")
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, False
+    try:
+        errors = check_values(Size("resnet18", 1, 32, torch.device(GPU)), kind)
+    finally:
+        matmul.allow_tf32 = before
+    assert max(errors) < (3e-5 if kind == "lwe+mwe" else 1e-5)
+
+
+@pytest.mark.parametrize("stacked", [None, True])
+@pytest.mark.parametrize("kind", ["lwe", "mwe", "lwe+mwe", "ws"])
+def test_excitation_of_stacked_layers_beside_the_optimizer_is_the_parametrization_s(kind, stacked):
     results = []
     for beside in (False, True):
         torch.manual_seed(0)
         net = excite(build({"source": "builtin", "name": "resnet20", "num_classes": 10, "options": {}}), kind).to(GPU)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
         if beside:
-            optimizer = ExcitedOptimizer(optimizer, net)
+            optimizer = ExcitedOptimizer(optimizer, net, stacked)
         for _ in range(3):
             images, targets = torch.randn(32, 3, 32, 32, device=GPU), torch.randint(10, (32,), device=GPU)
             torch.nn.functional.cross_entropy(net(images), targets).backward()

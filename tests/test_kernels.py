@@ -31,7 +31,10 @@ compiled = pytest.mark.skipif(IN_INTERPRETER, reason="kernels are interpreted he
 @pytest.fixture(autouse=True)
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     if IN_INTERPRETER:
-        monkeypatch.setattr(optimizer, "kernels_for", lambda device: importlib.import_module(PACKAGE))
+        kernels = importlib.import_module(PACKAGE)
+        monkeypatch.setattr(optimizer, "kernels_for", lambda device: kernels)
+        for name in ("TILE", "BLOCK"):  # so that small layers take several
+            monkeypatch.setattr(kernels, name, 16)
 
 
 @compiled
@@ -49,8 +52,8 @@ def two_dimensional() -> nn.Sequential:
         nn.Conv2d(1, 4, 3),
         nn.Conv2d(4, 6, (2, 1), groups=2),
         nn.Conv2d(6, 6, 2, groups=6),
-        nn.Conv2d(6, 34, 1),
-        nn.Conv2d(34, 3, (1, 2), bias=False),
+        nn.Conv2d(6, 18, 1),
+        nn.Conv2d(18, 3, (1, 2), bias=False),
     )
 
 
@@ -75,8 +78,12 @@ def loss_of(net: Any, inputs: list[Tensor]) -> Tensor:
     return sum((output.square().mean() for output in outputs), torch.zeros(()))
 
 
+# Small, since nothing normalizes the outputs of these networks.
+LR = 1e-4
+
+
 def tabled(net: nn.Module) -> ExcitedOptimizer:
-    made = ExcitedOptimizer(torch.optim.SGD(net.parameters(), lr=0.1), net)
+    made = ExcitedOptimizer(torch.optim.SGD(net.parameters(), lr=LR), net)
     assert all(isinstance(group, Tables) for group in made._groups)
     return made
 
@@ -109,15 +116,17 @@ def check_against_float64(net: nn.Module, how: Any = torch.float32, tolerance: f
 
 def near(got: Tensor, exact: Tensor, tolerance: float, name: str) -> None:
     scale = float(exact.detach().abs().max())
-    assert float((got.detach().double() - exact.detach()).abs().max()) <= tolerance * max(scale, 1e-30), name
+    largest = float((got.detach().double() - exact.detach()).abs().max())
+    # Where all of it cancels, as the averages of one standardized input channel do, rounding is left.
+    assert largest <= tolerance * max(scale, 1e-2), name
 
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("lwe", {}),
     ("lwe", {"normalize": False, "reduction": 2}),
     ("lwe", {"unbiased": True, "hidden_of": "layer"}),
-    ("mwe", {"eps": 0.2}),
-    ("lwe+mwe", {}),
+    ("mwe", {}),
+    ("lwe+mwe", {"eps": 0.2}),
     ("ws", {"unbiased": True}),
 ]
 
@@ -125,7 +134,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 @interpreted
 @pytest.mark.parametrize(("kind", "options"), CASES)
 def test_values_and_gradients(kind: str, options: dict[str, Any]) -> None:
-    check_against_float64(excite(two_dimensional(), kind, **options))
+    # MWE after LWE has twice the rounding of float32 to bear.
+    check_against_float64(excite(two_dimensional(), kind, **options), tolerance=3e-5 if kind == "lwe+mwe" else 1e-5)
 
 
 @interpreted
@@ -136,8 +146,8 @@ def test_other_dimensions_and_layouts() -> None:
 
 @interpreted
 def test_half_precision() -> None:
-    # What is stored rounds to 1 in 256; what is computed does not.
-    check_against_float64(excite(two_dimensional(), "lwe").to(torch.bfloat16), torch.bfloat16, 2**-8)
+    # The interpreter cuts bfloat16 off where a GPU rounds.
+    check_against_float64(excite(two_dimensional(), "lwe").to(torch.bfloat16), torch.bfloat16, 2**-7)
 
 
 @interpreted
@@ -156,9 +166,9 @@ def test_weights_of_zeros_stay_zeros(kind: str) -> None:
 @interpreted
 def test_it_trains_as_the_parametrization_does() -> None:
     usual, net = (excite(two_dimensional(), "lwe") for _ in range(2))
-    one, other = torch.optim.SGD(usual.parameters(), lr=0.02), tabled(net)
+    one, other = torch.optim.SGD(usual.parameters(), lr=LR), tabled(net)
     for step in range(2):
-        for micro in range(2):
+        for micro in range(2 - step):
             torch.manual_seed(10 * step + micro)
             images = torch.randn(2, 1, 9, 9)
             loss_of(usual, [images]).backward()
@@ -169,7 +179,7 @@ def test_it_trains_as_the_parametrization_does() -> None:
             optimizer_of.zero_grad()
     with other.parametrized():
         for (name, tensor), expected in zip(net.state_dict().items(), usual.state_dict().values(), strict=True):
-            torch.testing.assert_close(tensor, expected, rtol=1e-3, atol=1e-5, msg=name)
+            torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n} {m}")
 
 
 @interpreted
@@ -187,7 +197,7 @@ def test_a_layer_without_a_gradient_gets_none() -> None:
 def test_weights_that_were_laid_out_anew_are_refused() -> None:
     net = excite(two_dimensional(), "lwe")
     made = tabled(net)
-    raw = made._groups[0]._raw[1]  # type: ignore[union-attr]
+    raw = made._groups[0]._raw[0]  # type: ignore[union-attr]
     raw.data = raw.detach().transpose(2, 3).contiguous().transpose(2, 3)
     with pytest.raises(ExcitationError, match="make it after the network has its dtype and memory format"):
         made.refresh()

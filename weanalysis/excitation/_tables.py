@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
+from contextlib import nullcontext
+from functools import wraps
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -36,10 +37,12 @@ class Settings(NamedTuple):
 
 def kernels_for(device: torch.device) -> ModuleType | None:
     """The kernels, where there is Triton and a GPU that it runs on."""
-    if device.type != "cuda" or find_spec("triton") is None or torch.cuda.get_device_capability(device) < (7, 0):
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (7, 0):
         return None
-    from weanalysis.excitation import kernels
-
+    try:
+        from weanalysis.excitation import kernels
+    except ImportError:  # no Triton
+        return None
     return kernels
 
 
@@ -65,6 +68,19 @@ def settings_of(chain: Any, excited: Tensor) -> Settings | None:
         excited.dtype,
         raw.device,
     )
+
+
+def _on_its_device(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a method of `Tables` without a graph, and start its kernels where its tensors are."""
+
+    @wraps(method)
+    def run(self: Tables) -> Any:
+        device = self._settings.device
+        place = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+        with torch.no_grad(), place:
+            return method(self)
+
+    return run
 
 
 class Tables:
@@ -162,7 +178,7 @@ class Tables:
     def _empty(self, count: int) -> Tensor:
         return torch.empty(max(1, count), dtype=torch.float32, device=self._settings.device)
 
-    @torch.no_grad()
+    @_on_its_device
     def refresh(self) -> list[tuple[Tensor, Tensor]]:
         """Compute the excited weights in their places; return that nothing is to be copied."""
         kernels, settings = self._kernels, self._settings
@@ -224,7 +240,7 @@ class Tables:
         self._kept = means, scales, slopes, averages, factors, hiddens, largest
         return []
 
-    @torch.no_grad()
+    @_on_its_device
     def pull(self) -> None:
         """Add to the sources' gradients what those of the excited weights come to, and let go of these."""
         grads = [weight.grad for weight in self._weights]
@@ -241,37 +257,15 @@ class Tables:
             for grad, raw in zip(grads, self._raw, strict=True)
         ]
         table = self._tell(given)
-        means, scales, slopes, averages, factors, hiddens, largest = self._kept
+        means, scales, slopes, averages, factors, _, largest = self._kept
         counts = [raw.numel() for raw in self._raw] + [
             one.numel() for connected in self._connected for one in connected
         ]
         pulled = torch.empty(sum(counts), dtype=settings.dtype, device=settings.device)
-        outputs, d_hiddens = torch.empty_like(averages), torch.empty_like(hiddens)
-        num_rows = len(self._rows)
+        outputs = torch.empty_like(averages)
         if locate:
-            kernels.of_multiplier[(num_rows,)](
-                table,
-                self._rows,
-                means,
-                scales,
-                factors,
-                largest,
-                outputs,
-                settings.eps,
-                weight,
-                grad_type,
-                magnify,
-                kernels.BLOCK,
-            )
-            kernels.of_hidden[(len(self._hidden_tiles),)](
-                table, self._hidden_tiles, outputs, hiddens, d_hiddens, weight, kernels.TILE
-            )
-            kernels.of_layers[(len(self._layer_tiles),)](
-                table, self._layer_tiles, averages, hiddens, outputs, d_hiddens, pulled, weight, kernels.TILE
-            )
-            # What was needed of `outputs` is done with.
-            kernels.of_average[(len(self._tiles),)](table, self._tiles, d_hiddens, outputs, weight, kernels.TILE)
-        kernels.of_weight[(num_rows,)](
+            self._pull_located(table, outputs, pulled)
+        kernels.of_weight[(len(self._rows),)](
             table,
             self._rows,
             means,
@@ -289,6 +283,36 @@ class Tables:
             kernels.BLOCK,
         )
         self._hand_out(pulled.split(counts), [grad is not None for grad in grads])
+
+    def _pull_located(self, table: Tensor, outputs: Tensor, pulled: Tensor) -> None:
+        """Pull gradients back through LWE: those of its layers into `pulled`, in `outputs` those of the averages."""
+        assert self._kept is not None
+        kernels, settings = self._kernels, self._settings
+        weight, grad_type = (kernels.dtype_of(one) for one in (settings.dtype, settings.excited_dtype))
+        means, scales, _, averages, factors, hiddens, largest = self._kept
+        d_hiddens = torch.empty_like(hiddens)
+        kernels.of_multiplier[(len(self._rows),)](
+            table,
+            self._rows,
+            means,
+            scales,
+            factors,
+            largest,
+            outputs,
+            settings.eps,
+            weight,
+            grad_type,
+            settings.magnify,
+            kernels.BLOCK,
+        )
+        kernels.of_hidden[(len(self._hidden_tiles),)](
+            table, self._hidden_tiles, outputs, hiddens, d_hiddens, weight, kernels.TILE
+        )
+        kernels.of_layers[(len(self._layer_tiles),)](
+            table, self._layer_tiles, averages, hiddens, outputs, d_hiddens, pulled, weight, kernels.TILE
+        )
+        # What was needed of `outputs` is done with.
+        kernels.of_average[(len(self._tiles),)](table, self._tiles, d_hiddens, outputs, weight, kernels.TILE)
 
     def _hand_out(self, parts: Sequence[Tensor], has_grad: Sequence[bool]) -> None:
         """Add the parts to the gradients of raw weights, then to those of the layers of LWE, of those that have any."""

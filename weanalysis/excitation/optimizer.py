@@ -48,7 +48,10 @@ class _Excited:
 
     def check_place(self) -> None:
         """Raise ExcitationError where the network no longer computes with this weight, or elsewhere."""
-        if self.module._parameters.get("weight") is not self.weight or self.weight.device != self.sources[0].device:
+        own = self.module._parameters.get("weight")
+        if _is_shard(own):
+            raise ExcitationError(_SHARDED.format(name=self.name))
+        if own is not self.weight or self.weight.device != self.sources[0].device:
             raise ExcitationError(
                 f"the weight of {self.name} is not where it was when the optimizer was made: make it after the network "
                 "has been moved, and replace no weights."
@@ -101,6 +104,8 @@ class _Stacked:
     def pull(self) -> None:
         """Add to the sources' gradients what those of the excited weights come to, and let go of these."""
         grads = [layer.weight.grad for layer in self._layers]
+        unused = [layer for layer, grad in zip(self._layers, grads, strict=True) if grad is None]
+        before = [(source, source.grad) for layer in unused for source in layer.sources]
         for layer in self._layers:
             layer.weight.grad = None
         if all(grad is None for grad in grads):
@@ -112,6 +117,8 @@ class _Stacked:
         for stage in reversed(self._stages):
             grad = stage.backward(grad, raw)
         add_gradients(self._raw, grad)
+        for source, own in before:  # an optimizer leaves alone what has no gradient; zeros would not be the same
+            source.grad = own
 
 
 def _stack(parts: Sequence[Tensor]) -> Tensor:
@@ -138,9 +145,10 @@ class ExcitedOptimizer(Optimizer):
     `param_groups` and `state` are those of the optimizer that was given: raw weights and the excitation's parameters.
     Looking at `param_groups` pulls back the gradients that are there, so that gradient scaling and clipping by
     `clip_grad_norm_(optimizer.parameters(), ...)` see those that the step uses. With `stacked`, layers of one shape are
-    computed together, in few operations (None: on a GPU). Spectral normalization keeps a state from pass to pass and
-    stays a parametrization. `parametrized()` gives the network back its parametrizations for a while, to save and to
-    load its state dict. Shards of parameters (FSDP) are not supported.
+    computed together, in few operations; None does so on a GPU, all layers at once where it has Triton, and layer by
+    layer on a CPU. Spectral normalization keeps a state from pass to pass and stays a parametrization.
+    `parametrized()` gives the network back its parametrizations for a while, to save and to load its state dict.
+    Shards of parameters (FSDP) are not supported, and refused.
 
     Under DDP, wrap the optimizer before the network, and begin in all processes with the same weights.
 
@@ -246,7 +254,20 @@ class ExcitedOptimizer(Optimizer):
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` gave."""
+        """Load what `state_dict` gave; raise ExcitationError for the state of other parameters."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        named = [number for group in state_dict["param_groups"] for number in group["params"]]
+        kept = dict(zip(named, parameters, strict=False))
+        fits = len(named) == len(parameters) and all(
+            not isinstance(one, Tensor) or one.dim() == 0 or one.shape == kept[number].shape
+            for number, values in state_dict["state"].items()
+            for one in values.values()
+        )
+        if not fits:
+            raise ExcitationError(
+                "the optimizer's state is of other parameters than it has now: it was kept with another excitation, or "
+                "of another network."
+            )
         self.optimizer.load_state_dict(state_dict)
 
     @contextmanager
@@ -266,6 +287,17 @@ class ExcitedOptimizer(Optimizer):
             self.refresh()
 
 
+_SHARDED = (
+    "the weight of {name} lies in shards (FSDP), of which no layer's excitation can be computed: train with "
+    "DistributedDataParallel, or as parametrizations, without ExcitedOptimizer."
+)
+
+
+def _is_shard(parameter: Any) -> bool:
+    """Whether a parameter is a part of what it stands for, as FSDP leaves them (a DTensor, a flat parameter)."""
+    return hasattr(parameter, "placements") or getattr(parameter, "_is_flat_param", False)
+
+
 def can_be_beside(net: nn.Module) -> bool:
     """Whether an excited weight of the network follows from weights alone, so that `ExcitedOptimizer` suits it."""
     return bool(_suited_modules(net))
@@ -280,6 +312,9 @@ def _check_sources(modules: dict[str, nn.Module], net: nn.Module, optimizer: Opt
     """Raise ExcitationError where raw weights and excitations cannot be trained by this optimizer."""
     known = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     owners: dict[nn.Parameter, str] = {}
+    for name, module in modules.items():
+        if any(_is_shard(parameter) for parameter in chain_of(module).parameters()):
+            raise ExcitationError(_SHARDED.format(name=name))
     for name, parameter in net.named_parameters(remove_duplicate=False):
         if owners.setdefault(parameter, name) != name and any(
             parameter is source for module in modules.values() for source in chain_of(module).parameters()

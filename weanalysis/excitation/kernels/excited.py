@@ -38,6 +38,20 @@ _VARIANCE_FLOOR, _DEVIATION_FLOOR = tl.constexpr(VARIANCE_FLOOR), tl.constexpr(D
 
 
 @triton.jit
+def _scale_and_slope(square, size, UNBIASED: tl.constexpr):
+    """One over the deviation of `size` weights, by their squared distances from the mean; the slope of `of_weight`."""
+    if UNBIASED:
+        freedom = tl.maximum(size - 1, 1).to(tl.float32)
+        deviation = tl.sqrt(square / freedom)
+        scale = 1 / (deviation + _DEVIATION_FLOOR)
+        slope = tl.where(deviation > 0, scale * scale / (tl.where(deviation > 0, deviation, 1.0) * freedom), 0.0)
+    else:
+        scale = 1 / tl.sqrt(square / size + _VARIANCE_FLOOR)
+        slope = scale * scale * scale / size
+    return scale, slope
+
+
+@triton.jit
 def statistics(
     table,
     rows,
@@ -70,15 +84,7 @@ def statistics(
         inside = first + lanes < size
         z = tl.load(weight + first + lanes, mask=inside, other=0.0).to(tl.float32) - mean
         squares += tl.where(inside, z * z, 0.0)
-    square = tl.sum(squares)
-    if UNBIASED:
-        freedom = tl.maximum(size - 1, 1).to(tl.float32)
-        deviation = tl.sqrt(square / freedom)
-        scale = 1 / (deviation + _DEVIATION_FLOOR)
-        slope = tl.where(deviation > 0, scale * scale / (tl.where(deviation > 0, deviation, 1.0) * freedom), 0.0)
-    else:
-        scale = 1 / tl.sqrt(square / size + _VARIANCE_FLOOR)
-        slope = scale * scale * scale / size
+    scale, slope = _scale_and_slope(tl.sum(squares), size, UNBIASED)
     normalized = entry(table, layer, C_NORMALIZED) != 0
     mean, scale, slope = (
         tl.where(normalized, mean, 0.0),

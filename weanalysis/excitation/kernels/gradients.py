@@ -76,7 +76,7 @@ def of_multiplier(
             normal = (w - mean) * scale
             if MAGNIFY:
                 ratio = tl.where(inside, normal * factor / limit, 0.0)
-                g = g / (1 - ratio * ratio)
+                g = g / ((1 - ratio) * (1 + ratio))
             total += g * normal
         tl.store(outputs + kernels + channel, total * factor * (1 - factor), mask=inside)
 
@@ -217,7 +217,7 @@ def of_weight(
                 z = w - mean
                 if MAGNIFY:
                     ratio = tl.where(inside, z * scale * factor / limit, 0.0)
-                    g = g / (1 - ratio * ratio)
+                    g = g / ((1 - ratio) * (1 + ratio))
                 y = tl.where(inside, g * factor + own, 0.0)
                 if turn == 0:
                     total += y
