@@ -422,12 +422,19 @@ def test_the_frames_of_training_clips_are_drawn(jester: Path) -> None:
 
 
 def test_one_line_for_clips_and_networks_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arrays = tmp_path / "two.npz"
+    np.savez(arrays, x=np.zeros((64, 2, 8), np.float32), y=np.arange(64) % 2)
     cases: list[tuple[str, Callable[[str], bool]]] = [
         ("ablate --model resnet18 --weights none --num-classes 4 --data moving-digits", lambda line: "r3d_18" in line),
         ("ablate --model r3d_18 --weights none --num-classes 10 --data digits", lambda line: "pictures" in line),
         ("ablate --model cnn1d --weights none --data digits", lambda line: "reads signals" in line),
         ("train --model resnet20 --data moving-digits", lambda line: "resnet20 reads pictures" in line),
         ("train --model cnn3d --data digit-signals", lambda line: "cnn1d" in line),
+        ("train --model cnn1d --data digit-signals --recipe digits", lambda line: "--recipe signals" in line),
+        (
+            f"train --model cnn1d --data arrays:{arrays} --model-option in_channels=3",
+            lambda line: "cnn1d does not run on inputs of 2 x 8" in line,
+        ),
         (
             "train --model tsm_resnet18 --model-option segments=4 --data moving-digits",
             lambda line: "--frames 4" in line and "segments=8" in line,

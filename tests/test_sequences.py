@@ -76,12 +76,15 @@ def test_tsm_of_other_frames_fails_and_never_mixes_clips() -> None:
             load_network("tsm_resnet18", "none", options=options)
 
 
-def test_networks_of_clips_and_signals_by_name() -> None:
+def test_networks_of_clips_and_signals_by_name(tmp_path: Path) -> None:
     for name, shape in (("tsm_resnet50", (3, 8, 32, 32)), ("r3d_18", (3, 8, 16, 16)), ("cnn1d", (1, 16))):
         model = load_network(name, "none", num_classes=4)
         assert model.architecture["name"] == name and build(model.architecture).state_dict().keys()
         check_forward(model.net, name, shape)
-    resnet = torchvision.models.resnet50(num_classes=4)
+    resnet, weights = torchvision.models.resnet50(num_classes=4), tmp_path / "resnet.pth"
+    torch.save(resnet.state_dict(), weights)
+    model = load_network("tsm_resnet50", str(weights), weights_of="auto")
+    assert model.num_classes == 4 and torch.equal(model.net.conv1.weight, resnet.conv1.weight)
     assert resnet.state_dict().keys() == load_network("tsm_resnet50", "none", num_classes=4).net.state_dict().keys()
     assert fitting_options("tsm_resnet50", (3, 16, 8, 8)) == {"segments": 16}
     assert fitting_options("cnn1d", (7, 32)) == {"in_channels": 7} and fitting_options("r3d_18", (3, 8, 8, 8)) == {}
