@@ -357,7 +357,9 @@ def test_videos_that_cannot_be_read(kinetics: Path) -> None:
         silence.sample_rate = 8000
         for packet in (*stream.encode(silence), *stream.encode()):
             container.mux(packet)
-    for content in (b"", b"no video", whole[: len(whole) // 2], playlist.encode(), sound.read_bytes()):
+    write_video(kinetics / "other.mkv", 3)
+    unknown = (kinetics / "other.mkv").read_bytes().replace(b"V_MPEG4", b"V_NOONE")
+    for content in (b"", b"no video", whole[: len(whole) // 2], playlist.encode(), sound.read_bytes(), unknown):
         bad.write_bytes(content)
         with pytest.raises(DataError, match=r"archery/bad.mp4 \(.*--skip-bad-images"):
             load_data(f"kinetics:{kinetics}")
