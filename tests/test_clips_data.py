@@ -357,7 +357,9 @@ def test_videos_that_cannot_be_read(kinetics: Path) -> None:
         silence.sample_rate = 8000
         for packet in (*stream.encode(silence), *stream.encode()):
             container.mux(packet)
-    for content in (b"", b"no video", whole[: len(whole) // 2], playlist.encode(), sound.read_bytes()):
+    write_video(kinetics / "other.mkv", 3)
+    unknown = (kinetics / "other.mkv").read_bytes().replace(b"V_MPEG4", b"V_NOONE")
+    for content in (b"", b"no video", whole[: len(whole) // 2], playlist.encode(), sound.read_bytes(), unknown):
         bad.write_bytes(content)
         with pytest.raises(DataError, match=r"archery/bad.mp4 \(.*--skip-bad-images"):
             load_data(f"kinetics:{kinetics}")
@@ -422,12 +424,19 @@ def test_the_frames_of_training_clips_are_drawn(jester: Path) -> None:
 
 
 def test_one_line_for_clips_and_networks_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arrays = tmp_path / "two.npz"
+    np.savez(arrays, x=np.zeros((64, 2, 8), np.float32), y=np.arange(64) % 2)
     cases: list[tuple[str, Callable[[str], bool]]] = [
         ("ablate --model resnet18 --weights none --num-classes 4 --data moving-digits", lambda line: "r3d_18" in line),
         ("ablate --model r3d_18 --weights none --num-classes 10 --data digits", lambda line: "pictures" in line),
         ("ablate --model cnn1d --weights none --data digits", lambda line: "reads signals" in line),
         ("train --model resnet20 --data moving-digits", lambda line: "resnet20 reads pictures" in line),
         ("train --model cnn3d --data digit-signals", lambda line: "cnn1d" in line),
+        ("train --model cnn1d --data digit-signals --recipe digits", lambda line: "--recipe signals" in line),
+        (
+            f"train --model cnn1d --data arrays:{arrays} --model-option in_channels=3",
+            lambda line: "cnn1d does not run on inputs of 2 x 8" in line,
+        ),
         (
             "train --model tsm_resnet18 --model-option segments=4 --data moving-digits",
             lambda line: "--frames 4" in line and "segments=8" in line,

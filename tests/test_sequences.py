@@ -20,7 +20,7 @@ from weanalysis.data import load_data
 from weanalysis.errors import ExcitationError, ModelError
 from weanalysis.excitation import LWE, doubts_of, excite, fold, multipliers
 from weanalysis.figures import array_picture, frame_strip
-from weanalysis.models import build, check_forward, fitting_options, load_network, save_checkpoint
+from weanalysis.models import SOURCES, build, check_forward, fitting_options, load_network, save_checkpoint
 from weanalysis.models.cifar import BUILTIN
 from weanalysis.models.tsm import TSM, ShiftedBottleneck, TemporalShift
 from weanalysis.saliency.evidence import gather
@@ -76,17 +76,61 @@ def test_tsm_of_other_frames_fails_and_never_mixes_clips() -> None:
             load_network("tsm_resnet18", "none", options=options)
 
 
-def test_networks_of_clips_and_signals_by_name() -> None:
+def test_networks_of_clips_and_signals_by_name(tmp_path: Path) -> None:
     for name, shape in (("tsm_resnet50", (3, 8, 32, 32)), ("r3d_18", (3, 8, 16, 16)), ("cnn1d", (1, 16))):
         model = load_network(name, "none", num_classes=4)
         assert model.architecture["name"] == name and build(model.architecture).state_dict().keys()
         check_forward(model.net, name, shape)
-    resnet = torchvision.models.resnet50(num_classes=4)
+    resnet, weights = torchvision.models.resnet50(num_classes=4), tmp_path / "resnet.pth"
+    torch.save(resnet.state_dict(), weights)
+    model = load_network("tsm_resnet50", str(weights), weights_of="auto")
+    assert model.num_classes == 4 and torch.equal(model.net.conv1.weight, resnet.conv1.weight)
     assert resnet.state_dict().keys() == load_network("tsm_resnet50", "none", num_classes=4).net.state_dict().keys()
     assert fitting_options("tsm_resnet50", (3, 16, 8, 8)) == {"segments": 16}
     assert fitting_options("cnn1d", (7, 32)) == {"in_channels": 7} and fitting_options("r3d_18", (3, 8, 8, 8)) == {}
     with pytest.raises(ModelError, match="did you mean"):
         load_network("r3d_19", "none")
+
+
+def test_published_weights_of_video_networks_bring_classes_and_transform() -> None:
+    found = SOURCES["video"].pretrained("r3d_18", "default")
+    assert found.label == "KINETICS400_V1" and found.num_classes == len(found.classes) == 400 and found.synsets is None
+    transform = found.transform
+    assert (transform.image_size, transform.resize_size, transform.num_frames) == (112, 128, 16)
+    assert (transform.mean, transform.std) == ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
+    assert "resizes frames to one shape" in found.notes[0]
+    assert SOURCES["torchvision"].pretrained("resnet18", "default").synsets[0] == "n01440764"
+
+
+class Motion(nn.Module):
+    """Tells where something moves by hand: the way of its centre of mass from the first frame to the last."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.change = nn.Conv3d(3, 1, (2, 1, 1), bias=False)
+        self.place = nn.Conv3d(1, 4, (1, side, side), bias=False)
+        with torch.no_grad():
+            self.change.weight.copy_(torch.tensor([-1.0, 1.0])[:, None, None].expand_as(self.change.weight))
+            ramp = torch.arange(side).expand(side, side) - (side - 1) / 2
+            self.place.weight.copy_(torch.stack([-ramp, ramp, -ramp.T, ramp.T])[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.place(self.change(x)).sum((2, 3, 4))
+
+
+def test_without_their_order_the_frames_of_moving_digits_do_not_tell_where() -> None:
+    data = load_data("moving-digits", image_size=16)
+    net, (clips, targets) = Motion(16), data.batch(0, len(data))
+
+    def accuracy(clips: Tensor) -> float:
+        with torch.no_grad():
+            return float((net(clips).argmax(1) == targets).float().mean())
+
+    generator = torch.Generator().manual_seed(0)
+    shuffled = torch.stack([clip[:, torch.randperm(8, generator=generator)] for clip in clips])
+    assert accuracy(clips) == 1 and accuracy(clips.flip(2)) == 0
+    # Without the order, nothing is left but whether it moved along rows or columns.
+    assert accuracy(shuffled) < 0.55
 
 
 # Studies --------------------------------------------------------------------------------------------------------------

@@ -121,8 +121,8 @@ def load_data(
     """Find the images that `spec` names, check and fingerprint them, and return them in the order of `seed`.
 
     The transform is the model's where it has one, else one that suits the source; `mean`, `std` (of pixels in [0, 1])
-    and `image_size` (pixels) override its parts, and `frames` and `sampling` ("dense", "strided")
-    those of clips. With a `model`, class indices are the network's (`fit_classes`).
+    and `image_size` (pixels) override its parts, and `frames` and `sampling` ("dense", "strided") those of
+    clips. With a `model`, class indices are the network's (`fit_classes`).
     `num_images` serves that many of the seeded order, all if there are fewer (`notes` says so). `class_order`: "text",
     "numeric" or the names of the classes in order; it decides where the network knows no names. `cache` keeps
     downloads, and fingerprints of folders, which are then computed once. Raises DataError for a source that is

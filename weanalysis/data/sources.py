@@ -42,10 +42,8 @@ KINETICS_TRANSFORM = ClipTransform(112, (0.43216, 0.394666, 0.37645), (0.22803, 
 FRAMES_TRANSFORM = ClipTransform(
     224, IMAGENET_TRANSFORM.mean, IMAGENET_TRANSFORM.std, resize_size=256, sampling="strided"
 )
-# The same of the frames of the moving digits, which are mostly empty.
+# Mean and standard deviation measured on the frames of the training split, which are mostly empty.
 MOVING_TRANSFORM = ClipTransform(32, (0.0762,) * 3, (0.2296,) * 3, num_frames=digit_sequences.NUM_FRAMES)
-
-
 DIGITS = tuple("0123456789")
 
 

@@ -166,6 +166,8 @@ class VideoFile:
                 if not container.streams.video:
                     raise Unreadable("no video in the file")
                 stream = container.streams.video[0]
+                if stream.codec_context is None:
+                    raise Unreadable("a video in a coding that is not known")
                 if stream.width * stream.height > MAX_PIXELS:
                     raise Unreadable(f"{stream.width:,} x {stream.height:,} pixels; at most {MAX_PIXELS:,} are read")
                 yield container, stream

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from weanalysis.cache import Cache, find_cache, is_full, write_atomically
-from weanalysis.data import ImageData, MaskData, fit_classes, load_data, task_of_data
+from weanalysis.data import ArrayTransform, ImageData, MaskData, fit_classes, load_data, task_of_data
 from weanalysis.errors import DeviceError, TrainingError, unknown_name
 from weanalysis.training.images import augmentations_for
 from weanalysis.training.network import make_network
@@ -168,6 +168,10 @@ def _load_images(recipe: Recipe, cache: Cache, skip_bad_images: bool) -> tuple[I
     )
     if isinstance(train_data, MaskData):
         return train_data, val_data
+    if isinstance(train_data.transform, ArrayTransform) and recipe.augmentation != "none":
+        raise TrainingError(
+            f"{recipe.data} has arrays, which no augmentation suits; give --augmentation none, or --recipe signals"
+        )
     if len(train_data) == 0:
         raise TrainingError(f"{recipe.data} has no training images; give data with images of at least two classes")
     seen = np.unique(train_data.targets)

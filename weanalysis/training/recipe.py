@@ -321,10 +321,11 @@ def _fields_of_a_recipe() -> schema.Record:
 
 
 def whole_spec(spec: str) -> str:
-    """Return a data spec with the whole path of the folder it names, so that it means the same everywhere."""
+    """Return a data spec with the whole path of the folder or file it names, so that it means the same everywhere."""
     name, colon, place = spec.partition(":")
     try:
-        folder = Path(place).expanduser()
-        return f"{name}:{folder.resolve()}" if colon and place and folder.is_dir() else spec
+        named = Path(place).expanduser()
+        is_there = named.is_dir() or (name == "arrays" and named.is_file())
+        return f"{name}:{named.resolve()}" if colon and place and is_there else spec
     except (OSError, ValueError, RuntimeError):  # too long for a path, with a null byte, or of an unknown user
         return spec
