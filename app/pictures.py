@@ -121,23 +121,25 @@ def _pictures(about: dict[str, Any], ids: np.ndarray) -> tuple[list[tuple[Image.
 
     An id is the image's place in the dataset before it was shuffled.
     """
-    data, place = _images(str(about["data"]), int(about["seed"]), str(reading.cache().root))
+    transform = about.get("transform") or {}
+    frames = {"frames": transform.get("num_frames"), "sampling": transform.get("sampling")}
+    data, place = _images(str(about["data"]), int(about["seed"]), str(reading.cache().root), **frames)
     missing = [int(number) for number in ids if number not in place]
     if missing:
         raise DataError(f"{about['data']} no longer has the image number {missing[0]}; it had it when it was measured")
     shown = []
     for served in (place[int(number)] for number in ids):
-        picture = _as_picture(data.picture(served), about.get("transform") or {})
+        picture = _as_picture(data.picture(served), data.transform)
         shown.append((picture, data.label(served), data.classes[int(data.targets[served])]))
     return shown, data.classes
 
 
-def _as_picture(item: Any, transform: dict[str, Any]) -> Image.Image:
-    """Return an image, or what shows a clip or an array."""
+def _as_picture(item: Any, transform: Any) -> Image.Image:
+    """Return an image, or what shows an array or the frames of a clip that the network sees."""
     if isinstance(item, np.ndarray):
         return array_picture(item, _SIDE)
     if not isinstance(item, Image.Image):
-        return frame_strip(_seen_frames(item, transform))
+        return frame_strip(transform.chosen(item))
     # The browser would blur what is only a few pixels wide.
     if max(item.size) < _SIDE:
         factor = _SIDE // max(item.size)
@@ -150,24 +152,17 @@ def _width(picture: Image.Image) -> int:
     return picture.width if picture.mode == "RGBA" else _SIDE
 
 
-def _seen_frames(clip: Any, transform: dict[str, Any]) -> list[Image.Image]:
-    """Return the frames of a clip that the network sees."""
-    from weanalysis.data import places_of  # torch is there, since the clip is
-
-    count, sampling = transform.get("num_frames", len(clip)), transform.get("sampling", "dense")
-    return clip.frames(places_of(len(clip), int(count), sampling))
-
-
 @st.cache_resource(show_spinner="Finding the images…", max_entries=4)
-def _images(spec: str, seed: int, root: str) -> tuple[Any, dict[int, int]]:
-    """Return the images that `spec` names, and the served place of each by its id."""
+def _images(spec: str, seed: int, root: str, frames: int | None, sampling: str | None) -> tuple[Any, dict[int, int]]:
+    """Return the images that `spec` names, of clips so many frames, and the served place of each by its id."""
     from weanalysis.data import SOURCES, load_data  # loads torch, which only this view of the dashboard needs
 
     if spec.partition(":")[0] not in SOURCES:
         raise DataError(f"the study was run from Python on a dataset of its own ({spec}), which is not known here")
     try:
-        data = load_data(spec, seed=seed, cache=Cache(Path(root)))
+        data = load_data(spec, seed=seed, cache=Cache(Path(root)), frames=frames, sampling=sampling)
     except DataError:
         # A study that left out bad images numbers the others as this does; one without bad images does not get here.
-        data = load_data(spec, seed=seed, cache=Cache(Path(root)), skip_bad_images=True)
+        options: dict[str, Any] = {"frames": frames, "sampling": sampling, "skip_bad_images": True}
+        data = load_data(spec, seed=seed, cache=Cache(Path(root)), **options)
     return data, {int(number): served for served, number in enumerate(data.ids)}

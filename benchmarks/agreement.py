@@ -68,6 +68,17 @@ D itself is noisy: between D on one half of the images and D on the other, Spear
 scores were computed on the same images as D, so that they are a little flattered; on other images they may agree less.
 {lacking}
 
+## Each criterion against D of the loss
+
+The same study, by the loss (`weanalysis saliency --against loss`): D is the increase of the mean cross-entropy, which
+changes with nearly every kernel. It differs from 0 after correction (Student's t over images, false discovery rate
+{rate:.0%}) at {loss_found} of {num_places:,} locations. `taylor-mean` is what the loss changes by to first order, but
+for its sign.
+
+| criterion | Spearman | Kendall | top {top:.0%} shared | in layers: median | above 0 |
+| --- | --- | --- | --- | --- | --- |
+{agreement_of_loss}
+
 | criterion | score of a kernel | source |
 | --- | --- | --- |
 {formulas}
@@ -110,12 +121,15 @@ def main() -> None:
     measured = saliency_maps(model, data, cache=cache, say=print)
     criteria = [name for name in measured.maps.criteria if name not in measured.lacking]
     with Store.open(cache.results) as store:
-        scored = scored_study(measured, prepare_on(model, data).model.net, store, study_id)
+        net = prepare_on(model, data).model.net
+        scored, by_loss = (scored_study(measured, net, store, study_id, metric) for metric in ("top1", "loss"))
         halves = _halves(store, study_id, len(table))
-    agreement = agreement_table(scored, criteria, TOP)
+    agreement, of_loss = (agreement_table(one, criteria, TOP) for one in (scored, by_loss))
     flips = agreement_table(scored, criteria, TOP, measured="num_flipped")
     flips = flips[flips["layer"].isna()].set_index("criterion")
-    whole = agreement[agreement["layer"].isna()].sort_values("spearman", ascending=False)
+    whole, whole_of_loss = (
+        one[one["layer"].isna()].sort_values("spearman", ascending=False) for one in (agreement, of_loss)
+    )
     certain = table["q_value"] <= FALSE_DISCOVERY_RATE
     text = PAGE.format(
         command=_command(given),
@@ -137,6 +151,8 @@ def main() -> None:
         top_k=whole["top_k"].max(),
         chance=whole["top_chance"].max(),
         agreement="\n".join(_row(row, agreement, flips.loc[row["criterion"]]) for row in whole.to_dict("records")),
+        loss_found=(by_loss["q_value"] <= FALSE_DISCOVERY_RATE).sum(),
+        agreement_of_loss="\n".join(_row(row, of_loss) for row in whole_of_loss.to_dict("records")),
         halves=f"{halves.value:+.2f} ({halves.low:+.2f} to {halves.high:+.2f})",
         lacking="".join(
             f"Not in the table, since the network lacks what it needs: {line}.\n" for line in measured.lacking.values()
@@ -160,7 +176,7 @@ def _halves(store: Store, study_id: int, num_places: int) -> object:
     return rank_agreement(one, other)
 
 
-def _row(row: dict, agreement: pd.DataFrame, flips: pd.Series) -> str:
+def _row(row: dict, agreement: pd.DataFrame, flips: pd.Series | None = None) -> str:
     own = agreement[agreement["criterion"] == row["criterion"]].dropna(subset=["layer", "spearman"])
     above = ((own["q_value"] <= FALSE_DISCOVERY_RATE) & (own["spearman"] > 0)).sum()
     correlations = [
@@ -173,8 +189,9 @@ def _row(row: dict, agreement: pd.DataFrame, flips: pd.Series) -> str:
         f"{row['top_overlap']:.0%}",
         f"{own['spearman'].median():+.2f}",
         f"{above} of {len(own)}",
-        f"{flips['spearman']:+.2f} ({flips['spearman_low']:+.2f} to {flips['spearman_high']:+.2f})",
     ]
+    if flips is not None:
+        cells.append(f"{flips['spearman']:+.2f} ({flips['spearman_low']:+.2f} to {flips['spearman_high']:+.2f})")
     return f"| {' | '.join(cells)} |"
 
 

@@ -66,6 +66,13 @@ def _full(_demo, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache, which is the one that the environment names."""
+    monkeypatch.setenv("WEANALYSIS_CACHE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
 def demo(_demo, monkeypatch) -> Path:
     """The cache of `made_studies.write_demo`, for tests that write nothing into it."""
     monkeypatch.setenv("WEANALYSIS_CACHE", str(_demo))

@@ -137,6 +137,8 @@ GIVEN = {
     "mixed_precision": ("--mixed-precision bf16", "bf16"),
     "accumulation_steps": ("--accumulation-steps 2", 2),
     "channels_last": ("--no-channels-last", False),
+    "frames": ("--frames 4", 4),
+    "sampling": ("--sampling strided", "strided"),
     "seed": ("--seed 7", 7),
 }
 

@@ -14,7 +14,8 @@ import weanalysis as wa
 from weanalysis.cache import Cache
 from weanalysis.cli import cli
 from weanalysis.excitation import excite
-from weanalysis.models import build, load_network, save_checkpoint
+from weanalysis.models import build, load_network, model, save_checkpoint
+from weanalysis.models.checkpoint import read_weights
 from weanalysis.provenance import called_as, command_line
 from weanalysis.results import Store
 
@@ -61,8 +62,12 @@ def test_a_call_from_a_notebook_is_what_was_called(notebook: None, tmp_path: Pat
     assert command.startswith("weanalysis.saliency_maps(") and "'l2,taylor'" in command
 
 
-def test_a_command_line_is_the_one_that_ran(notebook: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_line_is_the_one_that_ran(
+    notebook: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
+    read: list[Path] = []
+    monkeypatch.setattr(model, "read_weights", lambda path: read.append(path) or read_weights(path))
     path = tmp_path / "a network.safetensors"
     save_checkpoint(path, build(ARCHITECTURE), ARCHITECTURE, {})
     words = ["ablate", "--model", str(path), "--study", "layer", "--layers", "conv1", "--images", "10", "--json", "-q"]
@@ -72,6 +77,7 @@ def test_a_command_line_is_the_one_that_ran(notebook: None, tmp_path: Path, caps
     about = described(Cache(tmp_path / "cache"))
     assert about["command"].startswith(f"weanalysis ablate --model '{path}' --study layer --layers conv1 --images 10")
     assert about["checkpoint"] == str(path) and about["excitation"] is None
+    assert read == [path], "a checkpoint is read once"
     assert called_as(wa.ablate, {}) == "weanalysis.ablate()", "what follows a command is none of it"
 
 
@@ -94,6 +100,8 @@ def test_the_checkpoint_is_the_file_whose_weights_were_measured(notebook: None, 
         changed.net.fc.weight[0, 0] += 1
     assert measured(changed, "changed")["checkpoint"] is None, "other weights than the file's"
     gone = load_network(str(path))
+    save_checkpoint(path, gone.net, {**ARCHITECTURE, "excitation": {"kind": "lwe"}}, {})
+    assert measured(gone, "written anew")["checkpoint"] is None, "another file than the one that was read"
     path.unlink()
     assert measured(gone, "gone")["checkpoint"] is None
 

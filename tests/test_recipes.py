@@ -36,7 +36,7 @@ from weanalysis.excitation.network import _attach
 from weanalysis.figures.style import new_figure
 from weanalysis.kinds import KINDS as KINDS_OF_STUDIES
 from weanalysis.models.architecture import SOURCES as NETWORK_SOURCES
-from weanalysis.models.builtin import BUILTIN
+from weanalysis.models.cifar import BUILTIN
 from weanalysis.models.source import NetworkSource
 from weanalysis.results.export import FORMATS
 from weanalysis.saliency import CRITERIA, Criterion

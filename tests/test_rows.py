@@ -45,12 +45,6 @@ HARMS = {
 }
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path))
-    return tmp_path
-
-
 def harm(path: Path, study: int, how: str) -> None:
     with sqlite3.connect(path) as db:
         db.execute(HARMS[how], (study,))

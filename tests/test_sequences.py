@@ -8,16 +8,20 @@ import numpy as np
 import pytest
 import torch
 from lively_networks import Blobs, assert_same, of_every_kind, shaken, some_ablations
+from pages import charts, decoded, is_well, open_page
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import weanalysis as wa
 from weanalysis._torchvision import torchvision
 from weanalysis.ablation import Evaluator, studies
+from weanalysis.data import load_data
 from weanalysis.errors import ExcitationError, ModelError
 from weanalysis.excitation import LWE, doubts_of, excite, fold, multipliers
+from weanalysis.figures import array_picture, frame_strip
 from weanalysis.models import build, check_forward, fitting_options, load_network, save_checkpoint
-from weanalysis.models.builtin import BUILTIN
+from weanalysis.models.cifar import BUILTIN
 from weanalysis.models.tsm import TSM, ShiftedBottleneck, TemporalShift
 from weanalysis.saliency.evidence import gather
 from weanalysis.training import Recipe, train
@@ -407,3 +411,49 @@ def test_the_papers_recipes_for_clips(name: str, sampling: str) -> None:
     assert (recipe.batch_size, recipe.weight_decay, recipe.momentum) == (64, 5e-4, 0.9)
     assert (recipe.frames, recipe.sampling, recipe.optimizer) == (16, sampling, "sgd")
     assert "flip" not in Recipe.from_preset("jester", model="r3d_18").augmentation
+
+
+# Pictures and pages ---------------------------------------------------------------------------------------------------
+
+
+def test_clips_are_strips_and_signals_lines() -> None:
+    frames = [Image.fromarray(np.full((6, 12, 3), 12 * moment, np.uint8)) for moment in range(20)]
+    strip = np.asarray(frame_strip(frames, 24))
+    assert strip.shape == (24, 8 * 48 + 7 * 3, 4)
+    shown = strip[:, strip[0, :, 3] > 0]
+    shades = [int(shown[0, 48 * place, 0]) for place in range(8)]
+    assert shades == [12 * moment for moment in (0, 3, 5, 8, 11, 14, 16, 19)]
+    assert frame_strip(frames[:1], 24).size == (48, 24)
+    rising = np.asarray(array_picture(np.linspace(-3, 5, 50)[None], 40))
+    tops = [int(np.flatnonzero(rising[:, column, 3] > 128).mean()) for column in (5, 40, 75)]
+    assert rising.shape == (40, 80, 4) and tops[0] > 33 and 17 < tops[1] < 23 and tops[2] < 7
+    assert array_picture(np.zeros((1, 1)), 40).size == (80, 40)
+    assert array_picture(np.random.rand(5, 8, 4), 16).size == (8, 16)
+    colours = np.asarray(array_picture(np.stack([np.full((2, 2), k) for k in (0, 1, 2)]), 2))
+    assert colours[0, 0].tolist() == [0, 128, 255]
+    assert array_picture(np.random.rand(1, 9, 4, 4)).size == (8 * 48 + 7 * 3, 48)
+
+
+@pytest.mark.parametrize("name, spec", [("cnn3d", "moving-digits"), ("cnn1d", "digit-signals")])
+def test_pages_show_clips_and_signals(name: str, spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEANALYSIS_CACHE", str(tmp_path))
+    data = load_data(spec, num_images=24)
+    torch.manual_seed(0)
+    model = load_network(name, "none", num_classes=len(data.classes))
+    images, _ = data.batch(0, 24)
+    for module in model.net.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm3d)):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.net.train()(images)
+        model.net.eval().fc.bias -= model.net(images).mean(0)
+    table = wa.ablate(model, data, "location", layers="features.3", grid="all")
+    worst = table.loc[table["num_flipped"].idxmax()]
+    kernel = f"{worst['layer']}:{int(worst['out_channel'])}:{int(worst['in_channel'])}"
+    app = open_page("location", kernel=kernel)
+    is_well(app)
+    weight = model.net.features[3].weight[int(worst["out_channel"]), int(worst["in_channel"])]
+    shown = next(one for one in charts(app) if one["data"][0].get("text") is not None and "zmin" in one["data"][0])
+    values = decoded(shown["data"][0]["z"])
+    assert np.allclose(np.sort(values[np.isfinite(values)]), np.sort(weight.detach().flatten()))
+    assert len(app.image) > 0 and not app.warning

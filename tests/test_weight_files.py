@@ -29,7 +29,7 @@ from weanalysis.cli import cli
 from weanalysis.errors import ExcitationError, ModelError, WeanalysisError
 from weanalysis.excitation import excitation_of, excite, multipliers
 from weanalysis.models import Model, load_network, read_state_dict, save_checkpoint
-from weanalysis.models.builtin import BUILTIN
+from weanalysis.models.cifar import BUILTIN
 from weanalysis.results import Store
 
 

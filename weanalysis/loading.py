@@ -39,8 +39,8 @@ def load_model(
     """Get a network that suits some data: by a torchvision, "timm:" or built-in name, or from a checkpoint file.
 
     `weights` "auto" means a checkpoint's own weights; the published ones for ImageNet data, or where no data is named;
-    for other data the newest run in the cache of that network on that data, which for `digits` and `digit-scenes` is
-    trained now if there is none (`progress` is called meanwhile). "none", the name of published weights, or a file are
+    for other data the newest run in the cache of that network on that data, which for the embedded sets is trained now
+    if there is none (`progress` is called meanwhile). "none", the name of published weights, or a file are
     taken as they are; `weights_of` chooses where a file has several sets, see `models.load_network`. `check` is called
     with the untrained network before a run is looked for, so that what it refuses costs no training. `.net` of what is
     returned is the `torch.nn.Module`. Raises ModelError, DataError, TrainingError, and what `check` raises.

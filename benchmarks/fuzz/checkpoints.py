@@ -73,7 +73,7 @@ def _network() -> Any:
     import torch
     from torch import nn
 
-    from weanalysis.models.builtin import BUILTIN
+    from weanalysis.models.cifar import BUILTIN
 
     def fuzzed(num_classes: int = 10, width: int = 4) -> nn.Module:
         return nn.Sequential(

@@ -11,7 +11,7 @@ from weanalysis.ablation.copies import copied
 from weanalysis.cache import storable
 from weanalysis.errors import ExcitationError, ModelError
 from weanalysis.excitation import excitation_of, multipliers
-from weanalysis.models import Model, load_network
+from weanalysis.models import Model
 
 # An architecture from this source is a module of the caller's: it cannot be rebuilt from a description.
 UNNAMED_SOURCE = "module"
@@ -55,10 +55,5 @@ def excitation_kind(model: Model) -> str | None:
 
 def checkpoint_of(model: Model) -> str | None:
     """The checkpoint file that the network was loaded from; None where it has other weights by now, or had no file."""
-    if model.checkpoint is None:
-        return None
-    try:
-        kept = load_network(str(model.checkpoint))
-    except ModelError:
-        return None
-    return storable(str(model.checkpoint)) if kept.weights_hash == model.weights_hash else None
+    file = model.checkpoint
+    return storable(str(file.path)) if file is not None and file.still_holds(model.weights_hash) else None

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from weanalysis.cache import is_full
-from weanalysis.cli import ablate, compare, costs, demo, prune, report, saliency, show, train
+from weanalysis.cli import ablate, compare, costs, demo, fold, prune, report, saliency, show, train
 from weanalysis.errors import WeanalysisError
 from weanalysis.memory import keep_freed_memory
 from weanalysis.provenance import command_line
@@ -31,7 +31,7 @@ COMMANDS = (
     compare.compare,
     saliency.saliency,
     prune.prune,
-    train.fold,
+    fold.fold,
     costs.costs,
     report.report,
     show.list_,

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from weanalysis.cli.options import cache_option, json_option, parse_model_options, quiet_option
-from weanalysis.cli.train import print_objects
+from weanalysis.cli.options import cache_option, json_option, parse_model_options, print_objects, quiet_option
 from weanalysis.errors import ExcitationError, WeanalysisError, unknown_name
 
 if TYPE_CHECKING:

@@ -195,3 +195,12 @@ def load_inputs(
     for note in (*model.notes, *data.notes):
         watcher.say(note)
     return model, data
+
+
+def print_objects(objects: list[dict[str, Any]]) -> None:
+    """Print one JSON object, or several as a list; what is not finite is null."""
+    import json
+
+    from weanalysis.results.export import to_json_value
+
+    click.echo(json.dumps(to_json_value(objects if len(objects) > 1 else objects[0]), allow_nan=False))

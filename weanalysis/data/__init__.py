@@ -1,7 +1,7 @@
 """Labelled images: where they come from, how they become a network's input, and what identifies them."""
 
 from weanalysis.data.arrays import ArrayTransform
-from weanalysis.data.clips import ClipTransform, places_of
+from weanalysis.data.clips import ClipTransform
 from weanalysis.data.given import GivenImages, GivenMasks, GivenTargets, as_images, check_targets
 from weanalysis.data.images import AnyTransform, ImageData, fit_classes, load_data
 from weanalysis.data.segmentation import MaskData
@@ -25,7 +25,6 @@ __all__ = [
     "fit_classes",
     "list_sources",
     "load_data",
-    "places_of",
     "task_of_data",
     "transform_of",
 ]

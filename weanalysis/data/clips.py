@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
@@ -105,13 +105,13 @@ class ClipTransform(Transform):
             sampling=self.sampling if sampling is None else sampling,
         )
 
-    def note_short(self, lengths: Iterable[int], what: str) -> list[str]:
-        """Say how many of the clips (`what`) with these numbers of frames are filled up, and by which rule."""
-        short = [length for length in lengths if length < self.num_frames]
+    def note_short(self, lengths: Mapping[int, int], what: str) -> list[str]:
+        """Say how many clips (of `what`; `lengths`: how many have so many frames) are filled up, and by which rule."""
+        short = {length: count for length, count in lengths.items() if length < self.num_frames}
         if not short:
             return []
         return [
-            f"{len(short):,} of the clips of {what} have fewer than {self.num_frames} frames (the shortest "
+            f"{sum(short.values()):,} of the clips of {what} have fewer than {self.num_frames} frames (the shortest "
             f"{min(short)}): {FILLED_BY[self.sampling]}"
         ]
 

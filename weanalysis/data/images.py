@@ -146,11 +146,8 @@ def load_data(
     ]
 
     given = {"image_size": image_size, "mean": mean, "std": std, "frames": frames, "sampling": sampling}
-    transform, remarks = _transform_of(model, spec, labelled, examined.size, given)
+    transform, remarks = _transform_of(model, spec, labelled, examined, given)
     notes += remarks
-    if isinstance(transform, ClipTransform):
-        lengths = (length for length, count in examined.lengths.items() for _ in range(count))
-        notes += transform.note_short(lengths, printable(spec))
 
     order = np.random.default_rng(seed).permutation(len(usable))[:num_images]
     if num_images is not None and num_images > len(usable):
@@ -177,12 +174,9 @@ def load_data(
 
 
 def _transform_of(
-    model: Any, spec: str, labelled: Labelled, size: tuple[int, int] | None, given: dict[str, Any]
+    model: Any, spec: str, labelled: Labelled, examined: Examination, given: dict[str, Any]
 ) -> tuple[AnyTransform, list[str]]:
-    """The model's transform, or one that suits pictures of this one size (None: of several), with a note on it.
-
-    What is `given` takes the place of its parts.
-    """
+    """The model's transform, or one that suits what was found, with what is `given` in its place; and notes."""
     notes = []
     transform: AnyTransform | None = getattr(model, "transform", None)
     if transform is not None and transform.kind != labelled.pictures.kind:
@@ -191,7 +185,7 @@ def _transform_of(
             "network that fits"
         )
     if transform is None:
-        transform = _suited_transform(labelled, size)
+        transform = _suited_transform(labelled, examined.size)
         if given["image_size"] is None and transform is not labelled.transform and transform is IMAGENET_TRANSFORM:
             notes.append(
                 f"the pictures are not square and of one size: their shorter side becomes {transform.resize_size}, and "
@@ -199,7 +193,10 @@ def _transform_of(
             )
     elif isinstance(transform, ArrayTransform) and labelled.transform != transform:
         transform.pixels(labelled.pictures.picture(0))  # which says what does not fit
-    return transform.adjusted(**given), notes
+    adjusted = transform.adjusted(**given)
+    if isinstance(adjusted, ClipTransform):
+        notes += adjusted.note_short(examined.lengths, printable(spec))
+    return adjusted, notes
 
 
 def fit_classes(data: _Data, model: Any) -> _Data:

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from weanalysis.errors import ExcitationError
 from weanalysis.excitation._layers import Stage, add_gradients, kind_of_chain, stages_of
+from weanalysis.excitation._tables import Settings, Tables, kernels_for, settings_of
 from weanalysis.excitation.network import BESIDE, chain_of, excited_modules
 
 
@@ -315,20 +316,30 @@ def _take_out(name: str, module: Any) -> _Excited:
     return one
 
 
-def _grouped(layers: list[_Excited], stacked: bool | None) -> list[_Alone | _Stacked]:
-    """Put layers together whose excitation is computed at once: all of one shape where launches cost more than memory.
+def _grouped(layers: list[_Excited], stacked: bool | None) -> list[_Alone | _Stacked | Tables]:
+    """Put layers together whose excitation is computed at once: all of them where there are kernels for that.
 
-    On a CPU each layer is by itself, since stacking copies weights, and starting an operation costs little there.
+    Elsewhere all of one shape, where launches cost more than memory. On a CPU each layer is by itself, since stacking
+    copies weights, and starting an operation costs little there.
     """
+    tabled: dict[Settings, list[_Excited]] = {}
     alike: dict[Any, list[_Excited]] = {}
     for layer in layers:
+        settings = settings_of(layer.chain, layer.weight) if stacked is None else None
+        if settings is not None and kernels_for(settings.device) is not None:
+            tabled.setdefault(settings, []).append(layer)
+            continue
         key: Any = layer.name
         if layer.chain.is_tensor:
             raw = layer.chain.original
             if raw.is_cuda if stacked is None else stacked:
                 key = tuple(raw.shape), raw.dtype, raw.device, kind_of_chain(layer.chain)
         alike.setdefault(key, []).append(layer)
-    groups: list[_Alone | _Stacked] = []
+    groups: list[_Alone | _Stacked | Tables] = []
+    for settings, members in tabled.items():
+        if (kernels := kernels_for(settings.device)) is not None:
+            chains, weights = [layer.chain for layer in members], [layer.weight for layer in members]
+            groups.append(Tables(kernels, settings, chains, weights))
     for key, members in alike.items():
         stages = None
         if not isinstance(key, str):

@@ -13,7 +13,7 @@ from torch import nn
 from weanalysis import schema
 from weanalysis.errors import ModelError, WeanalysisError, unknown_name
 from weanalysis.models.attention import add_attention, use_norm
-from weanalysis.models.builtin import Builtin
+from weanalysis.models.cifar import Builtin
 from weanalysis.models.pruned import apply_sizes
 from weanalysis.models.segmentation import TorchvisionSegmentation
 from weanalysis.models.source import NetworkSource

@@ -1,15 +1,22 @@
-"""The built-in networks for images of CIFAR's size, made of torchvision's blocks and named like its networks."""
+"""Built-in networks; here those for images of CIFAR's size, made of torchvision's blocks and named like its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache as remember
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weanalysis._torchvision import torchvision
+from weanalysis.errors import ModelError, unknown_name
+from weanalysis.models.small import cnn1d, cnn3d
+from weanalysis.models.source import NetworkSource
+from weanalysis.models.tsm import tsm_resnet18, tsm_resnet50
 
 _Block = type[torchvision.models.resnet.BasicBlock] | type[torchvision.models.resnet.Bottleneck]
 
@@ -169,10 +176,47 @@ def _vgg19_cifar(num_classes: int) -> nn.Module:
     return CifarVGG((2, 2, 4, 4, 4), num_classes)
 
 
-#: name -> builder(num_classes, **options). He et al. 2016, section 4.2; Xie et al. 2017, section 5.3.
-CIFAR_NETWORKS: dict[str, Callable[..., nn.Module]] = {
+#: name -> builder(num_classes, **options). He et al. 2016, section 4.2; Xie et al. 2017, section 5.3; and those for
+#: clips and signals, from their own modules.
+BUILTIN: dict[str, Callable[..., nn.Module]] = {
     **{f"resnet{depth}": partial(_resnet, depth) for depth in (20, 32, 44, 56, 110)},
     "resnext29_16x64d": _resnext29_16x64d,
     "vgg19_cifar": _vgg19_cifar,
     "fcn_resnet20": partial(_fcn, 20),
+    "tsm_resnet18": tsm_resnet18,
+    "tsm_resnet50": tsm_resnet50,
+    "cnn1d": cnn1d,
+    "cnn3d": cnn3d,
 }
+
+
+class Builtin(NetworkSource):
+    """The networks in BUILTIN."""
+
+    def names(self) -> list[str]:
+        return list(BUILTIN)
+
+    def defaults(self, name: str) -> tuple[int, dict[str, Any]]:
+        if name not in BUILTIN:
+            raise ModelError(unknown_name("built-in model", name, BUILTIN))
+        parameters = inspect.signature(BUILTIN[name]).parameters
+        own = (parameters[option] for option in self.options(name))
+        return 10, {one.name: one.default for one in own if one.default is not one.empty}
+
+    def build(self, name: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
+        return BUILTIN[name](num_classes=num_classes, **options)
+
+    def task_of(self, name: str) -> str:
+        return "segmentation" if name.startswith("fcn_") else self.task
+
+    def options(self, name: str) -> list[str]:
+        return [option for option in inspect.signature(BUILTIN[name]).parameters if option != "num_classes"]
+
+    def num_parameters(self, name: str) -> int | None:
+        return _num_parameters(name)
+
+
+@remember
+def _num_parameters(name: str) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in BUILTIN[name](num_classes=10).parameters())

@@ -39,6 +39,33 @@ from weanalysis.models.sets import AUTO, Fitted, fit
 from weanalysis.models.source import NUM_IMAGENET_CLASSES, Pretrained, imagenet_classes
 
 
+@dataclass(frozen=True)
+class LoadedFrom:
+    """The checkpoint that a network was loaded from: which file that was, and the hash of the weights it had then."""
+
+    path: Path
+    identity: tuple[int, int, int]
+    weights_hash: str
+
+    @classmethod
+    def now(cls, path: Path, net: nn.Module) -> LoadedFrom:
+        """Note that a network has just been loaded from a file."""
+        path = path.resolve()
+        return cls(path, _identity(path), hash_of_weights(net))
+
+    def still_holds(self, weights_hash: str) -> bool:
+        """Whether these are the weights in it, and it is the file that it was."""
+        try:
+            return weights_hash == self.weights_hash and _identity(self.path) == self.identity
+        except OSError:
+            return False
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 @dataclass
 class Model:
     """A network (eval mode, float32, on the CPU), how to rebuild it, what goes in and what comes out.
@@ -59,36 +86,41 @@ class Model:
     transform: AnyTransform | None = None
     notes: list[str] = field(default_factory=list)
     synsets: tuple[str, ...] | None = None
-    checkpoint: Path | None = None
+    checkpoint: LoadedFrom | None = None
 
     @property
     def weights_hash(self) -> str:
-        """The sha256 (hex) of the names, dtypes, shapes and bytes of the state dict, but for batch norms' counters.
+        """What tells the network's weights from others; see `hash_of_weights`."""
+        return hash_of_weights(self.net)
 
-        These count training steps, and nothing is computed with them.
-        What is no plain tensor, as `get_extra_state` and quantized layers have it, counts by how it is pickled. Raises
-        ModelError for what cannot be pickled.
-        """
-        digest = hashlib.sha256()
-        for name, value in sorted(self.net.state_dict().items()):
-            if name.endswith("num_batches_tracked"):
-                continue
-            if is_plain(value):
-                digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
-                plain: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-                digest.update(memoryview(plain.numpy()))
-                continue
-            try:
-                pickled = io.BytesIO()
-                torch.save(value, pickled)  # whose bytes, unlike pickle's, do not depend on where tensors lie
-                digest.update(json.dumps([name, type(value).__name__]).encode() + pickled.getvalue())
-            except Exception as error:  # whatever a class of the caller's raises
-                reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-                raise ModelError(
-                    f"the state {name!r} of the network cannot be kept, nor told from another ({reason}); "
-                    "let get_extra_state return tensors, numbers or text"
-                ) from error
-        return digest.hexdigest()
+
+def hash_of_weights(net: nn.Module) -> str:
+    """The sha256 (hex) of the names, dtypes, shapes and bytes of the state dict, but for batch norms' counters.
+
+    These count training steps, and nothing is computed with them.
+    What is no plain tensor, as `get_extra_state` and quantized layers have it, counts by how it is pickled. Raises
+    ModelError for what cannot be pickled.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        if name.endswith("num_batches_tracked"):
+            continue
+        if is_plain(value):
+            digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+            plain: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(memoryview(plain.numpy()))
+            continue
+        try:
+            pickled = io.BytesIO()
+            torch.save(value, pickled)  # whose bytes, unlike pickle's, do not depend on where tensors lie
+            digest.update(json.dumps([name, type(value).__name__]).encode() + pickled.getvalue())
+        except Exception as error:  # whatever a class of the caller's raises
+            reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+            raise ModelError(
+                f"the state {name!r} of the network cannot be kept, nor told from another ({reason}); "
+                "let get_extra_state return tensors, numbers or text"
+            ) from error
+    return digest.hexdigest()
 
 
 def load_network(
@@ -278,7 +310,7 @@ def _from_own(file: WeightsFile, num_classes: int | None, options: Mapping[str, 
         transform=transform,
         notes=notes,
         synsets=synsets,
-        checkpoint=file.path.resolve(),
+        checkpoint=LoadedFrom.now(file.path, net),
     )
 
 

@@ -15,7 +15,13 @@ from weanalysis.training.recipe import Recipe, whole_spec
 from weanalysis.training.runs import Run, find_runs
 
 # Data that come with the program, each with the recipe that trains within minutes on it.
-EMBEDDED = {"digits": "digits", "digit-scenes": "scenes"}
+EMBEDDED = {
+    "digits": "digits",
+    "digit-scenes": "scenes",
+    "moving-digits": "digits",
+    "moving-digits:digit": "digits",
+    "digit-signals": "signals",
+}
 
 
 def trained_checkpoint(
@@ -41,7 +47,8 @@ def trained_checkpoint(
             f"the cache has no finished run of {model_name} on {data_spec}; train one with "
             f"'weanalysis train --model {model_name} --data {data_spec}', or name a checkpoint with --weights FILE"
         )
-    recipe = Recipe.from_preset(preset, model=model_name, options=dict(options or {}), image_size=image_size)
+    given = {"options": dict(options or {}), "image_size": image_size}
+    recipe = Recipe.from_preset(preset, model=model_name, data=data_spec, **given)
     said = False
 
     def with_reason(report: TrainingProgress) -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Any
 
 import torch
@@ -40,6 +37,7 @@ from weanalysis.training.recipe import Recipe
 from weanalysis.training.runs import METRICS, Run
 from weanalysis.training.scores import score_for
 from weanalysis.training.state import TrainingState, load_state, save_state
+from weanalysis.training.stopping import StopRequest
 
 _VALIDATION_BATCH_SIZE = 100
 # A GPU runs ahead of Python; asking it for the loss makes both wait.
@@ -88,7 +86,7 @@ class Session:
                 accelerator.scaler.load_state_dict(self.state.scaler)
         self.first_step, self.seconds_before = self.state.step, self.state.seconds
         self.started = time.perf_counter()
-        self.stop_asked = False
+        self.stop = StopRequest()
         self._tell_start(resumes)
 
     def train(self, num_workers: int | None, save_every_s: float) -> None:
@@ -101,7 +99,7 @@ class Session:
         steps_per_sync = 1 if accelerator.device.type == "cpu" else _STEPS_PER_SYNC_ON_GPU
         saved = time.perf_counter()
         sums = self._no_sums()
-        with self._interruptible():
+        with self.stop.listening():
             for step in range(state.step, self.num_steps):
                 sums += self._step(step, batches)
                 state.advance()
@@ -122,7 +120,7 @@ class Session:
         if accelerator.is_main_process:
             self._finish()
         accelerator.wait_for_everyone()
-        if self.stop_asked:
+        if self.stop.asked:
             raise KeyboardInterrupt(f"the run {self.run.name} had just finished")
 
     def _tell_start(self, resumes: bool) -> None:
@@ -184,7 +182,7 @@ class Session:
 
     def _synchronize(self, sums: Tensor, save_due: bool) -> tuple[bool, bool]:
         """Add up all processes' sums in the state, check and tell them; return whether to stop and whether to save."""
-        flags = torch.tensor([self.stop_asked, save_due], dtype=sums.dtype, device=sums.device)
+        flags = torch.tensor([self.stop.asked, save_due], dtype=sums.dtype, device=sums.device)
         *sums_now, stop, save = self.accelerator.reduce(torch.cat([sums, flags]), "sum").tolist()
         state = self.state
         state.count(sums_now, self._seconds())
@@ -299,29 +297,6 @@ class Session:
         write_atomically(self.run.result_file, json.dumps(result, indent=1).encode())
         self.run.state_file.unlink(missing_ok=True)
         self._note(f"finished the run {self.run.name}: {self.score.label} {last[f'val_{name}']:.2f} %")
-
-    @contextlib.contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Turn Ctrl-C and SIGTERM into a stop after the running step; a second one stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def restore() -> None:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            self.stop_asked = True
-            restore()
-
-        for number in before:
-            signal.signal(number, ask)
-        try:
-            yield
-        finally:
-            restore()
 
     def _interrupt(self) -> None:
         line = (

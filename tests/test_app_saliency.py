@@ -1,0 +1,108 @@
+"""The page of saliency maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from made_studies import (
+    label,
+    write_channels,
+    write_demo,
+    write_saliency,
+    write_study,
+)
+from pages import charts, is_well, open_page, words
+from scipy.stats import spearmanr
+
+from weanalysis.results import Store
+
+
+def test_saliency_is_held_against_a_layer_study_too(cache: Path) -> None:
+    write_channels(cache)
+    write_saliency(cache)
+    app = open_page("saliency", study=label(cache, "layers"))
+    is_well(app)
+    assert "Agreement with what was measured" in "".join(str(one.value) for one in app.subheader)
+
+
+def test_saliency_shows_the_map_the_measured_grid_and_their_agreement(cache: Path) -> None:
+    path = write_demo(cache)
+    made = write_saliency(cache)
+    app = open_page("saliency")
+    is_well(app)
+    assert app.selectbox(key="study").value.startswith("baseline location")
+    choice = app.selectbox(key="criterion")
+    assert choice.options == ["l1", "taylor"] and choice.value == "taylor"
+    assert "Missing here: lwe\\-multiplier" in words(app) and "a \\* formula" in words(app)
+    criterion, measured, forest, scatter, by_layer = charts(app)
+    assert len(criterion["layout"]["annotations"]) == len(measured["layout"]["annotations"]) == 19
+    assert len(criterion["data"]) == 2 and len(measured["data"]) == 2
+    with Store.open(path) as store:
+        rows = store.table(store.find("baseline location"))
+    expected = spearmanr(made.scores("taylor", rows), rows["drop"]).statistic
+    drawn = {trace["text"][0]: trace["x"][0] for trace in forest["data"]}
+    assert drawn[next(text for text in drawn if "taylor" in text)] == pytest.approx(expected)
+    assert len(by_layer["data"]) == 19 and len(scatter["data"]) == 1
+    table = app.dataframe[0].value.set_index("criterion")
+    assert table.loc["taylor", "spearman"] == pytest.approx(expected) and table["spearman"].notna().sum() == 2
+    app.selectbox(key="criterion").select("l1").run()
+    is_well(app)
+    assert "l1 of every kernel" in words(app)
+    next(control for control in app.get("button_group") if control.key == "against").set_value("Flipped images").run()
+    is_well(app)
+    expected = spearmanr(made.scores("l1", rows), rows["num_flipped"]).statistic
+    assert app.dataframe[0].value.set_index("criterion").loc["l1", "spearman"] == pytest.approx(expected)
+    next(control for control in app.get("button_group") if control.key == "metric").set_value("loss").run()
+    is_well(app)
+    with Store.open(path) as store:
+        losses = store.table(store.find("baseline location"), "loss")
+    expected = spearmanr(made.scores("l1", losses), losses["drop"]).statistic
+    assert app.dataframe[0].value.set_index("criterion").loc["l1", "spearman"] == pytest.approx(expected)
+    assert next(one.options for one in app.get("button_group") if one.key == "against") == ["D"]
+
+
+def test_saliency_without_a_study_of_the_same_weights_says_how_to_measure(cache: Path) -> None:
+    write_saliency(cache, "bbbb")
+    app = open_page("saliency")
+    is_well(app)
+    assert len(charts(app)) == 1 and "weanalysis ablate --model resnet20 --data digits" in words(app)
+
+
+def test_saliency_compares_channels_with_a_channel_study_alone(cache: Path) -> None:
+    write_saliency(cache)
+    plan = pd.DataFrame(
+        [
+            {
+                "layer": "layer1.0.conv1",
+                "depth": 1,
+                "selection": selection,
+                "out_channel": out,
+                "in_channel": into,
+                "percentile": None,
+                "fraction": None,
+                "draw": None,
+                "num_weights": 144,
+                "loses": 0.01 * (place + 1),
+                "gains": 0.01,
+            }
+            for place in range(8)
+            for selection, out, into in (("filter", place, None), ("input channel", None, place))
+        ]
+    )
+    write_study(cache / "results.sqlite", "channel", plan, "channels", num_images=500, weights_hash="aaaa", layers=[])
+    app = open_page("saliency")
+    is_well(app)
+    assert len(charts(app)) == 4, "no measured grid"
+    (control,) = (control for control in app.get("button_group") if control.key == "unit")
+    assert len(control.options) == 2
+    assert all("8 places" in trace["text"][0] for trace in charts(app)[1]["data"])
+
+
+def test_damaged_saliency_maps_are_left_out(cache: Path) -> None:
+    (cache / "saliency").mkdir()
+    (cache / "saliency" / "broken.safetensors").write_bytes(b"not tensors")
+    app = open_page("saliency")
+    is_well(app)
+    assert "No saliency maps yet" in words(app)
