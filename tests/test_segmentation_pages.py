@@ -18,7 +18,7 @@ from weanalysis.comparison import compare
 from weanalysis.errors import DataError, StudyError
 from weanalysis.models import build, load_network, save_checkpoint
 from weanalysis.pruning import prune
-from weanalysis.results import Store
+from weanalysis.results import Store, find_improvements
 from weanalysis.tasks import METRICS
 from weanalysis.tasks.pixels import PixelCounts
 from weanalysis.tasks.segmentation import Segmentation
@@ -163,6 +163,10 @@ def test_networks_and_studies_are_compared_by_their_mean_iou(kept):
     studies = compare("where-0", "where-1", cache=kept)
     with Store.open(kept.results) as store:
         drops = [store.table(store.find(f"where-{seed}"))["drop"] for seed in (0, 1)]
+        with pytest.raises(
+            StudyError, match=r"counts images that turn right or wrong, and of masks \(miou\) none does"
+        ):
+            find_improvements(store, store.find("where-0"))
     assert studies.places["difference"].to_numpy() == pytest.approx((drops[1] - drops[0]).to_numpy(), abs=1e-5)
     of_class = compare("where-0", "where-1", metric="iou:background", cache=kept)
     assert of_class.places["difference"].notna().all()
