@@ -29,17 +29,18 @@ PERCENTILES = "5,10,15,20,25,30,35,40,45,50,55,60,65,70,75,80,85,90,95,100"
 
 @dataclass(frozen=True)
 class Demo:
-    """What is trained on what, by which recipe; and a metric in which location studies are told too."""
+    """What is trained on what, by which recipe; on how many images; and in which metric location is told too."""
 
     model: str
     data: str
     recipe: str
     also: str
+    most_images: int
 
 
 TASKS = {
-    "classification": Demo("resnet20", "digits", "digits", "loss"),
-    "segmentation": Demo("fcn_resnet20", "digit-scenes", "scenes", "pixel-accuracy"),
+    "classification": Demo("resnet20", "digits", "digits", "loss", 250),
+    "segmentation": Demo("fcn_resnet20", "digit-scenes", "scenes", "pixel-accuracy", 120),
 }
 
 
@@ -75,7 +76,8 @@ def demo(task: str, open_dashboard: bool, port: int, quiet: bool, cache: str | N
             runs[excitation] = train(recipe, opened, wait=True, progress=watcher.training)
             watcher.rest()
         models = {excitation: load_network(str(run.checkpoint)) for excitation, run in runs.items()}
-        data = load_data(shown.data, num_images=NUM_IMAGES, model=models["none"], cache=opened)
+        num_images = min(NUM_IMAGES, shown.most_images)
+        data = load_data(shown.data, num_images=num_images, model=models["none"], cache=opened)
         for excitation, kind, options in (
             ("none", "magnitude", {"percentiles": PERCENTILES, "repeats": 3}),
             ("none", "location", {"grid": "5x5"}),

@@ -188,10 +188,10 @@ class GivenMasks(GivenTargets):
     task: ClassVar[str] = "segmentation"
 
     def _target(self, index: int, target: Any) -> np.ndarray:
-        found = super()._target(index, target)
-        if found.ndim != 2 or found.dtype.kind not in "iu":
+        mask = super()._target(index, target)
+        if mask.ndim != 2 or mask.dtype.kind not in "iu":
             raise DataError(f"{self._named(index)} has {_what(target)} for a mask; give whole numbers (H, W)")
-        return found.astype(np.int64)
+        return mask.astype(np.int64)
 
     def _checked(self, index: int, item: Any) -> tuple[np.ndarray, Any]:
         image, mask = super()._checked(index, item)

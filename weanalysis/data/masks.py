@@ -75,7 +75,7 @@ class FileMasks:
 
     def mask(self, index: int) -> np.ndarray:
         try:
-            return self._read(read_file(self.root / self.paths[index]), index)
+            return self._classes_of(read_file(self.root / self.paths[index]))
         except Unreadable as error:
             raise DataError(f"{printable(self.root / self.paths[index])} is no mask of its picture: {error}") from error
 
@@ -85,7 +85,11 @@ class FileMasks:
     def examine(self, index: int, decode: bool) -> Examined:
         try:
             content = read_file(self.root / self.paths[index])
-            height, width = self._read(content, index).shape
+            height, width = self._classes_of(content).shape
+            picture = image_size(read_file(self.root / self.pictures[index]))
+            if picture != (width, height):
+                sizes = "{} x {} pixels, its picture {} has {} x {}"
+                raise Unreadable(sizes.format(width, height, printable(self.pictures[index]), *picture))
         except Unreadable as error:
             return Examined("", None, str(error), lasting=error.lasting)
         return Examined(_hashed(content), (width, height))
@@ -105,13 +109,9 @@ class FileMasks:
         paths, pictures = (tuple(names[index] for index in indices) for names in (self.paths, self.pictures))
         return FileMasks(self.root, paths, pictures, self.classes, self.meaning)
 
-    def _read(self, content: bytes, index: int) -> np.ndarray:
-        """The classes of a mask, (H, W); raise Unreadable where its labels or its size do not fit."""
+    def _classes_of(self, content: bytes) -> np.ndarray:
+        """The classes of a mask's pixels, (H, W); raise Unreadable for labels that no mask has."""
         labels = decode_indices(content)
-        picture = image_size(read_file(self.root / self.pictures[index]))
-        if picture != labels.shape[::-1]:
-            sizes = "{} x {} pixels, its picture {} has {} x {}"
-            raise Unreadable(sizes.format(*labels.shape[::-1], printable(self.pictures[index]), *picture))
         classes = self.classes[labels]
         if (classes < 0).any():
             raise Unreadable(f"it has the label {labels[classes < 0][0]}, and labels are {self.meaning}")

@@ -10,7 +10,7 @@ import pandas as pd
 from weanalysis.errors import StudyError
 from weanalysis.kinds import kind_of, kinds_where
 from weanalysis.results.tables import Store
-from weanalysis.tasks import COUNTING
+from weanalysis.tasks import COUNTING, SEGMENTATION, find_metric
 
 SIGNIFICANCE = 0.05
 
@@ -88,6 +88,10 @@ def find_improvements(store: Store, study_id: int, metric: str | None = None) ->
 
 def check_findable(kind: str, metric: str, evaluate: str, stopping: object) -> None:
     """Raise StudyError for a study in which improvements cannot be searched."""
+    if find_metric(metric).tasks == (SEGMENTATION,):
+        raise StudyError(
+            f"--find detrimental counts images that turn right or wrong, and of masks ({metric}) none does"
+        )
     if metric not in COUNTING:
         raise StudyError(
             f"--find detrimental counts images that turn right or wrong: use --metric {' or '.join(COUNTING)}, not "
