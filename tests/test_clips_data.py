@@ -126,25 +126,25 @@ def test_pictures_have_no_frames_to_choose() -> None:
 
 
 def test_moving_digits_differ_in_the_order_of_their_frames_alone() -> None:
-    found = SOURCES["moving-digits"].find("", "test", None)
-    clips, opposite = found.pictures.array, [1, 0, 3, 2]
-    assert clips.shape == (719, 8, 16, 16) and found.classes == ("left", "right", "up", "down")
+    moving = SOURCES["moving-digits"].find("", "test", None)
+    clips, opposite = moving.pictures.array, [1, 0, 3, 2]
+    assert clips.shape == (719, 8, 16, 16) and moving.classes == ("left", "right", "up", "down")
     for label in range(4):
-        own = clips[found.labels == label].astype(float)
+        own = clips[moving.labels == label].astype(float)
         where = (own.sum(axis=2 if label < 2 else 3) * np.arange(16)).sum(-1) / own.sum((2, 3))
         steps = np.diff(where, axis=1)
         assert np.allclose(steps, 1 if label in (1, 3) else -1)
     # Shown backwards, the frames of a direction are spread over the canvas as those of the opposite one.
     for label in range(4):
-        ours, theirs = clips[found.labels == label], clips[found.labels == opposite[label]]
+        ours, theirs = clips[moving.labels == label], clips[moving.labels == opposite[label]]
         assert np.abs(ours[:, ::-1].mean((0, 2, 3)) - theirs.mean((0, 2, 3))).max() < 2
     again = SOURCES["moving-digits"].find("", "test", None)
-    assert np.array_equal(again.pictures.array, clips) and np.bincount(found.labels).min() > 140
+    assert np.array_equal(again.pictures.array, clips) and np.bincount(moving.labels).min() > 140
     both = SOURCES["moving-digits"].find("digit", "test", None)
-    assert len(both.classes) == 40 and np.array_equal(both.labels // 10, found.labels)
+    assert len(both.classes) == 40 and np.array_equal(both.labels // 10, moving.labels)
     digits = SOURCES["digits"].find("", "test", None)
     assert np.array_equal(both.labels % 10, digits.labels) and both.classes[both.labels[0]].endswith(
-        found.classes[found.labels[0]]
+        moving.classes[moving.labels[0]]
     )
 
 

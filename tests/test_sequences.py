@@ -93,12 +93,16 @@ def test_networks_of_clips_and_signals_by_name(tmp_path: Path) -> None:
 
 
 def test_published_weights_of_video_networks_bring_classes_and_transform() -> None:
-    found = SOURCES["video"].pretrained("r3d_18", "default")
-    assert found.label == "KINETICS400_V1" and found.num_classes == len(found.classes) == 400 and found.synsets is None
-    transform = found.transform
+    published = SOURCES["video"].pretrained("r3d_18", "default")
+    assert (
+        published.label == "KINETICS400_V1"
+        and published.num_classes == len(published.classes) == 400
+        and published.synsets is None
+    )
+    transform = published.transform
     assert (transform.image_size, transform.resize_size, transform.num_frames) == (112, 128, 16)
     assert (transform.mean, transform.std) == ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
-    assert "resizes frames to one shape" in found.notes[0]
+    assert "resizes frames to one shape" in published.notes[0]
     assert SOURCES["torchvision"].pretrained("resnet18", "default").synsets[0] == "n01440764"
 
 
@@ -337,7 +341,7 @@ def test_a_study_of_given_clips_is_kept_and_read(tmp_path: Path) -> None:
 def test_saliency_counts_images_not_frames(name: str) -> None:
     net, images, targets = lively(name, 5)
     layers = studies.find_layers(net)
-    found = gather(net, layers, Batches(images, targets))
+    gathered = gather(net, layers, Batches(images, targets))
     for layer in layers:
         conv = net.get_submodule(layer.name)
         weight = conv.weight.detach().requires_grad_()
@@ -349,7 +353,7 @@ def test_saliency_counts_images_not_frames(name: str) -> None:
             logits = torch.func.functional_call(net, {f"{layer.name}.weight": weight}, (image[None],))
             changes.append(torch.autograd.grad(F.cross_entropy(logits, target[None]), weight)[0] * weight.detach())
         handle.remove()
-        evidence, whole = found[layer.name], torch.stack(changes)
+        evidence, whole = gathered[layer.name], torch.stack(changes)
         torch.testing.assert_close(
             evidence.absolute["kernel"], whole.flatten(3).sum(3).abs().mean(0), rtol=1e-3, atol=1e-7
         )

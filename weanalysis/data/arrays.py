@@ -103,10 +103,10 @@ class Arrays:
 
     def examine(self, index: int, decode: bool) -> Examined:
         row = np.ascontiguousarray(self.array[index])
-        told = digest([hashed(row.tobytes()), str(row.dtype), list(row.shape)])
+        identity = digest([hashed(row.tobytes()), str(row.dtype), list(row.shape)])
         with np.errstate(over="ignore"):
             finite = bool(np.isfinite(row.astype(np.float32, copy=False)).all())
-        return Examined(told, None, None if finite else "it has numbers that are NaN, infinite or beyond float32")
+        return Examined(identity, None, None if finite else "it has numbers that are NaN, infinite or beyond float32")
 
     def listing(self) -> str | None:
         return None

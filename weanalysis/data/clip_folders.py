@@ -38,18 +38,18 @@ def class_clips(place: str, split: str) -> LabelledClips:
     if chosen is None and split == "train":
         notes.append(f"{printable(folder)} has no train/ beside val/, so that all of it is taken for training")
     classes = subfolders(root, left_out)
-    found: list[tuple[int, str]] = []
+    clips: list[tuple[int, str]] = []
     for label, name in enumerate(classes):
         own = sorted(_clips_in(root / name, left_out))
         if not own:
             raise DataError(
                 f"{printable(root / name)} holds no clips; it needs videos ({', '.join(VIDEOS)}), or folders of frames"
             )
-        found += [(label, f"{name}/{clip}") for clip in own]
-    if not found:
+        clips += [(label, f"{name}/{clip}") for clip in own]
+    if not clips:
         raise DataError(f"{printable(root)} has no class folders; it needs one folder a class, with clips")
-    labels = np.array([label for label, _ in found], np.int64)
-    paths = tuple(path for _, path in found)
+    labels = np.array([label for label, _ in clips], np.int64)
+    paths = tuple(path for _, path in clips)
     return LabelledClips(FileClips(root, paths), labels, tuple(map(printable, classes)), [*notes, *left_out.note()])
 
 

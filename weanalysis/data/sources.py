@@ -126,13 +126,13 @@ def _frames(place: str, split: str, cache: Cache | None) -> Labelled:
     return _clips(listed_clips(place, split), FRAMES_TRANSFORM)
 
 
-def _clips(found: LabelledClips, transform: ClipTransform) -> Labelled:
-    return Labelled(found.clips, found.labels, found.classes, transform, found.notes)
+def _clips(source: LabelledClips, transform: ClipTransform) -> Labelled:
+    return Labelled(source.clips, source.labels, source.classes, transform, source.notes)
 
 
 def _arrays(place: str, split: str, cache: Cache | None) -> Labelled:
-    found = read_arrays(place, split)
-    return Labelled(found.inputs, found.labels, found.classes, found.transform, found.notes)
+    arrays = read_arrays(place, split)
+    return Labelled(arrays.inputs, arrays.labels, arrays.classes, arrays.transform, arrays.notes)
 
 
 def _cifar(name: str, dataset: type[datasets.CIFAR10], mean: RGB, std: RGB) -> Callable[..., Labelled]:

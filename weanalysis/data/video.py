@@ -90,11 +90,11 @@ class FrameFolder:
         digests, sizes = [], set()
         for file in files:
             content = read_file(file)
-            found = look(content, decode_all)
-            if found.problem:
-                raise Unreadable(f"{printable(file.name)}: {found.problem}")
-            digests.append([file.name, hashed(content), found.reading])
-            sizes.add(found.size)
+            seen = look(content, decode_all)
+            if seen.problem:
+                raise Unreadable(f"{printable(file.name)}: {seen.problem}")
+            digests.append([file.name, hashed(content), seen.reading])
+            sizes.add(seen.size)
         if len(sizes) > 1:
             raise Unreadable(f"frames of several sizes ({_several(sizes)})")
         return Examined(digest(digests), sizes.pop(), num_frames=len(files))

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +264,8 @@ def _fitted(file: WeightsFile, architecture: dict[str, Any], weights_of: str) ->
     expected, classifier = classifier_names(json.dumps(dict(architecture), sort_keys=True))
     fitted = fit(file.sets, expected, origin, weights_of)
     architecture = {**architecture, "num_classes": _num_classes(fitted.state, classifier, architecture)}
-    fitted.state, layers = with_own_lwe(fitted.state, expected)
+    state, layers = with_own_lwe(fitted.state, expected)
+    fitted = replace(fitted, state=state)
     if layers and not architecture.get("excitation"):
         architecture["excitation"] = {"kind": "lwe", "hidden_of": "layer", "unbiased": True, "layers": layers}
         fitted.notes.append(

@@ -80,8 +80,8 @@ class TSM(torchvision.models.ResNet):
         super().__init__(block, layers, num_classes=num_classes)
         self.segments = segments
         for module in self.modules():
-            if isinstance(module, TemporalShift):
-                module.segments, module.share = segments, share
+            if isinstance(module, ShiftedBasicBlock | ShiftedBottleneck):
+                module.add_module("shift", TemporalShift(segments, share))
 
     def forward(self, x: Tensor) -> Tensor:
         num_clips = x.shape[0]
