@@ -21,6 +21,10 @@ Counts = NDArray[np.integer]
 # In so many images a class must occur for an interval to be right: `benchmarks/metric_intervals.py` shows what holds.
 FEWEST_WITH_CLASS = 10
 
+# As if one more image changed by so many points (`results.statistics.linear_change`): in the IoU of one of its classes,
+# which is a part of that in the mean of several; and in the accuracy of all of its pixels.
+_ONE_IMAGE, _ONE_IMAGE_OF_ALL = 5.0, 0.1
+
 
 @dataclass(frozen=True)
 class PixelCounts:
@@ -105,11 +109,7 @@ def pixel_accuracy(counts: PixelCounts) -> Linearized:
     share = right.sum(1) / total if size.any() else np.full(len(right), np.nan)
     influence = 100 * len(size) / total * (right - share[:, None] * size)
     is_sound = np.full(len(right), (size > 0).sum() >= FEWEST_WITH_CLASS)
-    return Linearized(100 * share, influence, is_sound, ONE_IMAGE)
-
-
-# As if one more image changed by that much; see `results.statistics.linear_change`.
-ONE_IMAGE = 1.0
+    return Linearized(100 * share, influence, is_sound, _ONE_IMAGE_OF_ALL)
 
 
 def _mean_over(counts: PixelCounts, chosen: NDArray[np.bool_]) -> Linearized:
@@ -117,7 +117,7 @@ def _mean_over(counts: PixelCounts, chosen: NDArray[np.bool_]) -> Linearized:
     num_networks, num_images = counts.right.shape[:2]
     if not chosen.any():
         nothing = np.full(num_networks, np.nan)
-        return Linearized(nothing, np.zeros((num_networks, num_images)), np.zeros(num_networks, bool), ONE_IMAGE)
+        return Linearized(nothing, np.zeros((num_networks, num_images)), np.zeros(num_networks, bool))
     true, right, predicted = (each[..., chosen] for each in (counts.true, counts.right, counts.predicted))
     total_right = right.sum(1, dtype=np.float64)
     union = true.sum(0, dtype=np.float64) + predicted.sum(1, dtype=np.float64) - total_right
@@ -130,4 +130,4 @@ def _mean_over(counts: PixelCounts, chosen: NDArray[np.bool_]) -> Linearized:
         - (iou * slope) @ true.T
     )
     is_sound = (true > 0).sum(0).min() >= FEWEST_WITH_CLASS
-    return Linearized(100 * iou.mean(1), influence, np.full(num_networks, is_sound), ONE_IMAGE)
+    return Linearized(100 * iou.mean(1), influence, np.full(num_networks, is_sound), _ONE_IMAGE / int(chosen.sum()))
