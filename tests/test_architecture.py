@@ -338,6 +338,8 @@ with tempfile.TemporaryDirectory() as cache:
 
 @pytest.mark.parametrize("package", PUBLIC)
 def test_every_package_lists_its_public_names_and_explains_them(package: str) -> None:
+    if package == "weanalysis.excitation.kernels":
+        pytest.importorskip("triton")
     module = importlib.import_module(package)
     assert (module.__doc__ or "").strip()
     assert sorted(set(module.__all__)) == sorted(module.__all__), "a name is listed twice"

@@ -34,6 +34,7 @@ class Standardized:
     def __init__(self, modules: Sequence[Any]) -> None:
         self._unbiased = bool(modules[0].unbiased)
         self._kept: tuple[Tensor, Tensor] | None = None
+        self._deviation: Tensor | None = None
 
     def forward(self, stack: Tensor) -> Tensor:
         rows = stack.flatten(0, 1).flatten(1)
@@ -48,7 +49,7 @@ class Standardized:
     def backward(self, grad: Tensor, stack: Tensor) -> Tensor:
         mean, scale = self.kept
         rows = stack.flatten(0, 1).flatten(1)
-        if self._unbiased:
+        if self._deviation is not None:
             return _pulled_through_sample(grad.reshape_as(rows), rows - mean, self._deviation).view_as(stack)
         pulled, _, _ = torch.ops.aten.native_layer_norm_backward(
             grad.view_as(rows), rows, rows.shape[1:], mean, scale, None, None, (True, False, False)

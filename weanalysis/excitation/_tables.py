@@ -35,6 +35,20 @@ class Settings(NamedTuple):
     device: torch.device
 
 
+class Parts(NamedTuple):
+    """Of which layer, and of which part of it, each program of a kernel is: a row each, and how many tiles a layer has.
+
+    `rows` are output channels; `tiles` are squares of output and input channels, `hidden_tiles` of outputs and hidden
+    units, `layer_tiles` of hidden units and inputs (empty without LWE).
+    """
+
+    rows: Tensor
+    hidden_tiles: Tensor
+    tiles: Tensor
+    layer_tiles: Tensor
+    num_tiles: list[int]
+
+
 def kernels_for(device: torch.device) -> ModuleType | None:
     """The kernels, where there is Triton and a GPU that it runs on."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (7, 0):
@@ -106,25 +120,25 @@ class Tables:
         self._places: list[Any] = []
         self._table: Tensor | None = None
         self._kept: tuple[Tensor, ...] | None = None
-        self._make_lists()
+        self._parts = self._listed()
 
-    def _make_lists(self) -> None:
+    def _listed(self) -> Parts:
         """Which part of which layer each program has."""
         tile, device = self._kernels.TILE, self._settings.device
         outs, ins, units = ([range(0, size, tile) for size in sizes] for sizes in self._sides())
         layers = range(len(self._raw))
 
         def listed(parts: Callable[[int], Any]) -> Tensor:
-            return torch.tensor([(layer, *part) for layer in layers for part in parts(layer)], dtype=torch.int32).to(
-                device
-            )
+            own = [(layer, *part) for layer in layers for part in parts(layer)]
+            return torch.tensor(own, dtype=torch.int32).to(device)
 
-        self._rows = listed(lambda layer: ((out,) for out in range(self._sizes[layer][0])))
-        if self._settings.locate:
-            self._hidden_tiles = listed(lambda layer: itertools.product(outs[layer], units[layer]))
-            self._tiles = listed(lambda layer: itertools.product(outs[layer], ins[layer]))
-            self._layer_tiles = listed(lambda layer: itertools.product(units[layer], ins[layer]))
-        self._num_tiles = [len(out) * len(channel) for out, channel in zip(outs, ins, strict=True)]
+        return Parts(
+            listed(lambda layer: ((out,) for out in range(self._sizes[layer][0]))),
+            listed(lambda layer: itertools.product(outs[layer], units[layer])),
+            listed(lambda layer: itertools.product(outs[layer], ins[layer])),
+            listed(lambda layer: itertools.product(units[layer], ins[layer])),
+            [len(out) * len(channel) for out, channel in zip(outs, ins, strict=True)],
+        )
 
     def _sides(self) -> tuple[list[int], list[int], list[int]]:
         return [size[0] for size in self._sizes], [size[1] for size in self._sizes], self._hidden
@@ -160,7 +174,7 @@ class Tables:
         return self._table
 
     def _num_largest(self) -> list[int]:
-        return self._num_tiles if self._settings.locate else [out for out, _, _ in self._sizes]
+        return self._parts.num_tiles if self._settings.locate else [out for out, _, _ in self._sizes]
 
     def _row(self, layer: int, grad: Tensor) -> dict[str, int]:
         raw, weight = self._raw[layer], self._weights[layer]
@@ -184,7 +198,7 @@ class Tables:
         kernels, settings = self._kernels, self._settings
         locate, magnify = settings.locate, settings.magnify
         weight, excited = (kernels.dtype_of(one) for one in (settings.dtype, settings.excited_dtype))
-        num_rows, num_kernels = len(self._rows), sum(out * channels for out, channels, _ in self._sizes)
+        num_rows, num_kernels = len(self._parts.rows), sum(out * channels for out, channels, _ in self._sizes)
         table = self._tell()
         means, scales, slopes = self._empty(3 * num_rows).chunk(3)
         averages, factors = self._empty(2 * num_kernels if locate else 2).chunk(2)
@@ -192,7 +206,7 @@ class Tables:
         largest = self._empty(sum(self._num_largest()))
         kernels.statistics[(num_rows,)](
             table,
-            self._rows,
+            self._parts.rows,
             means,
             scales,
             slopes,
@@ -205,12 +219,12 @@ class Tables:
             kernels.BLOCK,
         )
         if locate:
-            kernels.hidden_units[(len(self._hidden_tiles),)](
-                table, self._hidden_tiles, averages, hiddens, weight, kernels.TILE
+            kernels.hidden_units[(len(self._parts.hidden_tiles),)](
+                table, self._parts.hidden_tiles, averages, hiddens, weight, kernels.TILE
             )
-            kernels.multipliers[(len(self._tiles),)](
+            kernels.multipliers[(len(self._parts.tiles),)](
                 table,
-                self._tiles,
+                self._parts.tiles,
                 means,
                 scales,
                 hiddens,
@@ -225,7 +239,7 @@ class Tables:
         if magnify or not locate:
             kernels.finish[(num_rows,)](
                 table,
-                self._rows,
+                self._parts.rows,
                 means,
                 scales,
                 factors,
@@ -265,9 +279,9 @@ class Tables:
         outputs = torch.empty_like(averages)
         if locate:
             self._pull_located(table, outputs, pulled)
-        kernels.of_weight[(len(self._rows),)](
+        kernels.of_weight[(len(self._parts.rows),)](
             table,
-            self._rows,
+            self._parts.rows,
             means,
             scales,
             slopes,
@@ -291,9 +305,9 @@ class Tables:
         weight, grad_type = (kernels.dtype_of(one) for one in (settings.dtype, settings.excited_dtype))
         means, scales, _, averages, factors, hiddens, largest = self._kept
         d_hiddens = torch.empty_like(hiddens)
-        kernels.of_multiplier[(len(self._rows),)](
+        kernels.of_multiplier[(len(self._parts.rows),)](
             table,
-            self._rows,
+            self._parts.rows,
             means,
             scales,
             factors,
@@ -305,14 +319,16 @@ class Tables:
             settings.magnify,
             kernels.BLOCK,
         )
-        kernels.of_hidden[(len(self._hidden_tiles),)](
-            table, self._hidden_tiles, outputs, hiddens, d_hiddens, weight, kernels.TILE
+        kernels.of_hidden[(len(self._parts.hidden_tiles),)](
+            table, self._parts.hidden_tiles, outputs, hiddens, d_hiddens, weight, kernels.TILE
         )
-        kernels.of_layers[(len(self._layer_tiles),)](
-            table, self._layer_tiles, averages, hiddens, outputs, d_hiddens, pulled, weight, kernels.TILE
+        kernels.of_layers[(len(self._parts.layer_tiles),)](
+            table, self._parts.layer_tiles, averages, hiddens, outputs, d_hiddens, pulled, weight, kernels.TILE
         )
         # What was needed of `outputs` is done with.
-        kernels.of_average[(len(self._tiles),)](table, self._tiles, d_hiddens, outputs, weight, kernels.TILE)
+        kernels.of_average[(len(self._parts.tiles),)](
+            table, self._parts.tiles, d_hiddens, outputs, weight, kernels.TILE
+        )
 
     def _hand_out(self, parts: Sequence[Tensor], has_grad: Sequence[bool]) -> None:
         """Add the parts to the gradients of raw weights, then to those of the layers of LWE, of those that have any."""
