@@ -118,14 +118,17 @@ class Bench:
             return ""
         return f" on one {torch.cuda.get_device_name(self.device)}, exact and screened in {self.dtype}"
 
-    def naive(self, ablations: Any) -> tuple[float, Measured]:
-        """Seconds of the whole work, scaled from the first images; and what came out for these."""
+    def naive(self, ablations: Any, every: int = 1, first: int = 0) -> tuple[float, Measured]:
+        """Seconds of the whole work, scaled from the first images and every so many-th ablation; what came out."""
         torch.set_num_threads(joblib.cpu_count(only_physical_cores=True))
         evaluator = Evaluator(self.model.net, "naive", self.device, batch_size=SHARD)
         evaluator.measure(self.images[:SHARD], self.targets[:SHARD], ablations[:1])
+        some = ablations[first % every :: every]
         began = time.perf_counter()
-        measured = evaluator.measure(self.images[: self.naive_images], self.targets[: self.naive_images], ablations)
-        return (time.perf_counter() - began) * len(self.images) / self.naive_images, measured
+        measured = evaluator.measure(self.images[: self.naive_images], self.targets[: self.naive_images], some)
+        # The intact pass is one more.
+        share = (len(some) + 1) / (len(ablations) + 1) * self.naive_images / len(self.images)
+        return (time.perf_counter() - began) / share, measured
 
     def run(self, way: Way, ablations: Any, num_images: int | None = None, warm: Any = None) -> float:
         """Seconds of a way over all shards, by a study's own processes, warmed up with `warm` or what is usual."""
@@ -196,6 +199,12 @@ def main() -> None:
     parser.add_argument("--std")
     parser.add_argument("--images", type=int)
     parser.add_argument("--naive-images", type=int, default=250)
+    parser.add_argument(
+        "--naive-every",
+        type=int,
+        default=1,
+        help="naive takes every so many-th ablation, others in each round: more and shorter rounds",
+    )
     parser.add_argument("--grid", default="5x5")
     parser.add_argument("--max-errors", default="0.1,0.4", help="of the screened ways, in points")
     parser.add_argument("--rounds", type=int, default=2)
@@ -214,7 +223,7 @@ def main() -> None:
     ways += [Way(f"screened, --max-error {float(e):g}", "screened", float(e)) for e in given.max_errors.split(",")]
     naive_seconds: list[float] = []
     for number in range(given.rounds):
-        seconds, naive = bench.naive(ablations)
+        seconds, naive = bench.naive(ablations, given.naive_every, number)
         naive_seconds.append(seconds)
         for way in ways[number >= given.exact_rounds :]:
             way.seconds.append(bench.run(way, ablations))
@@ -231,7 +240,8 @@ def main() -> None:
         f"{count:,} kernels ({given.grid} grids), {given.rounds} rounds. {date.today()}, {machine()}, "
         f"torch {torch.__version__}, {bench.jobs} processes{bench.on_gpu}.",
         "",
-        f"Naive: {spread(naive_seconds)} s, from {bench.naive_images:,} images."
+        f"Naive: {spread(naive_seconds)} s, from {bench.naive_images:,} images"
+        + (f" and every {given.naive_every}th ablation." if given.naive_every > 1 else ".")
         + ("" if true is None else f" {np.abs(true).sum():,} of {true.size:,} pairs flip."),
         "",
         "| | seconds | times naive | pairs computed | largest, mean error of D, points | flips missed | "
@@ -257,7 +267,7 @@ def main() -> None:
                 inside = (low <= difference + 1e-12) & (difference <= high + 1e-12)
                 row[6] = f"{(error > 0).sum()}, {inside[error > 0].sum()}"
         lines.append(f"| {' | '.join(row)} |")
-    if exact.results and bench.naive_images == SHARD:
+    if exact.results and bench.naive_images == SHARD and given.naive_every == 1:
         first = exact.results[0]
         differing = same(naive, first)
         lines += [
