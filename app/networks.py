@@ -45,11 +45,19 @@ def costs(about: dict[str, Any]) -> dict[str, Any]:
     A study knows its network as it is at inference. What training cost is told by the checkpoint that the study was
     run on; where that is gone, train_params is NaN and the excitation None.
     """
-    inputs, path = json.dumps(about["transform"]), _checkpoint(about)
+    shape, path = _input_shape(about["transform"]), _checkpoint(about)
     if path is not None:
-        return _costs(str(path), path.stat().st_mtime, inputs)
-    plain = _costs(json.dumps(about["architecture"], sort_keys=True), 0.0, inputs)
+        return _costs(str(path), path.stat().st_mtime, shape)
+    plain = _costs(json.dumps(about["architecture"], sort_keys=True), 0.0, shape)
     return plain | {"train_params": float("nan"), "excitation": None}
+
+
+def _input_shape(transform: dict[str, Any]) -> tuple[int, ...]:
+    """Return the shape of one input, given the description of what makes it: a picture, a clip or an array."""
+    if "shape" in transform:
+        return tuple(transform["shape"])
+    frames = (transform["num_frames"],) if "num_frames" in transform else ()
+    return 3, *frames, transform["image_size"], transform["image_size"]
 
 
 def _checkpoint(about: dict[str, Any]) -> Path | None:
@@ -59,11 +67,10 @@ def _checkpoint(about: dict[str, Any]) -> Path | None:
 
 
 @st.cache_data(show_spinner="Counting parameters and operations…", max_entries=32)
-def _costs(network: str, changed: float, transform: str) -> dict[str, Any]:
+def _costs(network: str, changed: float, shape: tuple[int, ...]) -> dict[str, Any]:
     """Count what a checkpoint's network costs, or one that a JSON description says how to build, on such inputs."""
-    from weanalysis.data import transform_of
     from weanalysis.excitation import costs as of
     from weanalysis.models import build, load_network
 
     net = build(json.loads(network)) if network.startswith("{") else load_network(network, "default").net
-    return of(net, input_shape=transform_of(json.loads(transform)).shape, batch_size=2, repeats=1)
+    return of(net, input_shape=shape, batch_size=2, repeats=1)
