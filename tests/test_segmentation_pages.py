@@ -14,7 +14,6 @@ import weanalysis as wa
 from weanalysis import figures
 from weanalysis.ablation.predictions import shown_masks
 from weanalysis.cache import Cache
-from weanalysis.cli import demo
 from weanalysis.comparison import compare
 from weanalysis.errors import DataError, StudyError
 from weanalysis.models import build, load_network, save_checkpoint
@@ -23,7 +22,7 @@ from weanalysis.results import Store, find_improvements
 from weanalysis.tasks import METRICS
 from weanalysis.tasks.pixels import PixelCounts
 from weanalysis.tasks.segmentation import Segmentation
-from weanalysis.training import PRESETS, Recipe, train
+from weanalysis.training import Recipe, train
 
 SIDE, NUM_IMAGES = 16, 24
 
@@ -194,22 +193,3 @@ def test_kernels_are_scored_by_the_loss_of_pixels_and_pruned(kept):
 def test_an_unknown_task_of_the_demo_is_one_line(capsys):
     assert command("demo", "--task", "poetry") == 1
     assert "unknown task 'poetry': choose from classification, segmentation" in capsys.readouterr().err
-
-
-def test_the_demo_of_masks_goes_from_nothing_to_the_comparison(tmp_path, capsys, monkeypatch):
-    """The whole demo, shortened: all that it runs is real."""
-    short = {"epochs": 0.08, "warmup_epochs": 0, "image_size": 16}
-    monkeypatch.setitem(PRESETS, "scenes", {**PRESETS["scenes"], **short})
-    monkeypatch.setattr(demo, "NUM_IMAGES", 6)
-    monkeypatch.setattr(demo, "PERCENTILES", "50")
-    assert command("demo", "--task", "segmentation", "--no-dashboard", "--cache", str(tmp_path)) == 0
-    output = capsys.readouterr()
-    assert output.err.count("trains fcn_resnet20 on digit-scenes") == 2
-    assert (
-        "intact mean IoU" in output.out
-        and "D_H - D_L = " in output.out
-        and "on 600 images of digit-scenes" in output.out
-    )
-    with Store.open(Cache(tmp_path).results) as store:
-        studies = store.studies()
-    assert set(studies["metric"]) == {"miou"} and set(studies["state"]) == {"complete"}
