@@ -331,7 +331,8 @@ def test_run_keeps_what_it_says(finished, folder):
     assert tuple(metrics.columns) == METRICS
     assert metrics["epoch"].tolist() == [1, 2] and metrics["step"].tolist() == [STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH]
     assert metrics[["train_top5", "val_top5"]].isna().all(axis=None), "there is no top-5 among four classes"
-    assert metrics.drop(columns=["train_top5", "val_top5"]).notna().all(axis=None)
+    missing = ["train_top5", "val_top5", "train_miou", "val_miou"]
+    assert metrics[missing].isna().all(axis=None) and metrics.drop(columns=missing).notna().all(axis=None)
     assert metrics["seconds"].is_monotonic_increasing
     assert Recipe.from_json(run.recipe) == recipe
     assert run.result["top1"] == metrics["val_top1"].iloc[-1] and run.result["best_top1"] == metrics["val_top1"].max()

@@ -255,7 +255,8 @@ class Session:
     def _publish(self) -> None:
         """Write what follows from a state at an epoch's end: metrics, and the last and perhaps best checkpoint."""
         last = self.state.rows[-1]
-        lines = [",".join(METRICS), *(",".join(_cell(row[name]) for name in METRICS) for row in self.state.rows)]
+        columns = METRICS if self.score.name == "miou" else METRICS[: METRICS.index("train_miou")]
+        lines = [",".join(columns), *(",".join(_cell(row[name]) for name in columns) for row in self.state.rows)]
         write_atomically(self.run.metrics_file, ("\n".join(lines) + "\n").encode())
         extra = {
             "classes": list(self.train_data.classes),
