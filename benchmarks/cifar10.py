@@ -97,6 +97,10 @@ def recipe_of(data: str, excitation: str, seed: int, epochs: float) -> Recipe:
     )
 
 
+def _word(excitation: str) -> str:
+    return "baseline" if excitation == "none" else excitation
+
+
 def _begin_worker(parent: int, threads: int) -> None:
     end_with(parent)
     torch.set_num_threads(threads)
@@ -166,9 +170,9 @@ def _differences(top1: dict[str, list[float]]) -> dict[str, Estimate]:
     """What each excitation adds to the baseline's accuracy, and to that of weight standardization alone."""
     return {
         f"{kind} minus {other}": compare_runs(top1[other], values)
-        for other in ("none", "ws")
+        for other in ("baseline", "ws")
         for kind, values in top1.items()
-        if other in top1 and kind not in ("none", other)
+        if other in top1 and kind not in ("baseline", other)
     }
 
 
@@ -200,7 +204,7 @@ def _under_way(recipes: list[Recipe], cache: Cache) -> str:
         rows = run.metrics()
         if len(rows) and not run.finished:
             top1 = ", ".join(f"{value:.2f}" for value in rows["val_top1"])
-            parts.append(f"{recipe.excitation}, seed {recipe.seed}: {len(rows)} epochs, top-1 {top1} %")
+            parts.append(f"{_word(recipe.excitation)}, seed {recipe.seed}: {len(rows)} epochs, top-1 {top1} %")
     return f" Under way: {'; '.join(parts)}." if parts else ""
 
 
@@ -256,10 +260,10 @@ def main() -> None:
     ]
     if not given.only_page:
         train_all(recipes, cache, given.jobs, given.threads)
-    runs: dict[str, list[Run]] = {kind: [] for kind in EXCITATIONS}
+    runs: dict[str, list[Run]] = {_word(kind): [] for kind in EXCITATIONS}
     for recipe in recipes:
         run = run_folder(cache, recipe.run_name)
-        runs[recipe.excitation] += [run] if run.finished else []
+        runs[_word(recipe.excitation)] += [run] if run.finished else []
     values: dict[str, dict[str, list[float]]] = {}
     for kind in WITH_MULTIPLIERS:
         for run in runs[kind]:
