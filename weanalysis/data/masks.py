@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from weanalysis.data.decoding import Unreadable, decode_indices, image_size, read_file
-from weanalysis.data.pictures import Examined, Looked, Pictures, digest, printable
+from weanalysis.data.pictures import Examined, Looked, Pictures, digest, hashed, printable
 from weanalysis.data.transform import Transform
 from weanalysis.errors import DataError
 
@@ -47,7 +46,7 @@ class ArrayMasks:
 
     def examine(self, index: int, decode: bool) -> Examined:
         height, width = self.array.shape[1:]
-        return Examined(_hashed(self.array[index].tobytes()), (width, height))
+        return Examined(hashed(self.array[index].tobytes()), (width, height))
 
     def listing(self) -> str | None:
         return None
@@ -92,7 +91,7 @@ class FileMasks:
                 raise Unreadable(sizes.format(width, height, printable(self.pictures[index]), *picture))
         except Unreadable as error:
             return Examined("", None, str(error), lasting=error.lasting)
-        return Examined(_hashed(content), (width, height))
+        return Examined(hashed(content), (width, height))
 
     def listing(self) -> str | None:
         states: list[Any] = [self.classes.tolist()]
@@ -127,7 +126,3 @@ class Segmented:
     classes: tuple[str, ...]
     transform: Transform
     notes: list[str] = field(default_factory=list)
-
-
-def _hashed(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=32).hexdigest()
