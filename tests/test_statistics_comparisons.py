@@ -134,55 +134,6 @@ def test_layers_are_compared_image_by_image():
         statistics.compare_layers(sparse_changes(first), sparse_changes(second[:10]))
 
 
-def test_bootstrap_against_scipy_and_the_closed_form():
-    losses = np.random.default_rng(9).gamma(2, size=(400, 1))
-
-    def mean(sums):
-        return sums[..., 0] / 400
-
-    estimate = statistics.stratified_bootstrap(losses, mean, np.random.default_rng(1), num_resamples=6000)
-    other = stats.bootstrap((losses[:, 0],), np.mean, method="percentile", rng=np.random.default_rng(2))
-    assert estimate.value == pytest.approx(losses.mean())
-    assert estimate[1:3] == pytest.approx(tuple(other.confidence_interval), abs=0.02)
-    half = 1.96 * losses.std() / np.sqrt(400)
-    assert estimate[1:3] == pytest.approx((losses.mean() - half, losses.mean() + half), abs=0.02)
-    again = statistics.stratified_bootstrap(losses, mean, np.random.default_rng(1), num_resamples=6000)
-    assert again == estimate
-
-
-def test_strata_keep_their_sizes():
-    # Two classes far apart: within the strata the mean varies by 0.1 / sqrt(200) only.
-    target = np.repeat([0, 1], [50, 150])
-    losses = 10.0 * target + np.tile([-0.1, 0.1], 100)
-
-    def mean(sums):
-        return sums[..., 0] / 200
-
-    value, low, high, _ = statistics.stratified_bootstrap(losses[:, None], mean, np.random.default_rng(1), target)
-    assert value == pytest.approx(7.5) and high - low == pytest.approx(2 * 1.96 * 0.1 / np.sqrt(200), rel=0.1)
-    loose = statistics.stratified_bootstrap(losses[:, None], mean, np.random.default_rng(1))
-    assert loose.high - loose.low > 20 * (high - low)
-    assert np.isnan(statistics.stratified_bootstrap(losses[:1, None], mean, np.random.default_rng(1)).low)
-    with pytest.raises(ValueError, match="columns"):
-        statistics.stratified_bootstrap(losses, mean, np.random.default_rng(1))
-
-
-def test_mean_iou_pixel_by_pixel():
-    rng = np.random.default_rng(10)
-    target, prediction = rng.integers(0, 4, (2, 6, 50))  # class 4 of 5 never occurs
-    confusion = np.zeros((6, 5, 5))
-    for image in range(6):
-        np.add.at(confusion[image], (target[image], prediction[image]), 1)
-    expected = np.mean(
-        [((target == c) & (prediction == c)).sum() / ((target == c) | (prediction == c)).sum() for c in range(4)]
-    )
-    counts = statistics.iou_counts(confusion)
-    assert counts.shape == (6, 15) and statistics.mean_iou(counts.sum(axis=0)) == pytest.approx(expected)
-    assert np.isnan(statistics.mean_iou(np.zeros(15)))
-    estimate = statistics.stratified_bootstrap(counts, statistics.mean_iou, rng, num_resamples=500)
-    assert estimate.low < expected < estimate.high
-
-
 def test_runs_are_compared_by_welch():
     first, second = [97.1, 96.4, 97.9, 96.8], [95.0, 96.1, 94.2]
     estimate = statistics.compare_runs(first, second)

@@ -35,14 +35,7 @@ from weanalysis.results.statistics.planning import (
     smallest_finding,
 )
 from weanalysis.results.statistics.ranking import Overlap, rank_agreement, top_overlap
-from weanalysis.results.statistics.resampling import (
-    Estimate,
-    compare_runs,
-    iou_counts,
-    mean_iou,
-    mean_of_runs,
-    stratified_bootstrap,
-)
+from weanalysis.results.statistics.runs import Estimate, compare_runs, mean_of_runs
 from weanalysis.results.statistics.screening import (
     Hidden,
     hidden_flips,
@@ -82,7 +75,6 @@ __all__ = [
     "drop_table",
     "hidden_flips",
     "images_needed",
-    "iou_counts",
     "is_at_chance",
     "linear_change",
     "linear_columns",
@@ -90,7 +82,6 @@ __all__ = [
     "mcnemar_of_screened",
     "mcnemar_power",
     "mean_change",
-    "mean_iou",
     "mean_of_runs",
     "mean_table",
     "most_by_lot",
@@ -105,7 +96,6 @@ __all__ = [
     "smallest_finding",
     "spread_of_drop",
     "stopped_table",
-    "stratified_bootstrap",
     "top_overlap",
     "trend_of_spread",
 ]

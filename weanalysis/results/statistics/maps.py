@@ -8,7 +8,7 @@ import numpy as np
 from scipy import optimize, sparse, stats
 
 from weanalysis.results.statistics.paired import Floats
-from weanalysis.results.statistics.resampling import Estimate
+from weanalysis.results.statistics.runs import Estimate
 
 _CHUNK_NUMBERS = 4_000_000
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
 from weanalysis.results.statistics.paired import Floats, two_sided_z
-from weanalysis.results.statistics.resampling import Estimate
+from weanalysis.results.statistics.runs import Estimate
 
 Method = Literal["spearman", "kendall"]
 Codes = NDArray[np.intp]
