@@ -235,7 +235,16 @@ def test_progress_is_read_from_what_the_commands_write() -> None:
     watcher.console = SimpleNamespace(is_terminal=False, print=lambda line, **_: written.append(line))
     watcher.training(
         SimpleNamespace(
-            note="", step=50, num_steps=200, val_top1=math.nan, loss=1.0, run="r", epoch=1, num_epochs=4, eta_seconds=9
+            note="",
+            step=50,
+            num_steps=200,
+            val_top1=math.nan,
+            val_miou=math.nan,
+            loss=1.0,
+            run="r",
+            epoch=1,
+            num_epochs=4,
+            eta_seconds=9,
         )
     )
     share, words = progress("\n".join(written))

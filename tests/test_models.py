@@ -788,8 +788,9 @@ def test_the_list_of_networks() -> None:
     assert rows["resnet50"]["weights"] == ["IMAGENET1K_V1", "IMAGENET1K_V2"]
     assert rows["resnet50"]["num_parameters"] == 25557032
     assert not any(row["source"] == "timm" for row in rows.values())
-    assert not any(name.startswith(("fasterrcnn", "deeplab", "mvit", "quantized")) for name in rows)
+    assert not any(name.startswith(("fasterrcnn", "mvit", "quantized")) for name in rows)
     assert rows["r3d_18"]["source"] == "video" and rows["r3d_18"]["num_parameters"] == 33371472
+    assert rows["deeplabv3_resnet50"]["source"] == "segmentation"
     assert "timm:resnet18" in {row["name"] for row in list_models(include_timm=True)}
 
 

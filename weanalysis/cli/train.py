@@ -76,7 +76,7 @@ FLAGS = {
     "momentum": Flag("Momentum of SGD.", "M"),
     "nesterov": Flag("Nesterov's momentum."),
     "weight_decay": Flag("Weight decay.", "W"),
-    "schedule": Flag("How the learning rate falls; multistep: times gamma at each milestone.", "multistep|cosine"),
+    "schedule": Flag("How the learning rate falls; multistep: times gamma at each milestone.", "multistep|cosine|poly"),
     "milestones": Flag("Epochs at which multistep lowers the rate, such as 30,60,90.", "LIST"),
     "gamma": Flag("What multistep multiplies the rate with.", "G"),
     "warmup_epochs": Flag("Epochs in which the rate rises to its highest.", "N"),
