@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -64,7 +66,9 @@ def one_of_two(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_and_shards_are_refused(tmp_path: Path) -> None:
+def test_two_processes_train_as_one_and_shards_are_refused(tmp_path: Path, monkeypatch) -> None:
+    # New processes begin with the main module, which tests of pages leave as a page.
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
     multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
     net, optimizer = made()
     for step in range(3):
