@@ -14,9 +14,9 @@ import streamlit as st
 from weanalysis import figures
 from weanalysis.cache import Cache
 from weanalysis.errors import WeanalysisError
+from weanalysis.tasks.pixels import VOID
 
 _A_PAGE, _SIDE = 6, 160
-_VOID = 255
 
 
 def changed_masks(study: pd.Series, row: pd.Series, about: dict[str, Any], key: str) -> None:
@@ -59,7 +59,7 @@ def _overlays(study: pd.Series, about: dict[str, Any], position: int, chosen: pd
     names = [str(name) for name in about.get("classes") or ()]
     background = 0 if names[:1] == ["background"] else None
     masks = [mask for one in shown for mask in (one.truth, one.before, one.after)]
-    present = sorted({int(index) for mask in masks for index in np.unique(mask)} - {_VOID, background})
+    present = sorted({int(index) for mask in masks for index in np.unique(mask)} - {VOID, background})
     st.html(figures.class_legend(present, names))
     for one, change in zip(shown, chosen.itertuples(), strict=True):
         st.caption(
@@ -69,7 +69,7 @@ def _overlays(study: pd.Series, about: dict[str, Any], position: int, chosen: pd
         with st.container(horizontal=True, gap="small"):
             st.image(_enlarged(one.pixels), width=_SIDE, caption="picture", alt=one.label)
             for mask, what in ((one.truth, "truth"), (one.before, "before"), (one.after, "after")):
-                drawn = figures.overlay(one.pixels, mask, _VOID, background)
+                drawn = figures.overlay(one.pixels, mask, VOID, background)
                 st.image(_enlarged(drawn), width=_SIDE, caption=what, alt=f"{one.label}: {what}")
 
 

@@ -149,10 +149,8 @@ def load_data(
     transform, remarks = _transform_of(model, spec, labelled, examined, given)
     notes += remarks
 
-    order = np.random.default_rng(seed).permutation(len(usable))[:num_images]
-    if num_images is not None and num_images > len(usable):
-        there = f"{printable(spec)} has {len(usable):,}, and all of them are used"
-        notes.append(f"{num_images:,} images were asked for; {there}")
+    order, too_few = served_order(spec, len(usable), num_images, seed)
+    notes += too_few
     data = ImageData(
         spec=spec,
         split=split,
@@ -227,6 +225,15 @@ def _check_choices(num_images: int | None, seed: int, split: str) -> None:
         raise DataError(f"{num_images} images were asked for; give 1 or more, or leave it out for all")
     if seed < 0:
         raise DataError(f"the seed is {seed}; give 0 or more")
+
+
+def served_order(spec: str, total: int, num_images: int | None, seed: int) -> tuple[np.ndarray, list[str]]:
+    """The order of `seed` in which images are served, the first `num_images` of it; a note where fewer are there."""
+    order = np.random.default_rng(seed).permutation(total)[:num_images]
+    if num_images is None or num_images <= total:
+        return order, []
+    there = f"{printable(spec)} has {total:,}, and all of them are used"
+    return order, [f"{num_images:,} images were asked for; {there}"]
 
 
 def _find(spec: str, split: str, cache: Cache | None) -> Labelled | Segmented:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from weanalysis.cache import Cache
 from weanalysis.data.fingerprint import examine
-from weanalysis.data.images import ImageData, fit_classes
+from weanalysis.data.images import ImageData, fit_classes, served_order
 from weanalysis.data.masks import VOID, Masks, Segmented
 from weanalysis.data.pictures import digest, printable
 from weanalysis.data.transform import Transform
@@ -84,11 +84,7 @@ def segmentation_data(
                 f"{printable(spec)} has files that cannot be used: {', '.join(named[:3])}{more}; mend them, or take "
                 "them out of the split's list"
             )
-    notes = list(source.notes)
-    if num_images is not None and num_images > len(nothing):
-        there = f"{printable(spec)} has {len(nothing):,}, and all of them are used"
-        notes.append(f"{num_images:,} images were asked for; {there}")
-    order = np.random.default_rng(seed).permutation(len(nothing))[:num_images]
+    order, too_few = served_order(spec, len(nothing), num_images, seed)
     data = MaskData(
         spec=spec,
         split=split,
@@ -101,6 +97,6 @@ def segmentation_data(
         masks=source.masks.take(order),
         content=digest([of_pictures.content, of_masks.content]),
         outputs=np.arange(len(source.classes)),
-        notes=notes,
+        notes=[*source.notes, *too_few],
     )
     return data if model is None else fit_classes(data, model)

@@ -18,6 +18,9 @@ from weanalysis.tasks.aggregates import Linearized
 
 Counts = NDArray[np.integer]
 
+# The label of pixels that have no class: they count in no metric and in no loss. It is that of PASCAL VOC's masks.
+VOID = 255
+
 # In so many images a class must occur for an interval to be right: `benchmarks/metric_intervals.py` shows what holds.
 FEWEST_WITH_CLASS = 10
 

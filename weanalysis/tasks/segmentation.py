@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from weanalysis.errors import StudyError
 from weanalysis.tasks.own import OwnMetric
+from weanalysis.tasks.pixels import VOID
 
-# The label of pixels that have no class: they count in no metric and in no loss. It is that of PASCAL VOC's masks.
-VOID = 255
+__all__ = ["VOID", "Segmentation"]
 
 
 @dataclass(frozen=True)

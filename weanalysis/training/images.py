@@ -21,10 +21,7 @@ import weanalysis._torchvision  # noqa: F401
 from torchvision.transforms import InterpolationMode, v2
 
 from weanalysis.data import AnyTransform, ArrayTransform, ClipTransform, ImageData, MaskData
-from weanalysis.training.masks import MASK_AUGMENTATIONS, TrainingMasks
-
-# Datasets whose resized pixels take less than this are kept in memory.
-_MEMORY_LIMIT_BYTES = 512 * 2**20
+from weanalysis.training.masks import MASK_AUGMENTATIONS, MEMORY_LIMIT_BYTES, TrainingMasks
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ class TrainingImages(Dataset[tuple[Tensor, int]]):
         self.augment: Callable[[Any], Any] = v2.Identity()
         if not isinstance(transform, ArrayTransform):
             self.augment = augmentation.make(transform.image_size, InterpolationMode(transform.interpolation))
-        fits = len(data) * _num_bytes(transform) <= _MEMORY_LIMIT_BYTES
+        fits = len(data) * _num_bytes(transform) <= MEMORY_LIMIT_BYTES
         self.pixels = None
         if fits and not self.whole_picture and not self.moments:
             self.pixels = torch.stack([data.transform.pixels(data.picture(index)) for index in range(len(data))])
@@ -189,7 +186,7 @@ def validation_loader(
 ) -> DataLoader:
     """Serve this process's share of all images as the study of a network serves them, in order."""
     share = range(process, len(data), num_processes)
-    if len(data) * 4 * math.prod(data.transform.stored_shape) <= _MEMORY_LIMIT_BYTES:
+    if len(data) * 4 * math.prod(data.transform.stored_shape) <= MEMORY_LIMIT_BYTES:
         kept: Dataset = _Kept([data[index] for index in share])
         return _loader(kept, 0, pin_memory, batch_size=batch_size)
     return _loader(torch.utils.data.Subset(data, list(share)), num_workers, pin_memory, batch_size=batch_size)

@@ -20,7 +20,8 @@ from torchvision.transforms.v2 import functional
 from weanalysis.data import MaskData
 from weanalysis.data.masks import VOID
 
-_MEMORY_LIMIT_BYTES = 512 * 2**20
+# Datasets whose resized pixels take less than this are kept in memory.
+MEMORY_LIMIT_BYTES = 512 * 2**20
 
 # What is new beyond a border: black in a picture, void in its mask.
 _FILL: dict[Any, Any] = {tv_tensors.Image: 0, tv_tensors.Mask: VOID}
@@ -86,7 +87,7 @@ class TrainingMasks(Dataset[tuple[Tensor, Tensor]]):
         self.augment = augmentation.make(size)
         self.pixels: Tensor | None = None
         self._masks: Tensor | None = None
-        if not self.whole_picture and len(data) * 11 * size**2 <= _MEMORY_LIMIT_BYTES:
+        if not self.whole_picture and len(data) * 11 * size**2 <= MEMORY_LIMIT_BYTES:
             self.pixels = torch.stack([data.transform.pixels(data.picture(index)) for index in range(len(data))])
             self._masks = torch.stack([data.mask(index) for index in range(len(data))])
 

@@ -69,17 +69,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "augmentation": "shift-rotate",
         "label_smoothing": 0.1,
     },
-    # The same for inputs that are no pictures.
-    "signals": {
-        "epochs": 10,
-        "batch_size": 32,
-        "learning_rate": 0.02,
-        "nesterov": True,
-        "schedule": "cosine",
-        "warmup_epochs": 2,
-        "weight_decay": 5e-4,
-        "label_smoothing": 0.1,
-    },
     # Section 4.5. What is done to the frames is not said there: a part of 8 to 100 % and a flip, as for pictures.
     "kinetics": {
         "epochs": 50,
@@ -91,19 +80,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "augmentation": "clip-crop-flip",
         "frames": 16,
         "sampling": "dense",
-    },
-    # Section 4.6: the same but for the sampling. Gestures to the left and to the right are classes, so that nothing is
-    # flipped.
-    "jester": {
-        "epochs": 50,
-        "batch_size": 64,
-        "learning_rate": 0.02,
-        "schedule": "multistep",
-        "milestones": (20, 40),
-        "weight_decay": 5e-4,
-        "augmentation": "clip-crop",
-        "frames": 16,
-        "sampling": "strided",
     },
     # Section 4.4's networks on VOC, whose recipe is Qiao et al.'s with weight standardization: what the program that
     # they name (chenxi116/DeepLabv3.pytorch) says of batch norm; scales and crops are DeepLabv3's (its section 4.1).
@@ -138,6 +114,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 5e-4,
     },
 }
+# That of the digits for inputs that are no pictures.
+PRESETS["signals"] = {name: value for name, value in PRESETS["digits"].items() if name != "augmentation"}
+# Section 4.6: that of 4.5 but for the sampling. Gestures to the left and to the right are classes, so that nothing is
+# flipped.
+PRESETS["jester"] = {**PRESETS["kinetics"], "augmentation": "clip-crop", "sampling": "strided"}
 
 # Where the paper departs from its own recipe for one network.
 _PRESET_EXCEPTIONS: dict[tuple[str, str], dict[str, Any]] = {
