@@ -18,9 +18,9 @@ import streamlit as st
 from weanalysis import figures
 from weanalysis.cache import safe_name, storable
 from weanalysis.errors import WeanalysisError
-from weanalysis.kinds import called, kind_of, kinds_where
-from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words, untested_words
-from weanalysis.results.statistics import selected_intervals
+from weanalysis.kinds import called, kind_of, named
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, finding_words, interval_words, untested_words
+from weanalysis.results.findings import most_important as most_important_of
 from weanalysis.tasks import find_metric
 
 Colour = Literal["blue", "green", "orange", "red", "gray"]
@@ -160,45 +160,6 @@ def theme() -> str:
     return "dark" if st.context.theme.type == "dark" else "light"
 
 
-def label(study: pd.Series) -> str:
-    """Return the words by which a study is chosen and linked to: its name, and its number, since names may repeat."""
-    return f"{study['name']} · {study['id']}"
-
-
-def choose_study(page: str) -> pd.Series:
-    """Let the reader choose among the studies that `page` shows; end it with how to begin where there is none."""
-    kinds = kinds_where(lambda kind: kind.page == page)
-    studies = reading.studies(*kinds)
-    if studies.empty:
-        how_to_begin(kinds[0])
-        st.stop()
-    by_label = {label(study): study for _, study in studies.iterrows()}
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        chosen = st.selectbox("Study", list(by_label), key="study", bind="query-params", width=640)
-        return choose_metric(by_label[chosen])
-
-
-def choose_metric(study: pd.Series, *others: pd.Series) -> pd.Series:
-    """Let the reader choose in which of its metrics, and of the others', a study is read; return it so."""
-    offered = [name for name in reading.metrics(study) if all(name in reading.metrics(other) for other in others)]
-    if len(offered) < 2:
-        return reading.in_metric(study, offered[0]) if offered else study
-    labels = [find_metric(name).label for name in offered]
-    chosen = st.segmented_control(
-        "D of",
-        offered,
-        # Of two metrics of a caller's own with one label the hash tells which.
-        format_func=lambda name: name if labels.count(find_metric(name).label) > 1 else find_metric(name).label,
-        default=offered[0],
-        required=True,
-        key="metric",
-        bind="query-params",
-        help="One run measures all of them. An accuracy changes only where an image turns right or wrong; the loss "
-        "changes with nearly every weight.",
-    )
-    return reading.in_metric(study, chosen)
-
-
 def how_to_begin(kind: str | None = None) -> None:
     """Say which command makes what this page shows."""
     what = f"No {kind} study yet" if kind else "Nothing has been measured yet"
@@ -214,20 +175,39 @@ def how_to_begin(kind: str | None = None) -> None:
     st.caption(f"Results are kept in {plain(reading.cache().root)}.")
 
 
-def headline(study: pd.Series, rows: pd.DataFrame) -> None:
-    """Say in one line what was measured, on what, and how far it is."""
-    parts = [f"**{plain(study['model'])}** on **{plain(study['data'])}**"]
+def headline(
+    study: pd.Series,
+    rows: pd.DataFrame,
+    finding: str | None = None,
+    on_choose: Callable[[pd.Series], None] | None = None,
+) -> None:
+    """Say what was found in one line, and below it what was measured, on what, and how far it is.
+
+    The `finding` is, where the page has none of its own in Markdown, how many D differ from 0 and which is the largest;
+    `on_choose` is called with the row, of those that differ, that the reader asks for.
+    """
+    metric, kind = find_metric(study["metric"]), kind_of(study["kind"])
+    if finding is None:
+        finding = plain(finding_words(rows, metric, kind.row, bool(study["stopping"])))
+    if finding:
+        st.markdown(
+            f"#### {finding}",
+            help="After correction for the number of ablations (Benjamini-Hochberg). The interval counts with the "
+            "choice of the largest, which is likely overestimated.",
+        )
+    if on_choose is not None:
+        links(rows, on_choose)
+    parts = [f"**{plain(reading.identity(study).network)}** on **{plain(study['data'])}**"]
     if len(intact := rows["intact"].dropna()):
-        metric = find_metric(study["metric"])
         parts.append(f"intact {metric.label} {metric.words(intact.iloc[0], signed=False)} {metric.mark}")
-    parts.append(f"{rows['drop'].notna().sum():,} of {len(rows):,} {kind_of(study['kind']).row}s measured")
+    parts.append(f"{rows['drop'].notna().sum():,} of {len(rows):,} {kind.row}s measured")
     if len(counts := rows["num_images"].dropna()) and counts.max() > 0:
         parts.append(f"on {int(counts.max()):,} images")
     if figures.is_screened(rows).any():
         parts.append("screened: most images predicted, those at risk computed")
     if study["stopping"]:
         parts.append(f"anytime-valid intervals (--{plain(study['stopping'])})")
-    if untested := untested_words(rows, find_metric(study["metric"])):
+    if untested := untested_words(rows, metric):
         st.caption(untested)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(" · ".join(parts))
@@ -239,6 +219,26 @@ def headline(study: pd.Series, rows: pd.DataFrame) -> None:
                 color="orange",
                 help="It may have been killed. The same command takes it up again; nothing measured is lost.",
             )
+
+
+def links(rows: pd.DataFrame, on_choose: Callable[[pd.Series], None], most: int = 6) -> None:
+    """Offer the largest of the rows that differ from 0 to be looked at."""
+    certain = rows[rows["drop"].notna() & (rows["q_value"] <= FALSE_DISCOVERY_RATE)]
+    if certain.empty:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.caption("Look at", width="content")
+        for row in certain.nlargest(most, "drop").itertuples():
+            st.button(
+                plain(named(row)),
+                key=f"link-{row.Index}",
+                type="tertiary",
+                on_click=on_choose,
+                args=(rows.loc[row.Index],),
+                width="content",
+            )
+        if len(certain) > most:
+            st.caption(f"and {len(certain) - most:,} more", width="content")
 
 
 def measured(row: pd.Series) -> None:
@@ -256,18 +256,33 @@ def measured(row: pd.Series) -> None:
             st.metric("D on these images", bounds, help=f"{SCREENED}.")
 
 
-def most_important(rows: pd.DataFrame, row: str, stopped: bool = False, count: int = 10) -> None:
-    """List the rows (`row` is what one is called) that cost most; their intervals count with that choice."""
-    measured = rows.dropna(subset=["drop"])
-    worst = selected_intervals(measured.nlargest(count, "drop"), len(measured), stopped)
+def most_important(
+    rows: pd.DataFrame,
+    row: str,
+    stopped: bool = False,
+    count: int = 10,
+    on_choose: Callable[[pd.Series], None] | None = None,
+) -> None:
+    """List the rows (`row` is what one is called) that cost most; their intervals count with that choice.
+
+    `on_choose` is called with the row that the reader selects.
+    """
+    num_measured = int(rows["drop"].notna().sum())
+    worst = most_important_of(rows, stopped, count)
     if worst.empty:
         return
     metric = find_metric(worst["metric"].iloc[0])
     st.markdown(
-        f"**The {len(worst)} most important {row}s**: {interval_words(len(worst), len(measured))}",
+        f"**The {len(worst)} most important {row}s**: {interval_words(len(worst), num_measured)}",
         help="The largest of many noisy values is likely overestimated. Of intervals adjusted for the choice, five in "
         "a hundred of those shown miss the true D at most; those of a row by itself would miss far more.",
     )
+
+    def choose() -> None:
+        picked = st.session_state["most-important"].selection.rows
+        if picked and on_choose is not None:
+            on_choose(worst.iloc[picked[0]])
+
     st.dataframe(
         pd.DataFrame(
             {
@@ -288,7 +303,10 @@ def most_important(rows: pd.DataFrame, row: str, stopped: bool = False, count: i
                 "flipped": worst["num_flipped"],
             }
         ).dropna(axis=1, how="all"),
+        key="most-important",
         hide_index=True,
+        on_select=choose if on_choose else "ignore",
+        selection_mode="single-row",
         column_config={
             "layer": st.column_config.TextColumn("Layer"),
             "out": st.column_config.NumberColumn("Output channel", format="%d"),
@@ -350,6 +368,11 @@ def show(
             on_click="ignore",
         )
     return event
+
+
+def not_here(what: str, named: str) -> None:
+    """Say that a kernel, a filter … that the address or another page names is none of the study that is shown."""
+    st.warning(f"This study has not measured the {what} {plain(named)}; none is shown.", icon=":material/link_off:")
 
 
 def plain(text: object) -> str:

@@ -26,7 +26,7 @@ def test_magnitude_studies_are_compared_as_curves(cache: Path) -> None:
     app = open_page("compare", first=label(cache, "other magnitude"), second=label(cache, "baseline magnitude"))
     is_well(app)
     names = {trace.get("name") for trace in chart(app)["data"]}
-    assert {label(cache, "other magnitude"), label(cache, "baseline magnitude")} <= names
+    assert {"other magnitude · resnet20 · 500 images", "baseline magnitude · resnet20 · 2,000 images"} <= names
 
 
 def test_runs_are_drawn_grouped_and_told_apart(cache: Path) -> None:

@@ -180,8 +180,9 @@ def test_spread_is_the_standard_deviation_of_each_layer_with_an_interval_around_
     assert (np.asarray(line.error_y.arrayminus) > 0).all()
     wide = finished(location_plan([("wide", 64, 64)], grid=64))
     dots, narrow = figures.layer_spread(wide).data
-    assert len(dots.y) == 500
-    assert "500 of 4,096" in dots.name
+    assert f"{len(dots.y):,} of 4,096" in dots.name
+    certain = wide.index[wide["q_value"] <= 0.05]
+    assert len(dots.y) < 3_000 and set(certain) <= {key[3] for key in dots.customdata}
     # 4,096 kernels pin the standard deviation down: the same distribution bootstrapped by hand.
     values = wide["drop"].to_numpy()
     draws = np.random.default_rng(1).choice(values, size=(400, len(values))).std(axis=1, ddof=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from functools import partial
 
+import choosing
 import kernels
 import networks
 import pandas as pd
@@ -36,21 +37,21 @@ if usual is None:
     shared.how_to_begin(DEFAULT)
     st.caption("Two studies of the same kind are needed for a comparison.")
     st.stop()
-by_label = {shared.label(study): study for _, study in studies.iterrows()}
-label_of = {int(study["id"]): name for name, study in by_label.items()}
 with st.container(horizontal=True):
-    begin = list(by_label).index(label_of[usual[0]])
-    first_label = st.selectbox("First", list(by_label), index=begin, key="first", bind="query-params")
-    first = by_label[first_label]
-    others = [name for name, study in by_label.items() if study["kind"] == first["kind"] and name != first_label]
-    partner = reading.usual_pair(studies, int(first["id"]))
-    if partner is None:
+    first = choosing.choose_among("First", studies, "first", default=usual[0])
+    partners = reading.partners(studies, int(first["id"]))
+    same_kind = studies[(studies["kind"] == first["kind"]) & (studies["id"] != first["id"])]
+    if same_kind.empty:
         st.info(f"There is no other {first['kind']} study to compare it with.", icon=":material/compare_arrows:")
         st.stop()
-    begin = others.index(label_of[partner[1]])
-    second_label = st.selectbox("Second", others, index=begin, key="second", bind="query-params")
-    second = by_label[second_label]
-    first = shared.choose_metric(first, second)
+    # One that cannot be compared is shown, and why, where the address asks for it, or where there is no other.
+    asked = same_kind["id"].astype(str) == st.query_params.get("second", "")
+    offered = same_kind[same_kind["id"].isin(partners) | asked] if partners else same_kind
+    partner = partners[0] if partners else int(same_kind["id"].iloc[0])
+    second = choosing.choose_among("Second", offered, "second", default=partner)
+    first = choosing.choose_metric(first, second)
+first_label, second_label = reading.labels(pd.DataFrame([first, second])).values()
+label_of = {int(first["id"]): first_label, int(second["id"]): second_label}
 
 
 def accuracies(compared: StudyComparison | None) -> None:
@@ -60,7 +61,7 @@ def accuracies(compared: StudyComparison | None) -> None:
         for study, accuracy in zip((first, second), intact, strict=True):
             metric = compared.measured_in if compared else find_metric(reading.answers_in(study["metric"]))
             st.metric(
-                f"{shared.plain(study['name'])}, {metric.name}",
+                f"{shared.plain(label_of[int(study['id'])])}, {metric.name}",
                 f"{metric.words(accuracy, signed=False)} {metric.mark}" if accuracy == accuracy else "not measured",
             )
         if compared is None:
@@ -116,9 +117,9 @@ def costs() -> None:
     for study in (first, second):
         about = reading.describe(study)
         if not about.get("architecture"):
-            st.caption(f"Of {shared.plain(study['name'])} it is not known how to build its network.")
+            st.caption(f"Of {shared.plain(label_of[int(study['id'])])} it is not known how to build its network.")
             return
-        costs_of[shared.label(study)] = networks.costs(about)
+        costs_of[label_of[int(study["id"])]] = networks.costs(about)
     st.dataframe(
         pd.DataFrame(
             {
@@ -163,7 +164,7 @@ def maps(compared: StudyComparison | None) -> None:
         grid = st.grid(columns=2, min_column_width=420, gap="medium")
         for key, study, rows in (("mosaic-1", first, one), ("mosaic-2", second, two)):
             with grid.cell():
-                st.markdown(f"**{shared.plain(study['name'])}**")
+                st.markdown(f"**{shared.plain(label_of[int(study['id'])])}**")
                 if not (own := [layer for layer in layers if (rows["layer"] == layer).any()]):
                     st.caption("It has none of these layers.")
                     continue
@@ -237,13 +238,13 @@ def images_of(one: pd.DataFrame, two: pd.DataFrame) -> None:
     for key, study, rows in (("images-1", first, one.loc[[place]]), ("images-2", second, other)):
         with grid.cell():
             if rows.empty:
-                st.caption(f"{shared.plain(study['name'])} has not measured this kernel.")
+                st.caption(f"{shared.plain(label_of[int(study['id'])])} has not measured this kernel.")
                 continue
             metric = find_metric(study["metric"])
             drop, low, high = rows[["drop", "drop_low", "drop_high"]].iloc[0]
             st.markdown(
-                f"**{shared.plain(study['name'])}**: D = {metric.words(drop)} {metric.unit}, 95 % interval "
-                f"{metric.interval(low, high)}"
+                f"**{shared.plain(label_of[int(study['id'])])}**: D = {metric.words(drop)} {metric.unit}, "
+                f"95 % interval {metric.interval(low, high)}"
             )
             pictures.changed_images(study, rows.iloc[0], key)
 

@@ -108,7 +108,7 @@ def studies() -> None:
     if picked.selection.rows:
         study = shown.iloc[picked.selection.rows[0]]
         if page := kind_of(study["kind"]).page:
-            st.switch_page(f"views/{page}.py", query_params={"study": shared.label(study)})
+            st.switch_page(f"views/{page}.py", query_params={"study": str(study["id"])})
         st.info(
             f"A {study['kind']} study has no page here; `weanalysis report {study['id']} -o report.html` draws it, and "
             f"`weanalysis export {study['id']} -o FILE` writes its table."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import choosing
 import curves
 import pandas as pd
 import reading
@@ -48,7 +49,7 @@ if not names:
     st.code("weanalysis train --model resnet20 --data digits --excitation lwe", language="bash")
     st.stop()
 
-chosen = st.multiselect("Runs", names, default=names[:SHOWN_FIRST], key="runs", bind="query-params")
+chosen = choosing.choose_several("Runs", names, "runs", "runs", default=names[:SHOWN_FIRST])
 if not chosen:
     st.caption("Choose at least one run.")
     st.stop()

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from weanalysis.comparison.difference import Difference
     from weanalysis.comparison.entry import compare
+    from weanalysis.comparison.identity import Identity, distinct_words, identify_run, identify_study
     from weanalysis.comparison.named import StudyOf, find_named, find_run_folder
     from weanalysis.comparison.networks import NetworkComparison, Side
-    from weanalysis.comparison.pairs import Candidate, usual_pair
+    from weanalysis.comparison.pairs import Candidate, partners, usual_pair
     from weanalysis.comparison.sides import Member, find_checkpoint
     from weanalysis.comparison.studies import StudyComparison, compare_studies
 
 __all__ = [
     "Candidate",
     "Difference",
+    "Identity",
     "Member",
     "NetworkComparison",
     "Side",
@@ -27,18 +29,23 @@ __all__ = [
     "StudyOf",
     "compare",
     "compare_studies",
+    "distinct_words",
     "find_checkpoint",
     "find_named",
     "find_run_folder",
+    "identify_run",
+    "identify_study",
+    "partners",
     "usual_pair",
 ]
 
 _MODULES = {
     "difference": ("Difference",),
     "entry": ("compare",),
+    "identity": ("Identity", "distinct_words", "identify_run", "identify_study"),
     "named": ("StudyOf", "find_named", "find_run_folder"),
     "networks": ("NetworkComparison", "Side"),
-    "pairs": ("Candidate", "usual_pair"),
+    "pairs": ("Candidate", "partners", "usual_pair"),
     "sides": ("Member", "find_checkpoint"),
     "studies": ("StudyComparison", "compare_studies"),
 }

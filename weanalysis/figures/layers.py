@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from weanalysis.figures.location import SIGNIFICANT_Q
 from weanalysis.figures.style import (
     CATEGORICAL,
+    SIGNIFICANT_Q,
     THEMES,
     diamond,
     each,
@@ -62,7 +62,7 @@ def drop_by_layer(
     ):
         if own.empty:
             continue
-        shown = thinned(own, generator)
+        shown = thinned(own, generator, "layer")
         name += f", {len(shown):,} of {len(own):,}" if len(shown) < len(own) else ""
         points = _points(shown, metric, with_intervals=len(rows) <= _MOST_INTERVALS)
         figure.add_trace(points.update(name=name, marker={"size": 5 if crowded else 8, "color": colour}))

@@ -14,6 +14,7 @@ from weanalysis.figures.mosaic import Mosaic, Tile, lay_out
 from weanalysis.figures.style import (
     CATEGORICAL,
     SEQUENTIAL,
+    SIGNIFICANT_Q,
     THEMES,
     clickable,
     colour_bar,
@@ -34,7 +35,6 @@ from weanalysis.tasks import Metric
 Value = Literal["drop", "significance", "flipped"]
 Scale = Literal["shared", "layer"]
 
-SIGNIFICANT_Q = 0.05
 _LARGEST_LOG_Q = 4.0  # beyond q = 0.0001 a darker colour says nothing more
 _MOST_MARKERS = 30_000  # clickable cells; with more, the page would carry more text than picture
 _LARGEST_BOOTSTRAP = 2_000
@@ -142,7 +142,7 @@ def layer_spread(table: pd.DataFrame, *, theme: str = "light", seed: int = 0) ->
     generator = np.random.default_rng(seed)
     spreads = pd.DataFrame([_spread(layer, rows["drop"], generator) for layer, rows in _by_layer(kernels)])
     places = dict(zip(spreads["layer"], range(len(spreads)), strict=True))
-    dots = thinned(kernels, generator)
+    dots = thinned(kernels, generator, "layer")
     metric = metric_of(kernels)
     figure = new_figure(
         theme,
@@ -158,6 +158,7 @@ def layer_spread(table: pd.DataFrame, *, theme: str = "light", seed: int = 0) ->
             mode="markers",
             name="D of one kernel" + (f" ({len(dots):,} of {len(kernels):,})" if len(dots) < len(kernels) else ""),
             marker={"size": 4, "color": translucent(CATEGORICAL[8], 0.55)},
+            customdata=_keys_of(dots),
             text=_hover_texts(dots),
             hovertemplate="%{text}<extra></extra>",
         )
@@ -314,15 +315,21 @@ def _add_markers(figure: go.Figure, mosaic: Mosaic, kernels: pd.DataFrame, quant
     """Lay an invisible point on every kernel: a heatmap alone tells neither click nor row to Streamlit."""
     centres = [tile.centres() for tile in mosaic.tiles]
     named = kernels.loc[[index for tile in mosaic.tiles for index in tile.rows.index]]
-    keys = (named["layer"], named["out_channel"].astype(int), named["in_channel"].astype(int), named.index)
     figure.add_trace(
         clickable(
             np.concatenate([x for _, x in centres]),
             np.concatenate([y for y, _ in centres]),
-            [list(key) for key in zip(*(column.tolist() for column in keys), strict=True)],
+            _keys_of(named).tolist(),
             _hover_texts(named, quantity),
         )
     )
+
+
+def _keys_of(kernels: pd.DataFrame) -> np.ndarray:
+    """Say of each kernel, for who clicks on it, which it is: layer, output, input channel and row."""
+    columns = (kernels["layer"], kernels["out_channel"].astype(int), kernels["in_channel"].astype(int), kernels.index)
+    keys = [list(key) for key in zip(*(column.tolist() for column in columns), strict=True)]
+    return np.array(keys, dtype=object)
 
 
 def _hover_texts(kernels: pd.DataFrame, quantity: str = "D") -> list[str]:

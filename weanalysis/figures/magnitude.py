@@ -97,13 +97,13 @@ def _add_curve(figure: go.Figure, name: str, rows: pd.DataFrame, colour: str, me
         )
     )
     if num_draws.max() > 1:
-        dots = thinned(rows, np.random.default_rng(0))
+        dots = thinned(rows, np.random.default_rng(0), "percentile")
         figure.add_trace(
             go.Scatter(
                 x=dots["percentile"],
                 y=dots["drop"],
                 mode="markers",
-                name="one draw",
+                name="one draw" + (f" ({len(dots):,} of {len(rows):,})" if len(dots) < len(rows) else ""),
                 legendgroup=name,
                 showlegend=alone,
                 marker={"size": 5, "color": translucent(CATEGORICAL[8] if alone else colour, 0.5)},

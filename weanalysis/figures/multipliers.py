@@ -49,8 +49,8 @@ def multiplier_drops(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
         xaxis_title_text=f"D ({metric.unit})",
     )
     for selection, name, colour, shift in (
-        ("lowest", "D_L: lowest multiplier", THEMES[theme].line, 0.15),
-        ("highest", "D_H: highest multiplier", CATEGORICAL[1], -0.15),
+        ("lowest", "D<sub>L</sub>: lowest multiplier", THEMES[theme].line, 0.15),
+        ("highest", "D<sub>H</sub>: highest multiplier", CATEGORICAL[1], -0.15),
     ):
         own = rows[rows["selection"] == selection]
         figure.add_trace(
@@ -145,7 +145,7 @@ def _add_rank_curve(figure: go.Figure, own: pd.DataFrame, name: str, ranked: str
         )
     )
     if len(own) > len(mean):
-        dots = thinned(own, np.random.default_rng(0))
+        dots = thinned(own, np.random.default_rng(0), "fraction")
         figure.add_trace(
             go.Scatter(
                 x=100 * dots["fraction"],
@@ -153,7 +153,8 @@ def _add_rank_curve(figure: go.Figure, own: pd.DataFrame, name: str, ranked: str
                 mode="markers",
                 marker={"size": 5, "color": translucent(colour, 0.6)},
                 legendgroup=selection,
-                showlegend=False,
+                name=f"random draws ({len(dots):,} of {len(own):,})",
+                showlegend=len(dots) < len(own),
                 hovertemplate=f"%{{x:g}} %<br>D = %{{y:+.{metric.decimals}f}}<extra>one draw</extra>",
             )
         )

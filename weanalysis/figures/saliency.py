@@ -93,8 +93,9 @@ def saliency_mosaic(
 def score_against_drop(
     scored: pd.DataFrame, criterion: str, measured: str = "drop", *, theme: str = "light"
 ) -> go.Figure:
-    """Draw the measured D of every place (or, "num_flipped", the images flipped) against its score, coloured by depth.
+    """Draw the measured D of every place against its score, coloured by depth.
 
+    `measured` is "drop", D, or "num_flipped", the images flipped, or "size", D without its sign.
     `scored` holds the rows of a study with a column called `criterion`. The scores' axis is logarithmic.
     """
     rows = scored.dropna(subset=["drop", criterion])
@@ -102,7 +103,9 @@ def score_against_drop(
     if rows.empty:
         return message_figure(f"No place has both a D and a score above 0 under {criterion}.", theme)
     metric = metric_of(rows)
-    title = "images flipped" if measured == "num_flipped" else f"D ({metric.unit})"
+    rows = rows.assign(size=rows["drop"].abs())
+    titles = {"num_flipped": "images flipped", "size": f"size of D ({metric.unit})"}
+    title = titles.get(measured, f"D ({metric.unit})")
     figure = new_figure(
         theme,
         360,

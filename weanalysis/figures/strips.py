@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from weanalysis.figures.location import SIGNIFICANT_Q, measurements, shared_limit, significance
+from weanalysis.figures.location import measurements, shared_limit, significance
 from weanalysis.figures.style import (
     CATEGORICAL,
+    SIGNIFICANT_Q,
     THEMES,
     clickable,
     colour_bar,

@@ -17,6 +17,8 @@ from plotly.subplots import make_subplots
 from weanalysis.tasks import METRICS, Metric, find_metric
 
 _MOST_DOTS = 500  # beyond it dots lie on each other, and each is an element that the browser draws
+_MOST_SIGNIFICANT_DOTS = 3_000
+SIGNIFICANT_Q = 0.05
 MOST_MARKERS = 50  # of a curve, for the same reason; every point tells what it is, marked or not
 
 SEQUENTIAL = "Cividis"  # shares and magnitudes, which have no sign
@@ -253,9 +255,26 @@ def diamond(x: float, y: float, theme: str) -> go.Scatter:
     return go.Scatter(x=[x], y=[y], mode="markers", marker=marker, showlegend=False, hoverinfo="skip")
 
 
-def thinned(table: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
-    """Return the rows themselves, or as many of them, drawn at random, as a reader can tell apart as dots."""
-    return table if len(table) <= _MOST_DOTS else table.sample(_MOST_DOTS, random_state=generator).sort_index()
+def thinned(table: pd.DataFrame, generator: np.random.Generator, by: str) -> pd.DataFrame:
+    """Return the rows themselves, or as many of them as a reader can tell apart as dots.
+
+    `table` has the results' columns drop and q_value. Always among the dots are the largest and the smallest D of all
+    and of each value of the column `by`, and what differs from 0 after correction (of very many, the largest); only
+    what is left is drawn at random.
+    """
+    if len(table) <= _MOST_DOTS:
+        return table
+    drop = table["drop"].reset_index(drop=True)
+    groups = drop.groupby(table[by].to_numpy())
+    kept = np.zeros(len(table), bool)
+    kept[[drop.idxmax(), drop.idxmin(), *groups.idxmax(), *groups.idxmin()]] = True
+    if "q_value" in table:
+        certain = np.flatnonzero(table["q_value"].to_numpy(dtype=float) <= SIGNIFICANT_Q)
+        by_size = np.argsort(-np.abs(drop.to_numpy(dtype=float)[certain]), kind="stable")
+        kept[certain[by_size[:_MOST_SIGNIFICANT_DOTS]]] = True
+    rest = np.flatnonzero(~kept)
+    kept[generator.permutation(rest)[: max(0, _MOST_DOTS - int(kept.sum()))]] = True
+    return table[kept]
 
 
 def worded_once(table: pd.DataFrame, *columns: str) -> tuple[pd.DataFrame, np.ndarray]:
