@@ -159,7 +159,7 @@ def maps(compared: StudyComparison | None) -> None:
         difference_map(compared, layers)
     limit = None
     if compared is not None:
-        limit = compared.places[["first", "second"]].abs().quantile(0.99).max() or 1.0
+        limit = float(compared.places[["first", "second"]].abs().max().max()) or 1.0
     with above:
         grid = st.grid(columns=2, min_column_width=420, gap="medium")
         for key, study, rows in (("mosaic-1", first, one), ("mosaic-2", second, two)):

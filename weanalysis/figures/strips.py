@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from weanalysis.figures.location import measurements, shared_limit, significance
+from weanalysis.figures.location import measurements, significance
+from weanalysis.figures.scale import scale_of
 from weanalysis.figures.style import (
     CATEGORICAL,
     SIGNIFICANT_Q,
@@ -63,7 +64,9 @@ def channel_strips(
     shades = rows["drop"].astype(float)
     if hide_insignificant:
         shades = shades.where(significance(rows) <= SIGNIFICANT_Q)
-    limit, marks = shared_limit(shades, metric_of(rows), quantity)
+    metric = metric_of(rows)
+    scale = scale_of(rows, rows["drop"])
+    limit, marks, shades = scale.end, scale.marks(metric, f"{quantity}, {metric.unit}"), scale.places(shades)
     z = np.full((len(layers), width), np.nan, dtype=np.float32)
     for strip, left, right, shade in zip(rows["strip"], rows["left"], rows["right"], shades, strict=True):
         z[strip, left:right] = shade

@@ -39,16 +39,29 @@ CATEGORICAL = (
 )
 
 
-# Red is a loss, blue a gain, the middle nothing: RdBu reversed, and the same hues from a dark middle on a dark page.
-_RED_BLUE = "RdBu_r"
+# Red is a loss, blue a gain, and nothing is the page itself, white or black. The further from 0, the more a colour
+# stands out from its page, so that a dark page has a scale of its own.
+_RED_BLUE = [
+    [0.0, "#053061"],
+    [0.15, "#2166AC"],
+    [0.3, "#6AACD0"],
+    [0.42, "#C3DEEE"],
+    [0.5, "#FFFFFF"],
+    [0.58, "#FBD0BC"],
+    [0.7, "#EC8C6D"],
+    [0.85, "#B2182B"],
+    [1.0, "#67001F"],
+]
 _RED_BLUE_ON_DARK = [
-    [0.0, "#9BD0F5"],
-    [0.2, "#3F93D2"],
-    [0.4, "#23486B"],
-    [0.5, "#1C222B"],
-    [0.6, "#6E2B33"],
-    [0.8, "#E0604C"],
-    [1.0, "#FFC2A1"],
+    [0.0, "#6CB8FF"],
+    [0.15, "#2F8CE8"],
+    [0.3, "#2467A8"],
+    [0.42, "#21436A"],
+    [0.5, "#14171C"],
+    [0.58, "#5C2A2A"],
+    [0.7, "#97362F"],
+    [0.85, "#DB4633"],
+    [1.0, "#FF6A4D"],
 ]
 
 
@@ -67,6 +80,11 @@ class Theme:
     accent: str
     line: str
     diverging: Any
+
+    @property
+    def diverging_middle(self) -> str:
+        """The colour of nothing."""
+        return str(self.diverging[len(self.diverging) // 2][1])
 
 
 THEMES = {
