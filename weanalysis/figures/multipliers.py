@@ -109,8 +109,8 @@ def multiplier_curve(table: pd.DataFrame, ranked: str = "input channel", *, them
     each is a point (of very many, some are shown), and the line their mean.
 
     >>> from weanalysis.results import COLUMNS
-    >>> table = pd.DataFrame({"selection": ["lowest", "highest"] * 2, "fraction": [0.1, 0.1, 1, 1], "drop": [0, 9, 5, 60]})
-    >>> figure = multiplier_curve(table.assign(metric="top1").reindex(columns=COLUMNS))
+    >>> table = pd.DataFrame({"selection": ["lowest", "highest"] * 2, "fraction": [0.1] * 2 + [1.0] * 2})
+    >>> figure = multiplier_curve(table.assign(drop=[0, 9, 5, 60], metric="top1").reindex(columns=COLUMNS))
     >>> [(trace.name, list(map(float, trace.y))) for trace in figure.data if trace.name]
     [('highest multiplier first', [9.0, 60.0]), ('lowest multiplier first', [0.0, 5.0])]
     """

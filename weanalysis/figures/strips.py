@@ -136,7 +136,7 @@ def channel_intervals(
     `table` is as for `channel_strips`; a click on a channel carries its customdata.
 
     >>> from weanalysis.results import COLUMNS
-    >>> table = pd.DataFrame({"out_channel": [0, 1], "drop": [0.5, 5.0], "drop_low": [0.0, 3.0], "drop_high": [2.0, 8.0]})
+    >>> table = pd.DataFrame({"out_channel": [0, 1], "drop": [0.5, 5.0], "drop_low": [0, 3], "drop_high": [2, 8]})
     >>> table = table.assign(layer="conv1", depth=0, selection="filter", metric="top1").reindex(columns=COLUMNS)
     >>> points = channel_intervals(table, "conv1").data[0]
     >>> points.y.tolist(), points.error_y.array.tolist()
