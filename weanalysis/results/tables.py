@@ -38,13 +38,14 @@ class Store(AllAnswers):
 
     `Store.open(path)` opens it; use it as a context manager or close it. What measures writes with `store.Writer`.
 
-    >>> import weanalysis as wa
-    >>> from weanalysis.cache import find_cache
-    >>> model = wa.load_model("resnet20", weights="none", num_classes=10)
-    >>> made = wa.ablate(model, wa.load_data("digits", image_size=16, num_images=20), "layer", name="whole layers")
-    >>> with Store.open(find_cache().results) as store:
-    ...     table = store.table(store.find("whole layers"))
-    >>> table["drop"].equals(made["drop"])
+    >>> from torch import eye, nn
+    >>> from weanalysis import ablate
+    >>> net = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> net[0].weight.data = eye(3)[:, :, None, None]
+    >>> images = [((1 + eye(3)[k % 3])[:, None, None].expand(3, 4, 4), k % 3) for k in range(12)]
+    >>> made = ablate(net, images, "channel", side="out", name="colours", cache="cache")
+    >>> store = Store.open("cache/results.sqlite")
+    >>> store.table(store.find("colours"))["drop"].equals(made["drop"])
     True
     """
 
