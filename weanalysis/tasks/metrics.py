@@ -120,7 +120,13 @@ class Metric:
         return self.name not in METRICS and not self.name.startswith(IOU_OF_CLASS)
 
     def right(self, correct: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Whether each image is right, from the bits that are kept of it; same shape."""
+        """Whether each image is right, from the bits that are kept of it; same shape.
+
+        The bit of top-1 is 1, that of top-5 is 2:
+
+        >>> METRICS["top1"].right(np.array([0, 2, 3], np.uint8)).tolist()
+        [False, False, True]
+        """
         return (correct & self.bit).astype(bool)
 
 

@@ -124,7 +124,11 @@ class Run:
         return _read_json(self.result_file, schema.RESULT) if self.finished else None
 
     def metrics(self) -> pd.DataFrame:
-        """One row an epoch with the columns `METRICS`; see `read_metrics`."""
+        """One row an epoch with the columns `METRICS`; see `read_metrics`.
+
+        >>> len(Run(Path("runs/not-begun")).metrics())
+        0
+        """
         return read_metrics(self)
 
 
