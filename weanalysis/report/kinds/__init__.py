@@ -11,7 +11,7 @@ from weanalysis.report.kinds.multiplier import read_multiplier
 from weanalysis.report.kinds.study import Reading, ReportedStudy, distribution
 from weanalysis.report.kinds.units import read_units
 
-__all__ = ["READERS", "ReportedStudy", "read"]
+__all__ = ["READERS", "read"]
 
 # What is read from a kind of study beyond its counts; one that is not here is shown by counts and distribution.
 READERS: dict[str, Callable[[ReportedStudy], Reading]] = {
