@@ -258,8 +258,8 @@ class Reader(ResultsFile):
 
         See `ablation.evaluate.Screen`; what an older version did not keep is 0.
 
-        >>> table = ablate(net, images, "channel", side="out", evaluate="screened", name="screened", cache="cache")
-        >>> places, numbers, about = next(reader.screens(reader.find("screened")))
+        >>> table = ablate(net, images, "channel", side="out", evaluate="screened", cache="screened")
+        >>> places, numbers, about = next(Reader.open("screened/results.sqlite").screens(1))
         >>> places.tolist(), numbers["num_left"].tolist()
         ([0, 1, 2, 3], [0.0, 0.0, 0.0, 0.0])
         """
