@@ -9,22 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from weanalysis.comparison.difference import Difference
     from weanalysis.comparison.entry import compare
     from weanalysis.comparison.identity import Identity, distinct_words, identify_run, identify_study
     from weanalysis.comparison.named import StudyOf, find_named, find_run_folder
-    from weanalysis.comparison.networks import NetworkComparison, Side
+    from weanalysis.comparison.networks import NetworkComparison
     from weanalysis.comparison.pairs import Candidate, partners, usual_pair
-    from weanalysis.comparison.sides import Member, find_checkpoint
+    from weanalysis.comparison.sides import find_checkpoint
     from weanalysis.comparison.studies import StudyComparison, compare_studies
 
 __all__ = [
     "Candidate",
-    "Difference",
     "Identity",
-    "Member",
     "NetworkComparison",
-    "Side",
     "StudyComparison",
     "StudyOf",
     "compare",
@@ -40,13 +36,12 @@ __all__ = [
 ]
 
 _MODULES = {
-    "difference": ("Difference",),
     "entry": ("compare",),
     "identity": ("Identity", "distinct_words", "identify_run", "identify_study"),
     "named": ("StudyOf", "find_named", "find_run_folder"),
-    "networks": ("NetworkComparison", "Side"),
+    "networks": ("NetworkComparison",),
     "pairs": ("Candidate", "partners", "usual_pair"),
-    "sides": ("Member", "find_checkpoint"),
+    "sides": ("find_checkpoint",),
     "studies": ("StudyComparison", "compare_studies"),
 }
 

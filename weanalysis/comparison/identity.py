@@ -39,6 +39,9 @@ class Identity:
     """A study's or a run's network, `way` of training ("" where it is not known) and `seed`, and what was measured.
 
     `settings` are the study's own in a few words, such as "5×5" and "250 images".
+
+    >>> Identity(1, "a", "resnet20", "LWE", 1, "digits", ("5×5", "250 images")).words
+    'resnet20 · LWE · seed 1 · 5×5 · 250 images'
     """
 
     number: int
@@ -62,7 +65,12 @@ class Identity:
 
 
 def identify_study(about: Mapping[str, Any], cache: Cache) -> Identity:
-    """Tell the identity of a study, given what the store says of it (`Store.describe`)."""
+    """Tell the identity of a study, given what the store says of it (`Store.describe`).
+
+    >>> about = {"id": 1, "name": "a", "kind": "location", "model": "resnet20", "data": "digits", "num_images": 250}
+    >>> identify_study({**about, "excitation": "lwe"}, Cache(Path("cache"))).words
+    'resnet20 · LWE · 5×5 · 250 images'
+    """
     recipe = _recipe_of(about.get("checkpoint"), cache)
     known = about.get("excitation") or (recipe or {}).get("excitation")
     if known is None and about.get("checkpoint") and "excitation" in about:
@@ -81,7 +89,11 @@ def identify_study(about: Mapping[str, Any], cache: Cache) -> Identity:
 
 
 def identify_run(name: str, recipe: Mapping[str, Any]) -> Identity:
-    """Tell the identity of a training run of this program, given its name and its recipe's fields."""
+    """Tell the identity of a training run of this program, given its name and its recipe's fields.
+
+    >>> identify_run("run", {"model": "resnet20", "excitation": "none", "seed": 2}).network
+    'resnet20 · baseline · seed 2'
+    """
     excitation = str(recipe.get("excitation", "none"))
     return Identity(
         0,
@@ -94,7 +106,11 @@ def identify_run(name: str, recipe: Mapping[str, Any]) -> Identity:
 
 
 def distinct_words(studies: Iterable[Identity]) -> dict[int, str]:
-    """Word each study so that no two read alike, by number: by data, name and number where the rest does not tell."""
+    """Word each study so that no two read alike, by number: by data, name and number where the rest does not tell.
+
+    >>> distinct_words([Identity(1, "resnet20-a", "resnet20"), Identity(2, "resnet20-a", "resnet20")])
+    {1: 'resnet20 · resnet20-a · 1', 2: 'resnet20 · resnet20-a · 2'}
+    """
     listed = list(studies)
     several_data = len({one.data for one in listed}) > 1
     words = {}

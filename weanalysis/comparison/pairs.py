@@ -19,6 +19,10 @@ class Candidate:
     """A study that could be compared: its number, its kind, what it asked, and whether its network was excited.
 
     `about` is what the store says of it, by which it is told what it can be compared with.
+
+    >>> about = {"id": 3, "kind": "location", "options": {"grid": "5x5"}}
+    >>> Candidate.of(about, excited=False).question == Candidate.of({**about, "id": 4}, excited=True).question
+    True
     """
 
     number: int
@@ -41,6 +45,12 @@ def usual_pair(candidates: Sequence[Candidate], first: int | None = None) -> tup
     Excitation and of one with it, the baseline standing first. Else they asked the same question, else they are of one
     kind, the older one standing first. With `first`, the number of a study, only its partner is looked for. None where
     there are no two of a kind.
+
+    Study 2 asked what study 1 did, of a network with Weight Excitation; study 3 asked something else:
+
+    >>> candidates = [Candidate(3, "layer", "b", True), Candidate(2, "location", "a", True)]
+    >>> usual_pair([*candidates, Candidate(1, "location", "a", False)])
+    (1, 2)
     """
     if (anchor := next((one for one in candidates if one.number == first), None)) is not None:
         others = _fitting(candidates, anchor)
@@ -102,7 +112,13 @@ def check_pairable(about: Sequence[Mapping[str, Any]], metric: str) -> list[str]
 
 
 def partners(candidates: Sequence[Candidate], first: int) -> list[int]:
-    """Return the numbers of the studies that the study `first` can be compared with, the most fitting first."""
+    """Return the numbers of the studies that the study `first` can be compared with, the most fitting first.
+
+    >>> about = {"kind": "location", "name": "one", "data": "digits", "metric": "top1", "fingerprint": "f0"}
+    >>> studies = [{**about, "id": 1}, {**about, "id": 2, "data": "cifar10"}, {**about, "id": 3}]
+    >>> partners([Candidate.of(study, excited=False) for study in studies], 1)
+    [3]
+    """
     anchor = next((one for one in candidates if one.number == first), None)
     if anchor is None:
         return []
