@@ -116,12 +116,11 @@ def finding_words(table: pd.DataFrame, metric: Metric, row: str, stopped: bool =
     `row` is what a row of the study is called. The interval is the one adjusted for the choice of the ten largest, as
     it stands in the table of the most important. Empty where nothing is measured, or no D is told from chance.
 
-    >>> import weanalysis as wa
     >>> from weanalysis.tasks import find_metric
-    >>> model = wa.load_model("resnet20", weights="none", num_classes=10)
-    >>> table = wa.ablate(model, wa.load_data("digits", image_size=16, num_images=20), "layer")
-    >>> finding_words(table, find_metric("top1"), "layer")[:17]
-    'None of 21 layers'
+    >>> columns = {"layer": ["a", "b"], "selection": "layer", "drop": [20.0, 0.0], "num_flipped": [50, 0]}
+    >>> table = pd.DataFrame({**columns, "num_images": 250, "p_value": [1e-9, 1.0], "q_value": [2e-9, 1.0]})
+    >>> finding_words(table, find_metric("top1"), "layer")
+    '1 of 2 layers differs from 0 (q ≤ 0.05), in a; the largest: a, +20.00 [+15.33, +25.40] points'
     """
     measured = table[table["drop"].notna()]
     if measured.empty or untested_words(table, metric):
