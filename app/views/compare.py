@@ -86,18 +86,19 @@ def needed(compared: StudyComparison) -> None:
     """Say how much more the second network needs these weights, and what else a reader must know."""
     metric = compared.measured_in
     mean = [metric.words(compared.places[side].mean()) for side in ("first", "second")]
-    in_first, in_second = compared.num_certain
     st.markdown(
-        f"Mean D of {len(compared.places):,} places: {mean[0]} and {mean[1]} {metric.unit}; "
-        f"second minus first **{metric.words(compared.difference)} {metric.unit}**, 95 % interval "
-        f"{metric.interval(compared.difference_low, compared.difference_high)} over {compared.num_images:,} images, "
-        f"p = {compared.p_value:.2g}. {in_second:,} places matter more in the second and {in_first:,} more in the "
-        "first, beyond chance.",
+        f"#### {shared.plain(compared.verdict('the first', 'the second'))}",
         help="Each image counts for both networks: the interval of a place combines both D with their correlation over "
         "the images (of one network's two studies it is Tango's); q is from an exact sign-flip test over the images, "
         "with a false discovery rate of 5 % over all places."
         if metric.counts_images
         else "Intervals and q are Student's, over the images' differences, with a false discovery rate of 5 %.",
+    )
+    st.markdown(
+        f"Mean D of {len(compared.places):,} {kind_of(first['kind']).row}s: {mean[0]} and {mean[1]} {metric.unit}; "
+        f"second minus first **{metric.words(compared.difference)} {metric.unit}**, 95 % interval "
+        f"{metric.interval(compared.difference_low, compared.difference_high)} over {compared.num_images:,} images, "
+        f"p = {compared.p_value:.2g}."
     )
     for note in compared.notes:
         st.caption(f":material/info: {shared.plain(note[0].upper() + note[1:])}.")

@@ -32,6 +32,9 @@ from weanalysis.results.statistics import (
 from weanalysis.results.store import PLACE
 from weanalysis.tasks import IOU_OF_CLASS, METRICS, SEGMENTATION, Metric, find_metric
 
+# Of the one test of the mean D.
+SIGNIFICANCE = 0.05
+
 # What every place changes in either study.
 Changes = tuple[sparse.csr_array, sparse.csr_array] | tuple[Shifts, Shifts]
 
@@ -94,6 +97,26 @@ class StudyComparison(Difference):
         """The number of images that some place costs: both networks, the first alone, the second alone."""
         first, second = self.images["first"] > 0, self.images["second"] > 0
         return int((first & second).sum()), int((first & ~second).sum()), int((second & ~first).sum())
+
+    def verdict(self, first: str, second: str, p_value: float | None = None) -> str:
+        """Say in one line which of two networks, by these names, needs its weights more, and at how many places.
+
+        `p_value` is that of the mean D after correction, where it is one of several.
+        """
+        if self.same_network and not self.places["difference"].any():
+            return f"{first} and {second} are of the same network (the same weights): nothing differs"
+        in_first, in_second = self.num_certain
+        if not in_first + in_second:
+            where = f"at none of {len(self.places):,} places does D differ"
+        else:
+            where = f"{in_second:,} of {len(self.places):,} places matter more in {second} and {in_first:,} in {first}"
+        metric = self.measured_in
+        interval = f"{metric.words(self.difference_low)}, {metric.words(self.difference_high)}"
+        apart = f"{second} − {first} = {metric.words(self.difference)} [{interval}] {metric.unit}"
+        mean = f"mean D, {apart}, cannot be told from equal"
+        if (self.p_value if p_value is None else p_value) <= SIGNIFICANCE:
+            mean = f"on average {second if self.difference > 0 else first} needs them more: {apart}"
+        return f"{where} (q ≤ {FALSE_DISCOVERY_RATE:g}); {mean}"
 
     def largest(self, count: int) -> pd.DataFrame:
         """Return the places of the largest differences with `selected_low` and `selected_high`.

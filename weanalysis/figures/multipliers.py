@@ -40,7 +40,7 @@ def multiplier_drops(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
     >>> table = pd.DataFrame({"selection": ["lowest", "highest"], "drop": [0.1, 4.0], "in_channel": [3, 7]})
     >>> table = table.assign(layer="conv1", depth=0, metric="top1").reindex(columns=COLUMNS)
     >>> [(trace.name, list(map(float, trace.x))) for trace in multiplier_drops(table).data]
-    [('D_L: lowest multiplier', [0.1]), ('D_H: highest multiplier', [4.0])]
+    [('D<sub>L</sub>: lowest multiplier', [0.1]), ('D<sub>H</sub>: highest multiplier', [4.0])]
     """
     rows = table[table["layer"].notna() & table["drop"].notna()]
     if rows.empty:

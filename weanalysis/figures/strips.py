@@ -61,8 +61,8 @@ def channel_strips(
     >>> table = pd.DataFrame({"out_channel": [0, 1, 2], "drop": [0.5, 5.0, 1.0], "q_value": 0.01})
     >>> table = table.assign(layer="conv1", depth=0, selection="filter", metric="top1").reindex(columns=COLUMNS)
     >>> figure = channel_strips(table, order="drop")
-    >>> list(dict.fromkeys(float(cell) for cell in figure.data[0].z[0]))
-    [5.0, 1.0, 0.5]
+    >>> [channel for _, channel, _ in figure.data[1].customdata]
+    [1, 2, 0]
     """
     rows, column = _units(table)
     if rows.empty or column is None:
