@@ -204,7 +204,8 @@ def headline(
     if len(counts := rows["num_images"].dropna()) and counts.max() > 0:
         parts.append(f"on {int(counts.max()):,} images")
     if figures.is_screened(rows).any():
-        parts.append("screened: most images predicted, those at risk computed")
+        reach = ((rows["screen_high"] - rows["screen_low"]) / 2).max()
+        parts.append(f"fast mode: D known to ±{reach:.2g} on these images")
     if study["stopping"]:
         parts.append(f"anytime-valid intervals (--{plain(study['stopping'])})")
     if untested := untested_words(rows, metric):
@@ -253,7 +254,7 @@ def measured(row: pd.Series) -> None:
         st.metric("95 % interval", metric.interval(row["drop_low"], row["drop_high"]), help=f"{INTERVALS}.")
         if figures.is_screened(row.to_frame().T).any():
             bounds = figures.interval(row["screen_low"], row["screen_high"])
-            st.metric("D on these images", bounds, help=f"{SCREENED}.")
+            st.metric("Screening bounds", bounds, help=f"{SCREENED}.")
 
 
 def most_important(
@@ -305,6 +306,7 @@ def most_important(
         ).dropna(axis=1, how="all"),
         key="most-important",
         hide_index=True,
+        placeholder="–",
         on_select=choose if on_choose else "ignore",
         selection_mode="single-row",
         column_config={
@@ -315,7 +317,7 @@ def most_important(
             "interval": st.column_config.TextColumn(
                 "Interval", help=f"{INTERVALS}; widened for the choice of the largest (Benjamini and Yekutieli, 2005)."
             ),
-            "bounds": st.column_config.TextColumn("On these images", help=f"{SCREENED}."),
+            "bounds": st.column_config.TextColumn("Screening bounds", help=f"{SCREENED}."),
             "q": st.column_config.NumberColumn("q", format="%.2g", help="False discovery rate, Benjamini-Hochberg."),
             "found": st.column_config.CheckboxColumn(
                 "Differs from 0", help=f"After correction for the number of ablations: q ≤ {FALSE_DISCOVERY_RATE:g}."

@@ -178,11 +178,11 @@ def test_a_screened_study_tells_the_bounds_of_d_on_its_images(cache: Path, monke
     ):
         app = open_page("location" if "kernel" in link else "magnitude", **link)
         is_well(app)
-        bounds = {metric.label: metric.value for metric in app.metric}["D on these images"]
+        bounds = {metric.label: metric.value for metric in app.metric}["Screening bounds"]
         drop = float(app.metric[0].value.replace("−", "-"))
         low, high = (float(bound.replace("−", "-")) for bound in bounds.split(" to "))
         assert (low, high) == (pytest.approx(drop - 0.25, abs=0.011), pytest.approx(drop + 0.5, abs=0.011))
-        assert "screened" in words(app)
+        assert "fast mode: D known to ±0.38 on these images" in words(app)
     assert "bounds" in open_page("location").dataframe[0].value
     compared = open_page("compare", first=label(cache, "baseline location"), second=label(cache, "lwe location"))
     is_well(compared)

@@ -58,7 +58,7 @@ if channels:
             "is the share that the layer needs.",
         )
         hide = st.toggle(
-            "Hide what cannot be told from zero",
+            f"Only significant channels (q ≤ {figures.SIGNIFICANT_Q:g})",
             key="hide",
             bind="query-params",
             help=f"Greys channels with q > {figures.SIGNIFICANT_Q:g}.",

@@ -52,6 +52,8 @@ with st.container(horizontal=True):
     first = choosing.choose_metric(first, second)
 first_label, second_label = reading.labels(pd.DataFrame([first, second])).values()
 label_of = {int(first["id"]): first_label, int(second["id"]): second_label}
+ways = {label_of[number]: one.way for number, one in reading.identities(pd.DataFrame([first, second])).items()}
+colours = figures.colours_by_way(ways)
 
 
 def accuracies(compared: StudyComparison | None) -> None:
@@ -132,6 +134,7 @@ def costs() -> None:
             }
         ),
         hide_index=True,
+        placeholder="–",
         column_config={
             "network": st.column_config.TextColumn("Network of"),
             "excitation": st.column_config.TextColumn("Excitation"),
@@ -199,7 +202,7 @@ def difference_map(compared: StudyComparison, layers: list[str]) -> None:
         help="Red: the second network needs this kernel more; blue: the first. Grey: one of them has not measured it.",
     )
     hide = st.toggle(
-        "Hide what cannot be told from zero",
+        f"Only significant differences (q ≤ {figures.SIGNIFICANT_Q:g})",
         key="hide",
         bind="query-params",
         help=f"Greys differences with q > {figures.SIGNIFICANT_Q:g}.",
@@ -259,7 +262,7 @@ def kernel_by_kernel() -> None:
 
 def curves() -> None:
     shared.show(
-        figures.magnitude_curves({first_label: one, second_label: two}, theme=shared.theme()),
+        figures.magnitude_curves({first_label: one, second_label: two}, colours=colours, theme=shared.theme()),
         key="curves",
         data=pd.concat([one.assign(name=first["name"]), two.assign(name=second["name"])]),
         name=f"magnitude-{first['name']}-{second['name']}",
@@ -287,9 +290,9 @@ def difference_strips(compared: StudyComparison) -> None:
 
 
 def distributions() -> None:
-    st.markdown("**How much of either network is needed**", help="Share of the ablations that cost at least a given D.")
+    st.markdown("**Share of ablations costing at least D**", help="How much of either network is needed.")
     shared.show(
-        figures.drop_distributions({first_label: one, second_label: two}, theme=shared.theme()),
+        figures.drop_distributions({first_label: one, second_label: two}, colours=colours, theme=shared.theme()),
         key="distributions",
         data=pd.concat([one.assign(name=first["name"]), two.assign(name=second["name"])]),
         name="distributions",
@@ -345,6 +348,7 @@ def largest(compared: StudyComparison) -> None:
         ),
         key="largest",
         hide_index=True,
+        placeholder="–",
         column_config={
             "zeroed": st.column_config.TextColumn("Zeroed"),
             "first": st.column_config.NumberColumn("D in the first", format=form),

@@ -50,7 +50,7 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         help="**Shared** compares layers; **Per layer** stretches each layer to its own largest value.",
     )
     hide = st.toggle(
-        "Hide what cannot be told from zero",
+        f"Only significant kernels (q ≤ {figures.SIGNIFICANT_Q:g})",
         key="hide",
         bind="query-params",
         help=f"Greys kernels with q > {figures.SIGNIFICANT_Q:g}.",

@@ -81,6 +81,7 @@ def studies() -> None:
         key="studies",
         column_order=columns,
         hide_index=True,
+        placeholder="–",
         on_select="rerun",
         selection_mode="single-row",
         column_config={
@@ -128,7 +129,7 @@ def trained() -> None:
                     "excitation": run.recipe.get("excitation"),
                     "best": score_by_epoch(run.frame).max(),
                     "epochs": len(run.frame),
-                    "state": "finished" if run.finished else "unfinished",
+                    "state": run.state,
                     "created": pd.Timestamp(run.created) if run.created else pd.NaT,
                 }
                 for run in runs
@@ -136,6 +137,7 @@ def trained() -> None:
         ),
         key="trained",
         hide_index=True,
+        placeholder="–",
         on_select="rerun",
         selection_mode="single-row",
         column_config={

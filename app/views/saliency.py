@@ -199,6 +199,7 @@ def table_of(whole: pd.DataFrame) -> None:
             }
         ),
         hide_index=True,
+        placeholder="–",
         column_config={
             "criterion": st.column_config.TextColumn("Criterion"),
             "spearman": st.column_config.NumberColumn("Spearman", format="%+.2f"),

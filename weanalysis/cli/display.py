@@ -47,6 +47,11 @@ def cache_words(cache: Cache) -> str:
     return "" if cache.root == find_cache().root else f" --cache {shlex.quote(str(cache.root))}"
 
 
+def time_left(seconds: float) -> str:
+    """Word how long something will last: "3 min 05 s left", "estimating…" where it is not known."""
+    return f"{duration(seconds)} left" if math.isfinite(seconds) else "estimating…"
+
+
 def print_next(console: Console, lines: Sequence[tuple[str, str]]) -> None:
     """Print commands to type next, each on a line of its own that can be copied, and what each is for."""
     width = max((len(command) for command, _ in lines), default=0)
@@ -144,7 +149,7 @@ class Watcher:
         loss = f", loss {progress.loss:.3f}" if math.isfinite(progress.loss) else ""
         words = (
             f"training {progress.run}: epoch {progress.epoch} of {progress.num_epochs:g}{loss}{accuracy}, "
-            f"{duration(progress.eta_seconds)} left"
+            f"{time_left(progress.eta_seconds)}"
         )
         self._show(share, _bar(share, words), f"{share:4.0%}  {words}", progress.step >= progress.num_steps)
 
@@ -154,7 +159,7 @@ class Watcher:
         reused = f" ({status.reused:,} from the cache)" if status.reused else ""
         words = (
             f"{status.name}: {status.done:,} of {status.total:,} measurements{reused}, "
-            f"{duration(status.seconds_left)} left, {_crew(status)}"
+            f"{time_left(status.seconds_left)}, {_crew(status)}"
         )
         due = time.monotonic() - self._last >= SECONDS_BETWEEN_TABLES
         number = 5 if self.console.is_terminal else 2

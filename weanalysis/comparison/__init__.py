@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from weanalysis.comparison.entry import compare
-    from weanalysis.comparison.identity import Identity, distinct_words, identify_run, identify_study
+    from weanalysis.comparison.identity import BASELINE, Identity, distinct_words, identify_run, identify_study
     from weanalysis.comparison.named import StudyOf, find_named, find_run_folder
     from weanalysis.comparison.networks import NetworkComparison
     from weanalysis.comparison.pairs import Candidate, partners, usual_pair
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from weanalysis.comparison.studies import StudyComparison, compare_studies
 
 __all__ = [
+    "BASELINE",
     "Candidate",
     "Identity",
     "NetworkComparison",
@@ -37,7 +38,7 @@ __all__ = [
 
 _MODULES = {
     "entry": ("compare",),
-    "identity": ("Identity", "distinct_words", "identify_run", "identify_study"),
+    "identity": ("BASELINE", "Identity", "distinct_words", "identify_run", "identify_study"),
     "named": ("StudyOf", "find_named", "find_run_folder"),
     "networks": ("NetworkComparison",),
     "pairs": ("Candidate", "partners", "usual_pair"),

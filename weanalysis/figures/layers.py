@@ -13,6 +13,7 @@ from weanalysis.figures.style import (
     SIGNIFICANT_Q,
     THEMES,
     diamond,
+    drop_title,
     each,
     layer_ticks,
     measurement,
@@ -58,7 +59,7 @@ def drop_by_layer(
         theme,
         400,
         margin={"l": 8, "r": 12, "t": 28, "b": 8},
-        yaxis_title_text=f"D ({metric.unit})",
+        yaxis_title_text=drop_title(metric),
         hovermode="closest",
     )
     significant = rows["q_value"] <= SIGNIFICANT_Q

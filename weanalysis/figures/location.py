@@ -19,6 +19,7 @@ from weanalysis.figures.style import (
     THEMES,
     clickable,
     colour_bar,
+    drop_title,
     each,
     layer_ticks,
     measurement,
@@ -212,7 +213,7 @@ def layer_spread(table: pd.DataFrame, *, theme: str = "light", seed: int = 0) ->
         theme,
         380,
         margin={"l": 8, "r": 12, "t": 8, "b": 8},
-        yaxis_title_text=f"D ({metric.unit})",
+        yaxis_title_text=drop_title(metric),
         hovermode="closest",
     )
     figure.add_trace(

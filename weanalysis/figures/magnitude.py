@@ -16,6 +16,7 @@ from weanalysis.figures.style import (
     THEMES,
     clickable,
     colour_bar,
+    drop_title,
     each,
     histogram,
     layer_ticks,
@@ -51,7 +52,11 @@ def magnitude_curve(
 
 
 def magnitude_curves(
-    tables: Mapping[str, pd.DataFrame], *, mark: float | None = None, theme: str = "light"
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    mark: float | None = None,
+    colours: Mapping[str, str] | None = None,
+    theme: str = "light",
 ) -> go.Figure:
     """Draw the curves of several magnitude studies, by name, as `magnitude_curve` draws one.
 
@@ -71,10 +76,11 @@ def magnitude_curves(
         420,
         hovermode="closest",
         xaxis_title_text="percentile b of |w| (0: smallest, 100: largest)",
-        yaxis_title_text=f"D ({metric.unit})",
+        yaxis_title_text=drop_title(metric),
     )
     for place, (name, rows) in enumerate(measured.items()):
-        colour = THEMES[theme].line if len(measured) == 1 else CATEGORICAL[place % len(CATEGORICAL)]
+        usual = THEMES[theme].line if len(measured) == 1 else CATEGORICAL[place % len(CATEGORICAL)]
+        colour = (colours or {}).get(name, usual)
         _add_curve(figure, name, rows, colour, metric, alone=len(measured) == 1)
     figure.add_hline(y=0, line={"color": THEMES[theme].muted, "width": 1})
     if mark is not None:

@@ -16,6 +16,7 @@ from weanalysis.figures.style import (
     SEQUENTIAL,
     THEMES,
     colour_bar,
+    drop_title,
     each,
     histogram,
     layer_ticks,
@@ -52,7 +53,7 @@ def multiplier_drops(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
         max(240, 90 + 22 * len(layers)),
         hovermode="closest",
         margin={"l": 8, "r": 8, "t": 28, "b": 8},
-        xaxis_title_text=f"D ({metric.unit})",
+        xaxis_title_text=drop_title(metric),
     )
     for selection, name, colour, shift in (
         ("lowest", "D<sub>L</sub>: lowest multiplier", THEMES[theme].line, 0.15),
@@ -122,7 +123,7 @@ def multiplier_curve(table: pd.DataFrame, ranked: str = "input channel", *, them
         400,
         hovermode="closest",
         xaxis_title_text=f"{ranked}s zeroed in every layer (%)",
-        yaxis_title_text=f"D ({metric_of(rows).unit})",
+        yaxis_title_text=drop_title(metric_of(rows)),
     )
     for selection, colour, name in (
         ("highest", CATEGORICAL[1], "highest multiplier first"),

@@ -15,6 +15,7 @@ from weanalysis.figures.style import (
     SEQUENTIAL,
     THEMES,
     colour_bar,
+    drop_title,
     each,
     layer_ticks,
     measurement,
@@ -119,7 +120,7 @@ def score_against_drop(
     metric = metric_of(rows)
     rows = rows.assign(size=rows["drop"].abs())
     titles = {"num_flipped": "images flipped", "size": f"size of D ({metric.unit})"}
-    title = titles.get(measured, f"D ({metric.unit})")
+    title = titles.get(measured, drop_title(metric))
     figure = new_figure(
         theme,
         360,

@@ -19,6 +19,7 @@ from weanalysis.figures.style import (
     clickable,
     colour_bar,
     diamond,
+    drop_title,
     layer_ticks,
     message_figure,
     metric_of,
@@ -156,7 +157,7 @@ def channel_intervals(
         320,
         margin={"l": 8, "r": 12, "t": 28, "b": 8},
         xaxis_title_text=str(rows["selection"].iloc[0]),
-        yaxis_title_text=f"D ({metric.unit})",
+        yaxis_title_text=drop_title(metric),
         hovermode="closest",
     )
     certain = significance(rows) <= SIGNIFICANT_Q

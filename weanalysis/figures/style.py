@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,28 @@ CATEGORICAL = (
     "#8A8A8A",
     "#A3A800",
 )
+
+
+# One colour for one way of training, in every figure; what is trained otherwise takes those that are left.
+WAY_COLOURS = dict(
+    zip(("baseline", "LWE", "MWE", "LWE + MWE", "WE", "weight standardization"), CATEGORICAL, strict=False)
+)
+
+
+def colours_by_way(ways: Mapping[str, str]) -> dict[str, str]:
+    """Return a colour for each name, given how its network was trained: the same for the same way.
+
+    Names of no known way have colours of their own; so have all where every name is of one way, and would be alike.
+
+    >>> colours_by_way({"a": "LWE", "b": "baseline"}) == {"a": CATEGORICAL[1], "b": CATEGORICAL[0]}
+    True
+    """
+    if len(ways) > 1 and len(set(ways.values())) == 1:
+        return {name: CATEGORICAL[place % len(CATEGORICAL)] for place, name in enumerate(ways)}
+    others = [way for way in dict.fromkeys(way or name for name, way in ways.items()) if way not in WAY_COLOURS]
+    left = CATEGORICAL[len(WAY_COLOURS) :]
+    own = {way: left[place % len(left)] for place, way in enumerate(others)}
+    return {name: (WAY_COLOURS | own)[way or name] for name, way in ways.items()}
 
 
 # Red is a loss, blue a gain, and nothing is the page itself, white or black. The further from 0, the more a colour
@@ -374,6 +396,16 @@ def colour_bar(theme: str, title: str, height: int | None = None, **more: Any) -
     if height is not None:
         bar |= {"lenmode": "pixels", "len": min(height - 8, 380), "y": 1, "yanchor": "top"}
     return bar | more
+
+
+def drop_title(metric: Metric) -> str:
+    """Title the axis of D: what is lost when weights are zeroed.
+
+    >>> drop_title(METRICS["top1"])
+    'Accuracy lost, D (points)'
+    """
+    what = "Accuracy" if metric.counts_images else f"{metric.label[0].upper()}{metric.label[1:]}"
+    return f"{what} {'lost' if metric.worse < 0 else 'gained'}, D ({metric.unit})"
 
 
 def metric_of(rows: pd.DataFrame) -> Metric:
