@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import html
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -18,9 +17,7 @@ import streamlit as st
 from weanalysis import figures
 from weanalysis.cache import safe_name, storable
 from weanalysis.errors import WeanalysisError
-from weanalysis.kinds import called, kind_of, named
-from weanalysis.results.findings import FALSE_DISCOVERY_RATE, finding_words, interval_words, untested_words
-from weanalysis.results.findings import most_important as most_important_of
+from weanalysis.kinds import called
 from weanalysis.tasks import find_metric
 
 Colour = Literal["blue", "green", "orange", "red", "gray"]
@@ -41,6 +38,15 @@ _STYLE = """
 .stMainBlockContainer {padding: 2.6rem 2rem 3rem 2rem;}
 [data-testid="stMetricValue"] {font-size: 1.5rem;}
 .st-key-preload, .st-key-keep-zoom {display: none;}
+[class*="st-key-link-"] button p {text-decoration: underline; color: var(--st-primary-color);}
+/* Captions at less than full strength fall below a contrast of 4.5 : 1. */
+[data-testid="stCaptionContainer"] {color: var(--st-text-color); opacity: 0.8;}
+[data-testid="stCaptionContainer"] * {color: inherit; opacity: 1;}
+[data-testid="stSidebarNavLink"]:focus-visible {outline: 2px solid var(--st-primary-color); outline-offset: -2px;}
+h4 {font-size: 1.05rem !important; padding-bottom: 0.2rem !important;}
+@media (max-width: 640px) {
+    .stMainBlockContainer {padding: 2.6rem 0.75rem 3rem 0.75rem;}
+}
 </style>
 """
 
@@ -175,73 +181,6 @@ def how_to_begin(kind: str | None = None) -> None:
     st.caption(f"Results are kept in {plain(reading.cache().root)}.")
 
 
-def headline(
-    study: pd.Series,
-    rows: pd.DataFrame,
-    finding: str | None = None,
-    on_choose: Callable[[pd.Series], None] | None = None,
-) -> None:
-    """Say what was found in one line, and below it what was measured, on what, and how far it is.
-
-    The `finding` is, where the page has none of its own in Markdown, how many D differ from 0 and which is the largest;
-    `on_choose` is called with the row, of those that differ, that the reader asks for.
-    """
-    metric, kind = find_metric(study["metric"]), kind_of(study["kind"])
-    if finding is None:
-        finding = plain(finding_words(rows, metric, kind.row, bool(study["stopping"])))
-    if finding:
-        st.markdown(
-            f"#### {finding}",
-            help="After correction for the number of ablations (Benjamini-Hochberg). The interval counts with the "
-            "choice of the largest, which is likely overestimated.",
-        )
-    if on_choose is not None:
-        links(rows, on_choose)
-    parts = [f"**{plain(reading.identity(study).network)}** on **{plain(study['data'])}**"]
-    if len(intact := rows["intact"].dropna()):
-        parts.append(f"intact {metric.label} {metric.words(intact.iloc[0], signed=False)} {metric.mark}")
-    parts.append(f"{rows['drop'].notna().sum():,} of {len(rows):,} {kind.row}s measured")
-    if len(counts := rows["num_images"].dropna()) and counts.max() > 0:
-        parts.append(f"on {int(counts.max()):,} images")
-    if figures.is_screened(rows).any():
-        reach = ((rows["screen_high"] - rows["screen_low"]) / 2).max()
-        parts.append(f"fast mode: D known to ±{reach:.2g} on these images")
-    if study["stopping"]:
-        parts.append(f"anytime-valid intervals (--{plain(study['stopping'])})")
-    if untested := untested_words(rows, metric):
-        st.caption(untested)
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(" · ".join(parts))
-        state_badge(study["state"])
-        silent = (time.time() - float(study["updated"])) / 60
-        if study["state"] == RUNNING and silent > SILENT_MINUTES:
-            st.badge(
-                f"no news for {silent:,.0f} min",
-                color="orange",
-                help="It may have been killed. The same command takes it up again; nothing measured is lost.",
-            )
-
-
-def links(rows: pd.DataFrame, on_choose: Callable[[pd.Series], None], most: int = 6) -> None:
-    """Offer the largest of the rows that differ from 0 to be looked at."""
-    certain = rows[rows["drop"].notna() & (rows["q_value"] <= FALSE_DISCOVERY_RATE)]
-    if certain.empty:
-        return
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.caption("Look at", width="content")
-        for row in certain.nlargest(most, "drop").itertuples():
-            st.button(
-                plain(named(row)),
-                key=f"link-{row.Index}",
-                type="tertiary",
-                on_click=on_choose,
-                args=(rows.loc[row.Index],),
-                width="content",
-            )
-        if len(certain) > most:
-            st.caption(f"and {len(certain) - most:,} more", width="content")
-
-
 def measured(row: pd.Series) -> None:
     """Tell D of one row of a study's table, and how sure it is."""
     what, metric = called(row["selection"]), find_metric(row["metric"])
@@ -255,76 +194,6 @@ def measured(row: pd.Series) -> None:
         if figures.is_screened(row.to_frame().T).any():
             bounds = figures.interval(row["screen_low"], row["screen_high"])
             st.metric("Screening bounds", bounds, help=f"{SCREENED}.")
-
-
-def most_important(
-    rows: pd.DataFrame,
-    row: str,
-    stopped: bool = False,
-    count: int = 10,
-    on_choose: Callable[[pd.Series], None] | None = None,
-) -> None:
-    """List the rows (`row` is what one is called) that cost most; their intervals count with that choice.
-
-    `on_choose` is called with the row that the reader selects.
-    """
-    num_measured = int(rows["drop"].notna().sum())
-    worst = most_important_of(rows, stopped, count)
-    if worst.empty:
-        return
-    metric = find_metric(worst["metric"].iloc[0])
-    st.markdown(
-        f"**The {len(worst)} most important {row}s**: {interval_words(len(worst), num_measured)}",
-        help="The largest of many noisy values is likely overestimated. Of intervals adjusted for the choice, five in "
-        "a hundred of those shown miss the true D at most; those of a row by itself would miss far more.",
-    )
-
-    def choose() -> None:
-        picked = st.session_state["most-important"].selection.rows
-        if picked and on_choose is not None:
-            on_choose(worst.iloc[picked[0]])
-
-    st.dataframe(
-        pd.DataFrame(
-            {
-                "layer": worst["layer"],
-                "out": worst["out_channel"],
-                "in": worst["in_channel"],
-                "drop": worst["drop"],
-                "interval": [
-                    metric.interval(low, high)
-                    for low, high in zip(worst["selected_low"], worst["selected_high"], strict=True)
-                ],
-                "bounds": [
-                    figures.interval(row.screen_low, row.screen_high) if bounded else None
-                    for row, bounded in zip(worst.itertuples(), figures.is_screened(worst), strict=True)
-                ],
-                "q": worst["q_value"],
-                "found": worst["q_value"] <= FALSE_DISCOVERY_RATE,
-                "flipped": worst["num_flipped"],
-            }
-        ).dropna(axis=1, how="all"),
-        key="most-important",
-        hide_index=True,
-        placeholder="–",
-        on_select=choose if on_choose else "ignore",
-        selection_mode="single-row",
-        column_config={
-            "layer": st.column_config.TextColumn("Layer"),
-            "out": st.column_config.NumberColumn("Output channel", format="%d"),
-            "in": st.column_config.NumberColumn("Input channel", format="%d"),
-            "drop": st.column_config.NumberColumn(f"D ({metric.unit})", format=f"%+.{metric.decimals}f"),
-            "interval": st.column_config.TextColumn(
-                "Interval", help=f"{INTERVALS}; widened for the choice of the largest (Benjamini and Yekutieli, 2005)."
-            ),
-            "bounds": st.column_config.TextColumn("Screening bounds", help=f"{SCREENED}."),
-            "q": st.column_config.NumberColumn("q", format="%.2g", help="False discovery rate, Benjamini-Hochberg."),
-            "found": st.column_config.CheckboxColumn(
-                "Differs from 0", help=f"After correction for the number of ablations: q ≤ {FALSE_DISCOVERY_RATE:g}."
-            ),
-            "flipped": st.column_config.NumberColumn("Images flipped", format="localized"),
-        },
-    )
 
 
 def state_badge(state: str) -> None:

@@ -43,7 +43,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_study(path, "location", plan, f"resnet20-{name}", num_images=250, weights_hash=name, **about)
     write_multipliers(root, "lwe")
     plan = location_plan(LAYERS, grid=2)
-    write_study(path, "location", plan, "stopped", num_images=250, stopping="until-ci 0.5")
+    plan.loc[0, "loses"] = 0.3
+    rule = {"until_ci": 0.5, "until_significant": False}
+    write_study(path, "location", plan, "stopped", num_images=250, stopping="until-ci 0.5", options=rule)
     write_study(path, "location", plan, "elsewhere", num_images=250, data="cifar10")
     names = [name for name, _, _ in LAYERS]
     write_study(path, "multiplier", multiplier_plan(names), "of multipliers", num_images=250, weights_hash="lwe")
@@ -87,6 +89,21 @@ def test_an_address_of_what_is_gone_says_so(page: str, query: dict[str, str], sa
         is_well(app)
         assert not app.warning
         assert app.query_params["study"] in (label(kept, "resnet20-lwe"), [label(kept, "resnet20-lwe")])
+
+
+def test_the_first_page_says_what_was_found_and_leads_there(kept: Path) -> None:
+    app = open_page("overview")
+    is_well(app)
+    said = words(app).replace("\\", "")
+    assert said.count(" of 8 kernels") >= 2 and "the largest: " in said
+    assert "needed" in said or "cannot be said" in said, "what the multipliers knew"
+    links = [link.proto for link in app.get("page_link")]
+    assert {link.label for link in links} == {"Look at it", "Compare"}
+    assert any("study=" in link.query_string and "kernel=" in link.query_string for link in links)
+    assert list(app.dataframe[0].value.set_index("name").loc[["resnet20-lwe", "newest"], "model"]) == [
+        "resnet20 · LWE · seed 1",
+        "resnet20",
+    ]
 
 
 def test_only_studies_that_can_be_compared_are_offered(kept: Path) -> None:

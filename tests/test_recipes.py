@@ -146,8 +146,8 @@ def test_a_page_of_the_dashboard(monkeypatch: pytest.MonkeyPatch, full: Path, tm
 
     pages = shutil.copytree(app_folder(), tmp_path / "pages")
     (pages / "views" / "mypage.py").write_text(
-        "import choosing\nimport reading\nimport shared\n\nfrom weanalysis import figures\n\n"
-        'study = choosing.choose_study("mypage")\nrows = reading.table(study)\nshared.headline(study, rows)\n'
+        "import choosing\nimport findings\nimport reading\nimport shared\n\nfrom weanalysis import figures\n\n"
+        'study = choosing.choose_study("mypage")\nrows = reading.table(study)\nfindings.headline(study, rows)\n'
         "figure = figures.my_figure(rows, theme=shared.theme())\n"
         'shared.show(figure, key="mine", data=rows, name="mine", alt="D of every layer")\n'
     )

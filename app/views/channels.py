@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import choosing
+import findings
 import improvements
 import pandas as pd
 import pictures
@@ -71,7 +72,7 @@ word = SELECTIONS[side].called
 def shown() -> None:
     now = reading.again(study)
     table = reading.table(now)
-    shared.headline(now, table, on_choose=units.take_row)
+    findings.headline(now, table, on_choose=units.take_row)
     rows = table[(table["selection"] == side) & table["layer"].notna()]
     confirmed = reading.confirmed(now) if now["state"] != shared.RUNNING else []
     grid = st.grid(columns=3, min_column_width=300, gap="medium", dense=True)
@@ -93,7 +94,7 @@ def shown() -> None:
         with grid.cell(column_span="all"):
             beside(now, rows, position)
     with grid.cell(column_span="all"):
-        shared.most_important(rows, word, bool(now["stopping"]), on_choose=units.take_row)
+        findings.most_important(rows, word, bool(now["stopping"]), on_choose=units.take_row)
     if now["state"] != shared.RUNNING:
         with grid.cell(column_span="all"):
             improvements.show(now)

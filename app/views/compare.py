@@ -54,6 +54,8 @@ first_label, second_label = reading.labels(pd.DataFrame([first, second])).values
 label_of = {int(first["id"]): first_label, int(second["id"]): second_label}
 ways = {label_of[number]: one.way for number, one in reading.identities(pd.DataFrame([first, second])).items()}
 colours = figures.colours_by_way(ways)
+# By how they were trained, where that tells the two apart.
+sides = tuple(ways.values()) if len(set(ways.values()) - {""}) == 2 else ("the first", "the second")
 
 
 def accuracies(compared: StudyComparison | None) -> None:
@@ -89,7 +91,7 @@ def needed(compared: StudyComparison) -> None:
     metric = compared.measured_in
     mean = [metric.words(compared.places[side].mean()) for side in ("first", "second")]
     st.markdown(
-        f"#### {shared.plain(compared.verdict('the first', 'the second'))}",
+        f"#### {shared.plain(compared.verdict(*sides))}",
         help="Each image counts for both networks: the interval of a place combines both D with their correlation over "
         "the images (of one network's two studies it is Tango's); q is from an exact sign-flip test over the images, "
         "with a false discovery rate of 5 % over all places."

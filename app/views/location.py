@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import choosing
+import findings
 import improvements
 import kernels
 import pandas as pd
@@ -61,7 +62,7 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
 def maps() -> None:
     now = reading.again(study)
     rows = reading.table(now)
-    shared.headline(now, rows, on_choose=kernels.take_row)
+    findings.headline(now, rows, on_choose=kernels.take_row)
     layers = kernels.page_of_layers(rows)
     # Left to right and line by line; what fits into a gap is drawn up, so that two columns leave none.
     grid = st.grid(columns=3, min_column_width=300, gap="medium", dense=True)
@@ -109,7 +110,7 @@ def maps() -> None:
             on_click=lambda: kernels.take_click("spread"),
         )
     with grid.cell(column_span="all"):
-        shared.most_important(rows, kind_of(now["kind"]).row, bool(now["stopping"]), on_choose=kernels.take_row)
+        findings.most_important(rows, kind_of(now["kind"]).row, bool(now["stopping"]), on_choose=kernels.take_row)
     if now["state"] != shared.RUNNING:
         with grid.cell(column_span="all"):
             improvements.show(now)

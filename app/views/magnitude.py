@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import choosing
+import findings
 import pandas as pd
 import pictures
 import reading
@@ -25,7 +26,7 @@ study = choosing.choose_study("magnitude")
 def curves() -> None:
     now = reading.again(study)
     rows = reading.table(now)
-    shared.headline(now, rows)
+    findings.headline(now, rows)
     own_layers = list(rows.dropna(subset=["layer"]).sort_values("depth")["layer"].unique())
     layers = own_layers or reading.describe(now).get("layers") or []
     grid = st.grid(columns=3, min_column_width=300, gap="medium", dense=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import choosing
 import curves
+import findings
 import networks
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ import streamlit as st
 
 from weanalysis import figures
 from weanalysis.kinds import MULTIPLIER, kind_of
-from weanalysis.results.contrast import RANKED, Contrast, ranked_unit
+from weanalysis.results.contrast import RANKED, ranked_unit
 from weanalysis.tasks import Metric, find_metric
 
 st.title("Multipliers")
@@ -64,24 +65,6 @@ def take_click() -> None:
         st.session_state["layer"] = data[0]
 
 
-def verdict(contrast: Contrast, metric: Metric) -> str:
-    """Say in one line whether the multipliers knew what matters."""
-    costs = " against ".join(
-        f"{name} = {metric.words(row['drop'])}"
-        for name, row in (("$D_H$", contrast.highest), ("$D_L$", contrast.lowest))
-    )
-    if (apart := contrast.comparison) is None:
-        return f"{costs} {metric.unit}"
-    if apart.difference_low > 0:
-        says = "What the multipliers turned up is needed more"
-    elif apart.difference_high < 0:
-        says = "What the multipliers turned down is needed more"
-    else:
-        says = "Whether the multipliers tell what is needed cannot be said"
-    low, high = metric.words(apart.difference_low), metric.words(apart.difference_high)
-    return f"{says}: {costs}, a difference of {metric.words(apart.difference)} \\[{low}, {high}\\] {metric.unit}"
-
-
 def with_interval(title: str, value: float, low: float, high: float, metric: Metric, how: str) -> None:
     st.metric(
         f"{title} ({metric.unit})",
@@ -99,7 +82,7 @@ def lowest_and_highest() -> None:
     study = reading.again(studies[source])
     rows = reading.table(study)
     metric, contrast = find_metric(study["metric"]), reading.contrast(study)
-    shared.headline(study, rows, verdict(contrast, metric) if contrast else None)
+    findings.headline(study, rows)
     unit = RANKED["kernel" if ranks_kernels() else "channel"]
     value = "m" if ranks_kernels() else "mean m"
     if contrast:

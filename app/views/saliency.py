@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import choosing
+import findings
 import kernels
 import numpy as np
 import pandas as pd
@@ -234,7 +235,7 @@ if chosen is None:
 def side_by_side() -> None:
     study = reading.again(chosen)
     rows = reading.table(study)
-    shared.headline(study, rows)
+    findings.headline(study, rows)
     grid = st.grid(columns=2, min_column_width=380, gap="medium")
     with grid.cell(column_span=1 if has_grid else "all"):
         show_map()

@@ -15,6 +15,7 @@ from weanalysis.cache import Cache
 from weanalysis.comparison.difference import Difference
 from weanalysis.comparison.pairs import check_pairable
 from weanalysis.errors import StudyError
+from weanalysis.kinds import called
 from weanalysis.results import Store
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE
 from weanalysis.results.shifts import Shifts, compare_intact, compare_mean_shifts, compare_shifts, shifts_of
@@ -106,10 +107,12 @@ class StudyComparison(Difference):
         if self.same_network and not self.places["difference"].any():
             return f"{first} and {second} are of the same network (the same weights): nothing differs"
         in_first, in_second = self.num_certain
+        kinds = self.places["selection"].unique()
+        row = called(kinds[0]) if len(kinds) == 1 else "place"
         if not in_first + in_second:
-            where = f"at none of {len(self.places):,} places does D differ"
+            where = f"D differs at none of {len(self.places):,} {row}s"
         else:
-            where = f"{in_second:,} of {len(self.places):,} places matter more in {second} and {in_first:,} in {first}"
+            where = f"{in_second:,} of {len(self.places):,} {row}s matter more in {second} and {in_first:,} in {first}"
         metric = self.measured_in
         interval = f"{metric.words(self.difference_low)}, {metric.words(self.difference_high)}"
         apart = f"{second} − {first} = {metric.words(self.difference)} [{interval}] {metric.unit}"

@@ -85,7 +85,9 @@ def training_curves(
             for group in names:
                 members = [known[name] for name in runs if groups[name] == group and len(known[name][1])]
                 _add_group(figure, group, members, column, dash, colours[group], smoothing)
-    figure.update_xaxes(zeroline=False)
+    places = np.concatenate([_known(frame, x, solid)[0] for frame in runs.values()])
+    is_short = x == "epoch" and len(places) and np.ptp(places) <= 12
+    figure.update_xaxes(zeroline=False, dtick=1 if is_short else None)
     figure.update_yaxes(zeroline=False)
     return figure
 
