@@ -91,7 +91,7 @@ def needed(compared: StudyComparison) -> None:
     metric = compared.measured_in
     mean = [metric.words(compared.places[side].mean()) for side in ("first", "second")]
     st.markdown(
-        f"#### {shared.plain(compared.verdict(*sides))}",
+        f"#### {shared.plain(compared.verdict(sides[0], sides[1]))}",
         help="Each image counts for both networks: the interval of a place combines both D with their correlation over "
         "the images (of one network's two studies it is Tango's); q is from an exact sign-flip test over the images, "
         "with a false discovery rate of 5 % over all places."
