@@ -82,6 +82,7 @@ def maps() -> None:
                 hide,
                 layers=layers,
                 selected=kernels.chosen(),
+                num_columns=shared.columns(None),
                 theme=shared.theme(),
             ),
             key="mosaic",
@@ -96,7 +97,7 @@ def maps() -> None:
             show_neighbours(rows, position)
     with grid.cell(column_span="all" if position is None else 2):
         st.markdown(
-            "**How much D varies, by depth**",
+            "##### How much D varies, by depth",
             help="Dots are kernels. The line is the standard deviation of D among the kernels of a layer with its "
             "95 % interval; it holds the noise of finitely many images too. "
             "Paper, section 3.1: early layers fluctuate more.",
@@ -139,7 +140,9 @@ def show_kernel(now: pd.Series, row: pd.Series) -> None:
 def show_neighbours(rows: pd.DataFrame, position: int) -> None:
     row = rows.loc[position]
     layer, out, into = row["layer"], int(row["out_channel"]), int(row["in_channel"])
-    st.markdown("**Its neighbours**", help="Kernels with the same output or the same input channel; it is the diamond.")
+    st.markdown(
+        "##### Its neighbours", help="Kernels with the same output or the same input channel; it is the diamond."
+    )
     shared.show(
         figures.kernel_neighbours(rows, layer, out, into, theme=shared.theme()),
         key="neighbours",

@@ -32,7 +32,7 @@ def curves() -> None:
     grid = st.grid(columns=3, min_column_width=300, gap="medium", dense=True)
     drawn = grid.cell(column_span=2)
     with grid.cell():
-        st.markdown("**One percentile**", help="Click on a point of the curve or of the map, or choose here.")
+        st.markdown("##### One percentile", help="Click on a point of the curve or of the map, or choose here.")
         percentiles = sorted(rows["percentile"].dropna().unique().tolist())
         layer = choosing.choose_layer(layers) if layers else None
         b = st.select_slider(
@@ -51,7 +51,7 @@ def curves() -> None:
             on_click=lambda: take_click("curve"),
         )
         if own_layers:
-            st.markdown("**All layers**", help="Rows are layers in network order; colour is D, mean over the draws.")
+            st.markdown("##### All layers", help="Rows are layers in network order; colour is D, mean over the draws.")
             shared.show(
                 figures.magnitude_map(rows, selected=(str(layer), b), theme=shared.theme()),
                 key="map",

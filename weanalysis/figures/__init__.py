@@ -1,5 +1,6 @@
 """Finished tables in, Plotly figures out: the only place that draws."""
 
+from weanalysis.figures.colours import CATEGORICAL, THEMES, colours_by_way
 from weanalysis.figures.compare import drop_agreement, drop_distributions
 from weanalysis.figures.excitation import excitation_curves, excitation_of_layer, excited, gain
 from weanalysis.figures.files import FORMATS, check_pictures, embedded, plotly_script, save_pictures
@@ -21,7 +22,7 @@ from weanalysis.figures.runs import FEWEST_SEEDS, METRIC_TITLES, X_TITLES, best_
 from weanalysis.figures.saliency import agreement_by_layer, agreement_of_criteria, saliency_mosaic, score_against_drop
 from weanalysis.figures.show import show
 from weanalysis.figures.strips import Order, channel_intervals, channel_strips
-from weanalysis.figures.style import CATEGORICAL, THEMES, colours_by_way, interval, is_screened, make_room, points
+from weanalysis.figures.style import interval, is_screened, make_room, points
 
 __all__ = [
     "CATEGORICAL",

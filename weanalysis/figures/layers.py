@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from weanalysis.figures.colours import CATEGORICAL, THEMES, translucent
 from weanalysis.figures.style import (
-    CATEGORICAL,
     SIGNIFICANT_Q,
-    THEMES,
     diamond,
     drop_title,
     each,
@@ -21,7 +20,6 @@ from weanalysis.figures.style import (
     metric_of,
     new_figure,
     thinned,
-    translucent,
 )
 from weanalysis.tasks import Metric
 
