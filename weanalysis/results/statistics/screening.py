@@ -50,7 +50,8 @@ def hidden_flips(screen: Mapping[str, ArrayLike], layers: ArrayLike) -> Hidden:
     left in each of `layers` (A,), `lot_drawn` were drawn and computed, and more of them flipped than `lot_expected`, or
     none: the rate of flips that no prediction tells of is gamma distributed given these, pooled over the ablations of a
     layer, with half a flip in all drawn pairs of all layers to begin with (Jeffreys' prior). So both counts are
-    negative binomial (A. Gelman et al., Bayesian Data Analysis, 3rd ed., section 2.6), and their sum is taken as one with its mean and variance.
+    negative binomial (A. Gelman et al., Bayesian Data Analysis, 3rd ed., section 2.6), and their
+    sum is taken as one with its mean and variance.
 
     Two kernels of one layer; what was predicted not to flip did not, and 90 images of each can change at all:
 
