@@ -21,7 +21,7 @@ class Status:
 
     `metric` is the study's, or where that follows from all answers at once top-1, or the loss. `counts` holds, per
     ablation, num_images and what the metric follows from: num_correct (intact), lost and gained, or the
-    sums of `Store.moments`.
+    sums of `Store.moments`. `jobs` processes measure now, with a `scheduler` those of its workers that can.
 
     What a caller prints who gives `ablate` a function to `report` to:
 
@@ -45,6 +45,7 @@ class Status:
     seconds_left: float
     jobs: int
     counts: dict[str, np.ndarray]
+    scheduler: str | None = None
 
 
 class Tally:

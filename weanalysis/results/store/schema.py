@@ -39,7 +39,7 @@ class Label:
 
     `sql` is how it is kept. Two rows that differ in one that `tells_apart` zero other weights; the others follow from
     those. A number is a float in tables, since it can be missing, but for one that every row has (`always`).
-    An ablation has a field of the same name. One more needs a SCHEMA_VERSION more, and a word in the README.
+    An ablation has a field of the same name. One more needs a SCHEMA_VERSION more, and a word in docs/results.md.
     """
 
     name: str
