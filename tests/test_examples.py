@@ -70,10 +70,14 @@ def test_examples_are_true(path: Path, tmp_path: Path, monkeypatch: pytest.Monke
 # Having them --------------------------------------------------------------------------------------------------------
 
 
+def is_only_named(cls: type) -> bool:
+    return issubclass(cls, BaseException) or getattr(cls, "_is_protocol", False)
+
+
 def exported() -> dict[str, Any]:
     """The functions and classes in the `__all__`s of the package, each once, by where it is defined.
 
-    Exceptions are raised, not called, and constants and aliases of types are explained where they are defined.
+    Exceptions are raised and protocols are fulfilled; constants and aliases of types are explained where they are defined.
     """
     values = [
         getattr(module, name)
@@ -83,7 +87,7 @@ def exported() -> dict[str, Any]:
     return {
         f"{value.__module__}.{value.__qualname__}": value
         for value in values
-        if inspect.isroutine(value) or (isinstance(value, type) and not issubclass(value, BaseException))
+        if inspect.isroutine(value) or (isinstance(value, type) and not is_only_named(value))
     }
 
 
