@@ -77,7 +77,7 @@ def is_only_named(cls: type) -> bool:
 def exported() -> dict[str, Any]:
     """The functions and classes in the `__all__`s of the package, each once, by where it is defined.
 
-    Exceptions are raised and protocols are fulfilled; constants and aliases of types are explained where they are defined.
+    Exceptions and protocols are named, not called; constants and aliases of types are explained where they stand.
     """
     values = [
         getattr(module, name)
