@@ -95,17 +95,19 @@ def exported() -> dict[str, Any]:
 def methods() -> dict[str, Any]:
     """The public methods of what a caller is given and asks further, inherited ones too, by where each is defined."""
     from weanalysis.comparison import NetworkComparison, StudyComparison
-    from weanalysis.data import ImageData, Transform
+    from weanalysis.data import ImageData, MaskData, Transform
+    from weanalysis.excitation import ExcitedOptimizer
     from weanalysis.results import Improvements, Store
     from weanalysis.tasks import Metric
     from weanalysis.tasks.own import OwnMetric
     from weanalysis.training import Recipe, Run
 
-    data, measures, trained = (ImageData, Transform), (Metric, OwnMetric), (Recipe, Run)
+    data, measures = (ImageData, MaskData, Transform), (Metric, OwnMetric)
+    training = (Recipe, Run, ExcitedOptimizer)
     results = (Store, Improvements, StudyComparison, NetworkComparison)
     return {
         f"{base.__module__}.{base.__qualname__}.{name}": getattr(base, name)
-        for cls in (*data, *measures, *trained, *results)
+        for cls in (*data, *measures, *training, *results)
         for base in cls.__mro__
         if base.__module__.startswith("weanalysis")
         for name in vars(base)
