@@ -64,6 +64,18 @@ def measure_all(
     Layers that are `distrusted` by the time a task begins are measured the naive way in it.
     A stop that is asked for ends it after the tasks in hand. Raises the WeanalysisError of a task, or DeviceError
     where a process failed; a task on which processes died is named once the others are done.
+
+    >>> from weanalysis.ablation.schedule import open_executor
+    >>> from weanalysis.ablation.studies import channel
+    >>> from weanalysis.cache import find_cache
+    >>> from weanalysis.data import GivenImages
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval()
+    >>> images = GivenImages([(torch.rand(3, 4, 4), k % 3) for k in range(8)])
+    >>> work = Work("mine", net, None, None, images, "exact", "float32", 8, ("cpu",), find_cache("cache"))
+    >>> tasks = [Task(start, start + 4, (0,), channel(net).ablations[:1]) for start in (0, 4)]
+    >>> with open_executor(work) as executor:
+    ...     [(measured.start, measured.stop) for _, measured in measure_all(executor, tasks, StopRequest())]
+    [(0, 4), (4, 8)]
     """
 
     def waiting() -> Iterator[Task]:

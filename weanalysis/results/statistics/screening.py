@@ -116,8 +116,8 @@ def screen_bounds(
 def mcnemar_of_screened(lost: ArrayLike, gained: ArrayLike, hidden: Hidden) -> Floats:
     """Return the two-sided p-value of McNemar's exact test of screened ablations, with what may be hidden against them.
 
-    Its mean over all numbers of hidden flips that would make D smaller, each as likely as `hidden` has it; 1 where D
-    would be 0 or turn around.
+    (A,) each. It is the mean over all numbers of hidden flips that would make D smaller, each as likely as `hidden`
+    has it; 1 where D would be 0 or turn around.
 
     Eight lost images are told from chance; where two gained ones may be hidden, less so:
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 # Marks the file as ours, and which tables it has; another program's database is never written to.
 APPLICATION_ID, SCHEMA_VERSION = 0x57654131, 5
 
-# What is kept of a screened block, (10, A): see `ablation.evaluate.Screen`. Until engine version 3 the first five.
+# What is kept of a screened block, (10, A): see `ablation.evaluate.decisions.Screen`. Until engine version 3 the first
+# five.
 SCREENED = (
     "num_evaluated",
     "may_lose",
