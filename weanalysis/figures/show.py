@@ -38,7 +38,8 @@ def show(study: pd.DataFrame | str | int, *, theme: str = "light", cache: Cache 
     'D (points)'
     """
     if not isinstance(study, pd.DataFrame):
-        with Store.open(find_cache(cache).results) as store:
+        opened = cache if isinstance(cache, Cache) else find_cache(cache)
+        with Store.open(opened.results) as store:
             study = store.table(store.find(study))
     missing = [column for column in COLUMNS if column not in study]
     if missing:
