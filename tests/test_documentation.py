@@ -16,6 +16,7 @@ from processes import CHECKOUT
 
 import weanalysis as wa
 from weanalysis.cache import Cache
+from weanalysis.training import PRESETS
 
 REASONS = ("needs ", "takes ", "installs ")
 SHELL = [block for block in blocks() if block.language == "sh"]
@@ -31,7 +32,7 @@ SHORT = {
     "compare": "--images 6 --device cpu",
     "saliency": "--images 6 --layers layer1.0.conv1 --device cpu",
     "prune": "--images 6 --layers layer1.0.conv1 --curve 0.5 --device cpu",
-    "costs": "--image-size 32 --batch-size 1 --repeats 1 --device cpu",
+    "costs": "--image-size 32 --batch-size 2 --repeats 1 --device cpu",
 }
 
 
@@ -108,5 +109,7 @@ def test_the_command_runs(
     served: list[object] = []
     # tests/test_dashboard.py and those of the pages serve it for real.
     monkeypatch.setattr("weanalysis.dashboard.launch", lambda *given: served.append(given) or 0)
+    for preset, values in list(PRESETS.items()):
+        monkeypatch.setitem(PRESETS, preset, {**values, "epochs": 0.02, "warmup_epochs": 0})
     assert run(*shortened(words)) == 0, capsys.readouterr().err
     assert bool(served) == (words[0] == "dashboard")

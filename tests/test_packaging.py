@@ -74,7 +74,7 @@ def test_the_wheel_has_every_module_and_page_and_no_other_top_level_name(wheel: 
     files = [path for folder in ("weanalysis", "app") for path in (ROOT / folder).rglob("*") if path.is_file()]
     ours = [path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts]
     expected = {re.sub("^app/", "weanalysis/_app/", name) for name in ours}
-    assert "weanalysis/_app/main.py" in names
+    assert {"weanalysis/_app/main.py", "weanalysis/py.typed"} <= names
     assert expected == {name for name in names if name.startswith("weanalysis/")}
 
 
@@ -150,7 +150,10 @@ def test_everything_imported_is_required(folders: tuple[str, ...], extras: tuple
 
 def test_every_requirement_has_a_pin_within_its_range() -> None:
     pinned = pins()
-    for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
+    for line in [
+        *PROJECT["dependencies"],
+        *(line for extra in ("dev", "docs") for line in PROJECT["optional-dependencies"][extra]),
+    ]:
         requirement = Requirement(line)
         name = canonicalize_name(requirement.name)
         if name != "weanalysis":
@@ -160,6 +163,12 @@ def test_every_requirement_has_a_pin_within_its_range() -> None:
 def test_the_pins_are_public_versions() -> None:
     """A local version such as 2.13.0+cpu exists in no public index."""
     assert [name for name, version in pins().items() if not re.fullmatch(r"\d+(\.\d+)*(\.?post\d+)?", version)] == []
+
+
+def test_what_is_cited_is_this_version_and_the_paper() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {weanalysis.__version__}\n" in citation
+    assert f"doi: {PROJECT['urls']['Paper'].removeprefix('https://doi.org/')}\n" in citation
 
 
 def test_the_changelog_has_this_version() -> None:
