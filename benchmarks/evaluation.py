@@ -32,9 +32,9 @@ import numpy as np
 import torch
 from joblib.externals.loky import get_reusable_executor
 
-from weanalysis.ablation import Evaluator, schedule, studies
+from weanalysis.ablation import Evaluator, studies
 from weanalysis.ablation.evaluate import Measured, Mode, ScreenSettings
-from weanalysis.ablation.schedule import StopRequest, Task, Work
+from weanalysis.ablation.schedule import StopRequest, Task, Work, measure_all, open_executor
 from weanalysis.cli.options import parse_triple
 from weanalysis.devices import DTYPES, find_devices
 from weanalysis.loading import load_data, load_model
@@ -158,7 +158,8 @@ class Bench:
 
         def measure(spans: Iterable[tuple[int, int]], some: Any) -> list[tuple[Task, Measured]]:
             tasks = [Task(low, high, tuple(range(len(some))), some) for low, high in spans]
-            return list(schedule.run(work, tasks, self.jobs, StopRequest(), evaluator))
+            with open_executor(work, self.jobs, evaluator=evaluator) as executor:
+                return list(measure_all(executor, tasks, StopRequest()))
 
         # The first tasks are whole shards, so that the processes' memory has grown by then; that of exact evaluation
         # does not depend on how many ablations there are.

@@ -19,7 +19,7 @@ from made_studies import only
 from small_networks import NUM_IMAGES, Images, Small, count_blocks
 from torch import nn
 
-from weanalysis.ablation import Interrupted, ablate, schedule, studies
+from weanalysis.ablation import Evaluator, Interrupted, ablate, schedule, studies
 from weanalysis.cache import Cache
 from weanalysis.devices import find_devices
 from weanalysis.errors import DeviceError, StoreError, StudyError, WeanalysisError
@@ -68,13 +68,13 @@ def test_the_same_question_is_answered_from_the_cache(cache):
 
 def test_more_images_and_every_kernel_extend_what_is_there(cache, monkeypatch):
     done: list[tuple[str, int]] = []
-    measure = schedule.Evaluator.measure
+    measure = Evaluator.measure
 
     def watched(self, images, targets, ablations, start=0):
         done.extend((ablation.key, start) for ablation in ablations)
         return measure(self, images, targets, ablations, start)
 
-    monkeypatch.setattr(schedule.Evaluator, "measure", watched)
+    monkeypatch.setattr(Evaluator, "measure", watched)
     net = Small()
     whole = Images()
     # The same data, of which fewer images are served: what load_data(num_images=) makes.
@@ -105,7 +105,7 @@ def test_every_study_is_the_same_exactly_and_naively(cache, kind):
 
 
 def test_processes_give_the_same_table(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(schedule, "TASK_SECONDS", 0.0)
+    monkeypatch.setattr(schedule.tasks, "TASK_SECONDS", 0.0)
     tables = []
     for jobs in ("1", "2"):
         run("ablate", "--jobs", jobs, *of(pictures), "--cache", str(tmp_path / jobs), "--grid", "2x2")
@@ -436,6 +436,6 @@ def test_tasks_cover_a_shard_once_and_end_soon():
     costs = [0.5] * len(ablations)
     tasks = schedule.cut(range(len(ablations)), costs, 0, 10, 1.0, ablations, "exact")
     assert [place for task in tasks for place in task.places] == list(range(len(ablations)))
-    assert len(tasks) == 4 and all(len(task.places) <= schedule.TASK_ABLATIONS for task in tasks)
+    assert len(tasks) == 4 and all(len(task.places) <= schedule.tasks.TASK_ABLATIONS for task in tasks)
     assert len(schedule.cut(range(len(ablations)), costs, 0, 10, 1e-6, ablations, "exact")) == 1
     assert schedule.cut([], costs, 0, 10, 1.0, ablations, "exact") == []

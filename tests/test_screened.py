@@ -501,11 +501,11 @@ OPTIONS = {"evaluate": "screened", "grid": "2x2", "layers": "layer2*", "shard_si
 def test_a_screened_study_goes_on_as_if_it_had_never_stopped(world, tmp_path, monkeypatch):
     net, data = world
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    monkeypatch.setattr(schedule, "SCREENED_ABLATIONS", 10)
+    monkeypatch.setattr(schedule.tasks, "SCREENED_ABLATIONS", 10)
     for module, name in ((lot, "LEAST_LOT"), (risk_module, "LEAST_PILOT"), (risk_module, "_BY_LOT")):
         monkeypatch.setattr(module, name, 10)  # else all pairs of so small a study would be computed
     whole = ablate(net, data, cache=Cache(tmp_path / "one"), **OPTIONS)
-    plain, count = schedule._Worker.run, []
+    plain, count = schedule.Worker.run, []
 
     def killed(self, task, threads):
         count.append(1)
@@ -513,7 +513,7 @@ def test_a_screened_study_goes_on_as_if_it_had_never_stopped(world, tmp_path, mo
             raise KeyboardInterrupt
         return plain(self, task, threads)
 
-    monkeypatch.setattr(schedule._Worker, "run", killed)
+    monkeypatch.setattr(schedule.Worker, "run", killed)
     with pytest.raises(Interrupted):
         ablate(net, data, cache=Cache(tmp_path / "two"), **OPTIONS)
     table = ablate(net, data, cache=Cache(tmp_path / "two"), **OPTIONS)

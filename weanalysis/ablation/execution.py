@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from weanalysis.ablation.evaluate import Measured
 from weanalysis.ablation.folding import few
 from weanalysis.ablation.progress import Progress, Status
 from weanalysis.ablation.record import StudyRecord
-from weanalysis.ablation.schedule import StopRequest, Task
+from weanalysis.ablation.schedule import Executor, StopRequest, Task
 from weanalysis.ablation.setup import Setup
 from weanalysis.ablation.stopping import Need
 from weanalysis.errors import StudyError
@@ -94,22 +95,18 @@ class _Execution:
         self._setup, self._record, self._naive, self._report, self._say = setup, record, naive, report, say
         self._needs, self._tally = record.needs(), record.tally()
         self._costs = [setup.evaluator.cost(ablation) for ablation in setup.study.ablations]
-        tasks = self._cut(self._needs.left())
-        self._progress = Progress(self._costs, tasks, self._needs.num_needed)
-        self._jobs = schedule.choose_jobs(
-            setup.work, setup.settings.jobs, len(tasks), self._progress.cost_left, setup.seconds_per_image, say
-        )
+        self._progress = Progress(self._costs, self._cut(self._needs.left()), self._needs.num_needed)
         self._doubt: str | None = None
 
     def run(self) -> Outcome:
         """Measure all that is missing. Raises Interrupted."""
         progress = self._progress
-        self._tell()
         stop, state = StopRequest(self._say), "failed"
         try:
-            with stop.listening():
+            with stop.listening(), self._executor() as executor:
+                self._tell(executor)
                 while self._needs.left() and not stop.asked:
-                    self._measure(stop)
+                    self._measure(executor, stop)
             self._doubt_guesses()
             state = "complete" if progress.is_complete else "stopped"
         except KeyboardInterrupt:
@@ -121,6 +118,26 @@ class _Execution:
         if stop.asked or state == "stopped":
             raise Interrupted(self._record.study_id, progress.done, progress.total)
         return Outcome(self._needs.num_settled, progress.reused, self._doubt)
+
+    def _executor(self) -> AbstractContextManager[Executor]:
+        """Who measures: this process, others, or a scheduler's workers. Raises DeviceError."""
+        setup, say = self._setup, self._say
+        settings, left = setup.settings, self._cut(self._needs.left())
+        if not left or settings.scheduler is None:
+            work = setup.work
+            jobs = schedule.choose_jobs(
+                work.devices,
+                work.net is None,
+                settings.jobs,
+                len(left),
+                self._progress.cost_left,
+                setup.seconds_per_image,
+                say,
+            )
+            return schedule.open_executor(work, jobs, evaluator=setup.evaluator if jobs == 1 else None, say=say)
+        return schedule.open_executor(
+            setup.work, scheduler=settings.scheduler, longest_away=settings.scheduler_wait, say=say
+        )
 
     def _cut(self, todo: list[Need]) -> list[Task]:
         setup = self._setup
@@ -140,19 +157,16 @@ class _Execution:
     def _recount(self) -> None:
         self._progress.recount(self._cut(self._needs.left()), self._needs.num_needed)
 
-    def _measure(self, stop: StopRequest) -> None:
+    def _measure(self, executor: Executor, stop: StopRequest) -> None:
         """Go once over what is missing, round by round where a rule may settle ablations on the way."""
         needs = self._needs
-        for todo in needs.rounds(self._jobs):
-            for task, measured in self._results(todo, stop):
+        for todo in needs.rounds(max(1, executor.num_workers)):
+            for task, measured in schedule.measure_all(executor, self._cut(todo), stop, self._naive.reasons):
                 self._take(task, measured)
+                self._tell(executor)
                 if self._needs is not needs:  # some answers were dropped: a rule has to look at the others again
                     return
             self._recount()
-
-    def _results(self, todo: list[Need], stop: StopRequest) -> Iterator[tuple[Task, Measured]]:
-        evaluator = self._setup.evaluator if self._jobs == 1 else None
-        return schedule.run(self._setup.work, self._cut(todo), self._jobs, stop, self._naive.reasons, evaluator)
 
     def _take(self, task: Task, measured: Measured) -> None:
         """Keep what a task measured; drop what was measured before of a layer on which the fast way failed in it."""
@@ -168,7 +182,6 @@ class _Execution:
         self._record.write(task, measured, self._progress.done, self._progress.total)
         self._tally.add(task, measured)
         self._doubt_guesses()
-        self._tell()
 
     def _refuse_no_numbers(self, measured: Measured) -> None:
         """Raise StudyError where the metric has no number of an image for the intact network."""
@@ -201,7 +214,7 @@ class _Execution:
             self._needs, self._tally = self._record.needs(), self._record.tally()
             self._recount()
 
-    def _tell(self) -> None:
+    def _tell(self, executor: Executor) -> None:
         if self._report is None:
             return
         setup, progress = self._setup, self._progress
@@ -216,7 +229,8 @@ class _Execution:
                 reused=progress.reused,
                 seconds=progress.seconds,
                 seconds_left=progress.seconds_left,
-                jobs=self._jobs,
+                jobs=executor.num_workers,
+                scheduler=setup.settings.scheduler,
                 counts=self._tally.counts,
             )
         )

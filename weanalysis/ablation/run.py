@@ -48,6 +48,8 @@ def ablate(
     max_error: float = 0.1,
     forward_seed: int | None = None,
     output: str | int | None = None,
+    scheduler: str | None = None,
+    scheduler_wait: float | None = None,
     report: Callable[[Status], None] | None = None,
     say: Callable[[str], None] | None = None,
     **options: Any,
@@ -67,6 +69,8 @@ def ablate(
     `max_error`: with evaluate "screened", the largest error of D on these images that is wanted, in points.
     `forward_seed`: for a network that draws random numbers in its forward pass, from where it draws them alike in every
     pass; one whose answers hang on the other images of a batch is measured in batches of `batch_size`, if given.
+    `scheduler`: the address of a Dask scheduler, or its scheduler file, whose workers measure instead of `jobs`; it may
+    be away for `scheduler_wait` seconds (None: 10 in the beginning, 60 later).
     `output`: the name or the place of the logits, where a network returns several tensors that could be them.
     Returns one row an ablation with the columns of `results.COLUMNS`; drops are in the unit of `metric`,
     positive where the ablated network is worse (§3.1 of the paper). The table's `attrs` hold study_id, name,
@@ -97,6 +101,8 @@ def ablate(
         until_significant,
         max_error,
         forward_seed,
+        scheduler,
+        scheduler_wait,
     )
     if isinstance(study, str):
         kind_called(study).check_options(options)

@@ -121,6 +121,17 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws the order of the images.")
 @click.option("--jobs", "-j", type=int, metavar="N", help="Processes on the CPU (default: chosen by a measurement).")
 @click.option(
+    "--scheduler",
+    metavar="ADDRESS|FILE",
+    help="Measure with the workers of a Dask scheduler, on any number of hosts: its address, or its scheduler file.",
+)
+@click.option(
+    "--scheduler-wait",
+    type=float,
+    metavar="SECONDS",
+    help="How long the scheduler may be away (default: 10 s in the beginning, 60 s later).",
+)
+@click.option(
     "--device",
     default="auto",
     show_default=True,
@@ -231,6 +242,8 @@ _SETTINGS = (
     "until_ci",
     "until_significant",
     "forward_seed",
+    "scheduler",
+    "scheduler_wait",
 )
 
 

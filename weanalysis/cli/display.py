@@ -125,7 +125,7 @@ class Watcher:
         reused = f" ({status.reused:,} from the cache)" if status.reused else ""
         words = (
             f"{status.name}: {status.done:,} of {status.total:,} measurements{reused}, "
-            f"{duration(status.seconds_left)} left, {status.jobs} process{'es' if status.jobs > 1 else ''}"
+            f"{duration(status.seconds_left)} left, {_crew(status)}"
         )
         due = time.monotonic() - self._last >= SECONDS_BETWEEN_TABLES
         number = 5 if self.console.is_terminal else 2
@@ -146,6 +146,13 @@ class Watcher:
                 else ""
             )
             self._show(share, "", f"{share:4.0%}  {words}{listed}", last)
+
+
+def _crew(status: Status) -> str:
+    """Word who measures: "1 process", "2 processes", "5 workers"."""
+    if status.scheduler:
+        return f"{status.jobs} worker{'s' * (status.jobs != 1)}"
+    return f"{status.jobs} process{'es' * (status.jobs != 1)}"
 
 
 def _bar(share: float, words: str) -> RenderableType:
