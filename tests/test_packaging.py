@@ -160,6 +160,15 @@ def test_every_requirement_has_a_pin_within_its_range() -> None:
             assert requirement.specifier.contains(pinned[name]), f"{requirement} is not met by the pin {pinned[name]}"
 
 
+def test_the_recipe_for_conda_requires_the_same() -> None:
+    recipe = (ROOT / "conda" / "recipe.yaml").read_text(encoding="utf-8")
+    run = recipe.partition("  run:\n")[2].partition("\n\n")[0]
+    called = {"pytorch": "torch", "huggingface_hub": "huggingface-hub"}
+    listed = dict(re.findall(r"^ +- (\S+) (\S+)$", run, re.M))
+    assert {called.get(name, name) + ranges for name, ranges in listed.items()} == set(PROJECT["dependencies"])
+    assert f"  version: {PROJECT['version']}\n" in recipe
+
+
 def test_the_pins_are_public_versions() -> None:
     """A local version such as 2.13.0+cpu exists in no public index."""
     assert [name for name, version in pins().items() if not re.fullmatch(r"\d+(\.\d+)*(\.?post\d+)?", version)] == []
