@@ -38,5 +38,5 @@ class Block:
 def blocks() -> Iterator[Block]:
     """Every block of code of every page."""
     for page in PAGES:
-        for found in _FENCE.finditer(page.read_text(encoding="utf-8")):
-            yield Block(page, found["language"].strip(), found["text"], found["reason"] or "")
+        for fence in _FENCE.finditer(page.read_text(encoding="utf-8")):
+            yield Block(page, fence["language"].strip(), fence["text"], fence["reason"] or "")

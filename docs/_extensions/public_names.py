@@ -45,9 +45,9 @@ def _about_value(package: str, name: str, value: Any) -> list[str]:
     home = ROOT / Path(*package.split("."))
     about = ""
     for path in [*sorted(home.rglob("*.py")), *sorted((ROOT / "weanalysis").rglob("*.py"))]:
-        found = re.search(rf"((?:^# .*\n)+){name}\b(?:: [^=\n]+)? = ", path.read_text(encoding="utf-8"), re.M)
-        if found:
-            about = " ".join(line.removeprefix("# ") for line in found[1].splitlines())
+        definition = re.search(rf"((?:^# .*\n)+){name}\b(?:: [^=\n]+)? = ", path.read_text(encoding="utf-8"), re.M)
+        if definition:
+            about = " ".join(line.removeprefix("# ") for line in definition[1].splitlines())
             break
     lines = [*_plain(about), ""]
     if isinstance(value, Mapping | tuple | list | frozenset) and all(isinstance(one, str) for one in value):
