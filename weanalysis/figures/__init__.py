@@ -18,13 +18,14 @@ from weanalysis.figures.multipliers import (
     multiplier_spread,
 )
 from weanalysis.figures.notebook import Explorer, explore, show
-from weanalysis.figures.runs import METRIC_TITLES, X_TITLES, best_epoch, training_curves
+from weanalysis.figures.runs import FEWEST_SEEDS, METRIC_TITLES, X_TITLES, best_epoch, training_curves
 from weanalysis.figures.saliency import agreement_by_layer, agreement_of_criteria, saliency_mosaic, score_against_drop
 from weanalysis.figures.strips import Order, channel_intervals, channel_strips
-from weanalysis.figures.style import CATEGORICAL, THEMES, interval, is_screened, make_room, points
+from weanalysis.figures.style import CATEGORICAL, THEMES, colours_by_way, interval, is_screened, make_room, points
 
 __all__ = [
     "CATEGORICAL",
+    "FEWEST_SEEDS",
     "FORMATS",
     "METRIC_TITLES",
     "SIGNIFICANT_Q",
@@ -43,6 +44,7 @@ __all__ = [
     "check_pictures",
     "class_colour",
     "class_legend",
+    "colours_by_way",
     "drop_agreement",
     "drop_by_layer",
     "drop_distributions",

@@ -16,6 +16,7 @@ from weanalysis.figures.style import (
     SEQUENTIAL,
     THEMES,
     colour_bar,
+    drop_title,
     each,
     histogram,
     layer_ticks,
@@ -40,7 +41,7 @@ def multiplier_drops(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
     >>> table = pd.DataFrame({"selection": ["lowest", "highest"], "drop": [0.1, 4.0], "in_channel": [3, 7]})
     >>> table = table.assign(layer="conv1", depth=0, metric="top1").reindex(columns=COLUMNS)
     >>> [(trace.name, list(map(float, trace.x))) for trace in multiplier_drops(table).data]
-    [('D_L: lowest multiplier', [0.1]), ('D_H: highest multiplier', [4.0])]
+    [('D<sub>L</sub>: lowest multiplier', [0.1]), ('D<sub>H</sub>: highest multiplier', [4.0])]
     """
     rows = table[table["layer"].notna() & table["drop"].notna()]
     if rows.empty:
@@ -52,11 +53,11 @@ def multiplier_drops(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
         max(240, 90 + 22 * len(layers)),
         hovermode="closest",
         margin={"l": 8, "r": 8, "t": 28, "b": 8},
-        xaxis_title_text=f"D ({metric.unit})",
+        xaxis_title_text=drop_title(metric),
     )
     for selection, name, colour, shift in (
-        ("lowest", "D_L: lowest multiplier", THEMES[theme].line, 0.15),
-        ("highest", "D_H: highest multiplier", CATEGORICAL[1], -0.15),
+        ("lowest", "D<sub>L</sub>: lowest multiplier", THEMES[theme].line, 0.15),
+        ("highest", "D<sub>H</sub>: highest multiplier", CATEGORICAL[1], -0.15),
     ):
         own = rows[rows["selection"] == selection]
         figure.add_trace(
@@ -122,7 +123,7 @@ def multiplier_curve(table: pd.DataFrame, ranked: str = "input channel", *, them
         400,
         hovermode="closest",
         xaxis_title_text=f"{ranked}s zeroed in every layer (%)",
-        yaxis_title_text=f"D ({metric_of(rows).unit})",
+        yaxis_title_text=drop_title(metric_of(rows)),
     )
     for selection, colour, name in (
         ("highest", CATEGORICAL[1], "highest multiplier first"),
@@ -157,7 +158,7 @@ def _add_rank_curve(figure: go.Figure, own: pd.DataFrame, name: str, ranked: str
         )
     )
     if len(own) > len(mean):
-        dots = thinned(own, np.random.default_rng(0))
+        dots = thinned(own, np.random.default_rng(0), "fraction")
         figure.add_trace(
             go.Scatter(
                 x=100 * dots["fraction"],
@@ -165,7 +166,8 @@ def _add_rank_curve(figure: go.Figure, own: pd.DataFrame, name: str, ranked: str
                 mode="markers",
                 marker={"size": 5, "color": translucent(colour, 0.6)},
                 legendgroup=selection,
-                showlegend=False,
+                name=f"random draws ({len(dots):,} of {len(own):,})",
+                showlegend=len(dots) < len(own),
                 hovertemplate=f"%{{x:g}} %<br>D = %{{y:+.{metric.decimals}f}}<extra>one draw</extra>",
             )
         )

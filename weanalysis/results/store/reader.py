@@ -93,7 +93,10 @@ class Reader(ResultsFile):
         described = [about for _, _, about in self._described() if isinstance(about, dict)]
         for about in described:
             about["outdated"] = is_outdated(about)
-        return pd.DataFrame([[about.get(column) for column in columns] for about in described], columns=columns)
+        table = pd.DataFrame([[about.get(column) for column in columns] for about in described], columns=columns)
+        # A column of text would make NaN, which is true, of the None of a study that lacks it.
+        texts = [column for column in columns if any(isinstance(about.get(column), str) for about in described)]
+        return table.astype(dict.fromkeys(texts, object)).where(table.notna() | ~table.columns.isin(texts), None)
 
     def unreadable(self) -> dict[int, str]:
         """The studies that `studies` leaves out since what they say of themselves cannot be read: id, and a line.
