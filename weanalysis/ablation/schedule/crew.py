@@ -26,21 +26,23 @@ LOOK_SECONDS = 1.0
 MOST_DEATHS = 3
 
 # A process is taken to hang beyond so many times what its task should take, judged by the slowest so far, and never
-# before so many seconds: it may be starting, or reading images.
-PATIENCE, LEAST_PATIENCE_SECONDS = 20.0, 120.0
+# before so many seconds, since it may be reading images, nor before those others where it may have just been started.
+PATIENCE, LEAST_PATIENCE_SECONDS, LEAST_START_SECONDS = 20.0, 120.0, 300.0
 
 
 @dataclass(eq=False)
 class Errand:
     """A task on its way: how often a process died of it, and for how many seconds it has been in somebody's hand.
 
-    `asked_by` is the process that asked for the work; `place` is whatever its executor notes of where it is.
+    `asked_by` is the process that asked for the work, which it then carries; `place` is whatever its executor notes of
+    where it is.
     """
 
     task: Task
     deaths: int = 0
     waited: float = 0.0
     asked_by: str | None = None
+    carries_work: bool = False
     place: Any = None
 
 
@@ -132,7 +134,7 @@ class Crew(ABC):
                 errand = Errand(task)
             else:
                 return None
-            errand.waited = 0.0
+            errand.waited, errand.carries_work = 0.0, errand.asked_by is not None
             future = self._submit(errand)
             self._in_hand[future] = errand
             future.add_done_callback(self._ended.put)
@@ -151,7 +153,7 @@ class Crew(ABC):
         passed, self._looked = min(now - self._looked, 2 * LOOK_SECONDS), now
         for errand in self._in_hand.values():
             errand.waited += passed
-        hanging = [errand for errand in self._in_hand.values() if errand.waited > self._patience(errand.task)]
+        hanging = [errand for errand in self._in_hand.values() if errand.waited > self._patience(errand)]
         if hanging:
             yield from self._replace(hanging)
 
@@ -178,8 +180,9 @@ class Crew(ABC):
             self._slowness = max(self._slowness, slowness) if self._num_timed else max(1.0, slowness)
             self._num_timed += 1
 
-    def _patience(self, task: Task) -> float:
-        return max(LEAST_PATIENCE_SECONDS, PATIENCE * self._slowness * task.seconds)
+    def _patience(self, errand: Errand) -> float:
+        least = LEAST_PATIENCE_SECONDS if errand.carries_work else LEAST_START_SECONDS
+        return max(least, PATIENCE * self._slowness * errand.task.seconds)
 
     def _died(self, errand: Errand, how: str) -> Lost | None:
         """Count one more process that was lost with a task, which is put back unless it was the last one."""

@@ -50,6 +50,7 @@ class Processes(Crew):
         self._jobs = jobs
         self._threads = max(1, (joblib.cpu_count(only_physical_cores=True) or 1) // jobs)
         self._executor: Any = None
+        self._num_started = 0
         self._num_collapses = 0
 
     @property
@@ -70,23 +71,29 @@ class Processes(Crew):
 
     def _submit(self, errand: Errand) -> Future[Answer]:
         parcel = None if errand.asked_by is None else self._parcel
+        room = 1 if errand.deaths else self._room
         with deaf_to_stops():
             for _ in range(_MOST_STARTS):
-                if self._executor is None:
-                    threads = max(joblib.cpu_count() // self._jobs, 1)
-                    self._executor = get_reusable_executor(
-                        max_workers=self._jobs,
-                        timeout=_IDLE_SECONDS,
-                        initializer=_begin,
-                        initargs=(os.getpid(),),
-                        env={name: os.environ.get(name, str(threads)) for name in _THREADS},
-                    )
+                if self._executor is None or self._num_started < room:
+                    self._start(room)
                 errand.place = self._executor
                 try:
                     return self._executor.submit(_measure, self._work.key, errand.task, self._threads, parcel)
                 except (BrokenExecutor, RuntimeError):
                     self._executor = None  # one that died while it had nothing to do, or that another study shut down
         raise DeviceError("processes cannot be started; run the same command again with --jobs 1")
+
+    def _start(self, number: int) -> None:
+        """Have so many processes, of which those that are there already are some."""
+        threads = max(joblib.cpu_count() // self._jobs, 1)
+        self._num_started = number
+        self._executor = get_reusable_executor(
+            max_workers=number,
+            timeout=_IDLE_SECONDS,
+            initializer=_begin,
+            initargs=(os.getpid(),),
+            env={name: os.environ.get(name, str(threads)) for name in _THREADS},
+        )
 
     def _failed(self, errand: Errand, error: BaseException) -> Exception | None:
         if not isinstance(error, BrokenExecutor):
