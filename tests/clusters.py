@@ -13,6 +13,8 @@ from pathlib import Path
 from processes import CHECKOUT, wait_until
 from small_networks import Images
 
+from weanalysis.ablation.behaviour import NUM_PROBES
+
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "tests")]),
@@ -60,8 +62,11 @@ class DaskHosts:
             )
 
 
+HARMFUL = NUM_PROBES  # the first image that is not read before a process begins with a task
+
+
 class Harmful(Images):
-    """Images the third of which does harm to the process that reads it for a study, one signal of `harms` a time.
+    """Images one of which does harm to the process that reads it for a study, one signal of `harms` a time.
 
     The process that made them comes to no harm. `ballast` is what they carry along, in bytes.
     """
@@ -71,7 +76,7 @@ class Harmful(Images):
         self.parent, self.folder, self.harms, self.ballast = os.getpid(), folder, tuple(harms), bytes(ballast)
 
     def __getitem__(self, index: int):
-        if index == 2 and os.getpid() != self.parent:
+        if index == HARMFUL and os.getpid() != self.parent:
             for place, harm in enumerate(self.harms):
                 with contextlib.suppress(FileExistsError):
                     (self.folder / f"harm-{place}").mkdir()

@@ -131,6 +131,7 @@ def test_nothing_depends_on_itself_through_others() -> None:
             },
         ),
         ({"torch_pruning"}, {"pruning"}),
+        ({"distributed", "dask"}, {"ablation"}),
         ({"streamlit", "starlette"}, {"app"}),
         ({"plotly"}, {"figures", "app"}),
         ({"kaleido", "choreographer"}, {"figures"}),
@@ -395,7 +396,7 @@ def test_every_option_says_what_it_does(name: str) -> None:
     assert silent == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/paper.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/paper.md", "docs/cluster.md"])
 def test_the_documentation_shows_only_commands_and_options_that_exist(page: str) -> None:
     shown = invocations(code_of(page))
     assert shown

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from clusters import DaskHosts, Harmful
+from clusters import HARMFUL, DaskHosts, Harmful
 from distributed import LocalCluster
 from joblib.externals.loky.backend.reduction import dumps
 from processes import free_port
@@ -25,7 +25,7 @@ from weanalysis.errors import DataError, DeviceError, StudyError
 from weanalysis.results import Store
 from weanalysis.versions import versions
 
-NUM_TASKS = 4
+NUM_TASKS = 3
 # A process that has the work of a study takes none that is alike, and a batch of another size makes another work.
 BATCH_SIZES = count(6)
 
@@ -57,7 +57,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 def study(data: Images, cache: Cache, **how: object) -> tuple[pd.DataFrame, list[str]]:
     said: list[str] = []
-    options = {"shard_size": 6, "batch_size": next(BATCH_SIZES), "say": said.append}
+    options = {"shard_size": HARMFUL + 1, "batch_size": next(BATCH_SIZES), "say": said.append}
     return ablate(Small(), data, "channel", cache=cache, **{**options, **how}), said
 
 
@@ -70,13 +70,13 @@ STOP, KILL = signal.SIGSTOP, signal.SIGKILL
 def test_processes_that_hang_or_die_are_replaced_and_one_task_too_many_is_named(
     where, harms, request, alone, tmp_path, monkeypatch
 ) -> None:
-    """The third image halts the first process that reads it, and kills the next ones."""
+    """One image halts the first process that reads it, and kills the next ones."""
     monkeypatch.setattr(crew, "LEAST_PATIENCE_SECONDS", 15.0)
     how = {"jobs": 2}
     if where == "workers":
         how = {"scheduler": str(request.getfixturevalue("hosts").file), "scheduler_wait": 60.0}
     cache, said = Cache(tmp_path / "cache"), []
-    with pytest.raises(DeviceError, match=r"21 ablations of one, two on images 0 to 5 \(3 of them died\)") as caught:
+    with pytest.raises(DeviceError, match=r"21 ablations of one, two on images 0 to 8 \(3 of them died\)") as caught:
         study(Harmful(tmp_path, harms), cache, say=said.append, **how)
     assert "\n" not in str(caught.value) and count_blocks(cache) == NUM_TASKS - 1
     assert len([line for line in said if "not answered for" in line]) == 1, said

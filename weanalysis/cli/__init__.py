@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from weanalysis.cache import is_full
-from weanalysis.cli import ablate, compare, costs, demo, fold, prune, report, saliency, show, train
+from weanalysis.cli import ablate, cluster, compare, costs, demo, fold, prune, report, saliency, show, train
 from weanalysis.errors import WeanalysisError
 from weanalysis.memory import keep_freed_memory
 from weanalysis.provenance import command_line
@@ -33,6 +33,7 @@ COMMANDS = (
     prune.prune,
     fold.fold,
     costs.costs,
+    cluster.cluster,
     report.report,
     show.list_,
     show.export,

@@ -45,6 +45,23 @@ class Errand:
     carries_work: bool = False
     place: Any = None
 
+    def begin(self, place: Any) -> None:
+        """It is sent now, to this place, with the work where that was asked for."""
+        self.waited, self.carries_work, self.place = 0.0, self.asked_by is not None, place
+        self.asked_by = None
+
+    def wait(self, seconds: float) -> None:
+        """It has been in somebody's hand for so many more seconds."""
+        self.waited += seconds
+
+    def ask(self, process: str) -> None:
+        """A process that has it lacks the work."""
+        self.asked_by = process
+
+    def die(self) -> None:
+        """A process died of it."""
+        self.deaths += 1
+
 
 class Crew(ABC):
     """Hands out tasks, one to each process, and takes back what comes of them.
@@ -74,7 +91,7 @@ class Crew(ABC):
 
     @abstractmethod
     def _submit(self, errand: Errand) -> Any:
-        """Send a task, with the work where it was asked for; return its future."""
+        """Send a task, with the work where it was asked for, and have it begin; return its future."""
 
     @abstractmethod
     def _failed(self, errand: Errand, error: BaseException) -> Exception | None:
@@ -134,7 +151,6 @@ class Crew(ABC):
                 errand = Errand(task)
             else:
                 return None
-            errand.waited, errand.carries_work = 0.0, errand.asked_by is not None
             future = self._submit(errand)
             self._in_hand[future] = errand
             future.add_done_callback(self._ended.put)
@@ -152,7 +168,7 @@ class Crew(ABC):
         # A machine that slept, or a process that was halted, has not waited.
         passed, self._looked = min(now - self._looked, 2 * LOOK_SECONDS), now
         for errand in self._in_hand.values():
-            errand.waited += passed
+            errand.wait(passed)
         hanging = [errand for errand in self._in_hand.values() if errand.waited > self._patience(errand)]
         if hanging:
             yield from self._replace(hanging)
@@ -164,7 +180,7 @@ class Crew(ABC):
         except (Exception, CancelledError) as error:
             return self._failed(errand, error)
         if isinstance(answer, LacksWork):
-            errand.asked_by = answer.process
+            errand.ask(answer.process)
             self._back.appendleft(errand)
             return None
         if isinstance(answer, Unfit):
@@ -186,8 +202,7 @@ class Crew(ABC):
 
     def _died(self, errand: Errand, how: str) -> Lost | None:
         """Count one more process that was lost with a task, which is put back unless it was the last one."""
-        errand.deaths += 1
-        errand.asked_by = None
+        errand.die()
         if errand.deaths >= MOST_DEATHS:
             return Lost(f"{errand.deaths} of them {how}")
         self._back.append(errand)

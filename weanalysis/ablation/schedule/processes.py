@@ -76,11 +76,13 @@ class Processes(Crew):
             for _ in range(_MOST_STARTS):
                 if self._executor is None or self._num_started < room:
                     self._start(room)
-                errand.place = self._executor
                 try:
-                    return self._executor.submit(_measure, self._work.key, errand.task, self._threads, parcel)
+                    future = self._executor.submit(_measure, self._work.key, errand.task, self._threads, parcel)
                 except (BrokenExecutor, RuntimeError):
                     self._executor = None  # one that died while it had nothing to do, or that another study shut down
+                    continue
+                errand.begin(self._executor)
+                return future
         raise DeviceError("processes cannot be started; run the same command again with --jobs 1")
 
     def _start(self, number: int) -> None:
@@ -101,9 +103,9 @@ class Processes(Crew):
             return error
         if errand.place is self._executor:
             self._executor = None
-            self._num_collapses += 1
+            self._num_collapses += not errand.deaths  # one that is alone under suspicion says nothing of the others
             self._say("a worker process died, most likely for lack of memory: it is replaced, and its task done again")
-            if self._num_collapses % _MOST_COLLAPSES == 0 and self._jobs > 1:
+            if not errand.deaths and self._num_collapses % _MOST_COLLAPSES == 0 and self._jobs > 1:
                 self._jobs //= 2
                 self._say(f"{self._jobs} process{'es' * (self._jobs > 1)} from now on, since others keep dying")
         return self._died(errand, "died")
@@ -118,7 +120,6 @@ class Processes(Crew):
         errands = list(self._in_hand.values())
         self._in_hand.clear()
         for errand in errands:
-            errand.asked_by = None
             if errand not in hanging:
                 self._back.append(errand)
             elif (lost := self._died(errand, "did not answer")) is not None:
