@@ -13,7 +13,9 @@ READY_DEV := $(VENV)/.ready-dev
 # There while a setup is under way, and after one that was interrupted: the next one then starts from nothing.
 PENDING := .ready-pending
 
-.PHONY: help demo test check fuzz dashboard clean
+READY_DOCS := $(VENV)/.ready-docs
+
+.PHONY: help demo test check docs fuzz dashboard clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +40,11 @@ $(READY_DEV): pyproject.toml constraints.txt
 	$(call set-up,'.[dev]')
 	@touch $(READY) $@
 
+# Beside what the tests need, or alone.
+$(READY_DOCS): pyproject.toml constraints.txt | $(if $(wildcard $(READY_DEV)),,$(READY))
+	$(PIP) --editable '.[docs]'
+	@touch $@
+
 demo: $(READY)  ## train on the embedded digits, run the studies, open the dashboard
 	$(RUN) weanalysis demo
 
@@ -49,6 +56,9 @@ check: $(READY_DEV)  ## lint and types
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 
+docs: $(READY_DOCS)  ## build the documentation, gallery and all, into docs/_build/html
+	OMP_NUM_THREADS=1 $(RUN) sphinx --builder html --fail-on-warning --keep-going --quiet --jobs auto docs docs/_build/html
+
 fuzz: $(READY_DEV)  ## feed 10,000 damaged files to every reader, for every night
 	$(RUN) benchmarks.fuzz --count 10000
 
@@ -56,4 +66,4 @@ dashboard: $(READY)  ## open the dashboard over what is in the cache
 	$(RUN) weanalysis dashboard
 
 clean:  ## remove the environment and build leftovers, never the cache
-	rm -rf $(VENV) $(PENDING) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(PENDING) docs/_build docs/auto_gallery docs/reference/generated build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

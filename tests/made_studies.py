@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import save_file
 
-from weanalysis.ablation.evaluate import Measured, Values
+from weanalysis.ablation.evaluate import Measured
+from weanalysis.ablation.evaluate.decisions import Values
 from weanalysis.results import COLUMNS, Store
 from weanalysis.results.saliency import MappedLayer, SaliencyMaps, save_maps
 from weanalysis.results.statistics import drop_table

@@ -353,8 +353,8 @@ def test_pages_show_a_study_without_classes_by_its_numbers(measured, monkeypatch
     assert "Images whose squared error changed most" in shown and "intact squared error" in shown and "mm²" in shown
 
 
-def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
-    text = (Path(__file__).parent.parent / "README.md").read_text()
+def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
+    text = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
     example = next(block for block in text.split("```python\n")[1:] if "weanalysis.metric(" in block).partition("```")[
         0
     ]

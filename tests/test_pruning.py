@@ -19,8 +19,9 @@ from weanalysis.errors import ModelError, StudyError
 from weanalysis.excitation import excite, fold
 from weanalysis.models import Model, build, load_network, save_checkpoint
 from weanalysis.models.pruned import apply_sizes, sizes_of
-from weanalysis.pruning import choose_lowest, prune
+from weanalysis.pruning import prune
 from weanalysis.pruning.channels import find_groups, group_scores, remove_channels
+from weanalysis.pruning.units import choose_lowest
 from weanalysis.results import Store
 from weanalysis.results.statistics import mcnemar_exact, paired_difference
 from weanalysis.saliency import saliency_maps

@@ -29,7 +29,8 @@ from made_studies import (
 from weanalysis import figures
 from weanalysis.cache import Cache
 from weanalysis.errors import StoreError, StudyError
-from weanalysis.report import Written, write_report
+from weanalysis.report import write_report
+from weanalysis.report.entry import Written
 from weanalysis.results import Store
 from weanalysis.results.findings import find
 from weanalysis.results.statistics import adjust_holm, mcnemar_exact, selected_intervals

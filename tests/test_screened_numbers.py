@@ -22,13 +22,13 @@ from weanalysis.ablation.evaluate.risk import (
     units_in_turn,
 )
 from weanalysis.results.statistics import (
-    Hidden,
     hidden_flips,
     mcnemar_exact,
     mcnemar_of_screened,
     most_by_lot,
     screen_bounds,
 )
+from weanalysis.results.statistics.screening import Hidden
 
 
 def hidden(may_lose, may_gain, num_missed, num_expected, layers=None, **of_lot) -> Hidden:

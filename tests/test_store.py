@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from made_studies import made_measured
 
-from weanalysis.ablation.evaluate import Measured, Values
+from weanalysis.ablation.evaluate import Measured
+from weanalysis.ablation.evaluate.decisions import Values
 from weanalysis.errors import StoreError
 from weanalysis.results import COLUMNS, Store
 from weanalysis.results.statistics import paired_difference

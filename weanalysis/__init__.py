@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from weanalysis.ablation import ablate, studies
     from weanalysis.comparison import compare
     from weanalysis.excitation.costs import costs
+    from weanalysis.figures import show
     from weanalysis.loading import load_data, load_model
     from weanalysis.pruning import prune
     from weanalysis.report import write_report
@@ -42,6 +43,7 @@ __all__ = [
     "metric",
     "prune",
     "saliency_maps",
+    "show",
     "studies",
     "train",
     "write_report",
@@ -58,6 +60,7 @@ _HOMES = {
     "metric": "weanalysis.tasks.own",
     "prune": "weanalysis.pruning",
     "saliency_maps": "weanalysis.saliency",
+    "show": "weanalysis.figures",
     "train": "weanalysis.training",
     "write_report": "weanalysis.report",
 }

@@ -22,6 +22,16 @@ class Status:
     `metric` is the study's, or where that follows from all answers at once top-1, or the loss. `counts` holds, per
     ablation, num_images and what the metric follows from: num_correct (intact), lost and gained, or the
     sums of `Store.moments`. `jobs` processes measure now, with a `scheduler` those of its workers that can.
+
+    What a caller prints who gives `ablate` a function to `report` to:
+
+    >>> from weanalysis import ablate
+    >>> from torch import nn, rand
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> seen = []
+    >>> table = ablate(net, [(rand(3, 4, 4), k % 4) for k in range(8)], "channel", report=seen.append)
+    >>> f"{seen[-1].done} of {seen[-1].total} in the metric {seen[-1].metric.name}"
+    '7 of 7 in the metric top1'
     """
 
     study: Study

@@ -53,6 +53,15 @@ def check_settings(
     """Check what a study is asked to be; raise StudyError or DeviceError for what is wrong.
 
     It needs no network, so that nothing is trained or loaded for settings that cannot be.
+
+    >>> settings = check_settings("exact", "top1", "cpu", "float32", 1, None, 250, 0.5, False, 0.1)
+    >>> settings.metric.name, settings.devices, str(settings.rule)
+    ('top1', ('cpu',), 'until-ci 0.5')
+    >>> check_settings("screened", "loss", "cpu", "float32", 1, None, 250, None, False, 0.1)
+    Traceback (most recent call last):
+        ...
+    weanalysis.errors.StudyError: --evaluate screened leaves out images that cannot turn right or wrong, and loss needs
+    all: use --evaluate exact, or --metric top1
     """
     asked, own = _asked(metric)
     if evaluate not in EVALUATIONS:

@@ -9,20 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from weanalysis.comparison.difference import Difference
     from weanalysis.comparison.entry import compare
     from weanalysis.comparison.named import StudyOf, find_named, find_run_folder
-    from weanalysis.comparison.networks import NetworkComparison, Side
+    from weanalysis.comparison.networks import NetworkComparison
     from weanalysis.comparison.pairs import Candidate, usual_pair
-    from weanalysis.comparison.sides import Member, find_checkpoint
+    from weanalysis.comparison.sides import find_checkpoint
     from weanalysis.comparison.studies import StudyComparison, compare_studies
 
 __all__ = [
     "Candidate",
-    "Difference",
-    "Member",
     "NetworkComparison",
-    "Side",
     "StudyComparison",
     "StudyOf",
     "compare",
@@ -34,12 +30,11 @@ __all__ = [
 ]
 
 _MODULES = {
-    "difference": ("Difference",),
     "entry": ("compare",),
     "named": ("StudyOf", "find_named", "find_run_folder"),
-    "networks": ("NetworkComparison", "Side"),
+    "networks": ("NetworkComparison",),
     "pairs": ("Candidate", "usual_pair"),
-    "sides": ("Member", "find_checkpoint"),
+    "sides": ("find_checkpoint",),
     "studies": ("StudyComparison", "compare_studies"),
 }
 

@@ -14,7 +14,11 @@ from weanalysis.training import Run, find_runs
 
 @dataclass(frozen=True)
 class StudyOf:
-    """A study in the cache."""
+    """A study in the cache.
+
+    >>> StudyOf(3, "resnet20-digits-location").name
+    'resnet20-digits-location'
+    """
 
     number: int
     name: str
@@ -24,6 +28,14 @@ def find_named(text: str, cache: Cache) -> Run | StudyOf:
     """Find "NAME", the beginning of one, or a study's number, among runs and studies; "run:" and "study:" decide.
 
     Raises StoreError unless exactly one has that name, and StoreError or TrainingError where it cannot be read.
+
+    >>> from torch import nn, rand
+    >>> from weanalysis import ablate
+    >>> from weanalysis.cache import find_cache
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> table = ablate(net, [(rand(3, 4, 4), k % 4) for k in range(8)], "channel", cache="cache", name="filters")
+    >>> find_named("filt", find_cache("cache"))
+    StudyOf(number=1, name='filters')
     """
     kind, colon, rest = text.partition(":")
     kind, wanted = (kind, rest) if colon and kind in ("run", "study") else ("", text)
@@ -51,7 +63,16 @@ def find_named(text: str, cache: Cache) -> Run | StudyOf:
 
 
 def find_run_folder(text: str) -> Run | None:
-    """Return the run whose folder `text` is; None for no folder. Raises StoreError for a folder that holds no run."""
+    """Return the run whose folder `text` is; None for no folder. Raises StoreError for a folder that holds no run.
+
+    >>> Path("empty").mkdir()
+    >>> find_run_folder("empty")
+    Traceback (most recent call last):
+        ...
+    weanalysis.errors.StoreError: the folder empty holds no training run; name one that `weanalysis list runs` shows
+    >>> find_run_folder("no-such-folder") is None
+    True
+    """
     if not os.path.isdir(text):
         return None
     run = Run(Path(text).resolve())

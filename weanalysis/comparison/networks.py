@@ -82,6 +82,19 @@ class NetworkComparison(Difference):
     there), first_runs, second_runs (how many did). `step_s` and `memory_gib` are seconds of a training step and peak
     memory as the runs of each side recorded them. `costs` has a row a side: train_params, inference_params, gflops.
     `recipes` names the values in which the sides' recipes differ: field -> (first, second).
+
+    Of two networks the first answers the darkest colour, the second the brightest, which is right:
+
+    >>> from torch import eye, nn
+    >>> from weanalysis import compare
+    >>> models = []
+    >>> for name, sign in (("darkest", -1), ("brightest", 1)):
+    ...     net = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    ...     net[0].weight.data = sign * eye(3)[:, :, None, None]
+    ...     models.append(Model(name, net, {"source": "module", "name": name}, "made", num_classes=3))
+    >>> compared = compare(*models, [(eye(3)[k % 3][:, None, None].expand(3, 4, 4), k % 3) for k in range(12)])
+    >>> compared.difference, compared.alone, compared.num_images
+    (100.0, (0.0, 12.0), 12)
     """
 
     sides: tuple[Side, Side]

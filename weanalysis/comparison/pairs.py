@@ -13,7 +13,12 @@ _QUESTION = ("options", "data", "fingerprint", "architecture", "evaluate", "stop
 
 @dataclass(frozen=True)
 class Candidate:
-    """A study that could be compared: its number, its kind, what it asked, and whether its network was excited."""
+    """A study that could be compared: its number, its kind, what it asked, and whether its network was excited.
+
+    >>> about = {"id": 3, "kind": "location", "options": {"grid": "5x5"}}
+    >>> Candidate.of(about, excited=False).question == Candidate.of({**about, "id": 4}, excited=True).question
+    True
+    """
 
     number: int
     kind: str
@@ -34,6 +39,12 @@ def usual_pair(candidates: Sequence[Candidate], first: int | None = None) -> tup
     Excitation and of one with it, the baseline standing first. Else they asked the same question, else they are of one
     kind, the older one standing first. With `first`, the number of a study, only its partner is looked for. None where
     there are no two of a kind.
+
+    Study 2 asked what study 1 did, of a network with Weight Excitation; study 3 asked something else:
+
+    >>> candidates = [Candidate(3, "layer", "b", True), Candidate(2, "location", "a", True)]
+    >>> usual_pair([*candidates, Candidate(1, "location", "a", False)])
+    (1, 2)
     """
     if (anchor := next((one for one in candidates if one.number == first), None)) is not None:
         others = [one for one in candidates if one.kind == anchor.kind and one is not anchor]

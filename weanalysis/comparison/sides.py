@@ -45,7 +45,15 @@ SideGiven = Item | Sequence[Item]
 
 
 def find_checkpoint(text: str, cache: Cache) -> Path:
-    """Return the checkpoint file that a path, a run's folder or a run's name means; raise StoreError otherwise."""
+    """Return the checkpoint file that a path, a run's folder or a run's name means; raise StoreError otherwise.
+
+    >>> from weanalysis.cache import find_cache
+    >>> from weanalysis.models import load_network, save_checkpoint
+    >>> model = load_network("resnet20", weights="none", num_classes=10)
+    >>> save_checkpoint("mine.safetensors", model.net, model.architecture)
+    >>> find_checkpoint("mine.safetensors", find_cache("cache")).name
+    'mine.safetensors'
+    """
     side = _find(text, cache)
     if isinstance(side, StudyOf):
         raise StoreError(f"{text!r} is a study; name a checkpoint file or a run")

@@ -50,6 +50,23 @@ class StudyComparison(Difference):
     metric that counts no images. `changes` holds the (image, place) matrices of both studies, as `change_matrix` makes
     them, or `Shifts`; `same_network` says that both are of one. `intact` holds the metric of the two networks on these
     images, `accuracy` their difference with its interval; `classes` names the targets.
+
+    A network that answers the brightest of three colours loses a third of the images with each filter; one that answers
+    the darkest has them all wrong, and gains a third:
+
+    >>> from torch import eye, nn
+    >>> from weanalysis import ablate
+    >>> from weanalysis.cache import find_cache
+    >>> net = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> images = [((1 + eye(3)[k % 3])[:, None, None].expand(3, 4, 4), k % 3) for k in range(12)]
+    >>> for name, sign in (("brightest", 1), ("darkest", -1)):
+    ...     net[0].weight.data = sign * eye(3)[:, :, None, None]
+    ...     table = ablate(net, images, "channel", side="out", name=name, cache="cache")
+    >>> compared = compare_studies(1, 2, find_cache("cache"))
+    >>> compared.places[["first", "second", "difference"]].round(1).values.tolist()
+    [[33.3, -33.3, -66.7], [33.3, -33.3, -66.7], [33.3, -33.3, -66.7]]
+    >>> compared.intact, compared.num_lost
+    ((100.0, 0.0), (0, 12, 0))
     """
 
     intact: tuple[float, float]
@@ -116,6 +133,17 @@ def compare_studies(first: int, second: int, cache: Cache, metric: str | None = 
 
     Command, report and dashboard show what this returns. Raises StudyError where the studies asked different
     questions, measured other images, or share no place.
+
+    >>> from torch import nn, rand
+    >>> from weanalysis import ablate
+    >>> from weanalysis.cache import find_cache
+    >>> images = [(rand(3, 4, 4), k % 4) for k in range(8)]
+    >>> for name in ("one", "two"):
+    ...     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    ...     table = ablate(net, images, "channel", name=name, cache="pair")
+    >>> compared = compare_studies(1, 2, find_cache("pair"), "loss")
+    >>> compared.first, compared.second, compared.num_images, len(compared.places)
+    ('one', 'two', 8, 7)
     """
     with Store.open(cache.results) as store:
         paired = _pair(store, (first, second), metric)

@@ -29,6 +29,15 @@ class ArrayTransform:
     """Arrays as they are: an array of this `shape` -> FloatTensor of the same, channels first.
 
     Raises DataError for a shape that is none, and an array of another.
+
+    >>> transform = ArrayTransform((1, 4))
+    >>> transform(np.arange(4).reshape(1, 4))
+    tensor([[0., 1., 2., 3.]])
+    >>> transform(np.zeros((2, 4)))
+    Traceback (most recent call last):
+        ...
+    weanalysis.errors.DataError: the network reads arrays of 1 x 4, and this one is 2 x 4; make them alike when the file
+    is written
     """
 
     shape: tuple[int, ...]

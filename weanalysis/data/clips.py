@@ -51,6 +51,11 @@ class ClipTransform(Transform):
     """Choose `num_frames` of a clip's frames by `sampling`, and do to each the same: FloatTensor(3, T, S, S).
 
     See `places_of` for the ways of sampling, and `Transform` for all else. Raises DataError.
+
+    >>> from weanalysis.data.images import load_data
+    >>> data = load_data("moving-digits", num_images=2, frames=4)
+    >>> data.transform.num_frames, data.transform.sampling, tuple(data[0][0].shape)
+    (4, 'dense', (3, 4, 32, 32))
     """
 
     num_frames: int = 16

@@ -26,6 +26,16 @@ class GivenImages:
 
     Every item is looked at: `targets[i]` is the class index of the i-th. Raises DataError that names the first item
     that is not such a pair, or whose image has another shape than the others.
+
+    >>> given = GivenImages([(torch.zeros(3, 8, 8), 1), (torch.ones(3, 8, 8), 0)])
+    >>> images, targets = given.batch(0, 2)
+    >>> tuple(images.shape), targets.tolist(), given.fingerprint[:8]
+    ((2, 3, 8, 8), [1, 0], 'a6505e68')
+    >>> GivenImages([(torch.zeros(3, 8, 8), 1), (torch.ones(3, 9, 8), 0)])
+    Traceback (most recent call last):
+        ...
+    weanalysis.errors.DataError: item 1 of list has an image of 3 x 9 x 8, the first one of 3 x 8 x 8; resize or crop
+    them to one size
     """
 
     dataset: Any
@@ -146,6 +156,10 @@ class GivenTargets(GivenImages):
     """A map-style dataset whose targets are no class indices: numbers, or tensors of one shape, for a metric to read.
 
     `targets` are 0 for all; `batch` returns the real ones, (N, ...). Raises DataError for an item that has none.
+
+    >>> given = GivenTargets([(torch.zeros(3, 8, 8), torch.tensor([1.0, 0.0])), (torch.ones(3, 8, 8), torch.ones(2))])
+    >>> given.batch(0, 2)[1].tolist()
+    [[1.0, 0.0], [1.0, 1.0]]
     """
 
     task: ClassVar[str] = "numbers"
@@ -183,6 +197,10 @@ class GivenMasks(GivenTargets):
     """A map-style dataset whose targets are masks: class indices (H, W) of the image's size, 255 where there is none.
 
     Raises DataError for an item whose mask is of another kind or size.
+
+    >>> given = GivenMasks([(torch.zeros(3, 2, 2), torch.tensor([[0, 1], [1, 255]]))])
+    >>> given.batch(0, 1)[1].tolist()
+    [[[0, 1], [1, 255]]]
     """
 
     task: ClassVar[str] = "segmentation"
@@ -208,6 +226,14 @@ def as_images(data: Any, targets: str | None = None) -> ImageData | GivenImages:
 
     With `targets` "segmentation" these are masks; with "numbers" those of a dataset whose first target is no class
     index may be anything that is numbers.
+
+    >>> as_images([(torch.zeros(3, 8, 8), 1)]).targets.tolist()
+    [1]
+    >>> as_images(3)
+    Traceback (most recent call last):
+        ...
+    weanalysis.errors.DataError: int is no data set of images: give what load_data returns, or a map-style dataset whose
+    items are (tensor, class index)
     """
     if isinstance(data, (ImageData, GivenImages)):
         return data
@@ -233,7 +259,14 @@ def _as_index(target: Any) -> int | None:
 
 
 def check_targets(images: ImageData | GivenImages, num_outputs: int) -> None:
-    """Raise DataError where an image's class index is none of the network's `num_outputs` outputs."""
+    """Raise DataError where an image's class index is none of the network's `num_outputs` outputs.
+
+    >>> check_targets(GivenImages([(torch.zeros(3, 8, 8), 4)]), num_outputs=3)
+    Traceback (most recent call last):
+        ...
+    weanalysis.errors.DataError: image 0 of dataset has the class index 4, and the network has 3 outputs: give indices
+    from 0 to 2
+    """
     beyond = np.flatnonzero((images.targets < 0) | (images.targets >= num_outputs))
     if len(beyond):
         first = int(beyond[0])

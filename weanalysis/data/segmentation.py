@@ -24,6 +24,11 @@ class MaskData(ImageData):
     """A map-style dataset: `[i]` is (FloatTensor(3, H, W), LongTensor(H, W)), in an order drawn from `seed`.
 
     A mask has the class index of each pixel, 255 where it has none. `targets` are 0 for all; else as `ImageData`.
+
+    >>> from weanalysis.data.images import load_data
+    >>> image, mask = load_data("digit-scenes", num_images=4)[0]
+    >>> tuple(image.shape), tuple(mask.shape), mask.dtype
+    ((3, 32, 32), (32, 32), torch.int64)
     """
 
     transform: Transform

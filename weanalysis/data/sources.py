@@ -294,13 +294,21 @@ SOURCES: dict[str, ImageSource] = {
 
 
 def task_of_data(spec: str) -> str:
-    """What is known of an image of some data, by its spec: its "classification", or with masks a "segmentation"."""
+    """What is known of an image of some data, by its spec: its "classification", or with masks a "segmentation".
+
+    >>> task_of_data("digits"), task_of_data("digit-scenes")
+    ('classification', 'segmentation')
+    """
     source = SOURCES.get(spec.partition(":")[0])
     return "classification" if source is None else source.task
 
 
 def list_sources() -> list[dict[str, str]]:
-    """Return name, syntax, what and needs of every source."""
+    """Return name, syntax, what and needs of every source.
+
+    >>> next(source for source in list_sources() if source["name"] == "imagefolder")["syntax"]
+    'imagefolder:DIR'
+    """
     return [
         {"name": name, "syntax": source.syntax, "what": source.what, "needs": source.needs}
         for name, source in SOURCES.items()

@@ -32,6 +32,14 @@ class Transform:
     `resize_size` is what the shorter side becomes before the crop, or with `squash` what both sides become; without
     it the whole picture is resized straight to image_size x image_size, and one of that size is not resampled.
     Raises DataError for values that make no transform.
+
+    >>> transform = Transform(image_size=2, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    >>> transform(Image.new("RGB", (2, 2), (255, 0, 0)))[:, 0, 0].tolist()
+    [1.0, -1.0, -1.0]
+    >>> Transform(0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    Traceback (most recent call last):
+        ...
+    weanalysis.errors.DataError: image_size is 0; give a whole number of pixels, 1 or more
     """
 
     image_size: int

@@ -12,7 +12,12 @@ from weanalysis.data.transform import Transform
 
 
 def transform_of(description: Mapping[str, Any]) -> Transform | ArrayTransform:
-    """Return the transform whose `describe` made this; raise DataError where the description is none."""
+    """Return the transform whose `describe` made this; raise DataError where the description is none.
+
+    >>> described = Transform(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).describe()
+    >>> transform_of(described).image_size, transform_of({"shape": [1, 64]})
+    (8, ArrayTransform(shape=(1, 64)))
+    """
     names = set(description) if isinstance(description, Mapping) else set()
     if names == {"shape"}:
         return ArrayTransform(description["shape"])

@@ -62,6 +62,12 @@ class WeightStandardization(nn.Module):
 
     The variance is the population's, as in that paper; with `unbiased` an output channel is divided by the deviation
     of a sample plus 1e-5, as in that paper's code. Shapes: (Out, In/groups, ...) to the same.
+
+    >>> weight = WeightStandardization()(torch.arange(18.0).reshape(2, 1, 3, 3))
+    >>> [round(value, 2) for value in weight.var((1, 2, 3), correction=0).tolist()]
+    [1.0, 1.0]
+    >>> bool(weight.mean((1, 2, 3)).abs().max() < 1e-6)
+    True
     """
 
     def __init__(self, unbiased: bool = False) -> None:
@@ -94,6 +100,12 @@ class LWE(nn.Module):
         groups: of how many groups' inputs the hidden units are a share.
 
     Shapes: (Out, In/groups, ...) to the same. Raises ExcitationError for a reduction below 1.
+
+    >>> lwe = LWE(in_channels=32, reduction=16)
+    >>> weight = torch.randn(64, 32, 3, 3)
+    >>> multiplier = lwe.multiplier(weight)
+    >>> lwe(weight).shape, multiplier.shape, bool(((multiplier > 0) & (multiplier < 1)).all())
+    (torch.Size([64, 32, 3, 3]), torch.Size([64, 32]), True)
     """
 
     def __init__(
@@ -139,6 +151,13 @@ class MWE(nn.Module):
         constant_maximum: whether M is a constant for the gradient, as equation 3 has it.
 
     Shapes: (Out, In/groups, ...) to the same. Raises ExcitationError for an eps that is not above 0.
+
+    The gradient is 1 at a weight of 0, and largest at the largest weight, here 1:
+
+    >>> weight = torch.tensor([0.0, 0.5, -1.0]).reshape(1, 3, 1, 1).requires_grad_()
+    >>> MWE(eps=0.1, normalize=False)(weight).sum().backward()
+    >>> weight.grad.flatten().round(decimals=2)
+    tensor([1.0000, 1.2600, 5.7600])
     """
 
     def __init__(

@@ -213,6 +213,13 @@ def doubts_of(net: nn.Module, kind: str) -> list[str]:
     """Say where a kind of excitation does not suit a network by what the paper found (section 4.2).
 
     Modules that move channels in time, or in space, say `shifts_channels = True`.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    >>> doubts_of(net, "lwe")
+    []
+    >>> net.shifts_channels = True
+    >>> len(doubts_of(net, "lwe")), len(doubts_of(net, "mwe"))
+    (1, 0)
     """
     shifted = any(getattr(module, "shifts_channels", False) for module in net.modules())
     if not shifted or kind not in ("lwe", "lwe+mwe", "we"):
@@ -247,7 +254,14 @@ def fold(net: nn.Module) -> nn.Module:
 
 
 def fold_module(module: nn.Module) -> None:
-    """Replace a module's parametrized weight, by whatever parametrization, by its value in evaluation mode."""
+    """Replace a module's parametrized weight, by whatever parametrization, by its value in evaluation mode.
+
+    >>> conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
+    >>> before = conv.weight.detach().clone()
+    >>> fold_module(conv)
+    >>> [name for name, _ in conv.named_parameters()], torch.equal(conv.weight, before)
+    (['weight', 'bias'], True)
+    """
     chain_of(module).eval()
     # copy.deepcopy shares the class that carries `weight`; removing it there would break the other copies.
     cls = type(module)

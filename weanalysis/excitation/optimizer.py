@@ -154,6 +154,17 @@ class ExcitedOptimizer(Optimizer):
 
     Raises ExcitationError where nothing in the network is excited, where the optimizer lacks one of the parameters, for
     a frozen weight, and for one that two layers share.
+
+    The weight that the network computes with is plain while it trains, and its gradient reaches the raw one:
+
+    >>> from weanalysis.excitation import excite
+    >>> net = excite(nn.Sequential(nn.Conv2d(3, 4, 3)), "mwe")
+    >>> optimizer = ExcitedOptimizer(torch.optim.SGD(net.parameters(), lr=0.1), net)
+    >>> before = net[0].weight.detach().clone()
+    >>> net(torch.ones(1, 3, 4, 4)).square().sum().backward()
+    >>> optimizer.step()
+    >>> torch.equal(net[0].weight, before), [name for name, _ in net.named_parameters()]
+    (False, ['0.weight', '0.bias'])
     """
 
     def __init__(self, optimizer: Optimizer, net: nn.Module, stacked: bool | None = None) -> None:
@@ -299,7 +310,13 @@ def _is_shard(parameter: Any) -> bool:
 
 
 def can_be_beside(net: nn.Module) -> bool:
-    """Whether an excited weight of the network follows from weights alone, so that `ExcitedOptimizer` suits it."""
+    """Whether an excited weight of the network follows from weights alone, so that `ExcitedOptimizer` suits it.
+
+    >>> from weanalysis.excitation import excite
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    >>> can_be_beside(net), can_be_beside(excite(net, "lwe"))
+    (False, True)
+    """
     return bool(_suited_modules(net))
 
 

@@ -19,6 +19,7 @@ from weanalysis.figures.multipliers import (
 )
 from weanalysis.figures.runs import METRIC_TITLES, X_TITLES, best_epoch, training_curves
 from weanalysis.figures.saliency import agreement_by_layer, agreement_of_criteria, saliency_mosaic, score_against_drop
+from weanalysis.figures.show import show
 from weanalysis.figures.strips import Order, channel_intervals, channel_strips
 from weanalysis.figures.style import CATEGORICAL, THEMES, interval, is_screened, make_room, points
 
@@ -73,6 +74,7 @@ __all__ = [
     "saliency_mosaic",
     "save_pictures",
     "score_against_drop",
+    "show",
     "training_curves",
     "weight_histogram",
 ]

@@ -19,6 +19,11 @@ def drop_distributions(tables: Mapping[str, pd.DataFrame], *, theme: str = "ligh
     """Draw, for each study by name, which share of its ablations has at least a given D.
 
     The further right a curve stays high, the more of the network is needed. The shares are on a logarithmic scale.
+
+    >>> tables = {"first": pd.DataFrame({"drop": [0.0, 2.0], "metric": "top1"})}
+    >>> (line,) = drop_distributions(tables).data
+    >>> line.name, line.x.tolist(), line.y.tolist()
+    ('first', [0.0, 2.0], [100.0, 50.0])
     """
     drops = {name: np.sort(table["drop"].dropna().to_numpy()) for name, table in tables.items()}
     drops = {name: values for name, values in drops.items() if len(values)}
@@ -57,6 +62,13 @@ def drop_agreement(
 
     `pairs` has the columns layer, first and second (D), and, where they say more, out_channel and in_channel or
     percentile. On the dashed line both are the same.
+
+    >>> pairs = pd.DataFrame({"layer": "conv1", "first": [0.5, 2.0], "second": [1.0, 2.5], "percentile": [50.0, 100.0]})
+    >>> figure = drop_agreement(pairs, "baseline", "lwe")
+    >>> figure.layout.xaxis.title.text, figure.layout.yaxis.title.text
+    ('D in baseline', 'D in lwe')
+    >>> [list(map(float, trace.y)) for trace in figure.data if trace.mode == "markers"]
+    [[1.0, 2.5]]
     """
     if pairs.empty:
         return message_figure("The two studies have no place in common.", theme)

@@ -12,21 +12,34 @@ from weanalysis.figures.style import CATEGORICAL, THEMES, message_figure, new_pa
 
 
 def excited(weight: ArrayLike, eps: float, largest: float | None = None) -> np.ndarray:
-    """Return f_A of a weight (equation 2); `largest` is M, the layer's largest |w|, by default that of `weight`."""
+    """Return f_A of a weight (equation 2); `largest` is M, the layer's largest |w|, by default that of `weight`.
+
+    >>> excited([0.0, 0.5, -1.0], eps=0.1).round(2).tolist()
+    [0.0, 0.54, -1.67]
+    """
     weight = np.asarray(weight, dtype=np.float64)
     bound = (1 + eps) * (np.abs(weight).max() if largest is None else largest)
     return bound * np.arctanh(weight / bound) if bound > 0 else weight
 
 
 def gain(weight: ArrayLike, eps: float, largest: float | None = None) -> np.ndarray:
-    """Return by how much MWE multiplies the gradient of a weight (equation 3)."""
+    """Return by how much MWE multiplies the gradient of a weight (equation 3).
+
+    >>> gain([0.0, 0.5, -1.0], eps=0.1).round(2).tolist()
+    [1.0, 1.26, 5.76]
+    """
     weight = np.asarray(weight, dtype=np.float64)
     bound = (1 + eps) * (np.abs(weight).max() if largest is None else largest)
     return bound**2 / (bound**2 - weight**2) if bound > 0 else np.ones_like(weight)
 
 
 def excitation_curves(eps: float, beside: Sequence[float] = (0.01, 0.1, 0.2), *, theme: str = "light") -> go.Figure:
-    """Draw f_A of a weight and the gain of its gradient over w / M, for `eps` and, paler, a few others (Fig. 3b)."""
+    """Draw f_A of a weight and the gain of its gradient over w / M, for `eps` and, paler, a few others (Fig. 3b).
+
+    >>> figure = excitation_curves(0.1, beside=(0.01,))
+    >>> sorted({curve.name for curve in figure.data})
+    ['no excitation', 'ε = 0.01', 'ε = 0.1']
+    """
     figure = new_panels(
         theme,
         400,
@@ -75,7 +88,12 @@ def excitation_curves(eps: float, beside: Sequence[float] = (0.01, 0.1, 0.2), *,
 
 
 def excitation_of_layer(weight: ArrayLike, eps: float, *, theme: str = "light") -> go.Figure:
-    """Draw how one layer's weights are distributed, before and after MWE, and the gain at each (equations 2 and 3)."""
+    """Draw how one layer's weights are distributed, before and after MWE, and the gain at each (equations 2 and 3).
+
+    >>> figure = excitation_of_layer([[-0.5, 0.1], [0.2, 1.0]], eps=0.1)
+    >>> [trace.name for trace in figure.data]
+    ['before', 'after MWE', 'gain of the gradient (right)']
+    """
     values = np.asarray(weight, dtype=np.float64).ravel()
     if not values.size:
         return message_figure("This layer has no weights.", theme)

@@ -34,12 +34,20 @@ _NO_CHROMIUM = (
 
 
 def plotly_script() -> str:
-    """Return the text of plotly.js, for one script element of a page."""
+    """Return the text of plotly.js, for one script element of a page.
+
+    >>> "plotly.js" in plotly_script()[:200]
+    True
+    """
     return get_plotlyjs()
 
 
 def embedded(figure: go.Figure, key: str) -> str:
-    """Return `figure` as HTML for a page that has `plotly_script`; `key`, a safe name, is the id of its element."""
+    """Return `figure` as HTML for a page that has `plotly_script`; `key`, a safe name, is the id of its element.
+
+    >>> embedded(go.Figure(go.Bar(y=[1, 2])), "bars").count('id="bars"')
+    1
+    """
     height = figure.layout.height or 400
     return figure.to_html(
         full_html=False,
@@ -53,7 +61,13 @@ def embedded(figure: go.Figure, key: str) -> str:
 
 
 def check_pictures(formats: tuple[str, ...]) -> None:
-    """Raise StoreError for an unknown format, and where kaleido or a Chromium is missing, saying what to install."""
+    """Raise StoreError for an unknown format, and where kaleido or a Chromium is missing, saying what to install.
+
+    >>> check_pictures(("gif",))
+    Traceback (most recent call last):
+        ...
+    weanalysis.errors.StoreError: unknown picture format 'gif': choose from pdf, png, svg.
+    """
     for format_ in formats:
         if format_ not in FORMATS:
             raise StoreError(unknown_name("picture format", format_, FORMATS))
@@ -73,6 +87,11 @@ def save_pictures(figures: Mapping[str, go.Figure], folder: Path, formats: tuple
 
     Pictures are 1,000 units wide, a PNG two pixels a unit. Raises StoreError where `check_pictures` does, where the
     browser fails, and where the folder cannot be written.
+
+    >>> save_pictures({"bars": go.Figure(go.Bar(y=[1, 2]))}, Path("pictures"), ("gif",))
+    Traceback (most recent call last):
+        ...
+    weanalysis.errors.StoreError: unknown picture format 'gif': choose from pdf, png, svg.
     """
     check_pictures(formats)
     import kaleido

@@ -16,7 +16,14 @@ _MOST_LINES = len(CATEGORICAL)
 
 
 def frame_strip(frames: Sequence[Image.Image], side: int = 48) -> Image.Image:
-    """Draw frames of a clip side by side, `side` pixels high, eight at equal distances of more than that."""
+    """Draw frames of a clip side by side, `side` pixels high, eight at equal distances of more than that.
+
+    Three frames of 48 pixels, with room between them:
+
+    >>> frames = [Image.new("RGB", (24, 24), colour) for colour in ("red", "green", "blue")]
+    >>> frame_strip(frames, side=48).size
+    (150, 48)
+    """
     places = np.unique(np.round(np.linspace(0, len(frames) - 1, min(_MOST_FRAMES, len(frames)))).astype(int))
     shown = [_of_height(frames[place], side) for place in places]
     strip = Image.new("RGBA", (sum(one.width for one in shown) + _GAP * (len(shown) - 1), side), (0, 0, 0, 0))
@@ -31,6 +38,10 @@ def array_picture(array: np.ndarray, side: int = 112) -> Image.Image:
     """Draw an array (C, L) as lines, (C, H, W) as a picture, (C, T, H, W) as frames; the whole range of its numbers.
 
     Three channels are red, green and blue, of any other number their mean is grey; of a signal eight are drawn.
+
+    >>> picture = array_picture(np.array([[[0.0, 1.0], [1.0, 0.0]]]), side=2)
+    >>> picture.size, [picture.convert("L").getpixel((x, 0)) for x in (0, 1)]
+    ((2, 2), [0, 255])
     """
     numbers = np.asarray(array, np.float64)
     low, high = float(numbers.min()), float(numbers.max())

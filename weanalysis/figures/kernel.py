@@ -29,6 +29,10 @@ def kernel_weights(weight: ArrayLike, *, theme: str = "light") -> go.Figure:
     """Draw the weights of one kernel, (w,), (h, w) or (t, h, w); moments t lie side by side.
 
     Red is positive, blue negative, on a scale symmetric about 0.
+
+    >>> cells = kernel_weights([[0.5, -0.25], [0.0, 0.125]]).data[0]
+    >>> float(cells.zmin), float(cells.zmax)
+    (-0.5, 0.5)
     """
     kernel = np.asarray(weight, dtype=np.float64)
     kernel = kernel.reshape((1,) * max(0, 3 - kernel.ndim) + kernel.shape)
@@ -68,6 +72,13 @@ def kernel_neighbours(
     """Draw D with its interval of the measured kernels that share the output or the input channel of one kernel.
 
     `table` holds the rows of a location study. The kernel itself is a diamond.
+
+    >>> from weanalysis.results import COLUMNS
+    >>> table = pd.DataFrame({"out_channel": [0, 0, 1], "in_channel": [0, 1, 1], "drop": [2.0, 0.5, 0.1]})
+    >>> table = table.assign(layer="conv1", selection="kernel", metric="top1").reindex(columns=COLUMNS)
+    >>> others, own = kernel_neighbours(table, "conv1", 0, 0).data
+    >>> list(map(float, others.y)), list(map(float, own.y))
+    ([2.0, 0.5], [2.0])
     """
     kernels = kernel_rows(table)
     kernels = kernels[(kernels["layer"] == layer) & kernels["drop"].notna()]

@@ -36,6 +36,12 @@ def drop_by_layer(
     are shown, drawn at random from `seed`, and beside each other within their layer. The row whose place is `selected`
     is the diamond. A click on a point carries customdata [layer, out_channel, in_channel, place], place being the
     row's index.
+
+    >>> from weanalysis.results import COLUMNS
+    >>> table = pd.DataFrame({"layer": ["conv1", "conv2"], "depth": [0, 1], "drop": [60.0, 2.0], "q_value": [0.0, 0.2]})
+    >>> figure = drop_by_layer(table.assign(selection="layer", metric="top1").reindex(columns=COLUMNS))
+    >>> [(trace.name, list(map(float, trace.y))) for trace in figure.data]
+    [('cannot be told from 0 (q > 0.05)', [2.0]), ('differs from 0 (q ≤ 0.05)', [60.0])]
     """
     rows = table.dropna(subset=["drop", "layer"]).sort_values(["depth", "layer"], kind="stable")
     if rows.empty:

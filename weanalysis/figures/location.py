@@ -135,6 +135,12 @@ def layer_spread(table: pd.DataFrame, *, theme: str = "light", seed: int = 0) ->
     The bars are 95 % intervals over the layer's kernels: percentile bootstrap drawn from `seed`, beyond 2,000 kernels
     from the fourth moment; a layer with fewer than three measured kernels has none. Paper: Fig. 2, "early layers
     exhibit larger variation".
+
+    >>> from weanalysis.results import COLUMNS
+    >>> table = pd.DataFrame({"out_channel": [0, 0, 1], "in_channel": [0, 1, 1], "drop": [0.0, 1.0, 2.0]})
+    >>> table = table.assign(layer="conv1", depth=0, selection="kernel", metric="top1").reindex(columns=COLUMNS)
+    >>> [(trace.name, list(map(float, trace.y))) for trace in layer_spread(table).data]
+    [('D of one kernel', [0.0, 1.0, 2.0]), ('standard deviation in the layer', [1.0])]
     """
     kernels = kernel_rows(table).dropna(subset=["drop"])
     if kernels.empty:

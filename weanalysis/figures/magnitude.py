@@ -53,7 +53,14 @@ def magnitude_curve(
 def magnitude_curves(
     tables: Mapping[str, pd.DataFrame], *, mark: float | None = None, theme: str = "light"
 ) -> go.Figure:
-    """Draw the curves of several magnitude studies, by name, as `magnitude_curve` draws one."""
+    """Draw the curves of several magnitude studies, by name, as `magnitude_curve` draws one.
+
+    >>> table = pd.DataFrame({"percentile": [50.0, 100.0], "drop": [0.1, 4.0], "drop_low": -1.0, "drop_high": 5.0})
+    >>> table["metric"] = "top1"
+    >>> figure = magnitude_curves({"baseline": table, "lwe": table})
+    >>> [trace.name for trace in figure.data if trace.showlegend is not False]
+    ['baseline', 'lwe']
+    """
     measured = {name: table.dropna(subset=["percentile", "drop"]) for name, table in tables.items()}
     measured = {name: rows for name, rows in measured.items() if len(rows)}
     if not measured:
@@ -141,6 +148,12 @@ def magnitude_map(table: pd.DataFrame, *, selected: tuple[str, float] | None = N
 
     `table` holds the rows of a magnitude study that zeroed layer by layer. `selected` = (layer, percentile) is framed.
     A click on a cell carries customdata [layer, percentile].
+
+    >>> from weanalysis.results import COLUMNS
+    >>> table = pd.DataFrame({"layer": ["conv1", "conv2"], "depth": [0, 1], "percentile": 100.0, "drop": [3.0, 1.0]})
+    >>> figure = magnitude_map(table.assign(metric="top1").reindex(columns=COLUMNS))
+    >>> figure.data[0].z.tolist()
+    [[3.0], [1.0]]
     """
     rows = table[table["percentile"].notna() & table["layer"].notna() & table["drop"].notna()]
     if rows.empty:
@@ -223,6 +236,10 @@ def weight_histogram(weight: ArrayLike, percentile: float | None = None, *, them
 
     `weight` may have any shape. The marked weight has rank ceil(b n / 100), counted from 1 in ascending |w|, the one
     that a magnitude study zeroes (paper, section 3.1).
+
+    >>> figure = weight_histogram([0.1, -0.2, 0.3, 0.4], percentile=50)
+    >>> int(sum(figure.data[0].y)), figure.layout.xaxis.title.text
+    (4, '|w|')
     """
     magnitudes = np.sort(np.abs(np.asarray(weight, dtype=np.float64)).ravel())
     if not len(magnitudes):

@@ -67,6 +67,11 @@ def iou_by_class(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
     """Draw the IoU of each class, intact and ablated, joined by a line; those that fell most are at the top.
 
     `table` is that of `Store.class_table`: class, num_images, before, after and drop in percent.
+
+    >>> table = pd.DataFrame({"class": ["road", "bicycle"], "before": [90.0, 60.0], "after": [89.0, 40.0]})
+    >>> figure = iou_by_class(table.assign(drop=table["before"] - table["after"], num_images=9))
+    >>> [(trace.name, list(map(float, trace.x))) for trace in figure.data if trace.name]
+    [('intact', [90.0, 60.0]), ('ablated', [89.0, 40.0])]
     """
     rows = table.dropna(subset=["before"]).sort_values("drop", kind="stable")
     if rows.empty:

@@ -35,6 +35,12 @@ def multiplier_drops(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
     """Draw D_L and D_H of each layer, with intervals: the channels, or kernels, of the lowest and highest multiplier.
 
     `table` holds the rows of a multiplier study. Paper: section 4.2, "Validity of attention multiplier".
+
+    >>> from weanalysis.results import COLUMNS
+    >>> table = pd.DataFrame({"selection": ["lowest", "highest"], "drop": [0.1, 4.0], "in_channel": [3, 7]})
+    >>> table = table.assign(layer="conv1", depth=0, metric="top1").reindex(columns=COLUMNS)
+    >>> [(trace.name, list(map(float, trace.x))) for trace in multiplier_drops(table).data]
+    [('D_L: lowest multiplier', [0.1]), ('D_H: highest multiplier', [4.0])]
     """
     rows = table[table["layer"].notna() & table["drop"].notna()]
     if rows.empty:
@@ -101,6 +107,12 @@ def multiplier_curve(table: pd.DataFrame, ranked: str = "input channel", *, them
 
     `table` holds the rows of a multiplier study, whose units are input channels or kernels; of several random draws
     each is a point (of very many, some are shown), and the line their mean.
+
+    >>> from weanalysis.results import COLUMNS
+    >>> table = pd.DataFrame({"selection": ["lowest", "highest"] * 2, "fraction": [0.1] * 2 + [1.0] * 2})
+    >>> figure = multiplier_curve(table.assign(drop=[0, 9, 5, 60], metric="top1").reindex(columns=COLUMNS))
+    >>> [(trace.name, list(map(float, trace.y))) for trace in figure.data if trace.name]
+    [('highest multiplier first', [9.0, 60.0]), ('lowest multiplier first', [0.0, 5.0])]
     """
     rows = table[table["layer"].isna() & table["fraction"].notna() & table["drop"].notna()]
     if rows.empty:
@@ -180,6 +192,10 @@ def multiplier_map(multiplier: ArrayLike, layer: str, *, theme: str = "light") -
     """Draw LWE's m of one layer, rows output and columns input channels (equation 1).
 
     Layers with more than 512 channels a side are drawn by equidistant channels.
+
+    >>> figure = multiplier_map([[0.25, 0.5], [0.5, 0.75]], "conv1")
+    >>> figure.data[0].z.tolist()
+    [[0.25, 0.5], [0.5, 0.75]]
     """
     values = np.asarray(multiplier, dtype=np.float64)
     outs, ins = (
@@ -212,7 +228,12 @@ def multiplier_map(multiplier: ArrayLike, layer: str, *, theme: str = "light") -
 
 
 def multiplier_histogram(multiplier: ArrayLike, *, theme: str = "light") -> go.Figure:
-    """Draw how LWE's m of one layer are distributed between 0 and 1."""
+    """Draw how LWE's m of one layer are distributed between 0 and 1.
+
+    >>> figure = multiplier_histogram([[0.4, 0.6], [0.5, 0.9]])
+    >>> int(sum(figure.data[0].y)), figure.layout.xaxis.range
+    (4, (0, 1))
+    """
     values = np.asarray(multiplier, dtype=np.float64).ravel()
     bins = min(50, max(10, len(values) // 20))
     figure = histogram(values, bins, "m", "kernels", theme, ".2f", top=28, ends=(0, 1))
@@ -227,6 +248,10 @@ def multiplier_spread(
     """Draw, by layer in the order of `multipliers`, between which bounds the multipliers m lie.
 
     Bands hold all, 90 % and 50 % of a layer's multipliers; the line is their median.
+
+    >>> figure = multiplier_spread({"conv1": [[0.4, 0.6, 0.5]], "conv2": [[0.1, 0.9, 0.2]]})
+    >>> next(list(map(float, trace.y)) for trace in figure.data if trace.name == "median")
+    [0.5, 0.2]
     """
     if not multipliers:
         return message_figure("This network has no multipliers.", theme)
@@ -272,6 +297,12 @@ def multiplier_ranks(multiplier: ArrayLike, *, kernels: bool = False, theme: str
     """Draw the mean of m over the outputs of each input channel, from the lowest to the highest; or m of each kernel.
 
     The ends are what D_L and D_H are measured by. Paper: section 4.2.
+
+    Two outputs read three input channels; the second of these has the lowest mean:
+
+    >>> figure = multiplier_ranks([[0.5, 0.2, 0.9], [0.5, 0.4, 0.7]])
+    >>> figure.data[0].y.round(2).tolist()
+    [0.3, 0.5, 0.8]
     """
     values = np.asarray(multiplier, dtype=np.float64)
     means = values.ravel() if kernels else values.mean(axis=0)

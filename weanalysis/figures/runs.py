@@ -40,6 +40,13 @@ def training_curves(
     train_… columns share, such as "top1"; `x` is "epoch", "step" or "seconds". `smoothing` in [0, 1) is the weight of
     the past in an exponential mean; the raw line then stays, paler. `groups` maps a run's name to the name of its
     group: each group is drawn as the mean of its runs with the range of the runs as a band, and the runs paler.
+
+    The best of three epochs is the second:
+
+    >>> run = pd.DataFrame({"epoch": [1, 2, 3], "val_top1": [45.0, 62.0, 61.0]})
+    >>> validation, best = training_curves({"baseline": run}).data
+    >>> validation.y.tolist(), list(best.x)
+    ([45.0, 62.0, 61.0], [2.0])
     """
     solid, dotted = _columns(runs, metric)
     if solid is None:
@@ -86,7 +93,11 @@ def exponential_mean(values: ArrayLike, weight: float) -> np.ndarray:
 
 
 def best_epoch(values: ArrayLike, column: str) -> int:
-    """Return the place of the best value: the first lowest of a loss or error, the first highest of all else."""
+    """Return the place of the best value: the first lowest of a loss or error, the first highest of all else.
+
+    >>> best_epoch([60.0, 70.0, 65.0], "val_top1"), best_epoch([0.9, 0.5, 0.5], "val_loss")
+    (1, 1)
+    """
     values = np.asarray(values, dtype=np.float64)
     lower = any(word in column for word in _LOWER_IS_BETTER)
     return int(np.nanargmin(values) if lower else np.nanargmax(values))

@@ -39,6 +39,13 @@ def saliency_mosaic(
     colour is the share of kernels with a lower score, `within` the "network" or the "layer", in percent: scores of
     different criteria have different units, ranks compare. A kernel without a score stays grey. Tiles are as large as
     those of a `location_mosaic` of a 5x5 grid, and in the same order.
+
+    The cells are percentiles among the four kernels, below a strip with the layer's name:
+
+    >>> kernels = pd.DataFrame({"layer": "conv1", "depth": 0, "out_channel": [0, 0, 1, 1], "in_channel": [0, 1, 0, 1]})
+    >>> figure = saliency_mosaic(kernels.assign(l1=[0.1, 0.4, 0.2, 0.3]), "l1")
+    >>> np.asarray(figure.data[0].z)[-2:].tolist()
+    [[25.0, 100.0], [50.0, 75.0]]
     """
     rows = kernels.sort_values(["depth", "layer", "out_channel", "in_channel"], kind="stable").reset_index(drop=True)
     if rows.empty or rows[criterion].isna().all():
@@ -96,6 +103,13 @@ def score_against_drop(
     """Draw the measured D of every place (or, "num_flipped", the images flipped) against its score, coloured by depth.
 
     `scored` holds the rows of a study with a column called `criterion`. The scores' axis is logarithmic.
+
+    >>> from weanalysis.results import COLUMNS
+    >>> table = pd.DataFrame({"out_channel": [0, 1], "drop": [0.5, 3.0]})
+    >>> table = table.assign(layer="conv1", depth=0, selection="filter", metric="top1").reindex(columns=COLUMNS)
+    >>> points = score_against_drop(table.assign(l1=[1.0, 4.0]), "l1").data[0]
+    >>> points.x.tolist(), points.y.tolist()
+    ([1.0, 4.0], [0.5, 3.0])
     """
     rows = scored.dropna(subset=["drop", criterion])
     rows = rows[rows[criterion] > 0]
@@ -150,6 +164,11 @@ def agreement_of_criteria(agreement: pd.DataFrame, *, selected: str | None = Non
 
     `agreement` has the columns criterion, num_places, spearman, spearman_low, spearman_high, top_overlap and
     top_chance, a row a criterion (`results.statistics.agreement_table`). Random scores lie at the line.
+
+    >>> agreement = pd.DataFrame({"criterion": ["l1", "taylor"], "num_places": 100, "spearman": [0.4, 0.7]})
+    >>> agreement = agreement.assign(spearman_low=0.3, spearman_high=0.8, top_overlap=0.4, top_chance=0.1)
+    >>> [float(trace.x[0]) for trace in agreement_of_criteria(agreement).data]
+    [0.4, 0.7]
     """
     rows = agreement.dropna(subset=["spearman"]).sort_values("spearman")
     if rows.empty:
@@ -166,6 +185,13 @@ def agreement_by_layer(agreement: pd.DataFrame, *, theme: str = "light") -> go.F
     """Draw Spearman's correlation with D of one criterion in every layer, by depth, with 95 % intervals.
 
     `agreement` has the columns of `agreement_of_criteria` and layer, in network order, a row a layer.
+
+    >>> agreement = pd.DataFrame({"layer": ["conv1", "conv2"], "num_places": 100, "spearman": [0.4, 0.7]})
+    >>> agreement = agreement.assign(
+    ...     criterion="l1", spearman_low=0.3, spearman_high=0.8, top_overlap=0.4, top_chance=0.1
+    ... )
+    >>> [float(trace.y[0]) for trace in agreement_by_layer(agreement).data]
+    [0.4, 0.7]
     """
     rows = agreement.dropna(subset=["layer"]).reset_index(drop=True)
     if rows["spearman"].isna().all():

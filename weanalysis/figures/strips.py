@@ -52,6 +52,15 @@ def channel_strips(
     `hide_insignificant` greys what cannot be told from zero (q > 0.05). The rows whose places are `marked` carry a
     diamond, the one `selected` is framed. `quantity` names what the column drop holds, if not D itself. A click on a
     cell carries customdata [layer, channel, place].
+
+    A strip of three filters, sorted by D:
+
+    >>> from weanalysis.results import COLUMNS
+    >>> table = pd.DataFrame({"out_channel": [0, 1, 2], "drop": [0.5, 5.0, 1.0], "q_value": 0.01})
+    >>> table = table.assign(layer="conv1", depth=0, selection="filter", metric="top1").reindex(columns=COLUMNS)
+    >>> figure = channel_strips(table, order="drop")
+    >>> list(dict.fromkeys(float(cell) for cell in figure.data[0].z[0]))
+    [5.0, 1.0, 0.5]
     """
     rows, column = _units(table)
     if rows.empty or column is None:
@@ -125,6 +134,13 @@ def channel_intervals(
     """Draw D of every channel of one layer with its 95 % interval; the one `selected` is the diamond.
 
     `table` is as for `channel_strips`; a click on a channel carries its customdata.
+
+    >>> from weanalysis.results import COLUMNS
+    >>> table = pd.DataFrame({"out_channel": [0, 1], "drop": [0.5, 5.0], "drop_low": [0, 3], "drop_high": [2, 8]})
+    >>> table = table.assign(layer="conv1", depth=0, selection="filter", metric="top1").reindex(columns=COLUMNS)
+    >>> points = channel_intervals(table, "conv1").data[0]
+    >>> points.y.tolist(), points.error_y.array.tolist()
+    ([0.5, 5.0], [1.5, 3.0])
     """
     rows, column = _units(table)
     rows = rows[rows["layer"] == layer].dropna(subset=["drop"])

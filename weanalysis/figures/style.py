@@ -130,6 +130,11 @@ def make_room(figure: go.Figure) -> go.Figure:
     """Widen the margins of a figure to a little more than its labels and its legend will take; return it.
 
     Where they do not fit, the browser draws the whole figure a second time.
+
+    >>> figure = new_figure("light", 300, yaxis={"ticktext": ["layer1.0.conv1", "layer1.0.conv2"], "tickvals": [0, 1]})
+    >>> before = figure.layout.margin.l
+    >>> before, make_room(figure).layout.margin.l
+    (8, 111)
     """
     layout, room = figure.layout, figure.layout.margin.to_plotly_json()
     beside, below = layout.yaxis, layout.xaxis
@@ -223,7 +228,12 @@ def screenings(table: pd.DataFrame) -> pd.Series:
 
 
 def is_screened(table: pd.DataFrame) -> pd.Series:
-    """Tell of each row whether D on the very images measured is known only within screen_low and screen_high."""
+    """Tell of each row whether D on the very images measured is known only within screen_low and screen_high.
+
+    >>> table = pd.DataFrame({"drop": [1.0, 1.0], "screen_low": [1.0, 0.9], "screen_high": [1.0, 1.2]})
+    >>> is_screened(table).tolist()
+    [False, True]
+    """
     low, high = table["screen_low"].astype(float), table["screen_high"].astype(float)
     return low.notna() & high.notna() & ((low != table["drop"]) | (high != table["drop"]))
 

@@ -42,12 +42,20 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
 
     Raises ModelError for a network, option, attention or norm that is not known or does not go together, and
     ExcitationError for an excitation that cannot be applied.
+
+    >>> net = build({"source": "builtin", "name": "resnet20", "num_classes": 10, "excitation": {"kind": "lwe"}})
+    >>> net.training, type(net.conv1).__name__, net.fc.out_features
+    (False, 'ParametrizedConv2d', 10)
     """
     return dress(build_plain(architecture), architecture).eval()
 
 
 def list_models(include_timm: bool = False) -> list[dict[str, Any]]:
-    """List the networks that `load_network` knows: name, source, num_parameters (None: not known), weights."""
+    """List the networks that `load_network` knows: name, source, num_parameters (None: not known), weights.
+
+    >>> next(model for model in list_models() if model["name"] == "resnet20")
+    {'name': 'resnet20', 'source': 'builtin', 'num_parameters': 269722, 'weights': []}
+    """
     return [
         {
             "name": shown_name({"source": key, "name": name}),
@@ -62,7 +70,11 @@ def list_models(include_timm: bool = False) -> list[dict[str, Any]]:
 
 
 def parse_name(name: str) -> tuple[str, str]:
-    """Split what a user typed into source and name: "timm:x", "resnet20" (built-in), "resnet50" (torchvision)."""
+    """Split what a user typed into source and name: "timm:x", "resnet20" (built-in), "resnet50" (torchvision).
+
+    >>> parse_name("resnet20"), parse_name("resnet50"), parse_name("timm:resnet10t")
+    (('builtin', 'resnet20'), ('torchvision', 'resnet50'), ('timm', 'resnet10t'))
+    """
     prefix, colon, rest = name.partition(":")
     if colon and prefix in SOURCES:
         SOURCES[prefix].defaults(rest)
@@ -75,7 +87,15 @@ def parse_name(name: str) -> tuple[str, str]:
 
 
 def check_task(architecture: Mapping[str, Any], spec: str, task: str) -> None:
-    """Raise ModelError where a network's outputs mean something else than what data of a `task` have."""
+    """Raise ModelError where a network's outputs mean something else than what data of a `task` have.
+
+    >>> check_task({"source": "builtin", "name": "resnet20"}, "digits", "classification")
+    >>> check_task({"source": "builtin", "name": "fcn_resnet20"}, "digits", "classification")
+    Traceback (most recent call last):
+        ...
+    weanalysis.errors.ModelError: fcn_resnet20 gives each pixel a class, and digits has one class for each image: choose
+    data with masks, or a classifier
+    """
     source = SOURCES.get(architecture["source"])
     if source is None:  # a module of the caller's
         return

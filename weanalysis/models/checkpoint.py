@@ -59,6 +59,13 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     """Read the tensors of a checkpoint by name, on the CPU, and what this program wrote about them ({} if it did not).
 
     Of several sets of weights in the file, the first; see `read_weights`. Raises ModelError.
+
+    >>> from weanalysis.models.model import load_network
+    >>> model = load_network("resnet20", weights="none", num_classes=10)
+    >>> save_checkpoint("mine.safetensors", model.net, model.architecture)
+    >>> state, metadata = read_state_dict("mine.safetensors")
+    >>> state["fc.weight"].shape, metadata["architecture"]["name"]
+    (torch.Size([10, 64]), 'resnet20')
     """
     weights = read_weights(path)
     return weights.state, weights.metadata
@@ -267,6 +274,13 @@ def save_checkpoint(
     `weights` (a label) and `notes` are read back into a `Model`. Raises ModelError if the name does not end in
     .safetensors or the file cannot be written. Of a caller's own module, which nothing here can build again, only the
     plain tensors are written; any other network must have no others.
+
+    >>> from weanalysis.models.model import load_network
+    >>> model = load_network("resnet20", weights="none", num_classes=2)
+    >>> save_checkpoint("mine.safetensors", model.net, model.architecture, {"classes": ["cat", "dog"]})
+    >>> again = load_network("mine.safetensors")
+    >>> again.classes, again.weights_hash == model.weights_hash
+    (('cat', 'dog'), True)
     """
     path = Path(path)
     if path.suffix != ".safetensors":

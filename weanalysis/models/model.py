@@ -75,6 +75,15 @@ class Model:
     `models.pruned`). `weights` is a label. `classes` and `synsets` (ImageNet's
     wnids) name the outputs in order, `transform` makes the inputs; each is None where it is not known. `notes` are
     lines that a user should see. `checkpoint` is the file of this program that it was loaded from, if there was one.
+
+    A network of one's own, with what is known of it:
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    >>> model = Model("mine", net, {"source": "module", "name": "mine"}, "my weights", 2, classes=("cat", "dog"))
+    >>> before = model.weights_hash
+    >>> net[0].bias.data += 1
+    >>> model.weights_hash == before
+    False
     """
 
     name: str
@@ -141,6 +150,10 @@ def load_network(
     "averaged" (EMA), or the key or prefix of one; "auto" takes the raw ones, and a note says so.
 
     Raises ModelError: an unknown name, weights name or option; weights that cannot be read, downloaded or do not fit.
+
+    >>> model = load_network("resnet20", weights="none", num_classes=10, options={"excitation": "lwe"})
+    >>> model.num_classes, model.architecture["excitation"]["kind"], model.weights
+    (10, 'lwe', 'none')
     """
     cache = cache or find_cache()
     options = with_whole_excitation(options or {})

@@ -25,6 +25,10 @@ def smallest_image_size(net: nn.Module, leading: tuple[int, ...] = ()) -> int:
     It works on a size if a forward succeeds and no convolution with a kernel larger than 1x1 sees a map less than two
     pixels high or wide, where all but the middle of the kernel would lie on padding. `leading` sides stand before these
     two, such as the number of frames. Leaves `net` as it was. Raises ModelError if no candidate works.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=32), nn.Conv2d(4, 4, 3, padding=1))
+    >>> smallest_image_size(net), smallest_image_size(net[:1])
+    (48, 32)
     """
     parameter = next(net.parameters(), torch.zeros(()))
     stem = next((module for module in net.modules() if isinstance(module, _SPATIAL)), None)

@@ -48,6 +48,13 @@ class Pruned:
     interval), p_value (McNemar), q_value, num_images, num_flipped; of masks they are of the mean IoU, with its
     linearized interval; and of the mean loss in nats loss_intact, loss, loss_drop (its increase), loss_low and
     loss_high (Student's t). `about` says how it was pruned (JSON).
+
+    >>> from torch import rand
+    >>> from weanalysis.data.images import load_data
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    >>> pruned = prune(net, load_data("digits", num_images=20), by="l1", sparsity=0.25, curve=())
+    >>> pruned.table.loc[0, ["num_units", "num_pruned"]].tolist(), int((pruned.model.net[0].weight == 0).sum())
+    ([24, 6], 54)
     """
 
     model: Model

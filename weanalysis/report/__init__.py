@@ -3,6 +3,6 @@
 Reads what is in the cache; measures nothing, and needs no torch.
 """
 
-from weanalysis.report.entry import Written, write_report
+from weanalysis.report.entry import write_report
 
-__all__ = ["Written", "write_report"]
+__all__ = ["write_report"]

@@ -12,7 +12,8 @@ from weanalysis.cache import Cache
 from weanalysis.errors import StudyError
 from weanalysis.figures import points
 from weanalysis.kinds import kind_of, named
-from weanalysis.report.kinds import ReportedStudy, read
+from weanalysis.report.kinds import read
+from weanalysis.report.kinds.study import ReportedStudy
 from weanalysis.report.page import Chapter, Picture, Table
 from weanalysis.report.words import (
     RATE,

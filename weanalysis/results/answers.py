@@ -28,6 +28,10 @@ class AllAnswers(PixelAnswers):
         `PixelCounts`. A `statistic` that is a number of each image, such as "confidence", comes along as the answers'
         confidence.
         Raises StoreError where that is not kept of every image.
+
+        >>> positions, before, after = next(store.answers(1, "correct"))
+        >>> positions.tolist(), before.predictions[0, :3].tolist(), after.predictions[:, :3].tolist()
+        ([0, 1, 2], [0, 1, 2], [[1, 1, 2], [0, 0, 2], [0, 1, 0]])
         """
         if not self.keeps_all(study_id, statistic):
             raise StoreError(
@@ -60,7 +64,11 @@ class AllAnswers(PixelAnswers):
                 yield rows, before, after.of_networks(np.searchsorted(some, place[rows]))
 
     def keeps_all(self, study_id: int, statistic: str) -> bool:
-        """Whether, of each number that a study keeps of a statistic, it keeps that of every image."""
+        """Whether, of each number that a study keeps of a statistic, it keeps that of every image.
+
+        >>> store.keeps_all(1, "loss")
+        True
+        """
         ids = np.unique(self.ablation_ids(study_id))
         context_id, shards = self._shards(study_id)
         return statistic in ("correct", "pixels") or all(

@@ -27,6 +27,9 @@ class Counts(Reader):
 
         `half` 0 or 1 counts every other image alone, in the order they were served: a choice made on one half can be
         confirmed on the other, and more images leave both halves what they were.
+
+        >>> {name: values.tolist() for name, values in store.counts(1, "top1").items()}
+        {'num_images': [12, 12, 12], 'num_correct': [12, 12, 12], 'lost': [4, 4, 4], 'gained': [0, 0, 0]}
         """
         ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
         limits = self._num_shards(study_id)
@@ -42,6 +45,10 @@ class Counts(Reader):
         """Sum a number of each image over those of which every ablation has it, an entry an ablation.
 
         num_images; `intact`, the sum when intact; `change` and `squares`, the sums of its changes and their squares.
+
+        >>> moments = store.moments(1, "loss")
+        >>> (moments["change"] / moments["num_images"]).round(2).tolist()
+        [0.34, 0.34, 0.34]
         """
         ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
         sums = {name: np.zeros(len(ids)) for name in ("num_images", "intact", "change", "squares")}
@@ -55,7 +62,12 @@ class Counts(Reader):
         return {name: values[place] for name, values in sums.items()}
 
     def value_changes(self, study_id: int, position: int, statistic: str) -> dict[str, np.ndarray]:
-        """The images whose number an ablation changed, as far as these are kept: image_id, before, after, (K,) each."""
+        """The images whose number an ablation changed, as far as these are kept: image_id, before, after, (K,) each.
+
+        >>> changes = store.value_changes(1, 0, "loss")
+        >>> changes["image_id"][:3].tolist(), (changes["after"] - changes["before"])[:3].round(2).tolist()
+        ([0.0, 1.0, 2.0], [1.31, -0.14, -0.14])
+        """
         ids = self.ablation_ids(study_id)[[position]]
         context_id, shards = self._shards(study_id)
         columns: dict[str, list[np.ndarray]] = {"image_id": [], "before": [], "after": []}
@@ -72,7 +84,12 @@ class Counts(Reader):
         return {name: np.concatenate([np.empty(0), *parts]) for name, parts in columns.items()}
 
     def screen_counts(self, study_id: int) -> dict[str, np.ndarray]:
-        """Sum, for each ablation of a screened study, what is kept of its screening: see `ablation.evaluate.Screen`."""
+        """Sum, for each ablation of a screened study, what is kept of its screening: see `ablation.evaluate.Screen`.
+
+        >>> table = ablate(net, images, "channel", side="out", evaluate="screened", name="screened", cache="cache")
+        >>> store.screen_counts(store.find("screened"))["num_evaluated"].tolist()
+        [12.0, 12.0, 12.0]
+        """
         sums = {name: np.zeros(len(self.ablation_ids(study_id))) for name in SCREENED}
         for places, numbers, _ in self.screens(study_id):
             for name, sum_ in sums.items():
@@ -80,7 +97,11 @@ class Counts(Reader):
         return sums
 
     def shard_counts(self, study_id: int, shard: tuple[int, int], metric: str) -> dict[str, np.ndarray]:
-        """The same as `counts`, of one shard (start, stop) alone and whatever a stopping rule leaves out."""
+        """The same as `counts`, of one shard (start, stop) alone and whatever a stopping rule leaves out.
+
+        >>> store.shard_counts(1, (0, 12), "top1")["lost"].tolist()
+        [4, 4, 4]
+        """
         ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
         counted = self._count(int(self.describe(study_id)["context_id"]), shard, ids, metric)
         return {name: values[place] for name, values in counted.items()}
@@ -106,7 +127,11 @@ class Counts(Reader):
         return counted
 
     def stopping_rule(self, study_id: int) -> StoppingRule | None:
-        """The rule by which a study's ablations stop before its last image; None where they do not."""
+        """The rule by which a study's ablations stop before its last image; None where they do not.
+
+        >>> store.stopping_rule(1) is None
+        True
+        """
         about = self.describe(study_id)
         if not about.get("stopping"):
             return None

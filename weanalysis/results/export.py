@@ -25,6 +25,15 @@ def export_table(table: pd.DataFrame, path: str | Path, metadata: Mapping[str, A
     goes to the Parquet schema's metadata under the key `weanalysis` and to the top level of the JSON object, beside
     `rows`; CSV has no place for it. The index is left out. The file appears whole or not at all.
     Raises StoreError for another suffix, for metadata that JSON cannot hold, and where the file cannot be written.
+
+    >>> table = pd.DataFrame({"layer": ["conv1", "conv2"], "drop": [1.5, None]})
+    >>> path = export_table(table, "table.json", {"metric": "top1"})
+    >>> json.loads(path.read_text())
+    {'metric': 'top1', 'rows': [{'layer': 'conv1', 'drop': 1.5}, {'layer': 'conv2', 'drop': None}]}
+    >>> export_table(table, "table.xls")
+    Traceback (most recent call last):
+        ...
+    weanalysis.errors.StoreError: unknown export format '.xls': did you mean .csv?
     """
     path = Path(path).expanduser()
     encode = FORMATS.get(path.suffix.lower())

@@ -23,6 +23,11 @@ class Improvements:
     p- and q-value (Benjamini and Hochberg over the chosen) on the confirming half, and `confirmed`; the best D first.
     `largest_missed` (points): no ablation that is not confirmed improves the network by more, with 95 % confidence for
     all of them together; NaN where all are confirmed. `num_images` are those of the choosing and confirming half.
+
+    >>> rows = pd.DataFrame({"drop": [-2.0], "confirmed": [True]})
+    >>> improvements = Improvements(rows, num_tested=64, num_images=(250, 250), largest_missed=0.8)
+    >>> improvements.num_confirmed, improvements.missed
+    (1, 'What is not confirmed improves the network by at most 0.80 points (95 % confidence, all ablations together).')
     """
 
     table: pd.DataFrame
@@ -64,6 +69,19 @@ def find_improvements(store: Store, study_id: int, metric: str | None = None) ->
     See `statistics.confirm_improvements` for the tests. Raises StudyError for a study of a kind that is not
     `searchable`, one with a stopping rule (its images were not chosen beforehand), one whose answers were not all
     computed, and where a half has no image.
+
+    The last of three filters outvotes the others, which are right:
+
+    >>> from torch import eye, nn, tensor
+    >>> from weanalysis import ablate
+    >>> net = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> net[0].weight.data = tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [2.0, 2.0, 2.0]])[:, :, None, None]
+    >>> images = [(eye(3)[k % 2][:, None, None].expand(3, 4, 4), k % 2) for k in range(30)]
+    >>> table = ablate(net, images, "channel", side="out", cache="cache")
+    >>> with Store.open("cache/results.sqlite") as store:
+    ...     improvements = find_improvements(store, 1)
+    >>> improvements.table[["out_channel", "drop", "confirmed"]].values.tolist()
+    [[2.0, -100.0, True]]
     """
     about = store.describe(study_id)
     metric = metric or str(about["metric"])

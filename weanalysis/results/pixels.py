@@ -18,7 +18,21 @@ IOU_CHANGED = ("image_id", "iou_before", "iou_after", "drop", "pixels_changed")
 
 
 class PixelAnswers(Counts):
-    """A results file as what each network answered of the pixels of each image."""
+    """A results file as what each network answered of the pixels of each image.
+
+    A network that answers the brighter of two colours, and, without its second filter, always the first:
+
+    >>> from torch import eye, nn, tensor
+    >>> from weanalysis import Store, ablate
+    >>> net = nn.Sequential(nn.Conv2d(2, 2, 1, bias=False)).eval()
+    >>> net[0].weight.data = eye(2)[:, :, None, None]
+    >>> masks = [tensor([[k, 1]]) for k in (0, 1)]
+    >>> scenes = [(eye(2)[:, mask], mask) for mask in masks]
+    >>> table = ablate(net, scenes, "channel", side="out", metric="miou", cache="pixels")
+    >>> store = Store.open("pixels/results.sqlite")
+    >>> table["drop"].tolist()
+    [0.0, 87.5]
+    """
 
     def _pixels_of(
         self, context_id: int, shard: tuple[int, int], ids: np.ndarray, classes: tuple[str, ...]
@@ -41,7 +55,12 @@ class PixelAnswers(Counts):
         )
 
     def intact_value(self, study_id: int, metric: Metric) -> float:
-        """What the intact network has in a metric of pixels, on all images that are there; NaN without any."""
+        """What the intact network has in a metric of pixels, on all images that are there; NaN without any.
+
+        >>> from weanalysis.tasks import find_metric
+        >>> store.intact_value(1, find_metric("miou"))
+        100.0
+        """
         context_id, shards = self._shards(study_id)
         classes, parts = classes_of(self.describe(study_id)), []
         for shard in shards.values():
@@ -56,6 +75,9 @@ class PixelAnswers(Counts):
 
         IoU is the mean over the classes that the image has, in percent; `drop` is its decrease, `pixels_changed` how
         many pixels at least have another class. Those that fell most come first.
+
+        >>> store.pixel_changes(1, 1)[["image_id", "iou_before", "iou_after", "pixels_changed"]].values.tolist()
+        [[1.0, 100.0, 0.0, 2.0], [0.0, 100.0, 25.0, 1.0]]
         """
         ids = self.ablation_ids(study_id)[[position]]
         context_id, shards = self._shards(study_id)
@@ -81,6 +103,9 @@ class PixelAnswers(Counts):
         """The IoU of each class, intact and under the ablation at `position`, in percent, over the images that it has.
 
         Columns class, num_images (that have the class), before, after and drop; NaN for a class that occurs nowhere.
+
+        >>> store.class_table(1, 1)[["class", "before", "after"]].round(1).values.tolist()
+        [['0', 100.0, 25.0], ['1', 100.0, 0.0]]
         """
         ids = self.ablation_ids(study_id)[[position]]
         about = self.describe(study_id)

@@ -38,13 +38,14 @@ class Store(AllAnswers):
 
     `Store.open(path)` opens it; use it as a context manager or close it. What measures writes with `store.Writer`.
 
-    >>> import weanalysis as wa
-    >>> from weanalysis.cache import find_cache
-    >>> model = wa.load_model("resnet20", weights="none", num_classes=10)
-    >>> made = wa.ablate(model, wa.load_data("digits", image_size=16, num_images=20), "layer", name="whole layers")
-    >>> with Store.open(find_cache().results) as store:
-    ...     table = store.table(store.find("whole layers"))
-    >>> table["drop"].equals(made["drop"])
+    >>> from torch import eye, nn
+    >>> from weanalysis import ablate
+    >>> net = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> net[0].weight.data = eye(3)[:, :, None, None]
+    >>> images = [((1 + eye(3)[k % 3])[:, None, None].expand(3, 4, 4), k % 3) for k in range(12)]
+    >>> made = ablate(net, images, "channel", side="out", name="colours", cache="cache")
+    >>> store = Store.open("cache/results.sqlite")
+    >>> store.table(store.find("colours"))["drop"].equals(made["drop"])
     True
     """
 
@@ -54,6 +55,9 @@ class Store(AllAnswers):
         A row's numbers are over the images measured for it so far (`num_images`); with none they are NaN. A study with
         a stopping rule has anytime-valid intervals and p-values, and no image beyond where its rule stopped the row.
         Raises StoreError for an unknown metric.
+
+        >>> store.table(1)[["layer", "selection", "out_channel", "intact", "drop"]].round(1).values.tolist()
+        [['0', 'filter', 0.0, 100.0, 33.3], ['0', 'filter', 1.0, 100.0, 33.3], ['0', 'filter', 2.0, 100.0, 33.3]]
         """
         # Imported here: scipy's half second is not for `weanalysis list`.
         from weanalysis.results.statistics import drop_table, mean_table, stopped_table
@@ -97,7 +101,11 @@ class Store(AllAnswers):
         return table
 
     def metrics(self, study_id: int) -> list[str]:
-        """The metrics in which a study can be read, its own first; one run answers all of them."""
+        """The metrics in which a study can be read, its own first; one run answers all of them.
+
+        >>> store.metrics(1)
+        ['top1', 'top5', 'loss', 'macro-f1', 'ece']
+        """
         about = self.describe(study_id)
         names = [str(about["metric"])]
         for metric in _metrics_of(about).values():
@@ -189,6 +197,10 @@ class Store(AllAnswers):
         lot_flipped (drawn from these by lot and computed; how many of them flipped), most_hidden (no more of those left
         flip, by that count alone, whatever the network, each row for itself), distrusted (shards in which the layer
         was computed on all images, since the lot contradicted the predictions).
+
+        >>> table = ablate(net, images, "channel", side="out", evaluate="screened", name="screened", cache="cache")
+        >>> store.screening(store.find("screened"))[["layer", "num_left", "lot_drawn"]].values.tolist()
+        [['0', 0.0, 0.0], [None, 0.0, 0.0]]
         """
         from weanalysis.results.statistics import most_by_lot
 
@@ -225,6 +237,9 @@ class Store(AllAnswers):
         That is by each metric in which an image is, top1 and top5.
 
         All but the first are NaN where images have no class.
+
+        >>> store.intact(1)[["target", "prediction", "top1"]].head(3).values.tolist()
+        [[0, 0, True], [1, 1, True], [2, 2, True]]
         """
         context_id, shards = self._shards(study_id)
         frames = []
@@ -246,7 +261,11 @@ class Store(AllAnswers):
         return table[["image_id"]].reindex(columns=columns) if self.has_no_classes(study_id) else table
 
     def has_no_classes(self, study_id: int) -> bool:
-        """Whether a study's images have no class: its pixels have, or there are but numbers of its caller's."""
+        """Whether a study's images have no class: its pixels have, or there are but numbers of its caller's.
+
+        >>> store.has_no_classes(1)
+        False
+        """
         return bool(self.describe(study_id).get("task"))
 
     def changes(self, study_id: int, position: int, metric: str | None = None) -> pd.DataFrame:
@@ -254,6 +273,11 @@ class Store(AllAnswers):
 
         Columns image_id, target, before, after (predicted classes), correct_before, correct_after (in the
         metric). Images whose class changed from one wrong answer to another are included.
+
+        Without the first filter, the images of the first class are taken for the second:
+
+        >>> store.changes(1, 0)[["image_id", "before", "after", "correct_after"]].values.tolist()
+        [[0, 0, 1, False], [3, 0, 1, False], [6, 0, 1, False], [9, 0, 1, False]]
         """
         right = self._counted(self.describe(study_id), metric).right
         frames = [_changed(intact, *changed, right) for intact, changed in self._shards_of_ablation(study_id, position)]
@@ -263,6 +287,9 @@ class Store(AllAnswers):
         """The images that each ablation of a study changed, in one pass over the file: `changes` for every position.
 
         Columns as there, and position; a row an ablation and image.
+
+        >>> store.all_changes(1).groupby("position").size().tolist()
+        [4, 4, 4]
         """
         right = self._counted(self.describe(study_id), metric).right
         ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
@@ -282,7 +309,11 @@ class Store(AllAnswers):
         return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
 
     def correctness(self, study_id: int, position: int, metric: str | None = None) -> pd.Series:
-        """Whether each image measured under an ablation is right with it (bool), by image_id."""
+        """Whether each image measured under an ablation is right with it (bool), by image_id.
+
+        >>> store.correctness(1, 0).head(4).tolist()
+        [False, True, True, False]
+        """
         right = self._counted(self.describe(study_id), metric).right
         pieces = []
         for intact, (places, _, correct) in self._shards_of_ablation(study_id, position):
@@ -317,6 +348,10 @@ class Store(AllAnswers):
         The difference is D of the second minus D of the first, in the metric's unit: of accuracies with a paired
         interval and McNemar's exact test, of means with Student's t over the images whose changes are kept. Raises
         StudyError where they have no image in common.
+
+        >>> compared = store.compare(1, 0, 1)
+        >>> compared.difference, compared.num_images
+        (0.0, 12)
         """
         from weanalysis.results.statistics import Comparison, compare_correctness, compare_values
 

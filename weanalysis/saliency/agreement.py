@@ -23,6 +23,16 @@ def studies_of(store: Store, weights_hash: str, study: str | None = None) -> lis
     """Find the studies to compare with: the one named, or all that measured these very weights, the newest first.
 
     Raises StudyError for a study of other weights, or of a kind that scores do not speak of.
+
+    >>> from weanalysis.ablation import ablate
+    >>> from torch import rand
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> table = ablate(net, [(rand(3, 4, 4), k % 4) for k in range(8)], "channel", cache="cache", name="filters")
+    >>> with Store.open("cache/results.sqlite") as store:
+    ...     number = store.find("filters")
+    ...     weights_hash = store.describe(number)["weights_hash"]
+    ...     studies_of(store, weights_hash) == studies_of(store, weights_hash, "filters") == [number]
+    True
     """
     if study is None:
         listed = store.studies()
@@ -51,6 +61,19 @@ def scored_study(
     A kernel is looked up among kernels, a filter among filters, an input channel and a layer likewise. Where ranked
     weights are zeroed, a row has the sum of its single weights' scores. `net` is the network that was scored, in plain
     weights.
+
+    >>> from weanalysis.ablation import ablate
+    >>> from weanalysis.saliency import saliency_maps
+    >>> from torch import rand
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> images = [(rand(3, 4, 4), k % 4) for k in range(8)]
+    >>> table = ablate(net, images, "channel", side="out", cache="cache", name="scored")
+    >>> measured = saliency_maps(net, images, "l1,taylor", cache="cache")
+    >>> with Store.open("cache/results.sqlite") as store:
+    ...     scored = scored_study(measured, net, store, store.find("scored"))
+    >>> sums = net[0].weight.detach().abs().sum((1, 2, 3)).numpy()
+    >>> np.allclose(scored["l1"], sums), scored["taylor"].notna().all().item()
+    (True, True)
     """
     table = store.table(study_id, metric)
     about = store.describe(study_id)

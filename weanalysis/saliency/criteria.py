@@ -25,6 +25,9 @@ class Criterion:
     """How units are scored: what it `needs`, the `formula` in words, its `source`, and the function that computes it.
 
     `score` returns the scores of each unit that the criterion speaks of, and none where the layer lacks what it needs.
+
+    >>> CRITERIA["l1"].formula, CRITERIA["taylor"].needs
+    ('sum |w|', 'gradients')
     """
 
     needs: Needs

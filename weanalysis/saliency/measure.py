@@ -35,7 +35,16 @@ _FROM_DATA = ("gradients", "activations")
 
 @dataclass(frozen=True)
 class MeasuredMaps:
-    """Saliency maps, with those of single weights, and where they are kept; `lacking` criteria are NaN everywhere."""
+    """Saliency maps, with those of single weights, and where they are kept; `lacking` criteria are NaN everywhere.
+
+    >>> from torch import rand
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> measured = saliency_maps(net, [(rand(3, 4, 4), k % 4) for k in range(8)], "l1,bn-gamma", cache="cache")
+    >>> measured.maps.of("l1", "filter", "0").shape, measured.weights.of("l1", "weight", "0").shape
+    ((4,), (4, 3, 3, 3))
+    >>> list(measured.lacking), measured.reused
+    (['bn-gamma'], False)
+    """
 
     maps: SaliencyMaps
     weights: SaliencyMaps
@@ -45,7 +54,15 @@ class MeasuredMaps:
 
 
 def parse_criteria(criteria: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Read "taylor,l2", a list, or None for all; raise StudyError for a name that is not in CRITERIA."""
+    """Read "taylor,l2", a list, or None for all; raise StudyError for a name that is not in CRITERIA.
+
+    >>> parse_criteria("Taylor, l2")
+    ('taylor', 'l2')
+    >>> parse_criteria("taylr")
+    Traceback (most recent call last):
+        ...
+    weanalysis.errors.StudyError: unknown criterion 'taylr': did you mean taylor or taylor-mean?
+    """
     names = list(CRITERIA) if criteria is None else criteria.split(",") if isinstance(criteria, str) else criteria
     chosen = tuple(dict.fromkeys(name.strip().lower() for name in names if name.strip()))
     for name in chosen:

@@ -37,6 +37,12 @@ class Metric:
     McNemar's test; with "mean" an image has a number (`statistic`), D is the mean change, with Student's t over images;
     with "aggregate" it is a function of all answers, and of `statistic`, D is told by its linearization, and `needs`
     says where that is sound. `worse` is the sign of a change for the worse in the metric itself: D is positive there.
+
+    >>> metric = METRICS["loss"]
+    >>> metric.meaning
+    'D is the increase of the mean loss in nats'
+    >>> metric.test, metric.words(0.0213), metric.counts_images
+    ("Student's t", '+0.0213', False)
     """
 
     name: str
@@ -114,7 +120,13 @@ class Metric:
         return self.name not in METRICS and not self.name.startswith(IOU_OF_CLASS)
 
     def right(self, correct: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Whether each image is right, from the bits that are kept of it; same shape."""
+        """Whether each image is right, from the bits that are kept of it; same shape.
+
+        The bit of top-1 is 1, that of top-5 is 2:
+
+        >>> METRICS["top1"].right(np.array([0, 2, 3], np.uint8)).tolist()
+        [False, False, True]
+        """
         return (correct & self.bit).astype(bool)
 
 
@@ -208,12 +220,20 @@ def metrics_of_task(task: str) -> dict[str, Metric]:
 
 
 def listed_metrics(task: str) -> str:
-    """Name the metrics of a task, for a person to choose from."""
+    """Name the metrics of a task, for a person to choose from.
+
+    >>> listed_metrics("classification"), listed_metrics("segmentation")
+    ('top1, top5, loss, macro-f1, ece', 'loss, miou, pixel-accuracy, iou:CLASS')
+    """
     return ", ".join([*metrics_of_task(task), *([f"{IOU_OF_CLASS}CLASS"] if task == SEGMENTATION else [])])
 
 
 def default_metric(task: str) -> str:
-    """The metric in which a study of a task is told where nothing else is asked for."""
+    """The metric in which a study of a task is told where nothing else is asked for.
+
+    >>> default_metric("classification"), default_metric("segmentation")
+    ('top1', 'miou')
+    """
     return next(name for name, metric in METRICS.items() if metric.tasks == (task,))
 
 
@@ -239,12 +259,26 @@ def find_metric(name: str, among: Collection[str] | None = None) -> Metric:
 
 
 def described(metric: Metric) -> dict[str, Any]:
-    """What is to be kept of a metric of a caller's own, so that it can be read without its function (JSON)."""
+    """What is to be kept of a metric of a caller's own, so that it can be read without its function (JSON).
+
+    >>> from weanalysis.tasks.own import metric
+    >>> own = metric("missed", lambda outputs, targets: (outputs.argmax(1) != targets).float(), unit="share")
+    >>> sorted(described(own.about)), described(own.about)["unit"]
+    (['label', 'name', 'unit', 'worse'], 'share')
+    """
     return {"name": metric.name, "label": metric.label, "unit": metric.unit, "worse": metric.worse}
 
 
 def own_metric_of(description: Any) -> Metric:
-    """Read what `described` wrote; raise StudyError for anything else."""
+    """Read what `described` wrote; raise StudyError for anything else.
+
+    >>> own_metric_of({"name": "missed-1f", "label": "missed", "unit": "share", "worse": 1}).meaning
+    'D is the increase of the mean missed in share'
+    >>> own_metric_of({"name": "top1"})
+    Traceback (most recent call last):
+        ...
+    weanalysis.errors.StudyError: it holds a metric that is not described as it should be
+    """
     fields = description if isinstance(description, dict) else {}
     name, label, unit, worse = (fields.get(key) for key in ("name", "label", "unit", "worse"))
     texts = all(isinstance(one, str) and len(one) <= 60 and one.isprintable() for one in (name, label, unit))

@@ -24,7 +24,13 @@ _ROUNDING = 1e-4
 
 @dataclass(frozen=True)
 class OwnMetric:
-    """A metric with the function that gives its numbers; see `metric`."""
+    """A metric with the function that gives its numbers; see `metric`.
+
+    >>> import torch
+    >>> own = metric("missed", lambda outputs, targets: (outputs.argmax(1) != targets).float(), unit="share")
+    >>> own.about.meaning
+    'D is the increase of the mean missed in share'
+    """
 
     about: Metric
     function: Callable[[Tensor, Tensor], Tensor]
@@ -38,6 +44,14 @@ class OwnMetric:
         """The number of each image, (N,) float32; raise StudyError where the function fails, or gives something else.
 
         The function gets a copy of the outputs (N, ...) in float32, and the targets (N, ...), on one device.
+
+        >>> own.numbers(torch.eye(3), torch.tensor([0, 2, 2])).tolist()
+        [0.0, 1.0, 0.0]
+        >>> metric("total", lambda outputs, targets: outputs.sum()).numbers(torch.eye(3), torch.arange(3))
+        Traceback (most recent call last):
+            ...
+        weanalysis.errors.StudyError: the metric total gives a Tensor () for 3 images: return one number an image, a
+        tensor of shape (3,), without the mean over images
         """
         try:
             values = self.function(outputs.float().clone(), targets)
@@ -56,7 +70,15 @@ class OwnMetric:
         return values.detach().float()
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
-        """Raise StudyError where an image's number hangs on chance, or on the other images of its batch."""
+        """Raise StudyError where an image's number hangs on chance, or on the other images of its batch.
+
+        >>> relative = metric("relative", lambda outputs, targets: outputs.max(1).values / outputs.max())
+        >>> relative.check(torch.arange(8.0).reshape(4, 2), torch.arange(4))
+        Traceback (most recent call last):
+            ...
+        weanalysis.errors.StudyError: the metric relative gives another number for the same image beside other images:
+        return a number for each image from its own outputs and target alone
+        """
         half = max(1, len(outputs) // 2)
         whole, again = self.numbers(outputs, targets), self.numbers(outputs, targets)
         parts = torch.cat([self.numbers(outputs[low : low + half], targets[low : low + half]) for low in (0, half)])

@@ -19,6 +19,18 @@ class Segmentation:
     """How the outputs (N, classes, H, W) of a network are read: as logits, or as `probabilities`.
 
     Targets are masks (N, H, W) of class indices, VOID where a pixel has no class. An `own` metric reads both too.
+
+    Two images of two pixels, the last of which has no class; of three classes, all pixels are answered by the first:
+
+    >>> outputs = torch.zeros(2, 3, 1, 2)
+    >>> outputs[:, 0] = 1
+    >>> targets = torch.tensor([[[0, 1]], [[0, VOID]]])
+    >>> task = Segmentation()
+    >>> task.check(outputs, targets)
+    >>> task.pixels(outputs, targets)[0].tolist()
+    [[1, 1, 0], [1, 0, 0], [2, 0, 0]]
+    >>> task.statistics(outputs, targets)["loss"].round(decimals=2)
+    tensor([1.0500, 0.5500])
     """
 
     probabilities: bool = False

@@ -37,6 +37,12 @@ def trained_checkpoint(
     On data that come with the program that is a baseline's (no excitation, no attention, batch norm), and where there
     is none, one is trained with their recipe; the first report to `progress` then has a note that says so. Raises
     TrainingError where other data has no run.
+
+    >>> from weanalysis.cache import find_cache
+    >>> recipe = Recipe.from_preset("digits", model="resnet20", image_size=8, epochs=0.05, warmup_epochs=0)
+    >>> run = train(recipe, find_cache("cache"))
+    >>> trained_checkpoint("resnet20", "digits", find_cache("cache"), image_size=8) == run.checkpoint
+    True
     """
     data_spec, preset = whole_spec(data_spec), EMBEDDED.get(data_spec)
     for run in find_runs(cache):

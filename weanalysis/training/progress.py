@@ -15,6 +15,10 @@ class TrainingProgress:
     and `top1` (percent) are the running epoch's means on training batches; `val_top1` is that of the last validation;
     of masks there are `miou` and `val_miou` instead. All are NaN until known. `note` is a sentence for the user, on the
     reports that have one.
+
+    >>> report = TrainingProgress("digits-run", epoch=3, num_epochs=10, step=90, num_steps=300, val_top1=91.5)
+    >>> f"epoch {report.epoch} of {report.num_epochs}, validation {report.val_top1} %, loss {report.loss}"
+    'epoch 3 of 10, validation 91.5 %, loss nan'
     """
 
     run: str

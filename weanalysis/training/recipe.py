@@ -250,7 +250,15 @@ class Recipe:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Recipe:
-        """Return the recipe that `to_json` wrote; raise TrainingError for a field that does not exist."""
+        """Return the recipe that `to_json` wrote; raise TrainingError for a field that does not exist.
+
+        >>> Recipe.from_json({"model": "resnet20", "seed": 3}).seed
+        3
+        >>> Recipe.from_json({"model": "resnet20", "sed": 3})
+        Traceback (most recent call last):
+            ...
+        weanalysis.errors.TrainingError: unknown recipe option 'sed': did you mean seed or std or unbiased or schedule?
+        """
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
@@ -260,7 +268,11 @@ class Recipe:
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
+        """Return all fields as JSON values.
+
+        >>> Recipe(model="resnet20").to_json()["excitation"]
+        'none'
+        """
         return json.loads(json.dumps(asdict(self)))
 
     @property
@@ -271,7 +283,11 @@ class Recipe:
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
     def differences(self, other: Recipe) -> list[str]:
-        """Name the fields in which two recipes differ, each as 'field: ours, not theirs'."""
+        """Name the fields in which two recipes differ, each as 'field: ours, not theirs'.
+
+        >>> Recipe(model="resnet20", seed=1).differences(Recipe(model="resnet20"))
+        ['seed: 1, not 0']
+        """
         ours, theirs = self.to_json(), other.to_json()
         return [f"{name}: {ours[name]!r}, not {theirs[name]!r}" for name in ours if ours[name] != theirs[name]]
 

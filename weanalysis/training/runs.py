@@ -35,7 +35,12 @@ _LISTED = ("model", "data", "excitation", "attention", "norm", "seed")
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: a folder with its recipe, metrics, checkpoints and log."""
+    """One training run: a folder with its recipe, metrics, checkpoints and log.
+
+    >>> run = Run(Path("runs/digits-lwe"))
+    >>> run.name, run.finished, run.checkpoint.name, run.best_checkpoint.name
+    ('digits-lwe', False, 'last.safetensors', 'best.safetensors')
+    """
 
     folder: Path
 
@@ -119,23 +124,39 @@ class Run:
         return _read_json(self.result_file, schema.RESULT) if self.finished else None
 
     def metrics(self) -> pd.DataFrame:
-        """One row an epoch with the columns `METRICS`; see `read_metrics`."""
+        """One row an epoch with the columns `METRICS`; see `read_metrics`.
+
+        >>> len(Run(Path("runs/not-begun")).metrics())
+        0
+        """
         return read_metrics(self)
 
 
 def score_of(result: Mapping[str, Any]) -> tuple[str, str]:
-    """By which score a run's result tells how good it is: the field, and its words."""
+    """By which score a run's result tells how good it is: the field, and its words.
+
+    >>> score_of({"top1": 98.1}), score_of({"miou": 61.0})
+    (('top1', 'top-1'), ('miou', 'mean IoU'))
+    """
     return ("miou", "mean IoU") if "miou" in result else ("top1", "top-1")
 
 
 def score_by_epoch(metrics: pd.DataFrame) -> pd.Series:
-    """Validation's score in percent by epoch, without epochs that have none: of masks the mean IoU, else top-1."""
+    """Validation's score in percent by epoch, without epochs that have none: of masks the mean IoU, else top-1.
+
+    >>> score_by_epoch(pd.DataFrame({"epoch": [1, 2, 3], "val_top1": [80.5, None, 90.0]})).tolist()
+    [80.5, 90.0]
+    """
     known = (metrics[column].dropna() for column in ("val_miou", "val_top1") if column in metrics)
     return next((scores for scores in known if len(scores)), pd.Series(dtype=float))
 
 
 def score_words(runs: Iterable[pd.DataFrame]) -> str:
-    """What `score_by_epoch` is of these runs' metrics, in words."""
+    """What `score_by_epoch` is of these runs' metrics, in words.
+
+    >>> score_words([pd.DataFrame({"val_top1": [80.0]})]), score_words([pd.DataFrame({"val_miou": [40.0]})])
+    ('top-1', 'mean IoU')
+    """
     of_masks = ["val_miou" in metrics and bool(metrics["val_miou"].notna().any()) for metrics in runs]
     return "top-1" if not any(of_masks) else "mean IoU" if all(of_masks) else "top-1 or mean IoU"
 
@@ -148,12 +169,29 @@ def run_folder(cache: Cache, name: str) -> Run:
 
 
 def find_runs(cache: Cache) -> list[Run]:
-    """Return all runs of a cache that can be read, the one begun last first; `unreadable_runs` names the others."""
+    """Return all runs of a cache that can be read, the one begun last first; `unreadable_runs` names the others.
+
+    >>> from weanalysis.cache import find_cache
+    >>> from weanalysis.training import Recipe, train
+    >>> recipe = Recipe.from_preset("digits", model="resnet20", image_size=8, epochs=0.05, warmup_epochs=0)
+    >>> run = train(recipe, find_cache("cache"), name="short")
+    >>> find_runs(find_cache("cache")) == [run]
+    True
+    """
     return [run for run, _ in _sort_out(cache)[0]]
 
 
 def unreadable_runs(cache: Cache) -> list[str]:
-    """Return a line for each run of a cache that says nothing of itself that can be read."""
+    """Return a line for each run of a cache that says nothing of itself that can be read.
+
+    >>> from weanalysis.cache import find_cache
+    >>> folder = Path("damaged/runs/mine")
+    >>> folder.mkdir(parents=True)
+    >>> written = Run(folder).recipe_file.write_text("{")
+    >>> lines = unreadable_runs(find_cache("damaged"))
+    >>> len(lines), "mine" in lines[0]
+    (1, True)
+    """
     return _sort_out(cache)[1]
 
 
@@ -184,6 +222,13 @@ def list_runs(cache: Cache) -> pd.DataFrame:
     norm, seed, state ("finished" or "unfinished"), epochs (done), total_epochs, top1 and best_top1 (percent, of
     validation), seconds, created (UTC), checkpoint (path). NaN and None where a run has not got that far, or its
     metrics are damaged.
+
+    >>> from weanalysis.cache import find_cache
+    >>> from weanalysis.training import Recipe, train
+    >>> recipe = Recipe.from_preset("digits", model="resnet20", image_size=8, epochs=0.05, warmup_epochs=0)
+    >>> run = train(recipe, find_cache("cache"), name="short")
+    >>> list_runs(find_cache("cache"))[["run", "model", "excitation", "state"]].values.tolist()
+    [['short', 'resnet20', 'none', 'finished']]
     """
     columns = [
         "run",
@@ -226,6 +271,12 @@ def read_metrics(run: Run | Path | str) -> pd.DataFrame:
     Losses are means of cross-entropy (the training loss with the recipe's label smoothing), top1 and top5 percent
     (of training: on augmented batches, before their step), `seconds` the time trained until the epoch's end. Raises
     TrainingError for a file that is no such table.
+
+    >>> known = pd.DataFrame({"epoch": [1, 2], "train_loss": [2.1, 1.6], "val_top1": [40.5, 55.0]})
+    >>> known.to_csv("metrics.csv", index=False)
+    >>> metrics = read_metrics(".")
+    >>> metrics["val_top1"].tolist(), list(metrics) == list(METRICS)
+    ([40.5, 55.0], True)
     """
     path = (run if isinstance(run, Run) else Run(Path(run))).metrics_file
     if not path.is_file():

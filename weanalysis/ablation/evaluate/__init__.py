@@ -1,6 +1,6 @@
 """What ablations change: exactly, screened, or the naive way that both are held to."""
 
-from weanalysis.ablation.evaluate.decisions import Decisions, Measured, Screen, Values
+from weanalysis.ablation.evaluate.decisions import Decisions, Measured
 from weanalysis.ablation.evaluate.evaluator import BATCH_SIZE, Evaluator, Mode
 from weanalysis.ablation.evaluate.outputs import choose_output, logits_of
 from weanalysis.ablation.evaluate.risk import ScreenSettings
@@ -11,9 +11,7 @@ __all__ = [
     "Evaluator",
     "Measured",
     "Mode",
-    "Screen",
     "ScreenSettings",
-    "Values",
     "choose_output",
     "logits_of",
 ]

@@ -59,6 +59,16 @@ class Evaluator:
     independent of the number of images and ablations. On a GPU that runs out of memory the batch is halved. Raises
     StudyError for outputs that are no logits or hold NaN, for a layer that does not compute with the weight that is
     zeroed, and for whatever the network raises; DeviceError where one image is too large.
+
+    A network that answers the brightest of three colours; without a filter, images of its colour are taken for another:
+
+    >>> from weanalysis.ablation.studies import channel
+    >>> net = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> net[0].weight.data = torch.eye(3)[:, :, None, None]
+    >>> images, targets = (1 + torch.eye(3))[:, :, None, None].expand(3, 3, 4, 4), torch.arange(3)
+    >>> measured = Evaluator(net).measure(images, targets, channel(net, side="out").ablations)
+    >>> measured.counts.tolist(), measured.positions.tolist(), measured.classes.tolist()
+    ([1, 1, 1], [0, 1, 2], [1, 0, 0])
     """
 
     def __init__(

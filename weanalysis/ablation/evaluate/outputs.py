@@ -20,6 +20,10 @@ def logits_of(output: Any, path: Path | None = None) -> Tensor:
     """Take the (N, classes) logits out of what a network returns; raise StudyError where there are none, or several.
 
     `path` says where they are; without it, a tensor with two sides, that under `logits` or `out`, or the only one.
+
+    >>> import torch
+    >>> logits_of({"logits": torch.zeros(4, 10), "features": torch.zeros(4, 64)}).shape
+    torch.Size([4, 10])
     """
     if path is None:
         if isinstance(output, Tensor) and output.ndim == 2:
@@ -47,6 +51,13 @@ def choose_output(
     own. With `num_rows`, the number of images, outputs of any shape with a row an image will do: the one that is named,
     or where nothing is like logits. Raises StudyError, naming what there is with its shapes, where none fits or several
     do.
+
+    >>> import torch
+    >>> path, note = choose_output({"out": torch.zeros(4, 10), "aux": torch.zeros(4, 10)})
+    >>> path
+    ('out',)
+    >>> note
+    'the logits are taken to be its output out, of out (4, 10), aux (4, 10)'
     """
     tensors = dict(_tensors(output))
     num_sides, shape, networks = _LOGITS[of_pixels]

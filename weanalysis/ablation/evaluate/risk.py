@@ -48,7 +48,11 @@ NUM_PARTS = 10
 
 @dataclass(frozen=True)
 class ScreenSettings:
-    """What is screened for: the metric, and the largest error of D that is wanted, in percentage points."""
+    """What is screened for: the metric, and the largest error of D that is wanted, in percentage points.
+
+    >>> ScreenSettings("top5", max_error=0.5)
+    ScreenSettings(metric='top5', max_error=0.5)
+    """
 
     metric: str = "top1"
     max_error: float = 0.1

@@ -15,6 +15,12 @@ class WeightsUsed(TorchDispatchMode):
     """While it is entered and `is_on`, keeps the weight of every convolution: its values, and where it lies in memory.
 
     All tensors that operations read are handed to `see`.
+
+    >>> conv = torch.nn.Conv2d(1, 1, 3)
+    >>> with WeightsUsed() as used:
+    ...     output = conv(torch.zeros(1, 1, 4, 4))
+    >>> torch.equal(used.weights[0][0], conv.weight), used.weights[0][1] == conv.weight.data_ptr()
+    (True, True)
     """
 
     def __init__(self) -> None:

@@ -162,7 +162,11 @@ class GrowingRows:
 
 
 def select_rows(value: Tensor, rows: Tensor) -> Tensor:
-    """Some rows (P,) of a value, in its own memory format, each copied in one piece."""
+    """Some rows (P,) of a value, in its own memory format, each copied in one piece.
+
+    >>> select_rows(torch.arange(6).reshape(3, 2), torch.tensor([2, 0])).tolist()
+    [[4, 5], [0, 1]]
+    """
     selected = _rows_in_one_piece(value).index_select(0, rows)
     return selected if _memory_format(value) is torch.contiguous_format else selected.movedim(-1, 1)
 

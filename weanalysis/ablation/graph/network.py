@@ -69,6 +69,13 @@ class Downstream:
 
     `first` are the steps of changed layers whose own input stays intact; `freed[k]` are values nobody reads
     after step k.
+
+    Behind the second convolution lie its activation and the pooling; what it reads is kept:
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    >>> behind = Graph(net).downstream(["1"])
+    >>> [step.layer for step in behind.steps], len(behind.frontier)
+    (['1', None, None], 1)
     """
 
     layers: tuple[str, ...]
@@ -98,6 +105,18 @@ class Graph:
     read the modules' current weights. `fold` merges each batch norm into the plain convolution before it, where
     nothing else reads that convolution; a zeroed weight stays zero then. `elsewhere` names the convolutions whose
     weight something else reads too. Raises Untraceable.
+
+    The output after a change of the last layer, from the values of the intact run before it:
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.ReLU()).eval()
+    >>> images, graph = torch.ones(2, 3, 6, 6), Graph(net)
+    >>> behind = graph.downstream(["1"])
+    >>> with torch.no_grad():
+    ...     _, kept = graph.run(images, behind.frontier)
+    ...     net[1].weight[0] = 0
+    ...     changed = {step.node: step.run(kept) for step in behind.first}
+    ...     torch.allclose(graph.rerun(behind, kept, changed), net(images))
+    True
     """
 
     def __init__(self, net: nn.Module, fold: bool = False):

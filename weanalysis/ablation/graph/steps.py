@@ -24,12 +24,23 @@ _SUM = (operator.add, torch.add)
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether a module computes as torch's own convolutions do, whatever its class is called."""
+    """Whether a module computes as torch's own convolutions do, whatever its class is called.
+
+    >>> conv = nn.Conv2d(3, 4, 3)
+    >>> before = is_plain(conv)
+    >>> handle = conv.register_forward_hook(lambda module, args, output: 2 * output)
+    >>> before, is_plain(conv)
+    (True, False)
+    """
     return has_plain_forward(module) and is_untouched(module)
 
 
 def has_plain_forward(module: nn.Module) -> bool:
-    """Whether a module's class is a convolution of torch's, or computes as one."""
+    """Whether a module's class is a convolution of torch's, or computes as one.
+
+    >>> has_plain_forward(nn.Conv2d(3, 4, 3)), has_plain_forward(nn.Linear(3, 4))
+    (True, False)
+    """
     return isinstance(module, CONVOLUTIONS) and type(module).forward in _PLAIN_FORWARDS
 
 
@@ -37,23 +48,43 @@ def is_untouched(module: nn.Module) -> bool:
     """Whether calling a module runs its class's forward and nothing else: no hook, no forward of the object's own.
 
     A hook may count on the full number of channels, or mix them.
+
+    >>> relu = nn.ReLU()
+    >>> before = is_untouched(relu)
+    >>> handle = relu.register_forward_hook(lambda module, args, output: 2 * output)
+    >>> before, is_untouched(relu)
+    (True, False)
     """
     hooks = module._forward_hooks or module._forward_pre_hooks
     return not hooks and "forward" not in vars(module)
 
 
 def has_row_an_image(value: Any, num_images: int) -> bool:
-    """Whether a value is a tensor whose first side is the batch."""
+    """Whether a value is a tensor whose first side is the batch.
+
+    >>> has_row_an_image(torch.zeros(8, 3), 8), has_row_an_image(torch.zeros(3), 8)
+    (True, False)
+    """
     return isinstance(value, Tensor) and value.ndim > 0 and len(value) == num_images
 
 
 def versions(values: Mapping[fx.Node, Any]) -> list[int]:
-    """How often each of some kept tensors was written to."""
+    """How often each of some kept tensors was written to.
+
+    >>> node, value = next(iter(fx.symbolic_trace(nn.ReLU()).graph.nodes)), torch.zeros(2)
+    >>> versions({node: value}), versions({node: value.add_(1)})
+    ([0], [1])
+    """
     return [value._version for value in values.values() if isinstance(value, Tensor)]
 
 
 def num_bytes(values: Mapping[fx.Node, Any]) -> int:
-    """What some kept tensors take."""
+    """What some kept tensors take.
+
+    >>> nodes = list(fx.symbolic_trace(nn.ReLU()).graph.nodes)
+    >>> num_bytes({nodes[0]: torch.zeros(8, 3), nodes[1]: 5})
+    96
+    """
     return sum(value.nbytes for value in values.values() if isinstance(value, Tensor))
 
 
@@ -62,6 +93,11 @@ class Step:
     """One operation of the traced network; its arguments hold nodes where values of earlier steps go.
 
     `layer` is the name of the convolution that it calls, None for any other operation.
+
+    >>> from weanalysis.ablation.graph import Graph
+    >>> step = Graph(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())).steps[0]
+    >>> step.layer, step.source.op, step.makes_new, step.is_sum
+    ('0', 'placeholder', True, False)
     """
 
     node: fx.Node

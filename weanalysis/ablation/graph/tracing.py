@@ -20,7 +20,12 @@ class _Tracer(fx.Tracer):
 
 
 def trace(net: nn.Module) -> tuple[nn.Module, fx.Graph]:
-    """Trace a network that nobody else uses: its forward runs, and may leave traces of its own in it."""
+    """Trace a network that nobody else uses: its forward runs, and may leave traces of its own in it.
+
+    >>> root, graph = trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
+    >>> [node.op for node in graph.nodes]
+    ['placeholder', 'call_module', 'call_module', 'output']
+    """
     tracer = _Tracer()
     try:
         graph = tracer.trace(net)
@@ -30,7 +35,19 @@ def trace(net: nn.Module) -> tuple[nn.Module, fx.Graph]:
 
 
 def convolutions(net: nn.Module) -> dict[str, Convolution]:
-    """A network's convolutions by name: in the order of the forward pass where it can be traced, else as registered."""
+    """A network's convolutions by name: in the order of the forward pass where it can be traced, else as registered.
+
+    They come as the forward pass calls them:
+
+    >>> class Net(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.last, self.first = nn.Conv2d(4, 4, 3), nn.Conv2d(3, 4, 3)
+    ...     def forward(self, images):
+    ...         return self.last(self.first(images))
+    >>> list(convolutions(Net()))
+    ['first', 'last']
+    """
     net = unwrapped(net)
     registered = {name: module for name, module in net.named_modules() if isinstance(module, CONVOLUTIONS)}
     try:

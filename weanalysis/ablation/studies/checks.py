@@ -12,7 +12,15 @@ from weanalysis.errors import StudyError, unknown_name
 
 
 def check_ablations(ablations: Sequence[Ablation], net: nn.Module) -> None:
-    """Raise StudyError for an ablation of a layer, a channel or a rank that the network does not have."""
+    """Raise StudyError for an ablation of a layer, a channel or a rank that the network does not have.
+
+    >>> from weanalysis.ablation.studies.parts import Part
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    >>> check_ablations([Ablation((Part("0", (7,)),), "out", 27)], net)
+    Traceback (most recent call last):
+        ...
+    weanalysis.errors.StudyError: 0 has no output channel 7: its weight's are 0 to 3
+    """
     if not ablations:
         raise StudyError("the study has no ablations, so there is nothing to measure")
     shapes = {one.name: (*one.shape, one.num_weights) for one in find_layers(net)}

@@ -23,7 +23,12 @@ AUXILIARY = ("aux_classifier",)
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One convolution of a network: its state-dict name, its depth and the module."""
+    """One convolution of a network: its state-dict name, its depth and the module.
+
+    >>> first, second = find_layers(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8)))
+    >>> second.name, second.depth, second.kind, second.shape, second.num_weights
+    ('1', 1, 'depthwise', (8, 1), 72)
+    """
 
     name: str
     depth: int
@@ -82,7 +87,11 @@ class Layer:
 
 
 def find_layers(net: nn.Module) -> list[Layer]:
-    """List a network's convolutions in the order of the forward pass (as registered where it cannot be traced)."""
+    """List a network's convolutions in the order of the forward pass (as registered where it cannot be traced).
+
+    >>> [layer.name for layer in find_layers(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1)))]
+    ['0', '2']
+    """
     return [Layer(name, depth, conv) for depth, (name, conv) in enumerate(convolutions(net).items())]
 
 

@@ -19,6 +19,11 @@ class Part:
 
     `None` means all channels; `in_channels` counts within the group, as the weight does (0 … In/groups − 1).
     `ranks` = (first, last), counted from 1 in ascending |w|, both included; the rest is then None.
+
+    >>> print(Part("layer1.0.conv1", out_channels=(3,), in_channels=(0, 1)))
+    layer1.0.conv1[3;0,1]
+    >>> print(Part("layer1.0.conv1", out_channels=(3,)), Part("conv1", ranks=(5, 9)))
+    layer1.0.conv1[3;*] conv1|w|5..9
     """
 
     layer: str
@@ -39,6 +44,10 @@ class Ablation:
 
     `depth` is the layer's place among the network's convolutions, from 0 in the order of the forward pass;
     `percentile`, `fraction` and `draw` are None where they do not apply.
+
+    >>> one = Ablation((Part("conv1", (3,), (0,)), Part("conv2", (3,), (1,))), "kernels", num_weights=18)
+    >>> one.layers, one.key
+    (('conv1', 'conv2'), 'conv1[3;0] conv2[3;1]')
     """
 
     parts: tuple[Part, ...]
@@ -75,7 +84,15 @@ assert set(_LABELS) == {label.name for label in LABELS}, "an ablation has the la
 
 @dataclass(frozen=True)
 class Study:
-    """The ablations of one question; `skipped` lists (layer, reason), `notes` what was changed about the request."""
+    """The ablations of one question; `skipped` lists (layer, reason), `notes` what was changed about the request.
+
+    A study of one's own, of two kernels; `ablate` takes it as it takes those of `weanalysis.studies`:
+
+    >>> kernels = [Ablation((Part("0", (o,), (0,)),), "kernel", 9, "0", 0, o, 0) for o in (0, 1)]
+    >>> study = Study("location", {}, tuple(kernels), layers=("0",))
+    >>> [one.key for one in study.ablations]
+    ['0[0;0]', '0[1;0]']
+    """
 
     kind: str
     options: dict[str, Any]

@@ -11,7 +11,7 @@ from weanalysis.report.kinds.multiplier import read_multiplier
 from weanalysis.report.kinds.study import Reading, ReportedStudy, distribution
 from weanalysis.report.kinds.units import read_units
 
-__all__ = ["READERS", "Reading", "ReportedStudy", "read"]
+__all__ = ["READERS", "read"]
 
 # What is read from a kind of study beyond its counts; one that is not here is shown by counts and distribution.
 READERS: dict[str, Callable[[ReportedStudy], Reading]] = {
@@ -24,7 +24,19 @@ READERS: dict[str, Callable[[ReportedStudy], Reading]] = {
 
 
 def read(study: ReportedStudy) -> Reading:
-    """Return what the study's table says beyond counts."""
+    """Return what the study's table says beyond counts.
+
+    >>> from torch import nn, rand
+    >>> from weanalysis import Store, ablate
+    >>> from weanalysis.cache import find_cache
+    >>> from weanalysis.results.findings import find
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> table = ablate(net, [(rand(3, 4, 4), k % 4) for k in range(8)], "channel", side="out", cache="cache")
+    >>> with Store.open("cache/results.sqlite") as store:
+    ...     study = ReportedStudy(store, 1, store.describe(1), "top1", table, find(table, False), find_cache("cache"))
+    ...     [picture.name for picture in read(study).pictures]
+    ['layers', 'distribution']
+    """
     return READERS.get(study.about["kind"], _read_any)(study)
 
 

@@ -25,8 +25,6 @@ from weanalysis.results.statistics.paired import (
     paired_difference,
 )
 from weanalysis.results.statistics.planning import (
-    Confirmation,
-    ImagePlan,
     confirm_improvements,
     detectable_difference,
     images_needed,
@@ -34,10 +32,9 @@ from weanalysis.results.statistics.planning import (
     plan_images,
     smallest_finding,
 )
-from weanalysis.results.statistics.ranking import Overlap, rank_agreement, top_overlap
+from weanalysis.results.statistics.ranking import rank_agreement, top_overlap
 from weanalysis.results.statistics.runs import Estimate, compare_runs, mean_of_runs
 from weanalysis.results.statistics.screening import (
-    Hidden,
     hidden_flips,
     mcnemar_of_screened,
     most_by_lot,
@@ -50,12 +47,8 @@ from weanalysis.results.statistics.stopping import Replay, StoppingRule, stopped
 __all__ = [
     "NO_CONTINUITY",
     "Comparison",
-    "Confirmation",
     "Estimate",
-    "Hidden",
-    "ImagePlan",
     "MeasuredColumn",
-    "Overlap",
     "Replay",
     "StoppingRule",
     "adjust_bh",

@@ -39,6 +39,14 @@ def agreement_table(
     p-values say whether a score tells places of the same layer apart; within a layer its places are the sample. NaN
     where there are fewer than 5 places (intervals: 3 layers), or where all D or all scores are equal.
     Raises ValueError unless 0 < top < 1.
+
+    Scores in the order of D, but for two neighbours:
+
+    >>> table = pd.DataFrame({"layer": "conv1", "depth": 0, "selection": "out", "drop": [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]})
+    >>> table["l1"] = [0.1, 0.2, 0.3, 0.4, 0.6, 0.5]
+    >>> agreement = agreement_table(table, ["l1"], top=0.3)
+    >>> agreement[["num_places", "spearman", "top_k", "top_overlap"]].round(2).values.tolist()
+    [[6.0, 0.94, 2.0, 1.0]]
     """
     if not 0 < top < 1:
         raise ValueError(f"top must be a share between 0 and 1, not {top}")

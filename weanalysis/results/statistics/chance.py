@@ -24,7 +24,13 @@ def is_at_chance(num_correct: int, num_images: int, num_classes: int, guesses: i
 
 
 def chance_note(num_correct: int, num_images: int, num_classes: int, guesses: int = 1) -> str | None:
-    """Word the warning for an accuracy that `is_at_chance`; None for any other."""
+    """Word the warning for an accuracy that `is_at_chance`; None for any other.
+
+    >>> chance_note(9, 100, num_classes=10).partition(",")[0]
+    'the intact network has 9.00 % of 100 images right'
+    >>> chance_note(60, 100, num_classes=10) is None
+    True
+    """
     if not is_at_chance(num_correct, num_images, num_classes, guesses):
         return None
     accuracy, chance = 100 * num_correct / num_images, 100 * guesses / num_classes

@@ -44,6 +44,12 @@ def mean_table(moments: pd.DataFrame, worse: int = 1, confidence: float = 0.95) 
     Reads the columns num_images, intact (the sum over these), change and squares; `worse` is the sign of a change for
     the worse, so that D is positive there. Adds drop, drop_low, drop_high (Student's t), p_value and q_value (Benjamini
     and Hochberg over all rows), in the metric's own unit. NaN as in `mean_change`.
+
+    One ablation, measured on four images, adds 0.1, 0.3, 0.2 and 0.2 to a loss that was 0.5 on the mean:
+
+    >>> moments = pd.DataFrame({"num_images": [4], "intact": [2.0], "change": [0.8], "squares": [0.18]})
+    >>> mean_table(moments)[["intact", "ablated", "drop", "drop_low", "drop_high", "p_value"]].round(3).values.tolist()
+    [[0.5, 0.7, 0.2, 0.07, 0.33, 0.016]]
     """
     table = moments.copy()
     count, intact, change, squares = (
@@ -64,6 +70,10 @@ def compare_values(
     """Compare the means of a number of each image, (ids, numbers) a side, on the images that both have: second - first.
 
     Interval and p-value are Student's, over the images' differences. Raises StudyError where they have none in common.
+
+    >>> compared = compare_values(([0, 1, 2], [1.0, 2.0, 3.0]), ([2, 1, 0, 9], [3.5, 2.5, 1.5, 8.0]))
+    >>> compared.difference, compared.num_images, compared.num_left_out
+    (0.5, 3, 1)
     """
     ids, values = zip(*((np.asarray(one), np.asarray(each, np.float64)) for one, each in (first, second)), strict=True)
     images = common_images(*ids)

@@ -128,6 +128,11 @@ def drop_table(counts: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
     q_value (Benjamini and Hochberg over all rows of the table). With a column num_correct, the images that the intact
     network has right, it adds intact and ablated in percent too. NaN where num_images is 0 or a count is missing.
     Raises ValueError for counts that cannot be.
+
+    >>> counts = pd.DataFrame({"lost": [12, 1], "gained": [0, 1], "num_images": 200, "num_correct": 180})
+    >>> columns = ["intact", "ablated", "drop", "drop_low", "drop_high", "p_value", "q_value"]
+    >>> drop_table(counts)[columns].round(4).values.tolist()
+    [[90.0, 84.0, 6.0, 3.2811, 10.1932, 0.0005, 0.001], [90.0, 90.0, 0.0, -2.564, 2.564, 1.0, 1.0]]
     """
     table = counts.copy()
     lost, gained, num_images = (

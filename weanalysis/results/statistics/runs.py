@@ -10,7 +10,13 @@ from scipy import stats
 
 
 class Estimate(NamedTuple):
-    """A value, its interval, and the p-value for 0 where there is one; NaN where there is none."""
+    """A value, its interval, and the p-value for 0 where there is one; NaN where there is none.
+
+    >>> mean_of_runs([90.0, 91.0, 92.0]).value
+    91.0
+    >>> Estimate(1.5, 0.5, 2.5)
+    Estimate(value=1.5, low=0.5, high=2.5, p_value=nan)
+    """
 
     value: float
     low: float

@@ -46,6 +46,14 @@ def hidden_flips(screen: Mapping[str, ArrayLike], layers: ArrayLike) -> Hidden:
     gamma distributed given these, pooled over the ablations of a layer, with half a flip in all drawn pairs of all
     layers to begin with (Jeffreys' prior). So both counts are negative binomial (A. Gelman et al., Bayesian Data
     Analysis, 3rd ed., section 2.6), and their sum is taken as one with its mean and variance.
+
+    Two kernels of one layer; what was predicted not to flip did not, and 90 images of each can change at all:
+
+    >>> screen = {"may_lose": [0.5, 0.0], "may_gain": [0.1, 0.0], "num_missed": [0, 0], "num_expected": [1, 1]}
+    >>> screen |= {"num_left": [90, 90], "lot_drawn": [30, 30], "lot_lost": [0, 0], "lot_gained": [0, 0]}
+    >>> hidden = hidden_flips(screen | {"lot_expected": [0, 0]}, ["conv1", "conv1"])
+    >>> bool(hidden.up[0] > hidden.up[1] > 0)
+    True
     """
     counts = {name: np.asarray(values, np.float64) for name, values in screen.items()}
     missed, expected = counts["num_missed"], counts["num_expected"]
@@ -83,6 +91,13 @@ def screen_bounds(
     `lost` and `gained` count the flips that were computed. Most ablations hide nothing, so that bounds which hold for
     95 % of all could fail wherever something is hidden: these are for the ablations that do hide a flip, and reach one
     image at least where any could be hidden. They say nothing of other images; NaN where num_images is 0.
+
+    Four flips were computed among 100 images; half a lost one more is expected, and no gained one:
+
+    >>> hidden = Hidden(*(np.array([value]) for value in (0.5, 4.0, 0.0, 4.0)))
+    >>> low, high = screen_bounds([4], [0], [100], hidden)
+    >>> low.round(3).tolist(), high.round(3).tolist()
+    ([0.04], [0.07])
     """
     first, second, total = checked_counts(lost, gained, num_images)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -97,6 +112,12 @@ def mcnemar_of_screened(lost: ArrayLike, gained: ArrayLike, hidden: Hidden) -> F
 
     Its mean over all numbers of hidden flips that would make D smaller, each as likely as `hidden` has it; 1 where D
     would be 0 or turn around.
+
+    Eight lost images are told from chance; where two gained ones may be hidden, less so:
+
+    >>> nothing, some = (Hidden(*(np.array([x]) for x in (0.0, 4.0, down, 4.0))) for down in (0.0, 2.0))
+    >>> [float(mcnemar_of_screened([8], [0], hidden)[0].round(3)) for hidden in (nothing, some)]
+    [0.008, 0.166]
     """
     first, second, _ = checked_counts(lost, gained, np.inf)
     more, fewer = np.maximum(first, second), np.minimum(first, second)
@@ -122,6 +143,11 @@ def most_by_lot(flipped: ArrayLike, weight: ArrayLike, confidence: float = 0.95)
     `weight` is how many pairs are left for each one drawn; of several strata, the largest. The number of flips seen is
     a sum of independent chances, so that Poisson's bound holds for it (W. Hoeffding, Annals of Mathematical Statistics
     27 (1956) 713-721), whatever the network, and however the flips lie over the strata. Infinite where none was drawn.
+
+    None of the pairs flipped that were drawn, one in ten of those that are left:
+
+    >>> float(most_by_lot(0, 10.0).round(1))
+    30.0
     """
     weight = np.asarray(weight, np.float64)
     return np.where(weight > 0, stats.gamma.ppf(confidence, np.asarray(flipped, np.float64) + 1) * weight, 0.0)

@@ -23,6 +23,14 @@ class StoppingRule:
     """An ablation is settled once its interval is at most `width` points wide, or D told from 0; either will do.
 
     Raises StudyError for a width that no interval has, and for a rule that never stops.
+
+    After 500 images the first ablation has lost 100, the second none:
+
+    >>> rule = StoppingRule(significant=True)
+    >>> rule.settled(np.array([100.0, 0.0]), np.zeros(2), np.array([500.0, 500.0])).tolist()
+    [True, False]
+    >>> str(StoppingRule(width=0.5, significant=True))
+    'until-ci 0.5 or until-significant'
     """
 
     width: float | None = None
@@ -78,6 +86,12 @@ class Replay:
 
     Whatever the order in which shards were measured, and how many more there are, the decisions are the same.
     `num_shards` of each ablation count; `is_open` says which are not settled.
+
+    >>> replay = Replay(StoppingRule(significant=True), num_ablations=2)
+    >>> replay.add(np.array([50, 1]), np.array([0, 0]), np.array([250, 250]))
+    True
+    >>> replay.is_open.tolist(), replay.num_shards.tolist()
+    ([False, True], [1, 1])
     """
 
     def __init__(self, rule: StoppingRule, num_ablations: int):
@@ -105,6 +119,13 @@ def stopped_table(counts: pd.DataFrame, confidence: float = 0.95) -> pd.DataFram
 
     `sequential_interval` and `sequential_p_value` take the place of Tango's and McNemar's; the q-values are those by
     which `StoppingRule` decides. NaN where num_images is 0.
+
+    It is wider than for a number of images fixed beforehand, the price of looking often:
+
+    >>> counts = pd.DataFrame({"lost": [20], "gained": [2], "num_images": [500]})
+    >>> tables = drop_table(counts), stopped_table(counts)
+    >>> [table.loc[0, ["drop", "drop_low", "drop_high"]].round(1).tolist() for table in tables]
+    [[3.6, 1.9, 5.8], [3.6, 0.8, 7.3]]
     """
     table = drop_table(counts, confidence)
     lost, gained, num_images = (table[name].to_numpy(np.float64) for name in ("lost", "gained", "num_images"))

@@ -130,7 +130,14 @@ class ResultsFile:
         self._db, self.path = connection, path
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file.
+
+        >>> store.close()
+        >>> store.studies()  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        weanalysis.errors.StoreError: cache/results.sqlite cannot be read ...
+        """
         self._db.close()
 
     def __enter__(self) -> Self:

@@ -30,11 +30,28 @@ PIXELS = "pixels"
 
 
 class Reader(ResultsFile):
-    """A results file, opened for reading: nothing in it can be changed. What follows from it is `results.Store`."""
+    """A results file, opened for reading: nothing in it can be changed. What follows from it is `results.Store`.
+
+    >>> from torch import nn, rand
+    >>> from weanalysis import ablate
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> images = [(rand(3, 4, 4), k % 4) for k in range(8)]
+    >>> table = ablate(net, images, "channel", side="out", name="filters", cache="cache")
+    >>> reader = Reader.open("cache/results.sqlite")
+    >>> reader.studies()[["id", "name", "kind", "state"]].values.tolist()
+    [[1, 'filters', 'channel', 'complete']]
+    """
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Open the file; raise StoreError where there is none, or another program's or another version's."""
+        """Open the file; raise StoreError where there is none, or another program's or another version's.
+
+        >>> Reader.open("no-such-file.sqlite")
+        Traceback (most recent call last):
+            ...
+        weanalysis.errors.StoreError: there are no results at no-such-file.sqlite yet; run `weanalysis ablate` first, or
+        give --cache DIR
+        """
         return cls(connect_readonly(Path(path)), Path(path))
 
     def _has(self, table: str) -> bool:
@@ -48,6 +65,9 @@ class Reader(ResultsFile):
 
         `stopping` names the rule that ended its ablations early ("until-ci 0.5"), and is None where there was none.
         `outdated`: an older engine measured it, whose answers could be wrong for some networks and are not used again.
+
+        >>> reader.studies()[["name", "metric", "num_images", "done", "total"]].values.tolist()
+        [['filters', 'top1', 8, 4, 4]]
         """
         columns = [
             "id",
@@ -76,7 +96,11 @@ class Reader(ResultsFile):
         return pd.DataFrame([[about.get(column) for column in columns] for about in described], columns=columns)
 
     def unreadable(self) -> dict[int, str]:
-        """The studies that `studies` leaves out since what they say of themselves cannot be read: id, and a line."""
+        """The studies that `studies` leaves out since what they say of themselves cannot be read: id, and a line.
+
+        >>> reader.unreadable()
+        {}
+        """
         return {number: str(error) for number, _, error in self._described() if isinstance(error, StoreError)}
 
     def _described(self, study_id: int | None = None) -> Iterator[tuple[int, str, dict[str, Any] | StoreError]]:
@@ -102,7 +126,15 @@ class Reader(ResultsFile):
                 yield row["id"], name, StoreError(line)
 
     def find(self, study: str | int) -> int:
-        """Find a study by its number, its name or the beginning of its name; raise StoreError if not exactly one."""
+        """Find a study by its number, its name or the beginning of its name; raise StoreError if not exactly one.
+
+        >>> reader.find("filters"), reader.find("fil"), reader.find("1")
+        (1, 1, 1)
+        >>> reader.find("kernels")
+        Traceback (most recent call last):
+            ...
+        weanalysis.errors.StoreError: no study 'kernels' in cache/results.sqlite; there are: 1 (filters)
+        """
         studies = self.studies()
         text = str(study)
         if text.isdecimal() and int(text) in set(studies["id"]):
@@ -123,7 +155,12 @@ class Reader(ResultsFile):
         raise StoreError(f"no study {text!r} in {self.path}; there are: {known}")
 
     def describe(self, study_id: int) -> dict[str, Any]:
-        """Everything about a study but its results: settings of its context, options, layers, what was skipped."""
+        """Everything about a study but its results: settings of its context, options, layers, what was skipped.
+
+        >>> about = reader.describe(1)
+        >>> about["kind"], about["options"], about["evaluate"]
+        ('channel', {'side': 'out', 'grid': 'all'}, 'exact')
+        """
         described = next(self._described(study_id), None)
         if described is None:
             raise StoreError(f"no study {study_id} in {self.path}")
@@ -132,12 +169,20 @@ class Reader(ResultsFile):
         return described[2]
 
     def own_metrics(self, context_id: int, key: str) -> list[dict[str, Any]]:
-        """What is said of the metrics of a caller's own in which the study of a question has been measured."""
+        """What is said of the metrics of a caller's own in which the study of a question has been measured.
+
+        >>> reader.own_metrics(1, "no such question")
+        []
+        """
         row = self._row("SELECT id FROM studies WHERE key = ?", f"{context_id}:{key}")
         return [] if row is None else list(self.describe(row[0]).get("own_metrics") or [])
 
     def outdated(self, name: str | None = None) -> list[tuple[int, str]]:
-        """The studies (id, name) of an older engine, whose answers are not used again; those of one name if given."""
+        """The studies (id, name) of an older engine, whose answers are not used again; those of one name if given.
+
+        >>> reader.outdated()
+        []
+        """
         return [
             (number, shown)
             for number, shown, about in self._described()
@@ -145,7 +190,11 @@ class Reader(ResultsFile):
         ]
 
     def ablation_ids(self, study_id: int) -> np.ndarray:
-        """The ids of a study's ablations, in the order of its plan."""
+        """The ids of a study's ablations, in the order of its plan.
+
+        >>> reader.ablation_ids(1).tolist()
+        [1, 2, 3, 4]
+        """
         rows = self._rows("SELECT ablation_id FROM plans WHERE study_id = ? ORDER BY position", study_id)
         try:
             ids = np.array([row[0] for row in rows])
@@ -156,7 +205,11 @@ class Reader(ResultsFile):
         return ids.astype(np.int64, copy=False)
 
     def labels(self, study_id: int) -> pd.DataFrame:
-        """What the rows of a study's plan are called; numbers as float where any of them can be missing."""
+        """What the rows of a study's plan are called; numbers as float where any of them can be missing.
+
+        >>> reader.labels(1)[["layer", "selection", "out_channel", "num_weights"]].values.tolist()[0]
+        ['0', 'filter', 0.0, 27]
+        """
         names = [label.name for label in LABELS]
         there = {row["name"] for row in self._rows("PRAGMA table_info(plans)")}  # an older file may lack some
         columns = ", ".join(name if name in there else f"NULL AS {name}" for name in names)
@@ -178,7 +231,12 @@ class Reader(ResultsFile):
     # What was measured ------------------------------------------------------------------------------------------------
 
     def done(self, context_id: int, start: int, stop: int, statistic: str = "correct") -> np.ndarray:
-        """The ids of the ablations of which this shard has a statistic, sorted; older blocks lack some."""
+        """The ids of the ablations of which this shard has a statistic, sorted; older blocks lack some.
+
+        >>> context = reader.describe(1)["context_id"]
+        >>> reader.done(context, 0, 8).tolist(), reader.done(context, 8, 16).tolist()
+        ([1, 2, 3, 4], [])
+        """
         query, key = "SELECT ablation_ids FROM blocks", (context_id, start, stop)
         if statistic == "correct":
             rows = self._rows(f"{query} WHERE context_id = ? AND start = ? AND stop = ?", *key)
@@ -199,6 +257,11 @@ class Reader(ResultsFile):
         """For each block of a screened study: where its ablations stand in the plan, what is kept of each, about it.
 
         See `ablation.evaluate.Screen`; what an older version did not keep is 0.
+
+        >>> table = ablate(net, images, "channel", side="out", evaluate="screened", cache="screened")
+        >>> places, numbers, about = next(Reader.open("screened/results.sqlite").screens(1))
+        >>> places.tolist(), numbers["num_left"].tolist()
+        ([0, 1, 2, 3], [0.0, 0.0, 0.0, 0.0])
         """
         ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
         context_id, shards = self._shards(study_id)
@@ -217,6 +280,9 @@ class Reader(ResultsFile):
         `largest_difference` of logits, `num_rechecked` images decided naively, `num_checked` answers of `num_answers`
         that were drawn by lot and computed the naive way too, of which `num_differed` did and were measured again, and
         the `distrusted` layers, measured the naive way alone, each with the reason.
+
+        >>> reader.agreement(1)["num_differed"], reader.agreement(1)["distrusted"]
+        (0, {})
         """
         context_id, _ = self._shards(study_id)
         row = self._row(

@@ -39,7 +39,7 @@ class Label:
 
     `sql` is how it is kept. Two rows that differ in one that `tells_apart` zero other weights; the others follow from
     those. A number is a float in tables, since it can be missing, but for one that every row has (`always`).
-    An ablation has a field of the same name. One more needs a SCHEMA_VERSION more, and a word in the README.
+    An ablation has a field of the same name. One more needs a SCHEMA_VERSION more, and a word in docs/results.md.
     """
 
     name: str
@@ -180,10 +180,18 @@ def kept_as(statistic: str) -> str:
 
 
 def content_key(description: Any) -> str:
-    """A hash of any JSON description, the same whatever the order of its keys."""
+    """A hash of any JSON description, the same whatever the order of its keys.
+
+    >>> content_key({"model": "resnet20", "seed": 0}) == content_key({"seed": 0, "model": "resnet20"})
+    True
+    """
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def shards_of(num_images: int, shard_size: int) -> list[tuple[int, int]]:
-    """Cut images 0 … num_images−1 into (start, stop) ranges; the last may be shorter."""
+    """Cut images 0 … num_images−1 into (start, stop) ranges; the last may be shorter.
+
+    >>> shards_of(600, 250)
+    [(0, 250), (250, 500), (500, 600)]
+    """
     return [(start, min(start + shard_size, num_images)) for start in range(0, num_images, shard_size)]

@@ -58,6 +58,15 @@ class Writer(ResultsFile):
     """A results file, opened for writing: made where there is none, brought up to date where it is an older version's.
 
     It tells nothing of what it holds: that is what `results.Store` is for, which may be open at the same time.
+
+    What the engine does before it measures the first of two filters:
+
+    >>> writer = Writer.open("results.sqlite")
+    >>> context = writer.context({"model": "mine", "weights_hash": "a1b2", "data": "digits"})
+    >>> rows = [(f"conv1[{k};*]", {"layer": "conv1", "selection": "filter", "num_weights": 27}) for k in (0, 1)]
+    >>> study = writer.begin_study(context, "filters of conv1", "channel", "mine", "top1", 500, rows, {})
+    >>> context, study
+    (1, 1)
     """
 
     @classmethod
