@@ -19,8 +19,8 @@ ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "tests")]),
     "OMP_NUM_THREADS": "1",
-    # So that the third death of a worker is the last one of its task.
-    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "2",
+    # So that each death of a worker is told, and none counted by the scheduler alone.
+    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
 }
 
 

@@ -36,7 +36,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskHosts]:
     hosts = DaskHosts(tmp_path_factory.mktemp("hosts"))
     try:
         hosts.start_scheduler()
-        hosts.start_workers(5)
+        hosts.start_workers(4)
         yield hosts
     finally:
         hosts.close()
@@ -45,7 +45,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskHosts]:
 @pytest.fixture(scope="module")
 def inside() -> Iterator[str]:
     """The address of a scheduler with one worker, both within this process."""
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as inside:
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as inside:
         yield inside.scheduler_address
 
 
@@ -64,11 +64,9 @@ def study(data: Images, cache: Cache, **how: object) -> tuple[pd.DataFrame, list
 STOP, KILL = signal.SIGSTOP, signal.SIGKILL
 
 
-@pytest.mark.parametrize(
-    ("where", "harms"), [("processes", [STOP, KILL, KILL]), ("workers", [STOP, KILL, KILL, KILL])], ids=lambda x: str(x)
-)
+@pytest.mark.parametrize("where", ["processes", "workers"])
 def test_processes_that_hang_or_die_are_replaced_and_one_task_too_many_is_named(
-    where, harms, request, alone, tmp_path, monkeypatch
+    where, request, alone, tmp_path, monkeypatch
 ) -> None:
     """One image halts the first process that reads it, and kills the next ones."""
     monkeypatch.setattr(crew, "LEAST_PATIENCE_SECONDS", 15.0)
@@ -77,7 +75,7 @@ def test_processes_that_hang_or_die_are_replaced_and_one_task_too_many_is_named(
         how = {"scheduler": str(request.getfixturevalue("hosts").file), "scheduler_wait": 60.0}
     cache, said = Cache(tmp_path / "cache"), []
     with pytest.raises(DeviceError, match=r"21 ablations of one, two on images 0 to 8 \(3 of them died\)") as caught:
-        study(Harmful(tmp_path, harms), cache, say=said.append, **how)
+        study(Harmful(tmp_path, [STOP, KILL, KILL]), cache, say=said.append, **how)
     assert "\n" not in str(caught.value) and count_blocks(cache) == NUM_TASKS - 1
     assert len([line for line in said if "not answered for" in line]) == 1, said
     with Store.open(cache.results) as store:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from weanalysis.ablation.schedule.crew import LOOK_SECONDS, Crew, Errand
-from weanalysis.ablation.schedule.executor import Lost
 from weanalysis.ablation.schedule.stops import StopRequest
 from weanalysis.ablation.schedule.tasks import Task
 from weanalysis.ablation.schedule.work import ANY_GPU, WORKPLACE, Answer, Parcel, Unfit, Work
@@ -152,7 +151,7 @@ class Cluster(Crew):
             try:
                 there = client.run(*question, workers=new, on_error="return", callback_timeout=_CHECK_SECONDS)
             except OSError:
-                there = {}  # one of them is too busy, or gone again: what is wrong with the others shows with their tasks
+                there = {}  # one is too busy, or gone again: what is wrong with the others shows with their tasks
             for worker, answer in there.items():
                 if isinstance(answer, ImportError):
                     self._leave_out(worker, f"weanalysis cannot be imported there ({one_line(answer, 200)})")
@@ -206,10 +205,12 @@ class Cluster(Crew):
         from distributed.scheduler import KilledWorker
 
         if isinstance(error, KilledWorker):
-            return Lost(f"{error.allowed_failures + 1} of them died")
-        # The scheduler went away, or a worker with what was sent to it or what it had measured.
-        if isinstance(error, (CancelledError, asyncio.CancelledError, OSError)) or self._client.status != "running":
-            self._back.append(errand)
+            return self._died(errand, "died", error.allowed_failures + 1)  # so many, by the scheduler's own count
+        is_cancelled = isinstance(error, (CancelledError, asyncio.CancelledError))
+        if is_cancelled and errand.carries_work and self._client.status == "running":
+            return self._died(errand, "died")  # what a worker is sent is with it alone
+        if is_cancelled or isinstance(error, OSError) or self._client.status != "running":
+            self._back.append(errand)  # the scheduler went away, or a worker with what it had measured
             return None
         assert isinstance(error, Exception)
         if isinstance(error, ImportError):  # a worker that has just joined, and is found out in a moment

@@ -58,9 +58,9 @@ class Errand:
         """A process that has it lacks the work."""
         self.asked_by = process
 
-    def die(self) -> None:
-        """A process died of it."""
-        self.deaths += 1
+    def die(self, times: int) -> None:
+        """So many more processes died of it."""
+        self.deaths += times
 
 
 class Crew(ABC):
@@ -200,9 +200,9 @@ class Crew(ABC):
         least = LEAST_PATIENCE_SECONDS if errand.carries_work else LEAST_START_SECONDS
         return max(least, PATIENCE * self._slowness * errand.task.seconds)
 
-    def _died(self, errand: Errand, how: str) -> Lost | None:
-        """Count one more process that was lost with a task, which is put back unless it was the last one."""
-        errand.die()
+    def _died(self, errand: Errand, how: str, times: int = 1) -> Lost | None:
+        """Count processes that were lost with a task, which is put back unless these were too many."""
+        errand.die(times)
         if errand.deaths >= MOST_DEATHS:
             return Lost(f"{errand.deaths} of them {how}")
         self._back.append(errand)

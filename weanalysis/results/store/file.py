@@ -12,6 +12,7 @@ from typing import Any, Self
 from weanalysis.cache import older_version_of, temporary_of
 from weanalysis.errors import StoreError, one_line
 from weanalysis.results.store.schema import APPLICATION_ID, LABELS, SCHEMA_VERSION, TABLES
+from weanalysis.results.store.sums import SUMS
 
 # SQLite's own words about a damaged file may hold its bytes.
 UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
@@ -44,6 +45,7 @@ def connect(path: Path, say: Callable[[str], None]) -> sqlite3.Connection:
         db.row_factory = sqlite3.Row
         if _version_of(db) < SCHEMA_VERSION:
             _migrate(db, path, say)
+        db.execute(SUMS)
         return db
 
 
