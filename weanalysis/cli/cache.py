@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,18 +54,18 @@ def cache(action: str, cache: str | None, as_json: bool, **given: Any) -> None:
 
     if action not in ACTIONS:
         raise StoreError(unknown_name("action", action, ACTIONS))
-    names = {"studies": "--study", "runs": "--run", "older_than": "--older-than", "output": "--output", "other": "--from"}
+    names = {"studies": "--study", "runs": "--run", "older_than": "--older-than", "other": "--from"}
     belongs = {"delete": {"studies", "runs", "older_than", "yes"}, "salvage": {"output"}, "merge": {"other"}}
     for name, value in given.items():
         if value not in (None, (), False) and name not in belongs.get(action, set()):
-            raise StoreError(f"{names.get(name, '--yes')} does not belong to {action}; see weanalysis cache --help")
-    told = ACTIONS[action](find_cache(cache), given)
+            raise StoreError(f"{names.get(name, f'--{name}')} does not belong to {action}; see weanalysis cache --help")
+    outcome = ACTIONS[action](find_cache(cache), given)
     if as_json:
-        print_objects([told])
+        print_objects([outcome])
     else:
-        click.echo(told["line"] if "line" in told else "\n".join(f"{_size(n):>10}  {what}" for what, n in told.items()))
-    if told.get("sound") is False:
-        raise StoreError(told["mend"])
+        click.echo(outcome["line"] if "line" in outcome else "\n".join(f"{_size(n):>10}  {what}" for what, n in outcome.items()))
+    if outcome.get("sound") is False:
+        raise StoreError(outcome["mend"])
 
 
 def _sizes(cache: Cache, given: dict[str, Any]) -> dict[str, Any]:
@@ -117,8 +118,14 @@ def _salvage(cache: Cache, given: dict[str, Any]) -> dict[str, Any]:
         raise StoreError("say with --output FILE where what is sound is to be saved")
     target = Path(given["output"]).expanduser()
     saved, lost = save_sound(cache.results, target)
-    line = f"{saved:,} blocks of results are saved in {target}, {lost:,} are lost and measured again by the same commands"
-    return {"line": f"{line}; move it to {cache.results} in place of the damaged file", "saved": saved, "lost": lost}
+    line = (
+        f"{saved:,} blocks of results are saved in {target}, and {lost:,} are lost; move it to {cache.results} in "
+        "place of the damaged file, and the same commands as before measure what is lost"
+    )
+    beside = [f"{cache.results}{end}" for end in ("-wal", "-shm") if Path(f"{cache.results}{end}").exists()]
+    if beside:
+        line += f"; move {' and '.join(beside)} away first, which belong to the damaged one"
+    return {"line": line, "saved": saved, "lost": lost}
 
 
 def _compact(cache: Cache, given: dict[str, Any]) -> dict[str, Any]:
@@ -130,7 +137,7 @@ def _compact(cache: Cache, given: dict[str, Any]) -> dict[str, Any]:
 
 def _results(cache: Cache) -> Path:
     if not cache.results.is_file():
-        raise StoreError(f"there are no results at {cache.results} yet; run `weanalysis ablate` first, or give --cache DIR")
+        raise StoreError(f"there are no results at {cache.results} yet; give another --cache DIR")
     return cache.results
 
 
@@ -143,10 +150,10 @@ def _delete(cache: Cache, given: dict[str, Any]) -> dict[str, Any]:
     listed = [f"study {number} ({name})" for number, name in studies.items()] + [f"run {path.name}" for path in runs]
     if not given["yes"]:
         click.confirm(f"delete {', '.join(listed)}?", abort=True, err=True)
-    with _none_else(cache, studies):
+    with _none_else(cache, studies, runs):
         blocks = delete_studies(cache.results, list(studies)) if studies else 0
-    for path in runs:
-        shutil.rmtree(path)
+        for path in runs:
+            shutil.rmtree(path)
     line = f"deleted {', '.join(listed)} ({blocks:,} blocks); `weanalysis cache compact` gives back the room"
     return {"line": line, "studies": list(studies), "runs": [path.name for path in runs], "blocks": blocks}
 
@@ -173,32 +180,28 @@ def _chosen_runs(cache: Cache, given: dict[str, Any]) -> list[Path]:
     there = {path.name: path for path in cache.runs.iterdir() if path.is_dir()} if cache.runs.is_dir() else {}
     if missing := [name for name in given["runs"] if name not in there]:
         raise StoreError(unknown_name("run", missing[0], there))
-    old = [
-        path for path in there.values() if given["older_than"] is not None and _is_old(path.stat().st_mtime, given)
-    ]
+    old = [path for path in there.values() if given["older_than"] is not None and _is_old(path.stat().st_mtime, given)]
     return sorted({*old, *(there[name] for name in given["runs"])})
 
 
-def _none_else(cache: Cache, studies: dict[int, str]) -> Any:
-    """Hold the studies for this process; raise StoreError where another one is at one of them."""
-    from contextlib import ExitStack
-
+@contextmanager
+def _none_else(cache: Cache, studies: dict[int, str], runs: list[Path]) -> Iterator[None]:
+    """Hold studies and runs for this process; raise StoreError where another one is at one of them."""
     import filelock
 
-    from weanalysis.results import Store
+    from weanalysis.results.store.upkeep import keys_of
 
-    held = ExitStack()
-    if studies:
-        with Store.open(cache.results) as store:
-            for number, name in studies.items():
-                if store.describe(number).get("state") == "running":
-                    lock = filelock.FileLock(cache.lock_file(f"study-{store.lock_key(number)}"))
-                    try:
-                        held.enter_context(lock.acquire(timeout=0))
-                    except filelock.Timeout:
-                        held.close()
-                        raise StoreError(f"another process is working on the study {name!r}; stop it first") from None
-    return held
+    keys = keys_of(cache.results, list(studies)) if studies else {}
+    locks = {f"the study {name!r}": cache.lock_file(f"study-{keys[number]}") for number, name in studies.items()}
+    locks |= {f"the run {path.name!r}": cache.lock_file(f"run-{path.name}") for path in runs}
+    with ExitStack() as held:
+        cache.locks.mkdir(parents=True, exist_ok=True)
+        for what, file in locks.items():
+            try:
+                held.enter_context(filelock.FileLock(file).acquire(timeout=0))
+            except filelock.Timeout:
+                raise StoreError(f"another process is working on {what}; stop it first") from None
+        yield
 
 
 def _merge(cache: Cache, given: dict[str, Any]) -> dict[str, Any]:

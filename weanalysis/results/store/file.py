@@ -28,6 +28,17 @@ def connect_readonly(path: Path) -> sqlite3.Connection:
         return db
 
 
+def connect_damaged(path: Path) -> sqlite3.Connection:
+    """Open a results file to read whatever can be read of it, also one that was cut off; raise StoreError."""
+    if not path.is_file():
+        raise StoreError(f"there are no results at {path} yet; give another --cache DIR")
+    with _openable(path) as opened:
+        db = opened(_readonly(path))
+        db.execute("PRAGMA writable_schema=ON")  # else a file that is shorter than it says is not read at all
+        _version_of(db)
+        return db
+
+
 def connect(path: Path, say: Callable[[str], None]) -> sqlite3.Connection:
     """Open a results file to write in it, or make it; one of an older version is kept beside it, then migrated.
 

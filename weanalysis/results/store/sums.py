@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
+from collections.abc import Iterable
 
 # Added to every file that is written; what was written before has no sums, and what is damaged in it may go unnoticed.
 SUMS = """
@@ -21,9 +22,9 @@ Shard = tuple[int, int, int]
 
 def block_sum(db: sqlite3.Connection, block: int) -> int:
     """The checksum of a block and all that is kept with it."""
-    rows = [("SELECT * FROM block_values WHERE block_id = ? ORDER BY statistic", (block,))]
-    rows += [(f"SELECT * FROM {table} WHERE {key} = ?", (block,)) for table, key in _OF_BLOCK.items()]
-    return _sum(db, rows)
+    queries = ["SELECT * FROM block_values WHERE block_id = ? ORDER BY statistic"]
+    queries += [f"SELECT * FROM {table} WHERE {key} = ?" for table, key in _OF_BLOCK.items()]
+    return _sum(db, ((query, (block,)) for query in queries))
 
 
 def shard_sum(db: sqlite3.Connection, shard: Shard) -> int:
@@ -44,7 +45,7 @@ def sum_shard(db: sqlite3.Connection, shard: Shard) -> None:
     db.execute("INSERT OR REPLACE INTO sums VALUES ('shard', ?, ?, ?, 0, ?)", (*shard, shard_sum(db, shard)))
 
 
-def _sum(db: sqlite3.Connection, queries: list[tuple[str, tuple[int, ...]]]) -> int:
+def _sum(db: sqlite3.Connection, queries: Iterable[tuple[str, tuple[int, ...]]]) -> int:
     crc = 0
     for query, values in queries:
         for row in db.execute(query, values):

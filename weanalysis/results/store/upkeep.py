@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator
@@ -14,9 +15,9 @@ import numpy as np
 
 from weanalysis.cache import temporary_of
 from weanalysis.errors import StoreError, one_line
-from weanalysis.results.store.file import UNREADABLE, connect, connect_readonly
+from weanalysis.results.store.file import UNREADABLE, connect, connect_damaged, connect_readonly
 from weanalysis.results.store.reader import Reader
-from weanalysis.results.store.schema import SCHEMA_VERSION
+from weanalysis.results.store.schema import SCHEMA_VERSION, content_key
 from weanalysis.results.store.sums import block_sum, shard_sum, sum_block, sum_shard
 from weanalysis.results.store.writer import Writer, cut_block
 
@@ -48,7 +49,7 @@ class Health:
 
 def examine(path: Path) -> Health:
     """Read all of a results file and compare it with its checksums; raise StoreError where it cannot even be opened."""
-    with closing(connect_readonly(path)) as db:
+    with closing(connect_damaged(path)) as db:
         try:
             problems = [one_line(row[0], 200) for row in db.execute("PRAGMA integrity_check(20)")]
         except UNREADABLE as error:
@@ -60,17 +61,18 @@ def examine(path: Path) -> Health:
         return Health(
             problems=tuple(line for line in problems if line != "ok"),
             num_blocks=len(blocks),
-            bad_blocks=tuple(key[-1] for key in keys if _differs(sums.get(key), lambda k=key: block_sum(db, k[-1]))),
-            bad_shards=tuple(
-                one for one in shards if _differs(sums.get(("shard", *one, 0)), lambda o=one: shard_sum(db, o))
-            ),
+            bad_blocks=tuple(key[-1] for key in keys if _differs(sums.get(key), block_sum, db, key[-1])),
+            bad_shards=tuple(one for one in shards if _differs(sums.get(("shard", *one, 0)), shard_sum, db, one)),
             num_unsummed=sum(key not in sums for key in keys),
         )
 
 
-def _differs(kept: int | None, compute: Callable[[], int]) -> bool:
+def _differs(
+    kept: int | None, summed: Callable[[sqlite3.Connection, Any], int], db: sqlite3.Connection, of: Any
+) -> bool:
+    """Whether something is no longer what its checksum was made of."""
     try:
-        return kept is not None and compute() != kept
+        return kept is not None and summed(db, of) != kept
     except UNREADABLE:
         return True
 
@@ -105,7 +107,7 @@ def save_sound(path: Path, target: Path) -> tuple[int, int]:
     health = examine(path)
     part = temporary_of(target)
     try:
-        with closing(connect_readonly(path)) as source, closing(connect(part, lambda line: None)) as db:
+        with closing(connect_damaged(path)) as source, closing(connect(part, lambda line: None)) as db:
             db.execute("PRAGMA journal_mode=DELETE")
             with db:
                 num_saved = _save(source, db, health)
@@ -115,7 +117,7 @@ def save_sound(path: Path, target: Path) -> tuple[int, int]:
         raise StoreError(f"{target} cannot be written ({one_line(error, 200)})") from error
     finally:
         part.unlink(missing_ok=True)
-    with closing(connect_readonly(path)) as source:
+    with closing(connect_damaged(path)) as source:
         highest = next(_rows(source, "SELECT max(id) FROM blocks"), [0])[0] or 0
     num_lost = max(health.num_blocks, min(int(highest), 2 * health.num_blocks + 100)) - num_saved
     return num_saved, max(0, num_lost)
@@ -135,8 +137,13 @@ def _save(source: sqlite3.Connection, db: sqlite3.Connection, health: Health) ->
     orphans = "SELECT id FROM blocks b WHERE NOT EXISTS (SELECT 1 FROM shards s WHERE s.context_id = b.context_id "
     orphans += "AND s.start = b.start AND s.stop = b.stop)"
     unsound = {*health.bad_blocks, *(row[0] for row in db.execute(orphans).fetchall())}
+    if health.problems and health.num_unsummed < health.num_blocks:  # checksums were lost, of nobody knows which blocks
+        summed = "SELECT block_id FROM sums WHERE what = 'block'"
+        unsound |= {row[0] for row in db.execute(f"SELECT id FROM blocks WHERE id NOT IN ({summed})").fetchall()}
     for block in unsound:
         drop_block(db, block)
+    for table in (*_BESIDE_BLOCK, "sums"):
+        db.execute(f"DELETE FROM {table} WHERE block_id NOT IN (SELECT id FROM blocks UNION SELECT 0)")
     return int(db.execute("SELECT count(*) FROM blocks").fetchone()[0])
 
 
@@ -160,6 +167,19 @@ def compact(path: Path) -> tuple[int, int]:
                 "the disk has room for a copy"
             ) from error
     return before, path.stat().st_size
+
+
+def keys_of(path: Path, studies: Collection[int]) -> dict[int, str]:
+    """What the locks of studies are called by: the key of each, from what it depends on and what it asks."""
+    query = "SELECT s.key, c.settings FROM studies s JOIN contexts c ON c.id = s.context_id WHERE s.id = ?"
+    with closing(connect_readonly(path)) as db:
+        keys = {}
+        for study in studies:
+            key, settings = db.execute(query, (study,)).fetchone()
+            about = json.loads(settings)
+            context = {name: value for name, value in about.items() if not name.endswith("_version")}
+            keys[study] = content_key([context, key.partition(":")[2]])
+        return keys
 
 
 def delete_studies(path: Path, studies: Collection[int]) -> int:
