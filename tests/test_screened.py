@@ -505,7 +505,7 @@ def test_a_screened_study_goes_on_as_if_it_had_never_stopped(world, tmp_path, mo
     for module, name in ((lot, "LEAST_LOT"), (risk_module, "LEAST_PILOT"), (risk_module, "_BY_LOT")):
         monkeypatch.setattr(module, name, 10)  # else all pairs of so small a study would be computed
     whole = ablate(net, data, cache=Cache(tmp_path / "one"), **OPTIONS)
-    plain, count = schedule.Worker.run, []
+    plain, count = schedule.work.Worker.run, []
 
     def killed(self, task, threads):
         count.append(1)
@@ -513,7 +513,7 @@ def test_a_screened_study_goes_on_as_if_it_had_never_stopped(world, tmp_path, mo
             raise KeyboardInterrupt
         return plain(self, task, threads)
 
-    monkeypatch.setattr(schedule.Worker, "run", killed)
+    monkeypatch.setattr(schedule.work.Worker, "run", killed)
     with pytest.raises(Interrupted):
         ablate(net, data, cache=Cache(tmp_path / "two"), **OPTIONS)
     table = ablate(net, data, cache=Cache(tmp_path / "two"), **OPTIONS)

@@ -63,7 +63,11 @@ def cache(action: str, cache: str | None, as_json: bool, **given: Any) -> None:
     if as_json:
         print_objects([outcome])
     else:
-        click.echo(outcome["line"] if "line" in outcome else "\n".join(f"{_size(n):>10}  {what}" for what, n in outcome.items()))
+        click.echo(
+            outcome["line"]
+            if "line" in outcome
+            else "\n".join(f"{_size(n):>10}  {what}" for what, n in outcome.items())
+        )
     if outcome.get("sound") is False:
         raise StoreError(outcome["mend"])
 

@@ -23,6 +23,17 @@ def open_executor(
 
     `scheduler` is a Dask scheduler's address or file, which may be away for `longest_away` seconds. Raises DeviceError
     where there is none, or Dask is not installed.
+
+    >>> from torch import nn, rand
+    >>> from weanalysis.ablation.schedule import Work
+    >>> from weanalysis.cache import find_cache
+    >>> from weanalysis.data import GivenImages
+    >>> net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> images = GivenImages([(rand(3, 4, 4), k % 2) for k in range(8)])
+    >>> work = Work("key", net, None, None, images, "exact", "float32", 4, ("cpu",), find_cache("cache"))
+    >>> with open_executor(work) as executor:
+    ...     executor.num_workers
+    1
     """
     if scheduler is not None:
         try:

@@ -17,6 +17,11 @@ class StopRequest:
     """Turns the first Ctrl-C into a flag that is looked at between tasks; the second one interrupts at once.
 
     `say` is called with a line for a person when the first one comes, since a task in hand takes its time.
+
+    >>> stop = StopRequest()
+    >>> stop.ask()
+    >>> stop.asked
+    True
     """
 
     def __init__(self, say: Callable[[str], None] = lambda line: None) -> None:

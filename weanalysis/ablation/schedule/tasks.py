@@ -30,6 +30,10 @@ class Task:
 
     `distrusted` are layers that are measured the naive way, each with the reason. By the cost of a forward pass where
     the study was prepared it takes `seconds`.
+
+    >>> task = Task(start=0, stop=250, places=(), ablations=())
+    >>> task.stop - task.start, task.distrusted
+    (250, {})
     """
 
     start: int
@@ -52,6 +56,13 @@ def cut(
     """Cut a shard's ablations into tasks of about TASK_SECONDS, from the measured cost of one forward pass.
 
     Screened ones are cut by number alone, so that a study that goes on after a stop is cut as before.
+
+    >>> from torch import nn
+    >>> from weanalysis.ablation import make_study
+    >>> study = make_study("channel", nn.Sequential(nn.Conv2d(3, 40, 3)), side="out")
+    >>> tasks = cut(range(40), [1.0] * 40, 0, 100, 0.01, study.ablations, "exact")
+    >>> [(len(task.places), round(task.seconds)) for task in tasks]
+    [(20, 20), (20, 20)]
     """
     seconds = [costs[place] * seconds_per_image * (stop - start) for place in places]
 
@@ -84,6 +95,12 @@ def choose_jobs(
 
     `asked` is what the user wants (None: chosen), which on the CPU is one where the network cannot be built anew
     (`is_rebuilt`). The tasks take as long as `num_passes` forward passes of an image.
+
+    >>> choose_jobs(("cuda:0", "cuda:1"), True, None, 10, 1e6, 0.01, print)
+    2
+    >>> choose_jobs(("cpu",), True, None, 10, 500, 0.01, print)
+    a forward pass takes 10.0 ms an image here: about 5 s in one process
+    1
     """
     if devices != ("cpu",):
         if asked is not None and asked > len(devices):
