@@ -125,6 +125,9 @@ class StudyComparison(Difference):
         """Return the places of the largest differences with `selected_low` and `selected_high`.
 
         Being chosen by their difference, they have intervals adjusted for that (`statistics.selected_confidence`).
+
+        >>> compared.largest(1)[["out_channel", "difference", "selected_low", "selected_high"]].round(1).values.tolist()
+        [[0.0, -66.7, -136.1, 26.1]]
         """
         by_size = self.places["difference"].abs().sort_values(ascending=False, kind="stable").index
         rows = self.places.loc[by_size[:count]]
@@ -135,14 +138,22 @@ class StudyComparison(Difference):
         )
 
     def most_apart(self, count: int) -> pd.DataFrame:
-        """Return the images that the most different numbers of places cost, with `name`, that of their class."""
+        """Return the images that the most different numbers of places cost, with `name`, that of their class.
+
+        >>> compared.most_apart(2)[["image_id", "name", "first", "second"]].values.tolist()
+        [[0, '0', 1, 0], [1, '1', 1, 0]]
+        """
         apart = (self.images["second"] - self.images["first"]).abs().sort_values(ascending=False, kind="stable")
         rows = self.images.loc[apart.index[:count]]
         known = range(len(self.classes))
         return rows.assign(name=[self.classes[one] if one in known else str(one) for one in rows["target"]])
 
     def as_table(self) -> pd.DataFrame:
-        """Return the places with the columns of a study's table, `drop` being the difference, for the figures."""
+        """Return the places with the columns of a study's table, `drop` being the difference, for the figures.
+
+        >>> compared.as_table()[["layer", "out_channel", "drop"]].round(1).values.tolist()
+        [['0', 0.0, -66.7], ['0', 1.0, -66.7], ['0', 2.0, -66.7]]
+        """
         renamed = self.places.drop(columns=["first", "second"]).rename(
             columns={"difference": "drop", "difference_low": "drop_low", "difference_high": "drop_high"}
         )
@@ -150,7 +161,11 @@ class StudyComparison(Difference):
         return renamed.assign(metric=self.metric, num_flipped=math.nan, num_images=0)
 
     def summary(self) -> dict[str, Any]:
-        """Return what every comparison does; the metric is "drop of" the studies' own."""
+        """Return what every comparison does; the metric is "drop of" the studies' own.
+
+        >>> compared.summary()["metric"], round(compared.summary()["difference"], 1)
+        ('drop of top1', -66.7)
+        """
         return {**super().summary(), "metric": f"drop of {self.metric}"}
 
 

@@ -18,9 +18,9 @@ from weanalysis.figures.multipliers import (
     multiplier_ranks,
     multiplier_spread,
 )
+from weanalysis.figures.notebook import Explorer, explore, show
 from weanalysis.figures.runs import FEWEST_SEEDS, METRIC_TITLES, X_TITLES, best_epoch, training_curves
 from weanalysis.figures.saliency import agreement_by_layer, agreement_of_criteria, saliency_mosaic, score_against_drop
-from weanalysis.figures.show import show
 from weanalysis.figures.strips import Order, channel_intervals, channel_strips
 from weanalysis.figures.style import interval, is_screened, make_room, points
 
@@ -32,6 +32,7 @@ __all__ = [
     "SIGNIFICANT_Q",
     "THEMES",
     "X_TITLES",
+    "Explorer",
     "Order",
     "Scale",
     "Value",
@@ -52,6 +53,7 @@ __all__ = [
     "excitation_curves",
     "excitation_of_layer",
     "excited",
+    "explore",
     "frame_strip",
     "gain",
     "interval",

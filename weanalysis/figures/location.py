@@ -67,11 +67,13 @@ def location_mosaic(
     customdata [layer, out_channel, in_channel, position], the last being the row's place in `table`.
     Paper: section 3.1, "Weight location and importance".
 
-    >>> import weanalysis as wa
-    >>> model = wa.load_model("resnet20", weights="none", num_classes=10)
-    >>> table = wa.ablate(model, wa.load_data("digits", image_size=16, num_images=20), "location", grid="2x2")
-    >>> [trace.type for trace in location_mosaic(table).data][:1]
-    ['heatmap']
+    The four kernels of a layer, as `wa.ablate(model, data, "location")` would return them:
+
+    >>> from weanalysis.results import COLUMNS
+    >>> table = pd.DataFrame({"out_channel": [0, 0, 1, 1], "in_channel": [0, 1, 0, 1], "drop": [0.0, 1.5, 3.0, -0.5]})
+    >>> table = table.assign(layer="conv1", depth=0, selection="kernel", metric="top1").reindex(columns=COLUMNS)
+    >>> np.asarray(location_mosaic(table).data[0].z)[-2:].tolist()
+    [[0.0, 1.5], [3.0, -0.5]]
     """
     kernels = kernel_rows(table)
     if kernels.empty:

@@ -227,7 +227,7 @@ def multiplier_map(multiplier: ArrayLike, layer: str, *, theme: str = "light") -
 
 
 def multiplier_histogram(multiplier: ArrayLike, *, theme: str = "light") -> go.Figure:
-    """Draw how LWE's m of one layer are distributed between 0 and 1.
+    """Draw how LWE's m of one layer, of any shape, are distributed between 0 and 1.
 
     >>> figure = multiplier_histogram([[0.4, 0.6], [0.5, 0.9]])
     >>> int(sum(figure.data[0].y)), figure.layout.xaxis.range
@@ -246,7 +246,7 @@ def multiplier_spread(
 ) -> go.Figure:
     """Draw, by layer in the order of `multipliers`, between which bounds the multipliers m lie.
 
-    Bands hold all, 90 % and 50 % of a layer's multipliers; the line is their median.
+    Bands hold all, 90 % and 50 % of a layer's multipliers, of any shape; the line is their median.
 
     >>> figure = multiplier_spread({"conv1": [[0.4, 0.6, 0.5]], "conv2": [[0.1, 0.9, 0.2]]})
     >>> next(list(map(float, trace.y)) for trace in figure.data if trace.name == "median")
@@ -295,7 +295,8 @@ def multiplier_spread(
 def multiplier_ranks(multiplier: ArrayLike, *, kernels: bool = False, theme: str = "light") -> go.Figure:
     """Draw the mean of m over the outputs of each input channel, from the lowest to the highest; or m of each kernel.
 
-    The ends are what D_L and D_H are measured by. Paper: section 4.2.
+    `multiplier` is (Out, In/groups); with `kernels` each of its numbers is drawn by itself. The ends are what D_L and
+    D_H are measured by. Paper: section 4.2.
 
     Two outputs read three input channels; the second of these has the lowest mean:
 

@@ -103,6 +103,8 @@ def exponential_mean(values: ArrayLike, weight: float) -> np.ndarray:
 def best_epoch(values: ArrayLike, column: str) -> int:
     """Return the place of the best value: the first lowest of a loss or error, the first highest of all else.
 
+    `values` are (E,), some of them NaN; `column` is what they are called. Raises ValueError where all are NaN.
+
     >>> best_epoch([60.0, 70.0, 65.0], "val_top1"), best_epoch([0.9, 0.5, 0.5], "val_loss")
     (1, 1)
     """

@@ -6,19 +6,17 @@ this process, `crew` what all others have in common, `processes` those of loky o
 a Dask scheduler.
 """
 
-from weanalysis.ablation.schedule.executor import Executor, InThisProcess, measure_all
+from weanalysis.ablation.schedule.executor import Executor, measure_all
 from weanalysis.ablation.schedule.opening import open_executor
 from weanalysis.ablation.schedule.stops import StopRequest
 from weanalysis.ablation.schedule.tasks import Task, choose_jobs, cut
-from weanalysis.ablation.schedule.work import Work, Worker
+from weanalysis.ablation.schedule.work import Work
 
 __all__ = [
     "Executor",
-    "InThisProcess",
     "StopRequest",
     "Task",
     "Work",
-    "Worker",
     "choose_jobs",
     "cut",
     "measure_all",

@@ -23,6 +23,16 @@ def open_executor(
 
     `scheduler` is a Dask scheduler's address or file, which may be away for `longest_away` seconds. Raises DeviceError
     where there is none, or Dask is not installed.
+
+    >>> from torch import nn, rand
+    >>> from weanalysis.cache import find_cache
+    >>> from weanalysis.data import GivenImages
+    >>> net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    >>> images = GivenImages([(rand(3, 4, 4), k % 3) for k in range(8)])
+    >>> work = Work("mine", net, None, None, images, "exact", "float32", 8, ("cpu",), find_cache("cache"))
+    >>> with open_executor(work) as executor:
+    ...     type(executor).__name__, executor.num_workers
+    ('InThisProcess', 1)
     """
     if scheduler is not None:
         try:

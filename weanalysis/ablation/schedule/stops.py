@@ -17,6 +17,15 @@ class StopRequest:
     """Turns the first Ctrl-C into a flag that is looked at between tasks; the second one interrupts at once.
 
     `say` is called with a line for a person when the first one comes, since a task in hand takes its time.
+
+    >>> with StopRequest().listening() as stop:
+    ...     for step in range(10):
+    ...         if stop.asked:
+    ...             break
+    ...         if step == 2:
+    ...             stop.ask()
+    >>> step
+    3
     """
 
     def __init__(self, say: Callable[[str], None] = lambda line: None) -> None:

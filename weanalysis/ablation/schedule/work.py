@@ -35,6 +35,14 @@ class Work:
 
     `net` is the network itself, or None where `architecture` and the file `weights` rebuild it.
     `key` tells one work from another within a process.
+
+    >>> from weanalysis.cache import find_cache
+    >>> from weanalysis.data import GivenImages
+    >>> net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    >>> images = GivenImages([(torch.rand(3, 4, 4), k % 3) for k in range(8)])
+    >>> work = Work("mine", net, None, None, images, "exact", "float32", 8, ("cpu",), find_cache("cache"))
+    >>> work.load() is net, tuple(work.data.batch(0, 8)[0].shape)
+    (True, (8, 3, 4, 4))
     """
 
     key: str
@@ -171,8 +179,8 @@ class Workplace:
         if self._worker is not None and self._worker.work.key == key:
             return None
         self._let_go()
-        if differing := other_versions(parcel.made_by, versions()):
-            return differing
+        if other := other_versions(parcel.made_by, versions()):
+            return other
         try:
             work: Work = pickle.loads(parcel.content)
             self._worker = Worker(work, self._claim(work))
@@ -213,12 +221,12 @@ def other_versions(wanted: dict[str, str], there: dict[str, str]) -> str | None:
 
     Of torch, builds for different devices are alike ("2.13.0+cpu"); of Python, patches are.
     """
-    found = [
+    differing = [
         f"{name} {there.get(name, 'is missing')} there, {wanted[name]} here"
         for name in _MUST_AGREE
         if name in wanted and _release(name, there.get(name, "")) != _release(name, wanted[name])
     ]
-    return "; ".join(found) or None
+    return "; ".join(differing) or None
 
 
 def _release(name: str, version: str) -> str:
