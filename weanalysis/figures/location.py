@@ -140,7 +140,7 @@ def _colours(
         least = SymmetricLog(log.unit, noise_of(kernels)).end if value == "drop" and noise_of(kernels) > 0 else 0.0
         tops = colours.abs().groupby(kernels["layer"]).transform("max").clip(lower=least)
         colours = (colours / tops).where(tops > 0, colours)
-        ends = {"tickvals": [0, 1, -1], "ticktext": ["0", "layer's<br>largest", "−largest"]}
+        ends = {"tickvals": [0, 1, -1], "ticktext": ["0", "max", "−max"]}
         marks = {"title": "of the<br>layer", "end": 1.0, **ends}
     return colours.where(significance(kernels) <= SIGNIFICANT_Q) if hide_insignificant else colours, marks
 
