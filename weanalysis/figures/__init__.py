@@ -6,7 +6,7 @@ from weanalysis.figures.excitation import excitation_curves, excitation_of_layer
 from weanalysis.figures.files import FORMATS, check_pictures, embedded, plotly_script, save_pictures
 from weanalysis.figures.inputs import array_picture, frame_strip
 from weanalysis.figures.kernel import kernel_neighbours, kernel_weights
-from weanalysis.figures.layers import drop_by_layer
+from weanalysis.figures.layers import drop_by_layer, spread_by_depth
 from weanalysis.figures.location import SIGNIFICANT_Q, Scale, Value, layer_spread, location_mosaic
 from weanalysis.figures.magnitude import magnitude_curve, magnitude_curves, magnitude_map, weight_histogram
 from weanalysis.figures.masks import class_colour, class_legend, iou_by_class, overlay
@@ -80,6 +80,7 @@ __all__ = [
     "save_pictures",
     "score_against_drop",
     "show",
+    "spread_by_depth",
     "training_curves",
     "weight_histogram",
 ]
