@@ -23,6 +23,7 @@ from weanalysis.figures.style import (
 )
 from weanalysis.tasks import Metric
 
+_ROUNDING = 1e-6
 _MOST_INTERVALS = 60  # with more, intervals lie on each other and hide the points
 
 
@@ -130,10 +131,12 @@ def spread_by_depth(spreads: pd.DataFrame, metric: Metric, *, theme: str = "ligh
     [('standard deviation', [0]), ('no more than the noise', [1])]
     """
     table = spreads.reset_index(drop=True).dropna(subset=["spread"])
-    varies = table[table["spread"] > 0]
+    # What is left of a difference of two equal numbers is nothing.
+    nothing = _ROUNDING * table["spread"].max()
+    varies = table[table["spread"] > nothing]
     if varies.empty:
         return message_figure("D of no layer varies by more than the noise of the images.", theme)
-    floor = float(np.nanmin([*varies["spread"], *varies.loc[varies["low"] > 0, "low"]])) / 2
+    floor = float(np.nanmin([*varies["spread"], *varies.loc[varies["low"] > nothing, "low"]])) / 2
     low = varies["low"].clip(lower=floor)
     figure = new_figure(
         theme,
@@ -166,7 +169,7 @@ def spread_by_depth(spreads: pd.DataFrame, metric: Metric, *, theme: str = "ligh
             hovertemplate="%{text}<extra></extra>",
         )
     )
-    quiet = table[table["spread"] == 0]
+    quiet = table[table["spread"] <= nothing]
     if len(quiet):
         figure.add_trace(
             go.Scatter(
