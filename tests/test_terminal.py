@@ -132,7 +132,7 @@ def test_a_report_begins_with_what_was_found_and_names_no_folder_of_its_maker(ke
     written = write_report([1, 2], tmp_path / "page.html", cache=kept)
     page = written.path.read_text(encoding="utf-8")
     summary = page[page.index("<h2>Summary</h2>") : page.index("</nav>")]
-    assert summary.count(" of 12 kernels") == 2 and "the second − the first" in summary
+    assert summary.count(" of 12 kernels") == 3 and "the second − the first" in summary
     assert summary.count('href="#') == 3
     assert str(kept.root) not in page and "…/last.safetensors" in page
     assert "LWE · seed 1" in page
