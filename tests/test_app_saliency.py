@@ -38,7 +38,7 @@ def test_saliency_shows_the_map_the_measured_grid_and_their_agreement(cache: Pat
     assert "Missing here: lwe\\-multiplier" in words(app) and "a \\* formula" in words(app)
     criterion, measured, forest, scatter, by_layer = charts(app)
     assert len(criterion["layout"]["annotations"]) == len(measured["layout"]["annotations"]) == 19
-    assert len(criterion["data"]) == 2 and len(measured["data"]) == 2
+    assert len(criterion["data"]) == 2 and len(measured["data"]) == 4, "cells, what is clicked, outlines, what is pale"
     with Store.open(path) as store:
         rows = store.table(store.find("baseline location"))
     # A score has no sign: whether it finds what matters is told by what changes much, not by D.
