@@ -33,7 +33,7 @@ RUN pip install --no-deps --constraint constraints.txt --index-url "${TORCH_INDE
 COPY pyproject.toml README.md LICENSE ./
 COPY app ./app
 COPY weanalysis ./weanalysis
-RUN pip install --constraint constraints.txt ".[hf]"
+RUN pip install --constraint constraints.txt ".[cluster,hf]"
 
 # ---- what runs
 FROM base

@@ -31,10 +31,7 @@ extensions = [
     "public_names",
 ]
 exclude_patterns = ["_build", "gallery", "**/sg_execution_times.rst", "sg_execution_times.rst"]
-suppress_warnings = [
-    "config.cache",  # the gallery's settings hold a function
-    "toc.empty_glob",  # of a page that need not be there
-]
+suppress_warnings = ["config.cache"]  # the gallery's settings hold a function
 
 # Pages are Markdown, docstrings plain text with backticks and examples (`public_names` escapes the rest).
 myst_enable_extensions = ["dollarmath", "colon_fence"]

@@ -132,6 +132,7 @@ def test_nothing_depends_on_itself_through_others() -> None:
             },
         ),
         ({"torch_pruning"}, {"pruning"}),
+        ({"distributed", "dask"}, {"ablation"}),
         ({"streamlit", "starlette"}, {"app"}),
         ({"plotly"}, {"figures", "app"}),
         ({"kaleido", "choreographer"}, {"figures"}),

@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from processes import CHECKOUT, wait_until
 
 from weanalysis.ablation import ablate
 from weanalysis.cache import Cache
-from weanalysis.errors import ModelError, StoreError, TrainingError
+from weanalysis.errors import DataError, ModelError, StoreError, TrainingError
 from weanalysis.loading import load_data, load_model
 from weanalysis.results import Store
 from weanalysis.training import Recipe, read_metrics, train
@@ -204,6 +205,36 @@ def test_a_training_on_a_full_disk_keeps_its_last_epoch_and_goes_on(disk: Disk, 
     whole = train(recipe, Cache(disk.root / "other"), device="cpu", num_workers=0)
     columns = ["epoch", "step", "train_loss", "val_loss", "val_top1"]
     pd.testing.assert_frame_equal(resumed.metrics()[columns], whole.metrics()[columns])
+
+
+@pytest.mark.parametrize("what", ["changes", "vanishes"])
+def test_a_picture_that_changes_or_vanishes_in_the_middle_is_named_and_what_was_kept_stays(
+    what: str, photos: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    data = load_data(f"imagefolder:{folder}")
+    model = load_model("resnet20", weights="none", data=data)
+    file = folder / "test" / data.label(11)
+    content, state = file.read_bytes(), file.stat()
+
+    def harm(status) -> None:
+        if status.done and file.exists() and file.read_bytes() == content:
+            file.unlink()
+            if what == "changes":
+                file.write_bytes(next(path for path in folder.rglob("*.png") if path != file).read_bytes())
+
+    asked = {"grid": "1x1", "layers": "layer1*", "jobs": 1, "shard_size": 2, "name": "study"}
+    line = "has changed since the data was loaded" if what == "changes" else "No such file"
+    with pytest.raises(DataError, match=f"{file}.*{line}") as caught:
+        ablate(model, data, "location", cache=Cache(tmp_path / "one"), report=harm, **asked)
+    assert "\n" not in str(caught.value)
+    file.write_bytes(content)
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    resumed = ablate(model, data, "location", cache=Cache(tmp_path / "one"), **asked)
+    assert resumed.attrs["reused"] == 5 * len(resumed)
+    whole = ablate(model, data, "location", cache=Cache(tmp_path / "other"), **asked)
+    pd.testing.assert_frame_equal(resumed, whole)
 
 
 @pytest.mark.parametrize("command", ["export", "report"])

@@ -257,8 +257,15 @@ def test_decisions_that_hang_on_rounding_are_made_by_the_naive_way(monkeypatch):
     assert measured.num_rechecked > 0 and measured.largest_difference > 3e-5
 
 
-@pytest.mark.parametrize("mode", ["exact", "screened"])
-def test_a_device_that_runs_out_of_memory_gets_smaller_batches(monkeypatch, mode):
+CPU_SHORT = RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried")
+
+
+@pytest.mark.parametrize(
+    ("mode", "short"),
+    [("exact", torch.OutOfMemoryError()), ("screened", torch.OutOfMemoryError()), ("exact", CPU_SHORT)],
+    ids=["exact", "screened", "exact on a CPU"],
+)
+def test_a_device_that_runs_out_of_memory_gets_smaller_batches(monkeypatch, mode, short):
     net, images, targets = lively("resnet20", 24, 4)
     ablations = studies.location(net, "1x1", layers="layer3*").ablations
     expected = Evaluator(net, mode, batch_size=6).measure(images, targets, ablations)
@@ -267,12 +274,12 @@ def test_a_device_that_runs_out_of_memory_gets_smaller_batches(monkeypatch, mode
 
     def small_only(images, *others):
         if len(images) > 6:
-            raise torch.OutOfMemoryError("out of memory")
+            raise short
         return plain(images, *others)
 
     monkeypatch.setattr(evaluator.network.twin.graph, "run", small_only)
     measured = evaluator.measure(images, targets, ablations)
-    assert evaluator.batch_size == 6
+    assert evaluator.batch_size == measured.batch_size == 6 and not measured.distrusted and not evaluator.note
     assert np.array_equal(flips(measured, len(ablations)), flips(expected, len(ablations)))
 
     def many(images, *others):

@@ -45,6 +45,17 @@ def find_devices(device: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was short, on a GPU or for the CPU, whose allocator has no exception of its own.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
+    True
+    """
+    if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError):
+        return any(words in str(error) for words in ("can't allocate memory", "not enough memory"))
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError))
+
+
 @contextmanager
 def precision(device: torch.device, tf32: bool = False) -> Iterator[None]:
     """Let a GPU round its products to TF32 or not: torch does so in convolutions unless it is told not to."""

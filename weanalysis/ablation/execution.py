@@ -97,6 +97,7 @@ class _Execution:
         self._costs = [setup.evaluator.cost(ablation) for ablation in setup.study.ablations]
         self._progress = Progress(self._costs, self._cut(self._needs.left()), self._needs.num_needed)
         self._doubt: str | None = None
+        self._batch_size = setup.work.batch_size
 
     def run(self) -> Outcome:
         """Measure all that is missing. Raises Interrupted."""
@@ -178,6 +179,9 @@ class _Execution:
         if new := measured.distrusted.keys() - known:
             self._drop(new)
         self._refuse_no_numbers(measured)
+        if 0 < measured.batch_size < self._batch_size:
+            self._batch_size = measured.batch_size
+            self._say(f"memory was short: {self._batch_size} images are run at once where it was")
         self._progress.add(task)
         self._record.write(task, measured, self._progress.done, self._progress.total)
         self._tally.add(task, measured)

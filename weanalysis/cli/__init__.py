@@ -11,7 +11,21 @@ from typing import Any
 import click
 
 from weanalysis.cache import is_full
-from weanalysis.cli import ablate, compare, costs, demo, fold, prune, report, saliency, show, train
+from weanalysis.cli import (
+    ablate,
+    cache,
+    cluster,
+    compare,
+    costs,
+    demo,
+    doctor,
+    fold,
+    prune,
+    report,
+    saliency,
+    show,
+    train,
+)
 from weanalysis.errors import WeanalysisError
 from weanalysis.memory import keep_freed_memory
 from weanalysis.provenance import command_line
@@ -33,10 +47,13 @@ COMMANDS = (
     prune.prune,
     fold.fold,
     costs.costs,
+    cluster.cluster,
     report.report,
     show.list_,
     show.export,
     show.dashboard,
+    cache.cache,
+    doctor.doctor,
 )
 
 

@@ -66,10 +66,11 @@ class Pictures(Looked, Protocol):
 
 @dataclass(frozen=True)
 class FilePictures:
-    """Picture files below one folder."""
+    """Picture files below one folder; of those that are served, `states` are how they were when they were taken."""
 
     root: Path
     paths: tuple[str, ...]
+    states: tuple[tuple[int, int], ...] | None = None
 
     kind: ClassVar[str] = "pictures"
 
@@ -105,7 +106,30 @@ class FilePictures:
         return digest(states)
 
     def take(self, indices: np.ndarray) -> FilePictures:
-        return FilePictures(self.root, tuple(self.paths[index] for index in indices))
+        paths = tuple(self.paths[index] for index in indices)
+        return FilePictures(self.root, paths, tuple(_state(self.root / path) for path in paths))
+
+    def refuse_changed(self, index: int) -> None:
+        """Raise DataError where a file is not what it was when its contents were hashed."""
+        path = self.root / self.paths[index]
+        if self.states is not None and (now := _state(path)) != self.states[index] and now != _MISSING:
+            raise DataError(
+                f"{printable(path)} has changed since the data was loaded, or is another file on this host: what is "
+                "measured on it would not be what the study says; run the same command again, by which it is read anew"
+            )
+
+
+# The state of a file that is not there, which is said when it is read.
+_MISSING = (-1, 0)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """The size of a file and when it was last written."""
+    try:
+        state = path.stat()
+    except OSError:
+        return _MISSING
+    return state.st_size, state.st_mtime_ns
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from weanalysis.ablation.copies import first_line
 from weanalysis.ablation.evaluate.decisions import Decisions
 from weanalysis.ablation.graph import Untraceable
 from weanalysis.ablation.studies import Ablation
+from weanalysis.devices import is_out_of_memory
 from weanalysis.errors import WeanalysisError
 
 # An image whose decision hangs on less than this many times the largest difference seen between the two ways
@@ -95,7 +96,9 @@ def unsure_where_it_fails(layers: tuple[str, ...]) -> Iterator[None]:
     """Give the fast way up for these layers where it raises: a hook may count on the whole of an activation."""
     try:
         yield
-    except (torch.OutOfMemoryError, WeanalysisError, Untraceable):
+    except (WeanalysisError, Untraceable):
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise Unsure(layers, f"the fast way fails ({type(error).__name__}: {first_line(error)})") from error

@@ -50,7 +50,7 @@ class Measured:
     the naive way too, and `num_differed` of these were wrong before they were measured again; `distrusted` are the
     layers that were measured the naive way alone, each with the reason. `values` has the numbers of each statistic that
     is one (`tasks.STATISTICS`); it is empty where not every image was computed. `pixels` is there where images have a
-    class in each pixel.
+    class in each pixel. `batch_size` images were run at once at the end: fewer than asked for where memory was short.
 
     Two images, both answered right; of two ablations the second turns image 1, of class 1, into a 0:
 
@@ -79,6 +79,7 @@ class Measured:
     screen: Screen | None = None
     values: dict[str, Values] = field(default_factory=dict)
     pixels: PixelChanges | None = None
+    batch_size: int = 0
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from weanalysis.ablation.evaluate.screened import measure_screened
 from weanalysis.ablation.evaluate.vetting import Vetting
 from weanalysis.ablation.graph import Untraceable, num_bytes
 from weanalysis.ablation.studies import Ablation
-from weanalysis.devices import precision
+from weanalysis.devices import is_out_of_memory, precision
 from weanalysis.errors import DeviceError, WeanalysisError
 from weanalysis.tasks.numbers import OutputTask
 
@@ -56,7 +56,7 @@ class Evaluator:
     are measured), `task` what outputs and targets mean (None: classes). With `pooled`, exact evaluation too takes
     pairs of all layers together (None: on a GPU, which is busy only with many images at once). Memory: the network
     twice, one batch's kept activations (of pairs, up to `most_kept_bytes` of a shard's), and one batch of images;
-    independent of the number of images and ablations. On a GPU that runs out of memory the batch is halved. Raises
+    independent of the number of images and ablations. Where memory runs out the batch is halved. Raises
     StudyError for outputs that are no logits or hold NaN, for a layer that does not compute with the weight that is
     zeroed, and for whatever the network raises; DeviceError where one image is too large.
 
@@ -156,8 +156,9 @@ class Evaluator:
             while True:
                 try:
                     return self._vetting.vet(self._probes, ablations, self.batch_size)
-                except torch.OutOfMemoryError:
-                    pass
+                except Exception as error:
+                    if not is_out_of_memory(error):
+                        raise
                 self._halve_batch()
 
     def distrust(self, layers: Mapping[str, str]) -> None:
@@ -176,7 +177,7 @@ class Evaluator:
             torch.no_grad(),
         ):
             measured = self._measure_until_sure(images, targets, ablations, start)
-        return replace(measured, seconds=time.perf_counter() - began)
+        return replace(measured, seconds=time.perf_counter() - began, batch_size=self.batch_size)
 
     def _measure_until_sure(
         self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int
@@ -198,7 +199,9 @@ class Evaluator:
                 tolerance, num_differed = checks.tolerance, checks.num_differed
             except Untraceable as reason:
                 network.give_up_tracing(str(reason))
-            except torch.OutOfMemoryError:
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
                 is_short = True
             # Outside of the handlers, so that nothing of the failed batch is alive.
             if is_short:
@@ -254,9 +257,11 @@ class Evaluator:
             if self.mode == "screened":
                 return measure_screened(self.network, shard, ablations, checks, self._screen)
             return measure_pooled(self.network, shard, ablations, checks)
-        except (torch.OutOfMemoryError, WeanalysisError, Unsure):
+        except (WeanalysisError, Unsure):
             raise
         except Exception as reason:  # also whatever somebody else's code raises on a part of a batch
+            if is_out_of_memory(reason):
+                raise
             self.network.give_up_pairs(reason)
             return None
 

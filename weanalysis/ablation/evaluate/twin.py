@@ -14,6 +14,7 @@ from weanalysis.ablation.evaluate.outputs import Path, logits_of
 from weanalysis.ablation.graph import Downstream, Graph
 from weanalysis.ablation.studies import Ablation, Part
 from weanalysis.ablation.weights import Weights, some_channels
+from weanalysis.devices import is_out_of_memory
 
 _T = TypeVar("_T")
 
@@ -54,9 +55,9 @@ class Twin:
             usual = torch.channels_last if images.ndim == 4 else torch.contiguous_format
             try:
                 return run(images.contiguous(memory_format=usual))
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError:  # a view that only the usual format allows; weights too choose the format
+            except RuntimeError as error:  # a view that only the usual format allows; weights too choose the format
+                if is_out_of_memory(error):
+                    raise
                 self._channels_last = False
                 self._lay_out_weights(torch.contiguous_format)
         return run(images)

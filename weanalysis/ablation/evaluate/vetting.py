@@ -15,6 +15,7 @@ from weanalysis.ablation.evaluate.twin import Kept
 from weanalysis.ablation.graph import WeightsUsed
 from weanalysis.ablation.studies import Ablation, Part
 from weanalysis.ablation.weights import Weights
+from weanalysis.devices import is_out_of_memory
 from weanalysis.errors import StudyError, WeanalysisError
 
 # So many images are enough to see whether a layer computes with the weight that is zeroed.
@@ -51,9 +52,11 @@ class Vetting:
         if network.twin is not None:
             try:
                 checks.compare(network.twin.intact(probes), whole, ())
-            except (torch.OutOfMemoryError, WeanalysisError):
+            except WeanalysisError:
                 raise
             except Exception as error:
+                if is_out_of_memory(error):
+                    raise
                 network.give_up_tracing(first_line(error))
         for layer in new:
             if network.is_fast([layer]):
@@ -92,9 +95,11 @@ class Vetting:
         try:
             intact, _ = network.run_intact(probes, first, [layer], self._metric, gradients=False)
             logits = pairs.logits(intact, [(layer, (ablation,), rows, first)])
-        except (torch.OutOfMemoryError, WeanalysisError):
+        except WeanalysisError:
             raise
         except Exception as reason:  # also whatever somebody else's code raises on a part of a batch
+            if is_out_of_memory(reason):
+                raise
             network.give_up_pairs(reason)
             return
         checks.compare(logits, whole, (layer,))

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from weanalysis.ablation.schedule.crew import LOOK_SECONDS, Crew, Errand
-from weanalysis.ablation.schedule.executor import Lost
 from weanalysis.ablation.schedule.stops import StopRequest
 from weanalysis.ablation.schedule.tasks import Task
 from weanalysis.ablation.schedule.work import ANY_GPU, WORKPLACE, Answer, Parcel, Unfit, Work
@@ -25,8 +24,8 @@ from weanalysis.memory import keep_freed_memory
 # How long a scheduler is looked for in the beginning, and how long it may be away later: seconds.
 FIRST_WAIT, LONGEST_AWAY = 10.0, 60.0
 
-# How long it may take to answer a question.
-_ANSWER_SECONDS = 10.0
+# How long it may take to answer a question, and workers that have just joined.
+_ANSWER_SECONDS, _CHECK_SECONDS = 30.0, 5.0
 
 _HOW_TO_START = (
     "start one with `dask scheduler --scheduler-file FILE`, and workers with `dask worker`; see docs/cluster.md"
@@ -132,14 +131,7 @@ class Cluster(Crew):
         self._workers = set(client.nthreads(callback_timeout=_ANSWER_SECONDS))
         self._unfit = {worker: why for worker, why in self._unfit.items() if worker in self._workers}
         self._checked &= self._workers
-        if new := sorted(self._fit - self._checked):
-            # The standard library's function: what is ours cannot even be named where it is missing.
-            question = pkgutil.resolve_name, "weanalysis:__name__"
-            there = client.run(*question, workers=new, on_error="return", callback_timeout=_ANSWER_SECONDS)
-            for worker, answer in there.items():
-                if isinstance(answer, ImportError):
-                    self._leave_out(worker, f"weanalysis cannot be imported there ({one_line(answer, 200)})")
-            self._checked |= set(new)
+        self._check_new(client)
         for errand in [one for one in self._in_hand.values() if one.place and not one.place & self._workers]:
             self._take_away(errand)
             self._back.append(errand)
@@ -150,6 +142,20 @@ class Cluster(Crew):
             elif self._seen is not None:
                 self._say(f"{len(self._fit)} worker{'s' * (len(self._fit) != 1)} now")
             self._seen = seen
+
+    def _check_new(self, client: Any) -> None:
+        """Leave out those who have joined without weanalysis."""
+        if new := sorted(self._fit - self._checked):
+            # The standard library's function: what is ours cannot even be named where it is missing.
+            question = pkgutil.resolve_name, "weanalysis:__name__"
+            try:
+                there = client.run(*question, workers=new, on_error="return", callback_timeout=_CHECK_SECONDS)
+            except OSError:
+                there = {}  # one is too busy, or gone again: what is wrong with the others shows with their tasks
+            for worker, answer in there.items():
+                if isinstance(answer, ImportError):
+                    self._leave_out(worker, f"weanalysis cannot be imported there ({one_line(answer, 200)})")
+            self._checked |= set(new)
 
     def _leave_out(self, worker: str, reason: str) -> None:
         if worker not in self._unfit:
@@ -179,8 +185,7 @@ class Cluster(Crew):
                 allowed, others_may = {errand.asked_by}, True
             except (OSError, ValueError):
                 parcel = None  # it has left meanwhile, and another one will ask
-        errand.asked_by = None
-        errand.place = None if others_may or allowed is None else set(allowed)
+        errand.begin(None if others_may or allowed is None else set(allowed))
         self._num_sent += 1
         return self._client.submit(
             _measure,
@@ -200,10 +205,12 @@ class Cluster(Crew):
         from distributed.scheduler import KilledWorker
 
         if isinstance(error, KilledWorker):
-            return Lost(f"{error.allowed_failures + 1} of them died")
-        # The scheduler went away, or a worker with what was sent to it or what it had measured.
-        if isinstance(error, (CancelledError, asyncio.CancelledError, OSError)) or self._client.status != "running":
-            self._back.append(errand)
+            return self._died(errand, "died", error.allowed_failures + 1)  # so many, by the scheduler's own count
+        is_cancelled = isinstance(error, (CancelledError, asyncio.CancelledError))
+        if is_cancelled and errand.carries_work and self._client.status == "running":
+            return self._died(errand, "died")  # what a worker is sent is with it alone
+        if is_cancelled or isinstance(error, OSError) or self._client.status != "running":
+            self._back.append(errand)  # the scheduler went away, or a worker with what it had measured
             return None
         assert isinstance(error, Exception)
         if isinstance(error, ImportError):  # a worker that has just joined, and is found out in a moment

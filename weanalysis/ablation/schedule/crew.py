@@ -26,22 +26,41 @@ LOOK_SECONDS = 1.0
 MOST_DEATHS = 3
 
 # A process is taken to hang beyond so many times what its task should take, judged by the slowest so far, and never
-# before so many seconds: it may be starting, or reading images.
-PATIENCE, LEAST_PATIENCE_SECONDS = 20.0, 120.0
+# before so many seconds, since it may be reading images, nor before those others where it may have just been started.
+PATIENCE, LEAST_PATIENCE_SECONDS, LEAST_START_SECONDS = 20.0, 120.0, 300.0
 
 
 @dataclass(eq=False)
 class Errand:
     """A task on its way: how often a process died of it, and for how many seconds it has been in somebody's hand.
 
-    `asked_by` is the process that asked for the work; `place` is whatever its executor notes of where it is.
+    `asked_by` is the process that asked for the work, which it then carries; `place` is whatever its executor notes of
+    where it is.
     """
 
     task: Task
     deaths: int = 0
     waited: float = 0.0
     asked_by: str | None = None
+    carries_work: bool = False
     place: Any = None
+
+    def begin(self, place: Any) -> None:
+        """It is sent now, to this place, with the work where that was asked for."""
+        self.waited, self.carries_work, self.place = 0.0, self.asked_by is not None, place
+        self.asked_by = None
+
+    def wait(self, seconds: float) -> None:
+        """It has been in somebody's hand for so many more seconds."""
+        self.waited += seconds
+
+    def ask(self, process: str) -> None:
+        """A process that has it lacks the work."""
+        self.asked_by = process
+
+    def die(self, times: int) -> None:
+        """So many more processes died of it."""
+        self.deaths += times
 
 
 class Crew(ABC):
@@ -72,7 +91,7 @@ class Crew(ABC):
 
     @abstractmethod
     def _submit(self, errand: Errand) -> Any:
-        """Send a task, with the work where it was asked for; return its future."""
+        """Send a task, with the work where it was asked for, and have it begin; return its future."""
 
     @abstractmethod
     def _failed(self, errand: Errand, error: BaseException) -> Exception | None:
@@ -132,7 +151,6 @@ class Crew(ABC):
                 errand = Errand(task)
             else:
                 return None
-            errand.waited = 0.0
             future = self._submit(errand)
             self._in_hand[future] = errand
             future.add_done_callback(self._ended.put)
@@ -150,8 +168,8 @@ class Crew(ABC):
         # A machine that slept, or a process that was halted, has not waited.
         passed, self._looked = min(now - self._looked, 2 * LOOK_SECONDS), now
         for errand in self._in_hand.values():
-            errand.waited += passed
-        hanging = [errand for errand in self._in_hand.values() if errand.waited > self._patience(errand.task)]
+            errand.wait(passed)
+        hanging = [errand for errand in self._in_hand.values() if errand.waited > self._patience(errand)]
         if hanging:
             yield from self._replace(hanging)
 
@@ -162,7 +180,7 @@ class Crew(ABC):
         except (Exception, CancelledError) as error:
             return self._failed(errand, error)
         if isinstance(answer, LacksWork):
-            errand.asked_by = answer.process
+            errand.ask(answer.process)
             self._back.appendleft(errand)
             return None
         if isinstance(answer, Unfit):
@@ -178,13 +196,13 @@ class Crew(ABC):
             self._slowness = max(self._slowness, slowness) if self._num_timed else max(1.0, slowness)
             self._num_timed += 1
 
-    def _patience(self, task: Task) -> float:
-        return max(LEAST_PATIENCE_SECONDS, PATIENCE * self._slowness * task.seconds)
+    def _patience(self, errand: Errand) -> float:
+        least = LEAST_PATIENCE_SECONDS if errand.carries_work else LEAST_START_SECONDS
+        return max(least, PATIENCE * self._slowness * errand.task.seconds)
 
-    def _died(self, errand: Errand, how: str) -> Lost | None:
-        """Count one more process that was lost with a task, which is put back unless it was the last one."""
-        errand.deaths += 1
-        errand.asked_by = None
+    def _died(self, errand: Errand, how: str, times: int = 1) -> Lost | None:
+        """Count processes that were lost with a task, which is put back unless these were too many."""
+        errand.die(times)
         if errand.deaths >= MOST_DEATHS:
             return Lost(f"{errand.deaths} of them {how}")
         self._back.append(errand)

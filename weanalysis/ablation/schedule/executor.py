@@ -20,7 +20,21 @@ class Lost(Exception):
 
 
 class Executor(Protocol):
-    """Who measures the tasks of one work; leaving it as a context lets go of whatever it holds."""
+    """Who measures the tasks of one work; leaving it as a context lets go of whatever it holds.
+
+    >>> from torch import nn, rand
+    >>> from weanalysis.ablation import make_study
+    >>> from weanalysis.ablation.schedule import Task, Work, open_executor
+    >>> from weanalysis.cache import find_cache
+    >>> from weanalysis.data import GivenImages
+    >>> net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> images = GivenImages([(rand(3, 4, 4), k % 2) for k in range(8)])
+    >>> work = Work("key", net, None, None, images, "exact", "float32", 4, ("cpu",), find_cache("cache"))
+    >>> task = Task(0, 8, (0, 1), tuple(make_study("channel", net, side="out").ablations))
+    >>> with open_executor(work) as executor:
+    ...     [(done is task, measured.stop) for done, measured in executor.run([task], StopRequest())]
+    [(True, 8)]
+    """
 
     @property
     def num_workers(self) -> int:

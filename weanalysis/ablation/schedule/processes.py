@@ -50,6 +50,7 @@ class Processes(Crew):
         self._jobs = jobs
         self._threads = max(1, (joblib.cpu_count(only_physical_cores=True) or 1) // jobs)
         self._executor: Any = None
+        self._num_started = 0
         self._num_collapses = 0
 
     @property
@@ -70,23 +71,31 @@ class Processes(Crew):
 
     def _submit(self, errand: Errand) -> Future[Answer]:
         parcel = None if errand.asked_by is None else self._parcel
+        room = 1 if errand.deaths else self._room
         with deaf_to_stops():
             for _ in range(_MOST_STARTS):
-                if self._executor is None:
-                    threads = max(joblib.cpu_count() // self._jobs, 1)
-                    self._executor = get_reusable_executor(
-                        max_workers=self._jobs,
-                        timeout=_IDLE_SECONDS,
-                        initializer=_begin,
-                        initargs=(os.getpid(),),
-                        env={name: os.environ.get(name, str(threads)) for name in _THREADS},
-                    )
-                errand.place = self._executor
+                if self._executor is None or self._num_started < room:
+                    self._start(room)
                 try:
-                    return self._executor.submit(_measure, self._work.key, errand.task, self._threads, parcel)
+                    future = self._executor.submit(_measure, self._work.key, errand.task, self._threads, parcel)
                 except (BrokenExecutor, RuntimeError):
                     self._executor = None  # one that died while it had nothing to do, or that another study shut down
+                    continue
+                errand.begin(self._executor)
+                return future
         raise DeviceError("processes cannot be started; run the same command again with --jobs 1")
+
+    def _start(self, number: int) -> None:
+        """Have so many processes, of which those that are there already are some."""
+        threads = max(joblib.cpu_count() // self._jobs, 1)
+        self._num_started = number
+        self._executor = get_reusable_executor(
+            max_workers=number,
+            timeout=_IDLE_SECONDS,
+            initializer=_begin,
+            initargs=(os.getpid(),),
+            env={name: os.environ.get(name, str(threads)) for name in _THREADS},
+        )
 
     def _failed(self, errand: Errand, error: BaseException) -> Exception | None:
         if not isinstance(error, BrokenExecutor):
@@ -94,9 +103,9 @@ class Processes(Crew):
             return error
         if errand.place is self._executor:
             self._executor = None
-            self._num_collapses += 1
+            self._num_collapses += not errand.deaths  # one that is alone under suspicion says nothing of the others
             self._say("a worker process died, most likely for lack of memory: it is replaced, and its task done again")
-            if self._num_collapses % _MOST_COLLAPSES == 0 and self._jobs > 1:
+            if not errand.deaths and self._num_collapses % _MOST_COLLAPSES == 0 and self._jobs > 1:
                 self._jobs //= 2
                 self._say(f"{self._jobs} process{'es' * (self._jobs > 1)} from now on, since others keep dying")
         return self._died(errand, "died")
@@ -111,7 +120,6 @@ class Processes(Crew):
         errands = list(self._in_hand.values())
         self._in_hand.clear()
         for errand in errands:
-            errand.asked_by = None
             if errand not in hanging:
                 self._back.append(errand)
             elif (lost := self._died(errand, "did not answer")) is not None:

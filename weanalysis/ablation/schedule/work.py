@@ -179,8 +179,8 @@ class Workplace:
         if self._worker is not None and self._worker.work.key == key:
             return None
         self._let_go()
-        if differing := other_versions(parcel.made_by, versions()):
-            return differing
+        if other := other_versions(parcel.made_by, versions()):
+            return other
         try:
             work: Work = pickle.loads(parcel.content)
             self._worker = Worker(work, self._claim(work))
@@ -221,12 +221,12 @@ def other_versions(wanted: dict[str, str], there: dict[str, str]) -> str | None:
 
     Of torch, builds for different devices are alike ("2.13.0+cpu"); of Python, patches are.
     """
-    found = [
+    differing = [
         f"{name} {there.get(name, 'is missing')} there, {wanted[name]} here"
         for name in _MUST_AGREE
         if name in wanted and _release(name, there.get(name, "")) != _release(name, wanted[name])
     ]
-    return "; ".join(found) or None
+    return "; ".join(differing) or None
 
 
 def _release(name: str, version: str) -> str:

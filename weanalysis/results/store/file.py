@@ -12,6 +12,7 @@ from typing import Any, Self
 from weanalysis.cache import older_version_of, temporary_of
 from weanalysis.errors import StoreError, one_line
 from weanalysis.results.store.schema import APPLICATION_ID, LABELS, SCHEMA_VERSION, TABLES
+from weanalysis.results.store.sums import SUMS
 
 # SQLite's own words about a damaged file may hold its bytes.
 UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
@@ -23,6 +24,17 @@ def connect_readonly(path: Path) -> sqlite3.Connection:
         raise StoreError(f"there are no results at {path} yet; run `weanalysis ablate` first, or give --cache DIR")
     with _openable(path) as opened:
         db = opened(_readonly(path))
+        _version_of(db)
+        return db
+
+
+def connect_damaged(path: Path) -> sqlite3.Connection:
+    """Open a results file to read whatever can be read of it, also one that was cut off; raise StoreError."""
+    if not path.is_file():
+        raise StoreError(f"there are no results at {path} yet; give another --cache DIR")
+    with _openable(path) as opened:
+        db = opened(_readonly(path))
+        db.execute("PRAGMA writable_schema=ON")  # else a file that is shorter than it says is not read at all
         _version_of(db)
         return db
 
@@ -44,6 +56,7 @@ def connect(path: Path, say: Callable[[str], None]) -> sqlite3.Connection:
         db.row_factory = sqlite3.Row
         if _version_of(db) < SCHEMA_VERSION:
             _migrate(db, path, say)
+        db.execute(SUMS)
         return db
 
 

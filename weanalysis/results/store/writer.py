@@ -26,6 +26,7 @@ from weanalysis.results.store.schema import (
     kept_as,
     with_versions,
 )
+from weanalysis.results.store.sums import sum_block, sum_shard
 
 # How many intact answers of a shard may differ from those kept of it: near ties, which rounding decides.
 _FEW_TIES, _SHARE_OF_TIES = 2, 0.02
@@ -163,7 +164,10 @@ class Writer(ResultsFile):
         assert len(np.unique(ids)) == len(ids), "an ablation counts once"
         self._check_intact(context_id, measured)
         with self._writing() as db:
+            before = db.total_changes
             self._write_intact(db, context_id, image_ids, measured)
+            if db.total_changes > before:
+                sum_shard(db, (context_id, measured.start, measured.stop))
             block = self._write_block(db, context_id, ids, measured)
             for statistic, values in measured.values.items():
                 db.execute(
@@ -180,6 +184,7 @@ class Writer(ResultsFile):
                     "INSERT INTO screens VALUES (?, ?, ?)",
                     (block, screened.tobytes(), json.dumps(measured.screen.about)),
                 )
+            sum_block(db, block)
             db.execute(
                 "UPDATE studies SET done = ?, total = ?, seconds = seconds + ?, updated = ? WHERE id = ?",
                 (done, total, measured.seconds, time.time(), study_id),
@@ -282,9 +287,10 @@ class Writer(ResultsFile):
                     continue
                 num_dropped += 1
                 if keep.any():
-                    _keep_of_block(db, block, ids, keep)
+                    cut_block(db, block, ids, keep)
+                    sum_block(db, block)
                 else:
-                    for table in ("screens", "checks", "block_values", "block_pixels"):
+                    for table in ("screens", "checks", "block_values", "block_pixels", "sums"):
                         db.execute(f"DELETE FROM {table} WHERE block_id = ?", (block,))
                     db.execute("DELETE FROM blocks WHERE id = ?", (block,))
         return num_dropped
@@ -304,7 +310,7 @@ class Writer(ResultsFile):
             )
 
 
-def _keep_of_block(db: sqlite3.Connection, block: int, ids: np.ndarray, keep: np.ndarray) -> None:
+def cut_block(db: sqlite3.Connection, block: int, ids: np.ndarray, keep: np.ndarray) -> None:
     """Cut a block down to those of its ablations `ids` (A,) that are to be kept, which are some: `keep` (A,) bools."""
     row = db.execute("SELECT counts, positions, classes, correct FROM blocks WHERE id = ?", (block,)).fetchone()
     counts = np.frombuffer(row[0], np.int32)

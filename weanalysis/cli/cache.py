@@ -1,0 +1,235 @@
+"""`weanalysis cache`: how large the cache is, whether it is sound, and keeping it in order."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from weanalysis.cli.options import cache_option, json_option, print_objects
+from weanalysis.errors import StoreError, unknown_name
+
+if TYPE_CHECKING:
+    from weanalysis.cache import Cache
+
+CACHE_HELP = """Show how large the cache is, see whether it is sound, and keep it in order.
+
+\b
+ACTION:
+  sizes     what lies in it (the default)
+  verify    read all results, and compare them with their checksums
+  salvage   write what is sound of a damaged file of results into a new one (--output)
+  compact   give back the room of what was deleted
+  delete    delete studies (--study), runs (--run), or all older than --older-than DAYS; asks first
+  merge     add another cache's results to this one's (--from)
+
+\b
+Examples:
+  weanalysis cache
+  weanalysis cache verify --cache /data/cache
+  weanalysis cache salvage --output healthy.sqlite
+  weanalysis cache delete --study 3 --study 4 --yes
+  weanalysis cache delete --older-than 90
+  weanalysis cache merge --from /shared/anna/cache
+"""
+
+
+@click.command(help=CACHE_HELP, short_help="Sizes, health and order of the cache.")
+@click.argument("action", default="sizes", metavar="[ACTION]")
+@click.option("--study", "studies", multiple=True, metavar="STUDY", help="delete: a study, by number or name.")
+@click.option("--run", "runs", multiple=True, metavar="RUN", help="delete: a training run, by name.")
+@click.option("--older-than", type=float, metavar="DAYS", help="delete: studies and runs not changed for so long.")
+@click.option("--yes", "-y", is_flag=True, help="delete: do not ask.")
+@click.option("--output", "-o", metavar="FILE", help="salvage: the new file of results.")
+@click.option("--from", "other", metavar="DIR", help="merge: the other cache.")
+@json_option
+@cache_option
+def cache(action: str, cache: str | None, as_json: bool, **given: Any) -> None:
+    from weanalysis.cache import find_cache
+
+    if action not in ACTIONS:
+        raise StoreError(unknown_name("action", action, ACTIONS))
+    names = {"studies": "--study", "runs": "--run", "older_than": "--older-than", "other": "--from"}
+    belongs = {"delete": {"studies", "runs", "older_than", "yes"}, "salvage": {"output"}, "merge": {"other"}}
+    for name, value in given.items():
+        if value not in (None, (), False) and name not in belongs.get(action, set()):
+            raise StoreError(f"{names.get(name, f'--{name}')} does not belong to {action}; see weanalysis cache --help")
+    outcome = ACTIONS[action](find_cache(cache), given)
+    if as_json:
+        print_objects([outcome])
+    else:
+        click.echo(
+            outcome["line"]
+            if "line" in outcome
+            else "\n".join(f"{_size(n):>10}  {what}" for what, n in outcome.items())
+        )
+    if outcome.get("sound") is False:
+        raise StoreError(outcome["mend"])
+
+
+def _sizes(cache: Cache, given: dict[str, Any]) -> dict[str, Any]:
+    places = {"results": cache.results, "jobs": cache.jobs, "runs": cache.runs, "data": cache.data}
+    places |= {"weights": cache.weights, "saliency": cache.saliency}
+    sizes = {what: _bytes(place) for what, place in places.items()}
+    return {**sizes, "all": _bytes(cache.root), "free on this disk": shutil.disk_usage(_existing(cache.root)).free}
+
+
+def _existing(path: Path) -> Path:
+    return next(one for one in (path, *path.parents) if one.exists())
+
+
+def _bytes(path: Path) -> int:
+    if path.is_file():
+        return sum(one.stat().st_size for one in path.parent.glob(f"{path.name}*") if one.is_file())
+    return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+
+
+def _size(num_bytes: int) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:,.1f} {unit}"
+    return f"{num_bytes} B"
+
+
+def _verify(cache: Cache, given: dict[str, Any]) -> dict[str, Any]:
+    from weanalysis.results.store.upkeep import examine
+
+    health = examine(cache.results)
+    unsummed = f"; {health.num_unsummed:,} of them have no checksum" if health.num_unsummed else ""
+    line = f"{health.num_blocks:,} blocks of results{unsummed}: "
+    if health.is_sound:
+        return {"line": f"{line}all are sound", "sound": True, "blocks": health.num_blocks}
+    bad = f"{len(health.bad_blocks):,} blocks and {len(health.bad_shards):,} shards are not what was written"
+    reasons = f" ({health.problems[0]})" if health.problems else ""
+    return {
+        "line": f"{line}{bad}{reasons}",
+        "sound": False,
+        "blocks": health.num_blocks,
+        "bad_blocks": len(health.bad_blocks),
+        "mend": f"{cache.results} is damaged: `weanalysis cache salvage --output FILE` saves what is sound",
+    }
+
+
+def _salvage(cache: Cache, given: dict[str, Any]) -> dict[str, Any]:
+    from weanalysis.results.store.upkeep import save_sound
+
+    if not given["output"]:
+        raise StoreError("say with --output FILE where what is sound is to be saved")
+    target = Path(given["output"]).expanduser()
+    saved, lost = save_sound(cache.results, target)
+    line = (
+        f"{saved:,} blocks of results are saved in {target}, and {lost:,} are lost; move it to {cache.results} in "
+        "place of the damaged file, and the same commands as before measure what is lost"
+    )
+    beside = [f"{cache.results}{end}" for end in ("-wal", "-shm") if Path(f"{cache.results}{end}").exists()]
+    if beside:
+        line += f"; move {' and '.join(beside)} away first, which belong to the damaged one"
+    return {"line": line, "saved": saved, "lost": lost}
+
+
+def _compact(cache: Cache, given: dict[str, Any]) -> dict[str, Any]:
+    from weanalysis.results.store.upkeep import compact
+
+    before, after = compact(_results(cache))
+    return {"line": f"{_size(before)} before, {_size(after)} now", "before": before, "after": after}
+
+
+def _results(cache: Cache) -> Path:
+    if not cache.results.is_file():
+        raise StoreError(f"there are no results at {cache.results} yet; give another --cache DIR")
+    return cache.results
+
+
+def _delete(cache: Cache, given: dict[str, Any]) -> dict[str, Any]:
+    from weanalysis.results.store.upkeep import delete_studies
+
+    studies, runs = _chosen_studies(cache, given), _chosen_runs(cache, given)
+    if not studies and not runs:
+        raise StoreError("nothing is chosen: give --study, --run, or --older-than DAYS of which something is that old")
+    listed = [f"study {number} ({name})" for number, name in studies.items()] + [f"run {path.name}" for path in runs]
+    if not given["yes"]:
+        click.confirm(f"delete {', '.join(listed)}?", abort=True, err=True)
+    with _none_else(cache, studies, runs):
+        blocks = delete_studies(cache.results, list(studies)) if studies else 0
+        for path in runs:
+            shutil.rmtree(path)
+    line = f"deleted {', '.join(listed)} ({blocks:,} blocks); `weanalysis cache compact` gives back the room"
+    return {"line": line, "studies": list(studies), "runs": [path.name for path in runs], "blocks": blocks}
+
+
+def _chosen_studies(cache: Cache, given: dict[str, Any]) -> dict[int, str]:
+    from weanalysis.results import Store
+
+    if not given["studies"] and (given["older_than"] is None or not cache.results.is_file()):
+        return {}
+    with Store.open(cache.results) as store:
+        names = dict(store.studies()[["id", "name"]].itertuples(index=False))
+        chosen = {store.find(one) for one in given["studies"]}
+        if given["older_than"] is not None:
+            updated = dict(store.studies()[["id", "updated"]].itertuples(index=False))
+            chosen |= {number for number, seconds in updated.items() if _is_old(float(seconds), given)}
+        return {int(number): names[number] for number in sorted(chosen)}
+
+
+def _is_old(seconds: float, given: dict[str, Any]) -> bool:
+    return time.time() - seconds > 86400 * given["older_than"]
+
+
+def _chosen_runs(cache: Cache, given: dict[str, Any]) -> list[Path]:
+    there = {path.name: path for path in cache.runs.iterdir() if path.is_dir()} if cache.runs.is_dir() else {}
+    if missing := [name for name in given["runs"] if name not in there]:
+        raise StoreError(unknown_name("run", missing[0], there))
+    old = [path for path in there.values() if given["older_than"] is not None and _is_old(path.stat().st_mtime, given)]
+    return sorted({*old, *(there[name] for name in given["runs"])})
+
+
+@contextmanager
+def _none_else(cache: Cache, studies: dict[int, str], runs: list[Path]) -> Iterator[None]:
+    """Hold studies and runs for this process; raise StoreError where another one is at one of them."""
+    import filelock
+
+    from weanalysis.results.store.upkeep import keys_of
+
+    keys = keys_of(cache.results, list(studies)) if studies else {}
+    locks = {f"the study {name!r}": cache.lock_file(f"study-{keys[number]}") for number, name in studies.items()}
+    locks |= {f"the run {path.name!r}": cache.lock_file(f"run-{path.name}") for path in runs}
+    with ExitStack() as held:
+        cache.locks.mkdir(parents=True, exist_ok=True)
+        for what, file in locks.items():
+            try:
+                held.enter_context(filelock.FileLock(file).acquire(timeout=0))
+            except filelock.Timeout:
+                raise StoreError(f"another process is working on {what}; stop it first") from None
+        yield
+
+
+def _merge(cache: Cache, given: dict[str, Any]) -> dict[str, Any]:
+    from weanalysis.cache import Cache
+    from weanalysis.results.store.upkeep import merge
+
+    if not given["other"]:
+        raise StoreError("say with --from DIR which cache is to be added")
+    other = Cache(Path(given["other"]).expanduser().resolve())
+    added = merge(cache.ready().results, _results(other), lambda line: click.echo(f"note: {line}", err=True))
+    weights = [path for path in other.weights.glob("*.safetensors") if not (cache.weights / path.name).exists()]
+    for path in weights:
+        cache.weights.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, cache.weights / f".{path.name}.part")
+        (cache.weights / f".{path.name}.part").replace(cache.weights / path.name)
+    line = f"{added:,} blocks of results and {len(weights)} files of weights are added from {other.root}"
+    return {"line": line, "blocks": added, "weights": len(weights)}
+
+
+ACTIONS: dict[str, Callable[[Cache, dict[str, Any]], dict[str, Any]]] = {
+    "sizes": _sizes,
+    "verify": _verify,
+    "salvage": _salvage,
+    "compact": _compact,
+    "delete": _delete,
+    "merge": _merge,
+}
