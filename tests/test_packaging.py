@@ -128,8 +128,8 @@ def pins() -> dict[str, str]:
 @pytest.mark.parametrize(
     ("folders", "extras"),
     [
-        (("weanalysis", "app"), ("hf", "images", "tensorboard", "video")),
-        (("tests",), ("hf", "images", "tensorboard", "video", "dev")),
+        (("weanalysis", "app"), ("cluster", "hf", "images", "tensorboard", "video")),
+        (("tests",), ("cluster", "hf", "images", "tensorboard", "video", "dev")),
     ],
 )
 def test_everything_imported_is_required(folders: tuple[str, ...], extras: tuple[str, ...]) -> None:
