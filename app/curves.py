@@ -44,6 +44,7 @@ class Curves:
     problem: str = ""
     notes: list[str] = field(default_factory=list)
     finished: bool = True
+    state: str = "finished"
 
 
 def find_curves(cache: Cache) -> list[Curves]:
@@ -206,7 +207,7 @@ def _scalar(value: Any) -> float | None:
 
 def _own_run(run: Run) -> Curves:
     name = storable(run.name)
-    known: dict[str, Any] = {"finished": run.finished}
+    known: dict[str, Any] = {"finished": run.finished, "state": run.state}
     try:
         known["recipe"] = storable(run.recipe)
         known["created"] = str(run.description["created"])

@@ -14,6 +14,9 @@ import streamlit as st
 # What the page decides itself: where results lie, and what is printed.
 _ELSEWHERE = frozenset({"cache", "as_json", "quiet"})
 
+# Where the name of an option says too little.
+TITLES = {"until_ci": "Stop at interval width", "until_significant": "Stop when significant"}
+
 # A metavar that lists what is allowed, such as exact|naive; N1xN2|all is none.
 _CHOICES = re.compile(r"[a-z0-9.+-]+(\|[a-z0-9.+-]+)*")
 
@@ -60,7 +63,7 @@ def fill_in(
 def _field(option: click.Option, key: str, first: str | None, words: Mapping[str, str]) -> list[str]:
     """Show the field that suits an option, and return what it adds to the command."""
     flag, metavar = option.opts[0], option.metavar or ""
-    title = flag.lstrip("-").replace("-", " ").capitalize()
+    title = TITLES.get(option.name or "", flag.lstrip("-").replace("-", " ").capitalize())
     hint = f"`{flag}{f' {metavar}' if metavar else ''}`: {shared.plain(option.help or '')}"
     default = option.default if isinstance(option.default, str | int | float) else None
     usually = _DEFAULT.search(option.help or "")

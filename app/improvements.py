@@ -9,12 +9,13 @@ import streamlit as st
 
 from weanalysis import figures
 from weanalysis.errors import WeanalysisError
+from weanalysis.kinds import kind_of
 
 
 def show(study: pd.Series) -> None:
     """Say which ablations of a finished study improve the network, chosen and confirmed on different images."""
     st.markdown(
-        "**Is anything better off without?**",
+        f"**Does removing any {kind_of(study['kind']).row} help?**",
         help="Ablations that improve the network on one half of the images (one-sided exact McNemar p ≤ 0.05) are "
         "tested again on the other half, at a false discovery rate of 5 % over those chosen.",
     )
@@ -48,6 +49,7 @@ def show(study: pd.Series) -> None:
             }
         ).dropna(axis=1, how="all"),
         hide_index=True,
+        placeholder="–",
         key="improvements",
         column_config={
             "layer": st.column_config.TextColumn("Layer"),

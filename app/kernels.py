@@ -12,7 +12,7 @@ import streamlit as st
 LAYERS_A_PAGE = 48
 KERNELS_A_PAGE = 6_000  # more cells than that are slow to draw and to hover over, and too small to hit
 
-_ADDRESS = "kernel"
+_ADDRESS, _SEEN, _GONE = "kernel", "kernel-address", "kernel-gone"
 _KEYS = ("kernel-layer", "kernel-out", "kernel-in")
 
 
@@ -21,6 +21,11 @@ def take_click(key: str) -> None:
     clicked = st.session_state[key].selection.points
     if clicked and (kernel := clicked[0].get("customdata")):
         _set(kernel[0], kernel[1], kernel[2])
+
+
+def take_row(row: pd.Series) -> None:
+    """Choose the kernel of a row of a study's table."""
+    _set(str(row["layer"]), int(row["out_channel"]), int(row["in_channel"]))
 
 
 def chosen() -> tuple[str, int, int] | None:
@@ -36,7 +41,7 @@ def choose(rows: pd.DataFrame, hint: str) -> int | None:
     """
     st.markdown("**One kernel**", help="Click on a cell of the maps, or choose a layer and its channels here.")
     kernels = rows.dropna(subset=["layer", "out_channel", "in_channel"])
-    _follow_address(kernels)
+    gone = _follow_address(kernels)
     layer = st.selectbox(
         "Layer",
         list(kernels.sort_values("depth")["layer"].unique()),
@@ -46,7 +51,10 @@ def choose(rows: pd.DataFrame, hint: str) -> int | None:
         placeholder="Click on a cell, or choose a layer",
     )
     if layer is None:
-        st.query_params.pop(_ADDRESS, None)
+        if gone:
+            shared.not_here("kernel", gone)
+        else:
+            st.query_params.pop(_ADDRESS, None)
         st.caption(hint)
         return None
     own = kernels[kernels["layer"] == layer]
@@ -58,7 +66,7 @@ def choose(rows: pd.DataFrame, hint: str) -> int | None:
                 ("Input channel", "in_channel", _KEYS[2]),
             )
         )
-    st.query_params[_ADDRESS] = f"{layer}:{out}:{into}"
+    st.query_params[_ADDRESS] = st.session_state[_SEEN] = _word(layer, int(out), int(into))
     positions = own.index[(own["out_channel"] == out) & (own["in_channel"] == into)]
     return int(positions[0]) if len(positions) else None
 
@@ -114,15 +122,44 @@ def _stage(layer: str) -> str:
     return match[0] if match else layer.rpartition(".")[0]
 
 
-def _follow_address(kernels: pd.DataFrame) -> None:
-    """Choose what the address names, when a page is opened by it; an address that names nothing here is left alone."""
-    layer, *channels = st.query_params.get(_ADDRESS, "").rsplit(":", 2)
-    if _KEYS[0] in st.session_state or len(channels) != 2 or not all(text.isdecimal() for text in channels):
-        return
-    out, into = map(int, channels)
-    named = (kernels["layer"] == layer) & (kernels["out_channel"] == out) & (kernels["in_channel"] == into)
-    if named.any():
-        _set(layer, out, into)
+def _follow_address(kernels: pd.DataFrame) -> str | None:
+    """Choose what the address names; return that, or what was chosen for another study, if it is not among `kernels`.
+
+    Nothing is chosen in its place: another kernel would be taken for the one that was asked for.
+    """
+    asked, seen, now = st.query_params.get(_ADDRESS), st.session_state.get(_SEEN), chosen()
+    gone, wanted = st.session_state.pop(_GONE, None), None
+    if asked is not None and (asked == gone or _KEYS[0] not in st.session_state or asked != seen):
+        if asked == gone and st.session_state.get(_KEYS[0]) is not None:
+            return None  # chosen in its place just now
+        wanted = _kernel_of(asked)
+    elif now is not None and _word(*now) == seen:
+        asked, wanted = seen, now
+    else:
+        return None  # nothing, or what was chosen on this page just now
+    if wanted is None or not _are(kernels, wanted).any():
+        for key in _KEYS:
+            st.session_state.pop(key, None)
+        st.session_state[_GONE] = asked
+        return asked
+    _set(*wanted)
+    return None
+
+
+def _kernel_of(address: str) -> tuple[str, int, int] | None:
+    layer, *channels = address.rsplit(":", 2)
+    if len(channels) != 2 or not all(text.isdecimal() for text in channels):
+        return None
+    return layer, int(channels[0]), int(channels[1])
+
+
+def _word(layer: str, out: int, into: int) -> str:
+    return f"{layer}:{out}:{into}"
+
+
+def _are(kernels: pd.DataFrame, wanted: tuple[str, int, int]) -> pd.Series:
+    layer, out, into = wanted
+    return (kernels["layer"] == layer) & (kernels["out_channel"] == out) & (kernels["in_channel"] == into)
 
 
 def _set(layer: str, out: int, into: int) -> None:

@@ -40,7 +40,7 @@ def changed_masks(study: pd.Series, row: pd.Series, about: dict[str, Any], key: 
         _overlays(study, about, position, chosen)
     except WeanalysisError as error:
         st.warning(f"The masks cannot be shown: {shared.plain(error)}", icon=":material/image_not_supported:")
-        st.dataframe(chosen.rename(columns={"image_id": "image"}), hide_index=True)
+        st.dataframe(chosen.rename(columns={"image_id": "image"}), hide_index=True, placeholder="–")
     st.markdown("**IoU of each class**", help="Over all images, intact and without these weights.")
     classes = reading.class_table(study, position)
     shared.show(

@@ -72,7 +72,8 @@ def changed_images(study: pd.Series, row: pd.Series, key: str) -> None:
         pictures, known_by = _pictures(about, chosen["image_id"].to_numpy())
     except DataError as error:
         st.warning(f"The pictures cannot be shown: {shared.plain(error)}", icon=":material/image_not_supported:")
-        st.dataframe(_named(chosen, classes).assign(image=chosen["image_id"].to_numpy()), hide_index=True)
+        listed = _named(chosen, classes).assign(image=chosen["image_id"].to_numpy())
+        st.dataframe(listed, hide_index=True, placeholder="–")
         return
     # A network that does not know its classes by name takes class k of the data as its output k.
     named = _named(chosen, classes or known_by)
@@ -99,7 +100,7 @@ def _changed_numbers(study: pd.Series, row: pd.Series) -> None:
         f"**Images whose {metric.label} changed most**", help="Images have no class here: none is right or wrong."
     )
     by_size = (changes["after"] - changes["before"]).abs().sort_values(ascending=False, kind="stable").index
-    st.dataframe(changes.loc[by_size[:A_PAGE]].rename(columns={"image_id": "image"}), hide_index=True)
+    st.dataframe(changes.loc[by_size[:A_PAGE]].rename(columns={"image_id": "image"}), hide_index=True, placeholder="–")
 
 
 def _named(changes: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:

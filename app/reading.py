@@ -41,6 +41,29 @@ def studies(*kinds: str) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
+def identities(table: pd.DataFrame) -> dict[int, comparison.Identity]:
+    """Tell by its number of what network and training each study of a table is, and what was measured."""
+    states = zip(map(int, table["id"]), map(float, table["updated"]), strict=True)
+    return _identities(str(cache().root), tuple(states))
+
+
+@st.cache_data(show_spinner=False, max_entries=16)
+def _identities(root: str, states: tuple[tuple[int, float], ...]) -> dict[int, comparison.Identity]:
+    kept = Cache(Path(root))
+    with Store.open(kept.results) as store:
+        return {number: comparison.identify_study(store.describe(number), kept) for number, _ in states}
+
+
+def identity(study: pd.Series) -> comparison.Identity:
+    """Tell of what network and training a study is, and what was measured."""
+    return identities(pd.DataFrame([study]))[int(study["id"])]
+
+
+def labels(table: pd.DataFrame) -> dict[int, str]:
+    """Return words that tell each study of a table from the others, by its number."""
+    return comparison.distinct_words(identities(table).values())
+
+
 def unreadable() -> list[str]:
     """Return a line for each study that is in the store but cannot be read."""
     if not cache().results.is_file():
@@ -150,6 +173,12 @@ def usual_pair(table: pd.DataFrame, first: int | None = None) -> tuple[int, int]
         return None
     states = zip(table["id"].tolist(), table["updated"].tolist(), strict=True)
     return comparison.usual_pair(_candidates(str(cache().root), tuple(states)), first)
+
+
+def partners(table: pd.DataFrame, first: int) -> list[int]:
+    """Return the numbers of the studies that the study `first` can be compared with, the most fitting one first."""
+    states = zip(table["id"].tolist(), table["updated"].tolist(), strict=True)
+    return comparison.partners(_candidates(str(cache().root), tuple(states)), first)
 
 
 @st.cache_data(show_spinner=False, max_entries=4)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import html
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -18,9 +17,7 @@ import streamlit as st
 from weanalysis import figures
 from weanalysis.cache import safe_name, storable
 from weanalysis.errors import WeanalysisError
-from weanalysis.kinds import called, kind_of, kinds_where
-from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words, untested_words
-from weanalysis.results.statistics import selected_intervals
+from weanalysis.kinds import called
 from weanalysis.tasks import find_metric
 
 Colour = Literal["blue", "green", "orange", "red", "gray"]
@@ -41,6 +38,15 @@ _STYLE = """
 .stMainBlockContainer {padding: 2.6rem 2rem 3rem 2rem;}
 [data-testid="stMetricValue"] {font-size: 1.5rem;}
 .st-key-preload, .st-key-keep-zoom {display: none;}
+[class*="st-key-link-"] button p {text-decoration: underline; color: var(--st-primary-color);}
+/* Captions at less than full strength fall below a contrast of 4.5 : 1. */
+[data-testid="stCaptionContainer"] {color: var(--st-text-color); opacity: 0.8;}
+[data-testid="stCaptionContainer"] * {color: inherit; opacity: 1;}
+[data-testid="stSidebarNavLink"]:focus-visible {outline: 2px solid var(--st-primary-color); outline-offset: -2px;}
+h4 {font-size: 1.05rem !important; padding-bottom: 0.2rem !important;}
+@media (max-width: 640px) {
+    .stMainBlockContainer {padding: 2.6rem 0.75rem 3rem 0.75rem;}
+}
 </style>
 """
 
@@ -160,45 +166,6 @@ def theme() -> str:
     return "dark" if st.context.theme.type == "dark" else "light"
 
 
-def label(study: pd.Series) -> str:
-    """Return the words by which a study is chosen and linked to: its name, and its number, since names may repeat."""
-    return f"{study['name']} · {study['id']}"
-
-
-def choose_study(page: str) -> pd.Series:
-    """Let the reader choose among the studies that `page` shows; end it with how to begin where there is none."""
-    kinds = kinds_where(lambda kind: kind.page == page)
-    studies = reading.studies(*kinds)
-    if studies.empty:
-        how_to_begin(kinds[0])
-        st.stop()
-    by_label = {label(study): study for _, study in studies.iterrows()}
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        chosen = st.selectbox("Study", list(by_label), key="study", bind="query-params", width=640)
-        return choose_metric(by_label[chosen])
-
-
-def choose_metric(study: pd.Series, *others: pd.Series) -> pd.Series:
-    """Let the reader choose in which of its metrics, and of the others', a study is read; return it so."""
-    offered = [name for name in reading.metrics(study) if all(name in reading.metrics(other) for other in others)]
-    if len(offered) < 2:
-        return reading.in_metric(study, offered[0]) if offered else study
-    labels = [find_metric(name).label for name in offered]
-    chosen = st.segmented_control(
-        "D of",
-        offered,
-        # Of two metrics of a caller's own with one label the hash tells which.
-        format_func=lambda name: name if labels.count(find_metric(name).label) > 1 else find_metric(name).label,
-        default=offered[0],
-        required=True,
-        key="metric",
-        bind="query-params",
-        help="One run measures all of them. An accuracy changes only where an image turns right or wrong; the loss "
-        "changes with nearly every weight.",
-    )
-    return reading.in_metric(study, chosen)
-
-
 def how_to_begin(kind: str | None = None) -> None:
     """Say which command makes what this page shows."""
     what = f"No {kind} study yet" if kind else "Nothing has been measured yet"
@@ -214,33 +181,6 @@ def how_to_begin(kind: str | None = None) -> None:
     st.caption(f"Results are kept in {plain(reading.cache().root)}.")
 
 
-def headline(study: pd.Series, rows: pd.DataFrame) -> None:
-    """Say in one line what was measured, on what, and how far it is."""
-    parts = [f"**{plain(study['model'])}** on **{plain(study['data'])}**"]
-    if len(intact := rows["intact"].dropna()):
-        metric = find_metric(study["metric"])
-        parts.append(f"intact {metric.label} {metric.words(intact.iloc[0], signed=False)} {metric.mark}")
-    parts.append(f"{rows['drop'].notna().sum():,} of {len(rows):,} {kind_of(study['kind']).row}s measured")
-    if len(counts := rows["num_images"].dropna()) and counts.max() > 0:
-        parts.append(f"on {int(counts.max()):,} images")
-    if figures.is_screened(rows).any():
-        parts.append("screened: most images predicted, those at risk computed")
-    if study["stopping"]:
-        parts.append(f"anytime-valid intervals (--{plain(study['stopping'])})")
-    if untested := untested_words(rows, find_metric(study["metric"])):
-        st.caption(untested)
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(" · ".join(parts))
-        state_badge(study["state"])
-        silent = (time.time() - float(study["updated"])) / 60
-        if study["state"] == RUNNING and silent > SILENT_MINUTES:
-            st.badge(
-                f"no news for {silent:,.0f} min",
-                color="orange",
-                help="It may have been killed. The same command takes it up again; nothing measured is lost.",
-            )
-
-
 def measured(row: pd.Series) -> None:
     """Tell D of one row of a study's table, and how sure it is."""
     what, metric = called(row["selection"]), find_metric(row["metric"])
@@ -253,58 +193,7 @@ def measured(row: pd.Series) -> None:
         st.metric("95 % interval", metric.interval(row["drop_low"], row["drop_high"]), help=f"{INTERVALS}.")
         if figures.is_screened(row.to_frame().T).any():
             bounds = figures.interval(row["screen_low"], row["screen_high"])
-            st.metric("D on these images", bounds, help=f"{SCREENED}.")
-
-
-def most_important(rows: pd.DataFrame, row: str, stopped: bool = False, count: int = 10) -> None:
-    """List the rows (`row` is what one is called) that cost most; their intervals count with that choice."""
-    measured = rows.dropna(subset=["drop"])
-    worst = selected_intervals(measured.nlargest(count, "drop"), len(measured), stopped)
-    if worst.empty:
-        return
-    metric = find_metric(worst["metric"].iloc[0])
-    st.markdown(
-        f"**The {len(worst)} most important {row}s**: {interval_words(len(worst), len(measured))}",
-        help="The largest of many noisy values is likely overestimated. Of intervals adjusted for the choice, five in "
-        "a hundred of those shown miss the true D at most; those of a row by itself would miss far more.",
-    )
-    st.dataframe(
-        pd.DataFrame(
-            {
-                "layer": worst["layer"],
-                "out": worst["out_channel"],
-                "in": worst["in_channel"],
-                "drop": worst["drop"],
-                "interval": [
-                    metric.interval(low, high)
-                    for low, high in zip(worst["selected_low"], worst["selected_high"], strict=True)
-                ],
-                "bounds": [
-                    figures.interval(row.screen_low, row.screen_high) if bounded else None
-                    for row, bounded in zip(worst.itertuples(), figures.is_screened(worst), strict=True)
-                ],
-                "q": worst["q_value"],
-                "found": worst["q_value"] <= FALSE_DISCOVERY_RATE,
-                "flipped": worst["num_flipped"],
-            }
-        ).dropna(axis=1, how="all"),
-        hide_index=True,
-        column_config={
-            "layer": st.column_config.TextColumn("Layer"),
-            "out": st.column_config.NumberColumn("Output channel", format="%d"),
-            "in": st.column_config.NumberColumn("Input channel", format="%d"),
-            "drop": st.column_config.NumberColumn(f"D ({metric.unit})", format=f"%+.{metric.decimals}f"),
-            "interval": st.column_config.TextColumn(
-                "Interval", help=f"{INTERVALS}; widened for the choice of the largest (Benjamini and Yekutieli, 2005)."
-            ),
-            "bounds": st.column_config.TextColumn("On these images", help=f"{SCREENED}."),
-            "q": st.column_config.NumberColumn("q", format="%.2g", help="False discovery rate, Benjamini-Hochberg."),
-            "found": st.column_config.CheckboxColumn(
-                "Differs from 0", help=f"After correction for the number of ablations: q ≤ {FALSE_DISCOVERY_RATE:g}."
-            ),
-            "flipped": st.column_config.NumberColumn("Images flipped", format="localized"),
-        },
-    )
+            st.metric("Screening bounds", bounds, help=f"{SCREENED}.")
 
 
 def state_badge(state: str) -> None:
@@ -350,6 +239,11 @@ def show(
             on_click="ignore",
         )
     return event
+
+
+def not_here(what: str, named: str) -> None:
+    """Say that a kernel, a filter … that the address or another page names is none of the study that is shown."""
+    st.warning(f"This study has not measured the {what} {plain(named)}; none is shown.", icon=":material/link_off:")
 
 
 def plain(text: object) -> str:

@@ -32,7 +32,8 @@ PAGE = """# How well saliency criteria predict the measured D
 
 Made by one command, which measures what the cache does not hold yet:
 
-```
+<!-- not run: needs data -->
+```sh
 {command}
 ```
 

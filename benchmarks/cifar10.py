@@ -42,7 +42,8 @@ PAGE = """# What excitation changes on CIFAR-10, over seeds
 
 Made by one command, which trains and measures what the cache does not hold yet:
 
-```
+<!-- not run: needs data -->
+```sh
 {command}
 ```
 

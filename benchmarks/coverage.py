@@ -118,9 +118,8 @@ def main() -> None:
         f"{int(true):,} flips missed; the reference computed {given.reference:.0%} and may miss "
         f"{sum(shard['hidden'].sum() for shard in shards):.1f} more"
     )
-    for shards_each in (8, 1):
-        if len(shards) >= shards_each:
-            tell(shards, shards_each)
+    for shards_each in dict.fromkeys((min(8, len(shards)), 1)):
+        tell(shards, shards_each)
 
 
 if __name__ == "__main__":

@@ -321,8 +321,9 @@ def says(text: str) -> str:
     return f"() => [...document.querySelectorAll('[data-testid=stMain] p')].some(p => {text})"
 
 
-def label(kind: str, number: int) -> str:
-    return f"made-{kind}-{number} · {number + 1}"
+def link(number: int) -> str:
+    """Return what the address calls the study that was written as the `number`-th, counted from 0."""
+    return str(number + 1)
 
 
 OTHER_LAYER = "layer2.3.conv1"
@@ -350,7 +351,7 @@ VISITS = (
     Visit(
         "Location maps",
         "/location",
-        lambda turn: {"study": label("location", turn)},
+        lambda turn: {"study": link(turn)},
         "mosaic",
         (
             Deed(
@@ -365,7 +366,7 @@ VISITS = (
     Visit(
         "Magnitude",
         "/magnitude",
-        lambda turn: {"study": label("magnitude", 10 * turn + 6)},
+        lambda turn: {"study": link(10 * turn + 6)},
         "curve",
         (
             Deed(
@@ -379,7 +380,7 @@ VISITS = (
     Visit(
         "Multipliers",
         "/multipliers",
-        lambda turn: {"study": label("multiplier", 10 * turn + 9)},
+        lambda turn: {"study": link(10 * turn + 9)},
         "rank-curve",
         (
             Deed(
@@ -393,7 +394,7 @@ VISITS = (
     Visit(
         "Compare",
         "/compare",
-        lambda turn: {"first": label("location", 10 * turn + 10), "second": label("location", 10 * turn + 11)},
+        lambda turn: {"first": link(10 * turn + 10), "second": link(10 * turn + 11)},
         "mosaic-1",
         (
             Deed(

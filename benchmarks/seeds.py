@@ -33,7 +33,8 @@ PAGE = """# Baseline and LWE on handwritten digits, over seeds
 
 Made by one command, which trains and measures what the cache does not hold yet:
 
-```
+<!-- not run: takes an hour -->
+```sh
 {command}
 ```
 

@@ -403,8 +403,8 @@ def number(root: Path, name: str) -> int:
 
 
 def label(root: Path, name: str) -> str:
-    """Return what the dashboard calls the study of that name, also in addresses."""
-    return f"{name} · {number(root, name)}"
+    """Return what addresses call the study of that name."""
+    return str(number(root, name))
 
 
 def table(root: Path, name: str) -> pd.DataFrame:

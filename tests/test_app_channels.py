@@ -37,7 +37,7 @@ def test_channels_are_strips_and_a_click_opens_one_with_its_images(cache: Path) 
     hurting = measured.loc[places]
     assert len(hurting[hurting["selection"] == "filter"]) == 1 and marks["name"] == "better off without, confirmed"
     assert np.frombuffer(base64.b64decode(marks["y"]["bdata"]), marks["y"]["dtype"]).tolist() == [0]
-    assert "Is anything better off without?" in words(app)
+    assert "Does removing any channel help?" in words(app)
     assert "opens here" in words(app)
 
     click(app, "strips", ["layer1.0.conv2", 9, 0])

@@ -206,11 +206,8 @@ def test_compare_counts_the_costs_of_both_networks(cache: Path) -> None:
     table = app.dataframe[0].value.set_index("network")
     counted = sum(weight.numel() for weight in build(plain).parameters()) / 1e6
     assert table["inference"].tolist() == pytest.approx([counted, counted])
-    assert table.loc[label(cache, "lwe"), "training"] == pytest.approx(
-        sum(weight.numel() for weight in net.parameters()) / 1e6
-    )
-    assert table.loc[label(cache, "lwe"), "excitation"] == "lwe"
-    assert np.isnan(table.loc[label(cache, "gone"), "training"]) and "not known here" in words(app)
-    assert table.loc[label(cache, "gone"), "operations"] == pytest.approx(
-        costs(build(plain), 16, 2, repeats=1)["gflops"]
-    )
+    of_lwe, of_gone = (f"{name} · resnet20 · 5×5 · 250 images" for name in ("lwe", "gone"))
+    assert table.loc[of_lwe, "training"] == pytest.approx(sum(weight.numel() for weight in net.parameters()) / 1e6)
+    assert table.loc[of_lwe, "excitation"] == "lwe"
+    assert np.isnan(table.loc[of_gone, "training"]) and "not known here" in words(app)
+    assert table.loc[of_gone, "operations"] == pytest.approx(costs(build(plain), 16, 2, repeats=1)["gflops"])

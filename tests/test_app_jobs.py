@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
+from made_studies import location_plan, write_run, write_study
 from pages import is_well, open_page, words
 from processes import wait_until
 
@@ -48,16 +51,16 @@ def test_the_training_form_writes_its_command(cache: Path) -> None:
         "--learning-rate 0.01 --seeds 0-2"
     )
     app.text_input(key="train-epochs").set_value("x").run()
-    app.button[0].click().run()
+    app.button(key="start").click().run()
     assert "'x' is not a valid float" in app.error[0].value
     assert Jobs(Cache(cache)).all() == []
 
 
-@pytest.mark.parametrize("command", ["ablate", "train"])
+@pytest.mark.parametrize("command", ["ablate", "train", "saliency"])
 def test_the_forms_offer_every_option_of_their_commands(command: str, cache: Path) -> None:
     shown: dict[str, list[str] | None] = {}
     for kind in KINDS if command == "ablate" else [""]:
-        app = open_page("jobs", form="Training" if command == "train" else "Study")
+        app = open_page("jobs", form={"train": "Training", "saliency": "Saliency"}.get(command, "Study"))
         if kind:
             app.selectbox(key="ablate-study").select(kind).run()
         is_well(app)
@@ -103,7 +106,7 @@ def test_a_mistake_in_the_form_starts_nothing(field: str, value: str, line: str,
     app = open_page("jobs")
     app.text_input(key=f"ablate-{field}").set_value(value).run()
     if not app.error:
-        app.button[0].click().run()
+        app.button(key="start").click().run()
     assert not app.exception
     assert line in app.error[0].value.replace("\\", "")
     assert Jobs(Cache(cache)).all() == []
@@ -127,7 +130,7 @@ def test_what_is_typed_into_a_field_is_its_value_and_never_an_option(
         for key in fields:
             app.text_input(key=key).set_value(value)
         app.run()
-        app.button[0].click().run()
+        app.button(key="start").click().run()
         is_well(app)
         job = Jobs(Cache(cache)).all()[0]
         parsed = cli.commands[job.command[0]].make_context(job.command[0], list(job.command[1:])).params
@@ -140,7 +143,7 @@ def test_what_is_typed_into_a_field_is_its_value_and_never_an_option(
 def test_a_line_break_in_a_field_starts_nothing(cache: Path) -> None:
     app = open_page("jobs")
     app.text_input(key="ablate-name").set_value("a\n--quiet").run()
-    app.button[0].click().run()
+    app.button(key="start").click().run()
     assert not app.exception
     assert "line break or another control character" in app.error[0].value
     assert Jobs(Cache(cache)).all() == []
@@ -157,6 +160,32 @@ def test_a_job_works_in_the_cache_of_its_dashboard_alone(cache: Path) -> None:
     assert not (cache / "elsewhere").exists()
 
 
+def test_what_was_made_is_opened_what_cannot_work_is_not_resumed_and_own_networks_are_offered(cache: Path) -> None:
+    number = write_study(cache / "results.sqlite", "location", location_plan(grid=1), "made", num_images=250)
+    folder = write_run(cache, "mine", excitation="lwe")
+    (folder / "last.safetensors").write_bytes(b"weights")
+    jobs = Jobs(Cache(cache).ready())
+    with jobs._database() as db:
+        for command, state in ((["ablate"], "finished"), (["ablate", "--model", "x"], "failed"), (["train"], "lost")):
+            row = (json.dumps(command), state, time.time(), time.time(), time.time())
+            db.execute("INSERT INTO jobs (command, state, created, heartbeat, ended) VALUES (?, ?, ?, ?, ?)", row)
+    for job, log in (
+        (1, f"100%  made\nKept as study {number}. Next:"),
+        (2, "error: unknown model x"),
+        (3, " 40%  so far"),
+    ):
+        path = Cache(cache).job_log(job)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(log)
+    app = open_page("jobs")
+    assert not app.exception and [error.value for error in app.error] == ["unknown model x"]
+    (link,) = (link.proto for link in app.get("page_link"))
+    assert link.label == "Open result" and f"study={number}" in link.query_string
+    assert {str(button.key) for button in app.button if str(button.key).startswith("again")} == {"again-1", "again-3"}
+    app.selectbox(key="ablate-own").set_value("mine").run()
+    assert app.code[0].value == f"weanalysis ablate --model {folder / 'last.safetensors'} --data digits"
+
+
 @pytest.mark.slow
 def test_a_job_is_started_watched_and_run_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -165,11 +194,11 @@ def test_a_job_is_started_watched_and_run_again(cache: Path, monkeypatch: pytest
     app.text_input(key="ablate-weights").set_value("none")
     app.text_input(key="ablate-grid").set_value("1x1")
     app.number_input(key="ablate-images").set_value(10).run()
-    app.button[0].click().run()
+    app.button(key="start").click().run()
     is_well(app)
     (job,) = jobs.all()
     assert "running" in words(app)
-    app.button[0].click().run()
+    app.button(key="start").click().run()
     assert "running already, as job 1" in app.error[0].value
     wait_until(lambda: not jobs.get(job.id).active)
     app = open_page("jobs")

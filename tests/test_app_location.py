@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import sqlite3
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from weanalysis.results import Store
 
 def test_location_draws_the_chosen_study(demo: Path) -> None:
     app = open_page("location")
-    assert app.selectbox(key="study").value.startswith("baseline location")
+    assert app.selectbox(key="study").value == label(demo, "baseline location")
     assert chart(app)["data"][0]["type"] == "heatmap"
     assert len(chart(app)["data"][1]["customdata"]) == 465
     assert "465 of 465 kernels measured" in words(app)
@@ -111,12 +112,35 @@ def test_a_kernel_has_an_address(demo: Path) -> None:
     assert "kernel" not in app.query_params
 
 
+def test_the_finding_is_in_one_line_and_leads_to_its_kernels(demo: Path) -> None:
+    app = open_page("location", study=label(demo, "baseline location"))
+    rows = table(demo, "baseline location")
+    certain = rows[rows["q_value"] <= 0.05].nlargest(6, "drop")
+    assert len(certain)
+    finding = next(text.value for text in app.markdown if text.value.startswith("####")).replace("\\", "")
+    assert f"{(rows['q_value'] <= 0.05).sum()} of 465 kernels differ" in finding
+    top = certain.iloc[0]
+    named = f"{top['layer']}[{top['out_channel']:.0f}, {top['in_channel']:.0f}]"
+    assert f"the largest: {named}, {figures.points(top['drop'])} [" in finding
+    links = [button for button in app.button if str(button.key).startswith("link-")]
+    assert len(links) == len(certain) and links[0].label.replace("\\", "") == named
+    links[0].click().run()
+    is_well(app)
+    address = f"{top['layer']}:{top['out_channel']:.0f}:{top['in_channel']:.0f}"
+    assert app.query_params["kernel"] in (address, [address])
+    assert app.metric[0].value == figures.points(top["drop"])
+    app.selectbox(key="kernel-layer").set_value("layer1.0.conv1").run()
+    is_well(app)
+    assert not app.warning and app.selectbox(key="kernel-layer").value == "layer1.0.conv1"
+
+
 @pytest.mark.parametrize("kernel", ["nowhere:1:2", "conv1:99:0", "conv1", "conv1:x:0", "::", "<b>:1:1"])
 def test_an_address_that_names_no_kernel_shows_the_maps(kernel: str, demo: Path) -> None:
     app = open_page("location", kernel=kernel)
     is_well(app)
     assert not app.metric
     assert drawings(app)
+    assert f"has not measured the kernel {kernel}" in html.unescape(app.warning[0].value.replace("\\", ""))
 
 
 def test_lost_weights_and_moved_images_are_said_and_the_rest_works(cache: Path) -> None:
@@ -154,11 +178,11 @@ def test_a_screened_study_tells_the_bounds_of_d_on_its_images(cache: Path, monke
     ):
         app = open_page("location" if "kernel" in link else "magnitude", **link)
         is_well(app)
-        bounds = {metric.label: metric.value for metric in app.metric}["D on these images"]
+        bounds = {metric.label: metric.value for metric in app.metric}["Screening bounds"]
         drop = float(app.metric[0].value.replace("−", "-"))
         low, high = (float(bound.replace("−", "-")) for bound in bounds.split(" to "))
         assert (low, high) == (pytest.approx(drop - 0.25, abs=0.011), pytest.approx(drop + 0.5, abs=0.011))
-        assert "screened" in words(app)
+        assert "fast mode: D known to ±0.38 on these images" in words(app)
     assert "bounds" in open_page("location").dataframe[0].value
     compared = open_page("compare", first=label(cache, "baseline location"), second=label(cache, "lwe location"))
     is_well(compared)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import filelock
 import pytest
 from made_studies import (
     label,
@@ -14,10 +15,13 @@ from made_studies import (
     write_runs,
     write_study,
 )
-from pages import chart, drawings, is_well, open_page, words
+from pages import chart, charts, drawings, is_well, open_page, words
 
+from weanalysis import figures
+from weanalysis.cache import Cache
 from weanalysis.dashboard import app_folder
-from weanalysis.results.statistics import mean_of_runs
+from weanalysis.results.statistics import compare_runs, mean_of_runs
+from weanalysis.training import Run
 
 
 def test_magnitude_studies_are_compared_as_curves(cache: Path) -> None:
@@ -26,7 +30,7 @@ def test_magnitude_studies_are_compared_as_curves(cache: Path) -> None:
     app = open_page("compare", first=label(cache, "other magnitude"), second=label(cache, "baseline magnitude"))
     is_well(app)
     names = {trace.get("name") for trace in chart(app)["data"]}
-    assert {label(cache, "other magnitude"), label(cache, "baseline magnitude")} <= names
+    assert {"other magnitude · resnet20 · 500 images", "baseline magnitude · resnet20 · 2,000 images"} <= names
 
 
 def test_runs_are_drawn_grouped_and_told_apart(cache: Path) -> None:
@@ -44,17 +48,33 @@ def test_runs_are_drawn_grouped_and_told_apart(cache: Path) -> None:
     app.toggle(key="seeds").set_value(True).run()
     is_well(app)
     names = {trace.get("name") for trace in chart(app)["data"]}
-    assert {"excitation none (mean of 3)", "excitation lwe (mean of 3)"} <= names
+    assert {"baseline (mean of 3)", "LWE (mean of 3)"} <= names
     assert "95 % interval over 3 seeds" in words(app)
+    by_name = {trace.get("name"): trace["line"]["color"] for trace in chart(app)["data"] if trace.get("showlegend")}
+    assert by_name["baseline (mean of 3)"] == figures.CATEGORICAL[0], "one colour for one way of training"
+    assert by_name["LWE (mean of 3)"] == figures.CATEGORICAL[1]
+    assert "The last epochs, enlarged" in words(app) and len(charts(app)) == 2
     last = [made_metrics(8 - seed, seed + 3, 2.0)["val_top1"].iloc[-1] for seed in range(2)]
     mean = mean_of_runs(last)
-    of_lwe = f"last top-1 {mean.value:.2f} %, 95 % interval over 2 seeds {mean.low:.2f} to {mean.high:.2f} %"
-    assert of_lwe in words(app), "as in the report, a run that is not finished does not count"
+    assert f"LWE: last top-1 {mean.value:.2f} %, over 2 seeds, too few for an interval" in words(app).replace("\\", "")
+    baselines = [made_metrics(8, seed, 0.0)["val_top1"].iloc[-1] for seed in range(3)]
+    apart = compare_runs(baselines, last)
+    assert f"LWE − baseline: {apart.value:+.2f} points** without an interval" in words(app).replace("\\", "")
     app.selectbox(key="metric").select("learning_rate")
     app.segmented_control(key="by").set_value("seconds")
     app.slider(key="smoothing").set_value(0.5).run()
     is_well(app)
     assert chart(app)["layout"]["yaxis"]["title"]["text"] == "learning rate"
+
+
+def test_a_run_that_a_process_trains_now_is_running(cache: Path) -> None:
+    folder = write_run(cache, "now", finished=False)
+    run, kept = Run(folder), Cache(cache)
+    assert run.state == "unfinished"
+    kept.locks.mkdir()
+    with filelock.FileLock(kept.lock_file("run-now")):
+        assert run.state == "running"
+    assert run.state == "unfinished"
 
 
 def test_broken_runs_are_named_and_the_others_work(cache: Path) -> None:

@@ -25,7 +25,7 @@ from weanalysis.results import Store
 
 def test_magnitude_shows_curve_weight_and_images_of_a_percentile(demo: Path) -> None:
     app = open_page("magnitude")
-    assert app.selectbox(key="study").value.startswith("baseline magnitude")
+    assert app.selectbox(key="study").value == label(demo, "baseline magnitude")
     assert len(drawings(app)) == 2, "the curve, and the weights of a layer"
     click(app, "curve", [75.0])
     is_well(app)
@@ -119,7 +119,7 @@ def test_a_study_of_kernels_by_multiplier_says_so(cache: Path) -> None:
     assert app.metric[0].help.endswith("the kernel of the lowest m is zeroed.")
     titles = [chart["layout"]["xaxis"].get("title", {}).get("text") for chart in charts(app)]
     assert "kernels zeroed in every layer (%)" in titles and "rank of the kernel" in titles
-    m = learned[names[0]]
+    m = learned[names[1]]  # the stem has three columns, which show little
     lowest = np.unravel_index(m.argmin(), m.shape)
     ranks = charts(app)[titles.index("rank of the kernel")]
     assert ranks["data"][1]["text"][0] == f"lowest: kernel [{lowest[0]}, {lowest[1]}]"

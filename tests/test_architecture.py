@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 import pytest
+from documents import GALLERY, PAGES
 from made_studies import location_plan, write_run, write_study
 
 import weanalysis
@@ -85,7 +86,7 @@ def test_every_part_of_the_code_is_in_the_table_and_in_the_picture() -> None:
     assert set(allowed()) == PARTS
     picture = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split("```")[1]
     drawn = set(re.findall(r"^ *(\w+)(?:/|\.py) ", picture, re.M))
-    assert drawn - {"__init__", "benchmarks"} == PARTS
+    assert drawn - {"__init__", "benchmarks", "docs"} == PARTS
 
 
 def test_the_parts_import_only_what_the_table_allows() -> None:
@@ -376,14 +377,6 @@ def invocations(code: str) -> dict[str, set[str]]:
     return options
 
 
-# What a reader is shown: the README, the pages of the documentation, and what stands in the other folders.
-PAGES = [
-    *sorted(ROOT.glob("*.md")),
-    *sorted(path for path in (ROOT / "docs").rglob("*.md") if not {"_build", "auto_gallery"} & set(path.parts)),
-    ROOT / "cache" / "README.md",
-]
-
-
 def shown_commands() -> dict[str, set[str]]:
     """Find every command that a page shows, and all options that it is given there."""
     shown: dict[str, set[str]] = {}
@@ -444,7 +437,7 @@ def test_the_documentation_explains_every_column() -> None:
 def test_the_documentation_s_python_uses_what_is_there() -> None:
     """Each call of `wa....`, `Recipe` and `train` is bound to the signature of what it calls."""
     texts = [page.read_text(encoding="utf-8") for page in PAGES]
-    scripts = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs" / "gallery").glob("*.py"))]
+    scripts = [path.read_text(encoding="utf-8") for path in GALLERY]
     blocks = [block for text in texts for block in re.findall(r"```python\n(.*?)```", text, re.S)]
     bound = 0
     for block in [*blocks, *scripts]:

@@ -38,10 +38,11 @@ def has_example(value: Any) -> bool:
 
 
 def variables_after(cls: type) -> dict[str, Any] | None:
-    """What the example of a class leaves behind; of a class without one, that of the store, which inherits from it."""
+    """What the example of a class leaves behind; of a class without one, that of a class which inherits from it."""
+    from weanalysis.comparison import StudyComparison
     from weanalysis.results import Store
 
-    for one in (cls, Store):
+    for one in (cls, Store, StudyComparison):
         if cls in one.__mro__ and has_example(one):
             (test,) = doctest.DocTestFinder(recurse=False).find(one)
             doctest.DocTestRunner(optionflags=FLAGS).run(test, out=lambda line: None, clear_globs=False)
@@ -70,10 +71,14 @@ def test_examples_are_true(path: Path, tmp_path: Path, monkeypatch: pytest.Monke
 # Having them --------------------------------------------------------------------------------------------------------
 
 
+def is_only_named(cls: type) -> bool:
+    return issubclass(cls, BaseException) or getattr(cls, "_is_protocol", False)
+
+
 def exported() -> dict[str, Any]:
     """The functions and classes in the `__all__`s of the package, each once, by where it is defined.
 
-    Exceptions are raised, not called, and constants and aliases of types are explained where they are defined.
+    Exceptions and protocols are named, not called; constants and aliases of types are explained where they stand.
     """
     values = [
         getattr(module, name)
@@ -83,21 +88,28 @@ def exported() -> dict[str, Any]:
     return {
         f"{value.__module__}.{value.__qualname__}": value
         for value in values
-        if inspect.isroutine(value) or (isinstance(value, type) and not issubclass(value, BaseException))
+        if inspect.isroutine(value) or (isinstance(value, type) and not is_only_named(value))
     }
 
 
 def methods() -> dict[str, Any]:
     """The public methods of what a caller is given and asks further, inherited ones too, by where each is defined."""
-    from weanalysis.results import Store
+    from weanalysis.comparison import NetworkComparison, StudyComparison
+    from weanalysis.data import ImageData, MaskData, Transform
+    from weanalysis.excitation import ExcitedOptimizer
+    from weanalysis.results import Improvements, Store
     from weanalysis.tasks import Metric
     from weanalysis.tasks.own import OwnMetric
     from weanalysis.training import Recipe, Run
 
+    data, measures = (ImageData, MaskData, Transform), (Metric, OwnMetric)
+    training = (Recipe, Run, ExcitedOptimizer)
+    results = (Store, Improvements, StudyComparison, NetworkComparison)
     return {
         f"{base.__module__}.{base.__qualname__}.{name}": getattr(base, name)
-        for cls in (Store, Metric, OwnMetric, Recipe, Run)
-        for base in cls.__mro__[:-1]
+        for cls in (*data, *measures, *training, *results)
+        for base in cls.__mro__
+        if base.__module__.startswith("weanalysis")
         for name in vars(base)
         if not name.startswith("_") and inspect.isroutine(getattr(base, name))
     }

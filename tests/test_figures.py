@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -26,13 +28,18 @@ def study() -> pd.DataFrame:
 
 
 def heatmap(figure: go.Figure) -> go.Heatmap:
-    (trace,) = (trace for trace in figure.data if trace.type == "heatmap")
+    (trace,) = (trace for trace in figure.data if trace.type == "heatmap" and trace.opacity is None)
     return trace
 
 
 def markers(figure: go.Figure) -> go.Scatter:
-    (trace,) = (trace for trace in figure.data if trace.type in ("scatter", "scattergl"))
+    (trace,) = (trace for trace in figure.data if trace.type in ("scatter", "scattergl") and trace.mode != "lines")
     return trace
+
+
+def on_scale(drop: float, num_images: int = 2000) -> float:
+    """Return where D lies on the scale of a study of so many images: linear about 0, logarithmic beyond one image."""
+    return float(np.sign(drop) * np.log10(1 + abs(drop) / (100 / num_images)))
 
 
 def test_every_kernel_has_its_own_cell_with_its_own_drop(study: pd.DataFrame) -> None:
@@ -44,7 +51,7 @@ def test_every_kernel_has_its_own_cell_with_its_own_drop(study: pd.DataFrame) ->
     for x, y, (layer, out_channel, in_channel, position) in zip(points.x, points.y, points.customdata, strict=True):
         row = shuffled.iloc[position]
         assert (row["layer"], row["out_channel"], row["in_channel"]) == (layer, out_channel, in_channel)
-        assert z[int(y), int(x)] == pytest.approx(row["drop"], abs=1e-5)
+        assert z[int(y), int(x)] == pytest.approx(on_scale(row["drop"]), abs=1e-5)
         seen.add((x, y))
     assert len(seen) == 465
     assert np.isfinite(z).sum() == 465, "gutters must be NaN, and nothing else may be"
@@ -52,7 +59,11 @@ def test_every_kernel_has_its_own_cell_with_its_own_drop(study: pd.DataFrame) ->
 
 def test_layers_stand_in_network_order_with_outputs_down_and_inputs_across(study: pd.DataFrame) -> None:
     figure = figures.location_mosaic(study)
-    assert [note.text for note in figure.layout.annotations] == [name for name, _, _ in resnet20_layers()]
+    names = [name for name, _, _ in resnet20_layers()]
+    assert [note.text.split()[0] for note in figure.layout.annotations] == names
+    tops = study.loc[study["drop"].abs().groupby(study["depth"]).idxmax(), "drop"]
+    largest = [re.search("<b [^>]*>(.*)</b>", note.text)[1] for note in figure.layout.annotations]
+    assert largest == [figures.points(drop) if drop else "0" for drop in tops], "each map says its largest D"
     points = markers(figure)
     place = {tuple(key[:3]): (x, y) for key, x, y in zip(points.customdata, points.x, points.y, strict=True)}
     left, top = place["layer1.0.conv1", 0, 0]
@@ -64,32 +75,55 @@ def test_layers_stand_in_network_order_with_outputs_down_and_inputs_across(study
 def test_some_layers_are_drawn_in_the_colours_that_they_have_among_all(study: pd.DataFrame) -> None:
     whole, part = figures.location_mosaic(study), figures.location_mosaic(study, layers=["layer3.2.conv2"])
     assert heatmap(part).zmax == heatmap(whole).zmax
-    assert [note.text for note in part.layout.annotations] == ["layer3.2.conv2"]
+    assert [note.text.split()[0] for note in part.layout.annotations] == ["layer3.2.conv2"]
     own = [list(key) for key in markers(whole).customdata if key[0] == "layer3.2.conv2"]
     assert markers(part).customdata.tolist() == own
 
 
-def test_the_shared_scale_is_centred_at_zero_and_owns_up_to_being_cut(study: pd.DataFrame) -> None:
-    shown = heatmap(figures.location_mosaic(study))
-    assert shown.zmin == -shown.zmax
-    assert shown.zmax == pytest.approx(study["drop"].abs().quantile(0.99))
-    assert any("≥" in text for text in shown.colorbar.ticktext)
-    even = study.assign(drop=np.linspace(-2, 1, len(study)))
-    whole = heatmap(figures.location_mosaic(even))
-    assert (whole.zmin, whole.zmax) == (-2, 2)
-    assert whole.colorbar.ticktext is None
-    assert heatmap(figures.location_mosaic(study, limit=7.0)).zmax == 7
+def test_the_shared_scale_ends_at_the_true_largest_and_has_round_ticks(study: pd.DataFrame) -> None:
+    """It ended at the 99 % quantile: +0.83 and +15.02 had one colour, while one flipped image was clearly coloured."""
+    table = study.assign(drop=study["drop"].where(study.index != 7, 15.02))
+    shown = heatmap(figures.location_mosaic(table))
+    assert shown.zmin == -shown.zmax and shown.zmax == pytest.approx(on_scale(15.02))
+    bar = dict(zip(shown.colorbar.ticktext, shown.colorbar.tickvals, strict=True))
+    assert bar["0"] == 0 and bar["15.02"] == shown.zmax and bar["−15.02"] == -shown.zmax
+    assert bar["1"] == pytest.approx(on_scale(1.0)) and bar["−1"] == -bar["1"]
+    assert on_scale(0.05) < 0.15 * shown.zmax < on_scale(0.83) < 0.75 * shown.zmax
+    assert heatmap(figures.location_mosaic(study, limit=7.0)).zmax == pytest.approx(on_scale(7.0))
+    losses = study.assign(drop=study["drop"] / 1000, num_flipped=np.nan, metric="loss")
+    assert heatmap(figures.location_mosaic(losses)).zmax > 0
+    assert heatmap(figures.location_mosaic(study.assign(drop=0.0))).zmax > 0
 
 
-def test_a_scale_of_its_own_takes_each_layer_to_its_largest_value(study: pd.DataFrame) -> None:
+def test_what_cannot_be_told_from_zero_is_pale_and_what_differs_is_outlined(study: pd.DataFrame) -> None:
+    figure = figures.location_mosaic(study)
+    veil = next(trace for trace in figure.data if trace.type == "heatmap" and trace.opacity == 0.5)
+    held = (study["drop_low"] <= 0) & (study["drop_high"] >= 0) & (study["drop"] != 0)
+    assert np.isfinite(np.asarray(veil.z)).sum() == held.sum() > 0
+    outlines = next(trace for trace in figure.data if trace.type == "scatter" and trace.mode == "lines")
+    certain = (study["q_value"] <= 0.05).to_numpy()
+    assert np.isnan(outlines.x).sum() == certain.sum() > 0
+    corners = {(x + 0.5, y + 0.5) for x, y in zip(outlines.x[::6], outlines.y[::6], strict=True)}
+    points = markers(figure)
+    marked = {(x, y) for x, y, key in zip(points.x, points.y, points.customdata, strict=True) if certain[key[3]]}
+    assert corners == marked
+    for theme in ("light", "dark"):
+        scale = figures.THEMES[theme].diverging
+        assert scale[len(scale) // 2][1] == figures.THEMES[theme].page, "nothing has the colour of the page"
+
+
+def test_a_scale_of_its_own_takes_each_layer_to_its_largest_value_and_not_to_a_single_flip(study: pd.DataFrame) -> None:
     figure = figures.location_mosaic(study, scale="layer")
     z, points = np.asarray(heatmap(figure).z), markers(figure)
     by_layer: dict[str, list[float]] = {}
     for x, y, key in zip(points.x, points.y, points.customdata, strict=True):
         by_layer.setdefault(key[0], []).append(z[int(y), int(x)])
-    assert all(max(np.abs(values)) == pytest.approx(1) for values in by_layer.values())
-    quiet = study.assign(drop=0.0)
-    assert np.isnan(np.asarray(heatmap(figures.location_mosaic(quiet, scale="layer")).z)).all()
+    noise = ((study["drop_high"] - study["drop_low"]) / 2).median()
+    tops = study["drop"].abs().groupby(study["layer"]).max()
+    for layer, values in by_layer.items():
+        assert max(np.abs(values)) == pytest.approx(min(1.0, on_scale(tops[layer]) / on_scale(noise)))
+    quiet = np.asarray(heatmap(figures.location_mosaic(study.assign(drop=0.0), scale="layer")).z)
+    assert (quiet[np.isfinite(quiet)] == 0).sum() == 465, "a layer of zeros was measured, and is not grey"
 
 
 def test_hiding_leaves_exactly_what_differs_from_zero(study: pd.DataFrame) -> None:
@@ -103,7 +137,7 @@ def test_significance_has_the_sign_of_d_and_flips_are_a_share() -> None:
     logs = np.asarray(heatmap(figures.location_mosaic(table, "significance")).z)
     assert sorted(logs[np.isfinite(logs)]) == pytest.approx([-4.0, 2.0])
     shares = heatmap(figures.location_mosaic(table, "flipped"))
-    assert sorted(np.asarray(shares.z)[np.isfinite(shares.z)]) == pytest.approx([2.0, 5.0])
+    assert sorted(np.asarray(shares.z)[np.isfinite(shares.z)]) == pytest.approx([on_scale(2, 1000), on_scale(5, 1000)])
     assert shares.zmin == 0
 
 
@@ -152,7 +186,7 @@ def test_small_maps_are_enlarged_beside_large_ones() -> None:
         if layer == "small":
             block = z[int(y - 1.5) : int(y + 2.5), int(x - 1.5) : int(x + 2.5)]
             assert block.shape == (4, 4)
-            assert np.allclose(block, small[out_channel, in_channel])
+            assert np.allclose(block, on_scale(small[out_channel, in_channel]))
 
 
 def test_names_are_text_whatever_they_hold() -> None:
@@ -180,8 +214,9 @@ def test_spread_is_the_standard_deviation_of_each_layer_with_an_interval_around_
     assert (np.asarray(line.error_y.arrayminus) > 0).all()
     wide = finished(location_plan([("wide", 64, 64)], grid=64))
     dots, narrow = figures.layer_spread(wide).data
-    assert len(dots.y) == 500
-    assert "500 of 4,096" in dots.name
+    assert f"{len(dots.y):,} of 4,096" in dots.name
+    certain = wide.index[wide["q_value"] <= 0.05]
+    assert len(dots.y) < 3_000 and set(certain) <= {key[3] for key in dots.customdata}
     # 4,096 kernels pin the standard deviation down: the same distribution bootstrapped by hand.
     values = wide["drop"].to_numpy()
     draws = np.random.default_rng(1).choice(values, size=(400, len(values))).std(axis=1, ddof=1)
@@ -496,7 +531,7 @@ def test_channels_are_strips_in_network_order_and_narrow_ones_are_stretched() ->
     figure = figures.channel_strips(filters, marked=[2], selected=8)
     shades, dots, marks = figure.data
     drop = table["drop"]
-    expected = [drop[:4].tolist(), drop[7:9].repeat(2).tolist()]
+    expected = [list(map(on_scale, drop[:4])), list(map(on_scale, drop[7:9].repeat(2)))]
     np.testing.assert_allclose(np.asarray(shades.z), expected, rtol=1e-6)
     keys = [*(("conv1", channel, channel) for channel in range(4)), ("layer1<b>", 0, 7), ("layer1<b>", 1, 8)]
     assert [tuple(key) for key in dots.customdata] == keys
@@ -506,7 +541,9 @@ def test_channels_are_strips_in_network_order_and_narrow_ones_are_stretched() ->
     assert (list(marks.x), list(marks.y)) == ([2], [0])
     assert len(figure.layout.shapes) == 2 + 2 and figure.layout.shapes[-1].x0 == 1.5
     ordered = figures.channel_strips(filters, "drop")
-    np.testing.assert_allclose(np.asarray(ordered.data[0].z)[0], sorted(drop[:4], reverse=True), rtol=1e-6)
+    np.testing.assert_allclose(
+        np.asarray(ordered.data[0].z)[0], sorted(map(on_scale, drop[:4]), reverse=True), rtol=1e-6
+    )
     hidden = figures.channel_strips(filters, hide_insignificant=True)
     kept = np.isfinite(np.asarray(hidden.data[0].z))
     assert kept.sum() == (filters["q_value"] <= 0.05).to_numpy() @ [1, 1, 1, 1, 2, 2]

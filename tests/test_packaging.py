@@ -74,7 +74,7 @@ def test_the_wheel_has_every_module_and_page_and_no_other_top_level_name(wheel: 
     files = [path for folder in ("weanalysis", "app") for path in (ROOT / folder).rglob("*") if path.is_file()]
     ours = [path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts]
     expected = {re.sub("^app/", "weanalysis/_app/", name) for name in ours}
-    assert "weanalysis/_app/main.py" in names
+    assert {"weanalysis/_app/main.py", "weanalysis/py.typed"} <= names
     assert expected == {name for name in names if name.startswith("weanalysis/")}
 
 
@@ -128,8 +128,8 @@ def pins() -> dict[str, str]:
 @pytest.mark.parametrize(
     ("folders", "extras"),
     [
-        (("weanalysis", "app"), ("cluster", "hf", "images", "tensorboard", "video")),
-        (("tests",), ("cluster", "hf", "images", "tensorboard", "video", "dev")),
+        (("weanalysis", "app"), ("hf", "images", "notebook", "tensorboard", "video")),
+        (("tests",), ("hf", "images", "notebook", "tensorboard", "video", "dev")),
     ],
 )
 def test_everything_imported_is_required(folders: tuple[str, ...], extras: tuple[str, ...]) -> None:
@@ -150,16 +150,34 @@ def test_everything_imported_is_required(folders: tuple[str, ...], extras: tuple
 
 def test_every_requirement_has_a_pin_within_its_range() -> None:
     pinned = pins()
-    for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
+    for line in [
+        *PROJECT["dependencies"],
+        *(line for extra in ("dev", "docs") for line in PROJECT["optional-dependencies"][extra]),
+    ]:
         requirement = Requirement(line)
         name = canonicalize_name(requirement.name)
         if name != "weanalysis":
             assert requirement.specifier.contains(pinned[name]), f"{requirement} is not met by the pin {pinned[name]}"
 
 
+def test_the_recipe_for_conda_requires_the_same() -> None:
+    recipe = (ROOT / "conda" / "recipe.yaml").read_text(encoding="utf-8")
+    run = recipe.partition("  run:\n")[2].partition("\n\n")[0]
+    called = {"pytorch": "torch", "huggingface_hub": "huggingface-hub"}
+    listed = dict(re.findall(r"^ +- (\S+) (\S+)$", run, re.M))
+    assert {called.get(name, name) + ranges for name, ranges in listed.items()} == set(PROJECT["dependencies"])
+    assert f"  version: {PROJECT['version']}\n" in recipe
+
+
 def test_the_pins_are_public_versions() -> None:
     """A local version such as 2.13.0+cpu exists in no public index."""
     assert [name for name, version in pins().items() if not re.fullmatch(r"\d+(\.\d+)*(\.?post\d+)?", version)] == []
+
+
+def test_what_is_cited_is_this_version_and_the_paper() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {weanalysis.__version__}\n" in citation
+    assert f"doi: {PROJECT['urls']['Paper'].removeprefix('https://doi.org/')}\n" in citation
 
 
 def test_the_changelog_has_this_version() -> None:

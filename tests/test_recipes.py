@@ -146,8 +146,8 @@ def test_a_page_of_the_dashboard(monkeypatch: pytest.MonkeyPatch, full: Path, tm
 
     pages = shutil.copytree(app_folder(), tmp_path / "pages")
     (pages / "views" / "mypage.py").write_text(
-        "import reading\nimport shared\n\nfrom weanalysis import figures\n\n"
-        'study = shared.choose_study("mypage")\nrows = reading.table(study)\nshared.headline(study, rows)\n'
+        "import choosing\nimport findings\nimport reading\nimport shared\n\nfrom weanalysis import figures\n\n"
+        'study = choosing.choose_study("mypage")\nrows = reading.table(study)\nfindings.headline(study, rows)\n'
         "figure = figures.my_figure(rows, theme=shared.theme())\n"
         'shared.show(figure, key="mine", data=rows, name="mine", alt="D of every layer")\n'
     )
@@ -160,7 +160,7 @@ def test_a_page_of_the_dashboard(monkeypatch: pytest.MonkeyPatch, full: Path, tm
     monkeypatch.setitem(KINDS_OF_STUDIES, "layer", replace(KINDS_OF_STUDIES["layer"], page="mypage"))
     app = AppTest.from_file(str(pages / "main.py"), default_timeout=60).run().switch_page("views/mypage.py").run()
     is_well(app)
-    assert app.selectbox(key="study").options == [label(full, "layers")]
+    assert app.selectbox(key="study").value == label(full, "layers")
     assert chart(app)["data"][0]["x"] == table(full, "layers")["layer"].tolist()
 
 

@@ -304,7 +304,7 @@ def test_two_studies_of_a_kind_are_compared_and_others_are_not(cache: Cache) -> 
         ((expected.places["q_value"] <= 0.05) & (expected.places["difference"] > 0)).sum()
     )
     page = read(written)
-    assert page.tags.count("h2") == 4 and "Compared: one (1) and two (2)" in page.text
+    assert page.tags.count("h2") == 1 + 4 and "Compared: one (1) and two (2)" in page.text
     assert "This speaks of these two networks only" in page.text
 
 

@@ -70,7 +70,7 @@ def test_a_kernel_s_page_shows_the_masks_that_it_was_needed_for(opened):
         row = store.table(number).loc[place]
         changes, classes = store.pixel_changes(number, place), store.class_table(number, place)
     kernel = f"{row['layer']}:{row['out_channel']:.0f}:{row['in_channel']:.0f}"
-    app = open_page("location", study=f"where-0 · {number}", kernel=kernel)
+    app = open_page("location", study=str(number), kernel=kernel)
     is_well(app)
     text = words(app)
     first = changes.iloc[0]

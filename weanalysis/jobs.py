@@ -26,7 +26,7 @@ import psutil
 from weanalysis.cache import ENVIRONMENT_VARIABLE, Cache
 from weanalysis.errors import StoreError, one_line
 
-COMMANDS = ("ablate", "demo", "train")
+COMMANDS = ("ablate", "demo", "saliency", "train")
 
 ACTIVE = "running"
 STATES = (ACTIVE, "finished", "failed", "cancelled", "lost")
@@ -269,6 +269,21 @@ def complaint(log: str) -> str:
     """Return the line in which a command said why it failed, or nothing."""
     lines = [line for line in log.splitlines() if line.lower().startswith("error:")]
     return lines[-1].partition(":")[2].strip() if lines else ""
+
+
+def result_of(log: str) -> tuple[str, str] | None:
+    """Return what a finished command made, from what it printed last: ("study", number) or ("run", name).
+
+    >>> result_of("Kept as study 3. Next:")
+    ('study', '3')
+    >>> result_of("resnet20-digits-8049132b: top-1 99.03 % after 10 epochs of the recipe digits (best …")
+    ('run', 'resnet20-digits-8049132b')
+    """
+    if studies := re.findall(r"^Kept as study (\d+)\b", log, re.M):
+        return "study", studies[-1]
+    if runs := re.findall(r"^(\S+): .* epochs of the recipe ", log, re.M):
+        return "run", runs[-1]
+    return None
 
 
 def _is_alive(job: Job) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import choosing
+import findings
 import improvements
 import pandas as pd
 import pictures
@@ -24,7 +26,7 @@ st.caption(
     "input channel all that reads one channel of the input: the units that pruning removes.",
 )
 
-study = shared.choose_study("channels")
+study = choosing.choose_study("channels")
 first = reading.table(study)
 sides = [name for name in kind_of(study["kind"]).units if (first["selection"] == name).any()]
 if not sides:
@@ -57,7 +59,7 @@ if channels:
             "is the share that the layer needs.",
         )
         hide = st.toggle(
-            "Hide what cannot be told from zero",
+            f"Only significant channels (q ≤ {figures.SIGNIFICANT_Q:g})",
             key="hide",
             bind="query-params",
             help=f"Greys channels with q > {figures.SIGNIFICANT_Q:g}.",
@@ -70,7 +72,7 @@ word = SELECTIONS[side].called
 def shown() -> None:
     now = reading.again(study)
     table = reading.table(now)
-    shared.headline(now, table)
+    findings.headline(now, table, on_choose=units.take_row)
     rows = table[(table["selection"] == side) & table["layer"].notna()]
     confirmed = reading.confirmed(now) if now["state"] != shared.RUNNING else []
     grid = st.grid(columns=3, min_column_width=300, gap="medium", dense=True)
@@ -92,7 +94,7 @@ def shown() -> None:
         with grid.cell(column_span="all"):
             beside(now, rows, position)
     with grid.cell(column_span="all"):
-        shared.most_important(rows, word, bool(now["stopping"]))
+        findings.most_important(rows, word, bool(now["stopping"]), on_choose=units.take_row)
     if now["state"] != shared.RUNNING:
         with grid.cell(column_span="all"):
             improvements.show(now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from functools import partial
 
+import choosing
 import kernels
 import networks
 import pandas as pd
@@ -36,21 +37,25 @@ if usual is None:
     shared.how_to_begin(DEFAULT)
     st.caption("Two studies of the same kind are needed for a comparison.")
     st.stop()
-by_label = {shared.label(study): study for _, study in studies.iterrows()}
-label_of = {int(study["id"]): name for name, study in by_label.items()}
 with st.container(horizontal=True):
-    begin = list(by_label).index(label_of[usual[0]])
-    first_label = st.selectbox("First", list(by_label), index=begin, key="first", bind="query-params")
-    first = by_label[first_label]
-    others = [name for name, study in by_label.items() if study["kind"] == first["kind"] and name != first_label]
-    partner = reading.usual_pair(studies, int(first["id"]))
-    if partner is None:
+    first = choosing.choose_among("First", studies, "first", default=usual[0])
+    partners = reading.partners(studies, int(first["id"]))
+    same_kind = studies[(studies["kind"] == first["kind"]) & (studies["id"] != first["id"])]
+    if same_kind.empty:
         st.info(f"There is no other {first['kind']} study to compare it with.", icon=":material/compare_arrows:")
         st.stop()
-    begin = others.index(label_of[partner[1]])
-    second_label = st.selectbox("Second", others, index=begin, key="second", bind="query-params")
-    second = by_label[second_label]
-    first = shared.choose_metric(first, second)
+    # One that cannot be compared is shown, and why, where the address asks for it, or where there is no other.
+    asked = same_kind["id"].astype(str) == st.query_params.get("second", "")
+    offered = same_kind[same_kind["id"].isin(partners) | asked] if partners else same_kind
+    partner = partners[0] if partners else int(same_kind["id"].iloc[0])
+    second = choosing.choose_among("Second", offered, "second", default=partner)
+    first = choosing.choose_metric(first, second)
+first_label, second_label = reading.labels(pd.DataFrame([first, second])).values()
+label_of = {int(first["id"]): first_label, int(second["id"]): second_label}
+ways = {label_of[number]: one.way for number, one in reading.identities(pd.DataFrame([first, second])).items()}
+colours = figures.colours_by_way(ways)
+# By how they were trained, where that tells the two apart.
+sides = tuple(ways.values()) if len(set(ways.values()) - {""}) == 2 else ("the first", "the second")
 
 
 def accuracies(compared: StudyComparison | None) -> None:
@@ -60,7 +65,7 @@ def accuracies(compared: StudyComparison | None) -> None:
         for study, accuracy in zip((first, second), intact, strict=True):
             metric = compared.measured_in if compared else find_metric(reading.answers_in(study["metric"]))
             st.metric(
-                f"{shared.plain(study['name'])}, {metric.name}",
+                f"{shared.plain(label_of[int(study['id'])])}, {metric.name}",
                 f"{metric.words(accuracy, signed=False)} {metric.mark}" if accuracy == accuracy else "not measured",
             )
         if compared is None:
@@ -85,18 +90,19 @@ def needed(compared: StudyComparison) -> None:
     """Say how much more the second network needs these weights, and what else a reader must know."""
     metric = compared.measured_in
     mean = [metric.words(compared.places[side].mean()) for side in ("first", "second")]
-    in_first, in_second = compared.num_certain
     st.markdown(
-        f"Mean D of {len(compared.places):,} places: {mean[0]} and {mean[1]} {metric.unit}; "
-        f"second minus first **{metric.words(compared.difference)} {metric.unit}**, 95 % interval "
-        f"{metric.interval(compared.difference_low, compared.difference_high)} over {compared.num_images:,} images, "
-        f"p = {compared.p_value:.2g}. {in_second:,} places matter more in the second and {in_first:,} more in the "
-        "first, beyond chance.",
+        f"#### {shared.plain(compared.verdict(sides[0], sides[1]))}",
         help="Each image counts for both networks: the interval of a place combines both D with their correlation over "
         "the images (of one network's two studies it is Tango's); q is from an exact sign-flip test over the images, "
         "with a false discovery rate of 5 % over all places."
         if metric.counts_images
         else "Intervals and q are Student's, over the images' differences, with a false discovery rate of 5 %.",
+    )
+    st.markdown(
+        f"Mean D of {len(compared.places):,} {kind_of(first['kind']).row}s: {mean[0]} and {mean[1]} {metric.unit}; "
+        f"second minus first **{metric.words(compared.difference)} {metric.unit}**, 95 % interval "
+        f"{metric.interval(compared.difference_low, compared.difference_high)} over {compared.num_images:,} images, "
+        f"p = {compared.p_value:.2g}."
     )
     for note in compared.notes:
         st.caption(f":material/info: {shared.plain(note[0].upper() + note[1:])}.")
@@ -116,9 +122,9 @@ def costs() -> None:
     for study in (first, second):
         about = reading.describe(study)
         if not about.get("architecture"):
-            st.caption(f"Of {shared.plain(study['name'])} it is not known how to build its network.")
+            st.caption(f"Of {shared.plain(label_of[int(study['id'])])} it is not known how to build its network.")
             return
-        costs_of[shared.label(study)] = networks.costs(about)
+        costs_of[label_of[int(study["id"])]] = networks.costs(about)
     st.dataframe(
         pd.DataFrame(
             {
@@ -130,6 +136,7 @@ def costs() -> None:
             }
         ),
         hide_index=True,
+        placeholder="–",
         column_config={
             "network": st.column_config.TextColumn("Network of"),
             "excitation": st.column_config.TextColumn("Excitation"),
@@ -158,12 +165,12 @@ def maps(compared: StudyComparison | None) -> None:
         difference_map(compared, layers)
     limit = None
     if compared is not None:
-        limit = compared.places[["first", "second"]].abs().quantile(0.99).max() or 1.0
+        limit = float(compared.places[["first", "second"]].abs().max().max()) or 1.0
     with above:
         grid = st.grid(columns=2, min_column_width=420, gap="medium")
         for key, study, rows in (("mosaic-1", first, one), ("mosaic-2", second, two)):
             with grid.cell():
-                st.markdown(f"**{shared.plain(study['name'])}**")
+                st.markdown(f"**{shared.plain(label_of[int(study['id'])])}**")
                 if not (own := [layer for layer in layers if (rows["layer"] == layer).any()]):
                     st.caption("It has none of these layers.")
                     continue
@@ -197,7 +204,7 @@ def difference_map(compared: StudyComparison, layers: list[str]) -> None:
         help="Red: the second network needs this kernel more; blue: the first. Grey: one of them has not measured it.",
     )
     hide = st.toggle(
-        "Hide what cannot be told from zero",
+        f"Only significant differences (q ≤ {figures.SIGNIFICANT_Q:g})",
         key="hide",
         bind="query-params",
         help=f"Greys differences with q > {figures.SIGNIFICANT_Q:g}.",
@@ -237,13 +244,13 @@ def images_of(one: pd.DataFrame, two: pd.DataFrame) -> None:
     for key, study, rows in (("images-1", first, one.loc[[place]]), ("images-2", second, other)):
         with grid.cell():
             if rows.empty:
-                st.caption(f"{shared.plain(study['name'])} has not measured this kernel.")
+                st.caption(f"{shared.plain(label_of[int(study['id'])])} has not measured this kernel.")
                 continue
             metric = find_metric(study["metric"])
             drop, low, high = rows[["drop", "drop_low", "drop_high"]].iloc[0]
             st.markdown(
-                f"**{shared.plain(study['name'])}**: D = {metric.words(drop)} {metric.unit}, 95 % interval "
-                f"{metric.interval(low, high)}"
+                f"**{shared.plain(label_of[int(study['id'])])}**: D = {metric.words(drop)} {metric.unit}, "
+                f"95 % interval {metric.interval(low, high)}"
             )
             pictures.changed_images(study, rows.iloc[0], key)
 
@@ -257,7 +264,7 @@ def kernel_by_kernel() -> None:
 
 def curves() -> None:
     shared.show(
-        figures.magnitude_curves({first_label: one, second_label: two}, theme=shared.theme()),
+        figures.magnitude_curves({first_label: one, second_label: two}, colours=colours, theme=shared.theme()),
         key="curves",
         data=pd.concat([one.assign(name=first["name"]), two.assign(name=second["name"])]),
         name=f"magnitude-{first['name']}-{second['name']}",
@@ -285,9 +292,9 @@ def difference_strips(compared: StudyComparison) -> None:
 
 
 def distributions() -> None:
-    st.markdown("**How much of either network is needed**", help="Share of the ablations that cost at least a given D.")
+    st.markdown("**Share of ablations costing at least D**", help="How much of either network is needed.")
     shared.show(
-        figures.drop_distributions({first_label: one, second_label: two}, theme=shared.theme()),
+        figures.drop_distributions({first_label: one, second_label: two}, colours=colours, theme=shared.theme()),
         key="distributions",
         data=pd.concat([one.assign(name=first["name"]), two.assign(name=second["name"])]),
         name="distributions",
@@ -343,6 +350,7 @@ def largest(compared: StudyComparison) -> None:
         ),
         key="largest",
         hide_index=True,
+        placeholder="–",
         column_config={
             "zeroed": st.column_config.TextColumn("Zeroed"),
             "first": st.column_config.NumberColumn("D in the first", format=form),

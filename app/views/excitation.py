@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import choosing
 import numpy as np
 import pandas as pd
 import reading
@@ -52,14 +53,14 @@ shared.show(
 
 st.subheader("On the weights of a layer")
 studies = reading.studies()
-by_label = {shared.label(study): study for _, study in studies.iterrows() if reading.layers_with_weights(study)}
-if not by_label:
+with_weights = [bool(reading.layers_with_weights(study)) for _, study in studies.iterrows()]
+if not any(with_weights):
     st.caption("Run a study: the weights of its network appear here.")
     st.code("weanalysis ablate --model resnet20", language="bash")
     st.stop()
 with st.container(horizontal=True):
-    study = by_label[st.selectbox("Weights of", list(by_label), key="study", bind="query-params")]
-    layer = st.selectbox("Layer", reading.layers_with_weights(study), key="layer", bind="query-params")
+    study = choosing.choose_among("Weights of", studies[with_weights], "study")
+    layer = choosing.choose_layer(reading.layers_with_weights(study))
 weight = reading.weight(study, layer)
 if weight is None:
     st.caption("The weights of this study are no longer in the cache.")

@@ -8,6 +8,7 @@ import time
 from datetime import timedelta
 
 import click
+import curves
 import forms
 import reading
 import shared
@@ -15,9 +16,11 @@ import streamlit as st
 
 from weanalysis.cache import storable
 from weanalysis.cli import cli
+from weanalysis.comparison import identify_run
 from weanalysis.errors import StoreError
-from weanalysis.jobs import Job, Jobs, complaint, progress
-from weanalysis.kinds import DEFAULT, KINDS, options_by_name
+from weanalysis.jobs import Job, Jobs, complaint, progress, result_of
+from weanalysis.kinds import DEFAULT, KINDS, kind_of, options_by_name
+from weanalysis.training import Run
 
 # What the choices mean; which there are, the commands say.
 WORDS = {
@@ -70,6 +73,11 @@ def training_command() -> list[str]:
     return ["train", *forms.fill_in(cli.commands["train"], rows, (), FIRST, WORDS)]
 
 
+def saliency_command() -> list[str]:
+    """Return the command that scores the weights that the form describes."""
+    return ["saliency", *forms.fill_in(cli.commands["saliency"], [["model", "weights", "data"], ["images"]], (), FIRST)]
+
+
 def check_command(command: list[str]) -> None:
     """Raise StoreError, in the command line's own words, for options that the command does not have.
 
@@ -98,16 +106,48 @@ def start(command: list[str]) -> None:
         st.toast(f"Job {job.id} has begun.", icon=":material/play_arrow:")
 
 
-with st.container(border=True):
-    form = st.segmented_control(
-        "New", ["Study", "Training"], default="Study", required=True, key="form", bind="query-params"
+def choose_own_network(command: str) -> None:
+    """Offer the networks that were trained here, so that nobody has to type where their files lie."""
+    own = [run for run in curves.find_curves(reading.cache()) if run.recipe]
+    runs = {run.name: run.recipe for run in own if Run(reading.cache().runs / run.name).checkpoint.is_file()}
+    if not runs:
+        return
+
+    def take() -> None:
+        if name := st.session_state[f"{command}-own"]:
+            st.session_state[f"{command}-model"] = str(Run(reading.cache().runs / name).checkpoint)
+            st.session_state[f"{command}-data"] = str(runs[name].get("data", ""))
+
+    st.selectbox(
+        "A network that was trained here",
+        list(runs),
+        index=None,
+        key=f"{command}-own",
+        format_func=lambda name: f"{identify_run(name, runs[name]).network} · {runs[name].get('data')} · {name}",
+        on_change=take,
+        placeholder="none: what is typed below",
+        width=640,
     )
-    kind = "ablate" if form == "Study" else "train"
+
+
+FORMS = {"Study": "ablate", "Training": "train", "Saliency": "saliency"}
+above = st.container()  # what runs now stands above the form
+with st.container(border=True):
+    form = st.segmented_control("New", list(FORMS), default="Study", required=True, key="form", bind="query-params")
+    kind = FORMS[form]
     with st.container(key=f"form-{kind}"):
-        command = study_command() if form == "Study" else training_command()
+        if kind != "train":
+            choose_own_network(kind)
+        command = {"ablate": study_command, "train": training_command, "saliency": saliency_command}[kind]()
         st.code(shlex.join(["weanalysis", *command]), language="bash", wrap_lines=True)
-    if st.button("Start", type="primary", icon=":material/play_arrow:"):
+    if st.button("Start", type="primary", icon=":material/play_arrow:", key="start"):
         start(command)
+
+
+@shared.live(any(job.active for job in jobs.all()))
+def now() -> None:
+    for job in (job for job in jobs.all() if job.active):
+        show(job)
 
 
 @shared.live(any(job.active for job in jobs.all()))
@@ -122,10 +162,11 @@ def listed() -> None:
         # A first job begins, or the last one ended: the whole page polls, or stops polling.
         st.session_state["any-active"] = any(job.active for job in all_jobs)
         st.rerun()
-    for job in all_jobs[:SHOWN]:
+    ended = [job for job in all_jobs if not job.active]
+    for job in ended[:SHOWN]:
         show(job)
-    if len(all_jobs) > SHOWN:
-        st.caption(f"{len(all_jobs) - SHOWN:,} older jobs are not shown.")
+    if len(ended) > SHOWN:
+        st.caption(f"{len(ended) - SHOWN:,} older jobs are not shown.")
 
 
 def show(job: Job) -> None:
@@ -142,8 +183,8 @@ def show(job: Job) -> None:
             st.progress(0.0 if math.isnan(share) else share, text=shared.plain(waiting))
         elif problem := complaint(log):
             st.error(shared.plain(problem), icon=":material/error:")
-        with st.container(horizontal=True):
-            buttons(job)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            buttons(job, log)
         with st.expander("Log"):
             st.code("\n".join(log.splitlines()[-LOG_LINES:]) or "Nothing yet.", language=None, wrap_lines=True)
 
@@ -154,7 +195,27 @@ def times(job: Job) -> str:
     return f"begun {begun}, {'for' if job.active else 'took'} {lasted}"
 
 
-def buttons(job: Job) -> None:
+def open_result(log: str) -> None:
+    """Lead to what a job made, where it is there."""
+    made = result_of(log)
+    if made is None:
+        return
+    what, name = made
+    if what == "run":
+        st.page_link("views/runs.py", label="Open result", icon=":material/open_in_new:", query_params={"runs": name})
+        return
+    known = reading.studies()
+    kinds = known.loc[known["id"].astype(str) == name, "kind"]
+    if len(kinds) and (page := kind_of(kinds.iloc[0]).page):
+        link = {"study": name}
+        st.page_link(f"views/{page}.py", label="Open result", icon=":material/open_in_new:", query_params=link)
+
+
+def buttons(job: Job, log: str) -> None:
+    if not job.active:
+        open_result(log)
+        if job.state == "failed" and complaint(log) and math.isnan(progress(log)[0]):
+            return  # it was refused before anything was done, and would be again
     if job.active:
         if st.button("Cancel", key=f"cancel-{job.id}", icon=":material/stop:", disabled=job.cancel):
             jobs.cancel(job.id)
@@ -177,4 +238,6 @@ def buttons(job: Job) -> None:
         st.rerun()
 
 
+with above:
+    now()
 listed()

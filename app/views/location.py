@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import choosing
+import findings
 import improvements
 import kernels
 import pandas as pd
@@ -24,7 +26,7 @@ st.caption(
     help="Rows are output channels, columns input channels, equidistant in the layer. Paper, section 3.1, Fig. 2.",
 )
 
-study = shared.choose_study("location")
+study = choosing.choose_study("location")
 metric = find_metric(study["metric"])
 offered = [name for name, value in VALUES.items() if value != "flipped" or metric.counts_images]
 with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
@@ -49,7 +51,7 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         help="**Shared** compares layers; **Per layer** stretches each layer to its own largest value.",
     )
     hide = st.toggle(
-        "Hide what cannot be told from zero",
+        f"Only significant kernels (q ≤ {figures.SIGNIFICANT_Q:g})",
         key="hide",
         bind="query-params",
         help=f"Greys kernels with q > {figures.SIGNIFICANT_Q:g}.",
@@ -60,7 +62,7 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
 def maps() -> None:
     now = reading.again(study)
     rows = reading.table(now)
-    shared.headline(now, rows)
+    findings.headline(now, rows, on_choose=kernels.take_row)
     layers = kernels.page_of_layers(rows)
     # Left to right and line by line; what fits into a gap is drawn up, so that two columns leave none.
     grid = st.grid(columns=3, min_column_width=300, gap="medium", dense=True)
@@ -105,9 +107,10 @@ def maps() -> None:
             data=rows[["layer", "depth", "out_channel", "in_channel", "drop"]],
             name=f"spread-{now['name']}",
             alt="Spread of D in each layer, by depth",
+            on_click=lambda: kernels.take_click("spread"),
         )
     with grid.cell(column_span="all"):
-        shared.most_important(rows, kind_of(now["kind"]).row, bool(now["stopping"]))
+        findings.most_important(rows, kind_of(now["kind"]).row, bool(now["stopping"]), on_choose=kernels.take_row)
     if now["state"] != shared.RUNNING:
         with grid.cell(column_span="all"):
             improvements.show(now)

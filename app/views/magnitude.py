@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import choosing
+import findings
 import pandas as pd
 import pictures
 import reading
@@ -17,14 +19,14 @@ st.caption(
     "Paper, section 3.1, Fig. 1a.",
 )
 
-study = shared.choose_study("magnitude")
+study = choosing.choose_study("magnitude")
 
 
 @shared.live(study["state"] == shared.RUNNING)
 def curves() -> None:
     now = reading.again(study)
     rows = reading.table(now)
-    shared.headline(now, rows)
+    findings.headline(now, rows)
     own_layers = list(rows.dropna(subset=["layer"]).sort_values("depth")["layer"].unique())
     layers = own_layers or reading.describe(now).get("layers") or []
     grid = st.grid(columns=3, min_column_width=300, gap="medium", dense=True)
@@ -32,7 +34,7 @@ def curves() -> None:
     with grid.cell():
         st.markdown("**One percentile**", help="Click on a point of the curve or of the map, or choose here.")
         percentiles = sorted(rows["percentile"].dropna().unique().tolist())
-        layer = st.selectbox("Layer", layers, key="layer", bind="query-params") if layers else None
+        layer = choosing.choose_layer(layers) if layers else None
         b = st.select_slider(
             "Percentile b", percentiles, value=percentiles[-1], format_func=word, key="b", bind="query-params"
         )

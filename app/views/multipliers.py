@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import choosing
 import curves
+import findings
 import networks
 import numpy as np
 import pandas as pd
@@ -25,10 +27,13 @@ st.caption(
 
 # Studies keep the multipliers of their network; those of a run without a study are computed from its checkpoint.
 studies = {
-    shared.label(study): study
+    str(study["id"]): study
     for _, study in reading.studies().iterrows()
     if kind_of(study["kind"]).needs_multipliers or reading.has_multipliers(study)
 }
+# What this page is for comes first: the studies that held the multipliers against D.
+measured = {number: study for number, study in studies.items() if kind_of(study["kind"]).needs_multipliers}
+studies = measured | studies
 runs = networks.lwe_runs([run for run in curves.find_curves(reading.cache()) if not run.problem])
 if not studies and not runs:
     st.info(
@@ -37,7 +42,9 @@ if not studies and not runs:
     st.code("weanalysis train --model resnet20 --data digits --excitation lwe", language="bash")
     st.stop()
 
-source = st.selectbox("Study or run", [*studies, *runs], key="study", bind="query-params", width=640)
+by_number = reading.labels(pd.DataFrame([*studies.values()])) if studies else {}
+labels = {str(number): words for number, words in by_number.items()} | {name: name for name in runs}
+source = choosing.choose("Study or run", labels, "study", "study or run", width=640)
 
 
 def ranks_kernels() -> bool:
@@ -45,6 +52,11 @@ def ranks_kernels() -> bool:
     if source not in studies:
         return False
     return ranked_unit(reading.describe(studies[source]).get("options")) == RANKED["kernel"]
+
+
+def telling_layer(of_layers: dict[str, np.ndarray]) -> str:
+    """Return the first layer whose map shows something: the stem has three columns, or one."""
+    return next((layer for layer, values in of_layers.items() if values.shape[1] > 3), next(iter(of_layers)))
 
 
 def take_click() -> None:
@@ -69,20 +81,20 @@ def lowest_and_highest() -> None:
     """Show what zeroing the channels of low and of high multiplier costs."""
     study = reading.again(studies[source])
     rows = reading.table(study)
-    shared.headline(study, rows)
-    metric = find_metric(study["metric"])
+    metric, contrast = find_metric(study["metric"]), reading.contrast(study)
+    findings.headline(study, rows)
     unit = RANKED["kernel" if ranks_kernels() else "channel"]
     value = "m" if ranks_kernels() else "mean m"
-    if contrast := reading.contrast(study):
+    if contrast:
         with st.container(horizontal=True):
-            for name, title, row in (("lowest", "D_L", contrast.lowest), ("highest", "D_H", contrast.highest)):
+            for name, title, row in (("lowest", "$D_L$", contrast.lowest), ("highest", "$D_H$", contrast.highest)):
                 how = (
                     f"{metric.meaning}, when, in every layer at once but the first, the {unit} of the {name} {value} is"
                 )
                 with_interval(title, row["drop"], row["drop_low"], row["drop_high"], metric, f"{how} zeroed.")
             if (apart := contrast.comparison) is not None:
                 how = f"On the same images; p = {apart.p_value:.2g} ({metric.test} test)."
-                with_interval("D_H − D_L", apart.difference, apart.difference_low, apart.difference_high, metric, how)
+                with_interval("$D_H - D_L$", apart.difference, apart.difference_low, apart.difference_high, metric, how)
     grid = st.grid(columns=2, min_column_width=380, gap="medium")
     with grid.cell():
         st.markdown(
@@ -119,7 +131,7 @@ def learned(of_layers: dict[str, np.ndarray]) -> None:
     )
     st.subheader("What was learned")
     above = st.container()
-    layer = st.selectbox("Layer", list(of_layers), key="layer", bind="query-params", width=420)
+    layer = choosing.choose_layer(list(of_layers), first=telling_layer(of_layers), width=420)
     with above:
         st.markdown("**All layers**", help="Bands hold all, 90 % and 50 % of a layer's multipliers. Click on a layer.")
         shared.show(
@@ -154,7 +166,7 @@ def learned(of_layers: dict[str, np.ndarray]) -> None:
         by_kernel = ranks_kernels()
         st.markdown(
             "**Kernels by their m**" if by_kernel else "**Input channels by their mean m**",
-            help="The ends are what D_L and D_H are measured by. The paper ranks channels, where LWE has an m for "
+            help="The ends are what $D_L$ and $D_H$ are measured by. The paper ranks channels, where LWE has an m for "
             "every kernel: the mean over the outputs is one reading, single kernels (`--multiplier-of kernel`) the "
             "other.",
         )
@@ -172,7 +184,7 @@ def learned(of_layers: dict[str, np.ndarray]) -> None:
 if source in studies and kind_of(studies[source]["kind"]).needs_multipliers:
     lowest_and_highest()
 elif source in runs:
-    st.caption("D_L and D_H are measured by a study:")
+    st.caption("$D_L$ and $D_H$ are measured by a study:")
     st.code(f"weanalysis ablate --model {runs[source]} --study {MULTIPLIER.name}", language="bash")
 if of_layers := reading.multipliers(studies[source]) if source in studies else networks.multipliers(runs[source]):
     learned(of_layers)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import curves
+import findings
 import pandas as pd
 import reading
 import shared
@@ -37,6 +40,40 @@ if all_studies.empty and not runs:
     st.stop()
 
 
+FINDINGS_SHOWN = 4
+
+
+def newest(place: Any) -> None:
+    """Say what the newest studies found, each in a line, with a way to its maps and to a comparison."""
+    measured = all_studies[all_studies["done"] > 0]
+    labels = reading.labels(measured) if len(measured) else {}
+    with place:
+        for _, study in measured.head(FINDINGS_SHOWN).iterrows():
+            kind = kind_of(study["kind"])
+            with shared.faults(), st.container(border=True):
+                rows = reading.table(study)
+                said = findings.sentence(study, rows)
+                st.markdown(f"**{said or 'Nothing can be said yet.'}**")
+                with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+                    st.caption(f"{shared.plain(labels[int(study['id'])])} · {kind.zeroes}", width="content")
+                    if kind.page:
+                        st.page_link(
+                            f"views/{kind.page}.py",
+                            label="Look at it",
+                            icon=":material/arrow_forward:",
+                            query_params={"study": str(study["id"]), **findings.largest_address(rows)},
+                        )
+                    if reading.partners(all_studies, int(study["id"])):
+                        st.page_link(
+                            "views/compare.py",
+                            label="Compare",
+                            icon=":material/compare:",
+                            query_params={"first": str(study["id"])},
+                        )
+        if len(measured) > FINDINGS_SHOWN:
+            st.caption(f"The {FINDINGS_SHOWN} studies that changed last; all {len(all_studies):,} stand below.")
+
+
 def studies() -> None:
     """Search, filter and list the studies; a selected row opens its page."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -58,16 +95,17 @@ def studies() -> None:
     if states:
         shown = shown[shown["state"].isin(states)]
     shown = shown.reset_index(drop=True)
+    networks = {number: one.network for number, one in reading.identities(all_studies).items()}
     st.caption(f"{len(shown):,} of {len(all_studies):,} studies. Select a row to open its page.")
     # What a narrow window still shows comes first.
-    columns = ["name", "kind", "model", "data", "intact", "progress", "state", "updated", "num_images", "weights"]
+    columns = ["name", "kind", "model", "state", "intact", "progress", "data", "updated", "num_images", "weights"]
     columns += ["stopping"] if shown["stopping"].notna().any() else []
     picked = st.dataframe(
         pd.DataFrame(
             {
                 "name": shown["name"],
                 "kind": shown["kind"],
-                "model": shown["model"],
+                "model": [networks[number] for number in shown["id"]],
                 "weights": shown["weights"],
                 "data": shown["data"],
                 "intact": shown["intact"],
@@ -81,6 +119,7 @@ def studies() -> None:
         key="studies",
         column_order=columns,
         hide_index=True,
+        placeholder="–",
         on_select="rerun",
         selection_mode="single-row",
         column_config={
@@ -108,7 +147,7 @@ def studies() -> None:
     if picked.selection.rows:
         study = shown.iloc[picked.selection.rows[0]]
         if page := kind_of(study["kind"]).page:
-            st.switch_page(f"views/{page}.py", query_params={"study": shared.label(study)})
+            st.switch_page(f"views/{page}.py", query_params={"study": str(study["id"])})
         st.info(
             f"A {study['kind']} study has no page here; `weanalysis report {study['id']} -o report.html` draws it, and "
             f"`weanalysis export {study['id']} -o FILE` writes its table."
@@ -128,7 +167,7 @@ def trained() -> None:
                     "excitation": run.recipe.get("excitation"),
                     "best": score_by_epoch(run.frame).max(),
                     "epochs": len(run.frame),
-                    "state": "finished" if run.finished else "unfinished",
+                    "state": run.state,
                     "created": pd.Timestamp(run.created) if run.created else pd.NaT,
                 }
                 for run in runs
@@ -136,6 +175,7 @@ def trained() -> None:
         ),
         key="trained",
         hide_index=True,
+        placeholder="–",
         on_select="rerun",
         selection_mode="single-row",
         column_config={
@@ -167,6 +207,10 @@ def running() -> None:
 
 if len(all_studies):
     running()
+    # Filled last, so that reading tables keeps nothing back.
+    above = st.container()
     studies()
 if runs:
     trained()
+if len(all_studies):
+    newest(above)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import choosing
+import findings
 import kernels
 import numpy as np
 import pandas as pd
@@ -20,7 +22,8 @@ from weanalysis.tasks import find_metric
 KERNELS_A_PAGE = 30_000
 CHANNELS_A_SIDE = 64  # of a layer's map; larger layers are drawn by equidistant channels
 TOP = 0.1
-AGAINST: dict[str, MeasuredColumn] = {"D": "drop", "Flipped images": "num_flipped"}
+# Scores have no sign, so that what they can find comes first: what changes much, for better or worse.
+AGAINST: dict[str, MeasuredColumn] = {"Flipped images": "num_flipped", "Size of D": "size", "D": "drop"}
 WITHIN = {"Network": "network", "Layer": "layer"}
 
 st.title("Saliency")
@@ -41,12 +44,12 @@ def words(about: Any, name: str) -> str:
     return f"{about['model']} on {about['data']}, {about['num_images']:,} images{few} · {name[:6]}"
 
 
-by_words = {words(about, path.stem): (path, about) for path, about in kept}
-path, about = by_words[st.selectbox("Saliency maps", list(by_words), key="maps", bind="query-params", width=640)]
+by_name = {path.stem: (path, about) for path, about in kept}
+labels = {name: words(about, name) for name, (_, about) in by_name.items()}
+path, about = by_name[choosing.choose("Saliency maps", labels, "maps", "saliency maps", width=640)]
 maps = reading.maps(path)
 measured = reading.studies(*kinds_where(lambda kind: kind.scored == "units"))
 measured = measured[measured["weights_hash"] == about["weights_hash"]] if len(measured) else measured
-by_label = {shared.label(study): study for _, study in measured.iterrows()}
 usable = [name for name in maps.criteria if name not in about["lacking"]]
 with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
     criterion = st.selectbox(
@@ -66,17 +69,14 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         bind="query-params",
         help="**Network** shows where in the network the score is high; **Layer** the pattern inside each layer.",
     )
-    label = st.selectbox(
-        "Measured by study",
-        list(by_label),
-        key="study",
-        bind="query-params",
-        width=420,
-        help="Studies of kernels, channels and layers of the same weights.",
-        placeholder="no study of these weights yet",
-    )
-    # In which D is read: first-order criteria predict that of the loss by construction.
-    chosen = None if label is None else shared.choose_metric(by_label[label])
+    if measured.empty:
+        chosen = None
+        st.caption("No study of these weights yet.")
+    else:
+        how = "Studies of kernels, channels and layers of the same weights."
+        chosen = choosing.choose_among("Measured by study", measured, "study", width=420, help=how)
+        # In which D is read: first-order criteria predict that of the loss by construction.
+        chosen = choosing.choose_metric(chosen)
 st.caption(
     f"**{shared.plain(criterion)}**: {shared.plain(about['formulas'][criterion])}. "
     f"{shared.plain(about['sources'][criterion])}."
@@ -129,14 +129,17 @@ def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
         st.subheader("Agreement with what was measured")
         with st.container(horizontal=True, gap="medium"):
             counts_images = find_metric(study["metric"]).counts_images
+            offered = [name for name, column in AGAINST.items() if column != "num_flipped" or counts_images]
             against = st.segmented_control(
                 "Compared with",
-                [name for name, column in AGAINST.items() if column == "drop" or counts_images],
-                default="D",
+                offered,
+                default=offered[0],
                 required=True,
                 key="against",
                 bind="query-params",
-                help="Scores have no sign, but D has. **Flipped images**: how many turned right or wrong.",
+                help="A score has no sign: it says how much hangs on a unit, not which way. **Flipped images**: how "
+                "many turned right or wrong. **Size of D**: D for better or worse. **D**: only what makes the network "
+                "worse counts as important.",
             )
             if len(kinds) > 1:
                 kind = st.segmented_control(
@@ -197,6 +200,7 @@ def table_of(whole: pd.DataFrame) -> None:
             }
         ),
         hide_index=True,
+        placeholder="–",
         column_config={
             "criterion": st.column_config.TextColumn("Criterion"),
             "spearman": st.column_config.NumberColumn("Spearman", format="%+.2f"),
@@ -231,7 +235,7 @@ if chosen is None:
 def side_by_side() -> None:
     study = reading.again(chosen)
     rows = reading.table(study)
-    shared.headline(study, rows)
+    findings.headline(study, rows)
     grid = st.grid(columns=2, min_column_width=380, gap="medium")
     with grid.cell(column_span=1 if has_grid else "all"):
         show_map()

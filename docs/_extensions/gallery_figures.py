@@ -26,7 +26,8 @@ def _write_script(app: Sphinx, error: Exception | None) -> None:
 
 def _load_script(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
     if 'class="plotly-graph-div"' in context.get("body", ""):
-        app.add_js_file("plotly.min.js", loading_method=None, priority=100)
+        app.add_js_file("plotly.min.js", priority=100)
+        app.add_js_file("figures.js", priority=101)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

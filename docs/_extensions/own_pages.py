@@ -18,8 +18,8 @@ _LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
 def _lead_on(app: Sphinx, relative_path: Path, parent: str, content: list[str]) -> None:
     """Turn an included page's links, which lead from the root of the repository, into links on the site."""
 
-    def target(found: re.Match[str]) -> str:
-        path, anchor = found[1], found[2] or ""
+    def target(link: re.Match[str]) -> str:
+        path, anchor = link[1], link[2] or ""
         if path.startswith("docs/"):
             return f"](/{path.removeprefix('docs/')}{anchor})"
         return f"]({HOMES[path]}{anchor})" if path in HOMES else "]"  # what is not on the site is named without a link

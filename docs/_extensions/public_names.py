@@ -11,27 +11,23 @@ from sphinx.application import Sphinx
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What a caller begins with, then the packages in the order of the data's way.
-PACKAGES = (
-    "weanalysis",
-    "weanalysis.data",
-    "weanalysis.models",
-    "weanalysis.excitation",
-    "weanalysis.training",
-    "weanalysis.ablation",
-    "weanalysis.ablation.studies",
-    "weanalysis.saliency",
-    "weanalysis.pruning",
-    "weanalysis.tasks",
-    "weanalysis.results",
-    "weanalysis.results.statistics",
-    "weanalysis.results.store",
-    "weanalysis.figures",
-    "weanalysis.comparison",
-    "weanalysis.report",
-)
+# Packages whose public names no program of a user's calls: how studies are run, what the report is made of.
+INTERNAL = {
+    "weanalysis.ablation.evaluate",
+    "weanalysis.ablation.graph",
+    "weanalysis.ablation.schedule",
+    "weanalysis.excitation.kernels",
+    "weanalysis.report.kinds",
+}
 # Pages of their own, whose names the first page leads to.
 _MODULES = {"excitation", "figures", "studies"}
+
+
+def packages() -> list[str]:
+    """Return the packages that say what is public in them, what a caller begins with first."""
+    homes = [path for path in (ROOT / "weanalysis").rglob("__init__.py") if "\n__all__ = " in path.read_text("utf-8")]
+    names = sorted(".".join(home.parent.relative_to(ROOT).parts) for home in homes)
+    return [name for name in names if name not in INTERNAL]
 
 
 def _directive(package: str, name: str, value: Any) -> list[str]:
@@ -49,9 +45,9 @@ def _about_value(package: str, name: str, value: Any) -> list[str]:
     home = ROOT / Path(*package.split("."))
     about = ""
     for path in [*sorted(home.rglob("*.py")), *sorted((ROOT / "weanalysis").rglob("*.py"))]:
-        found = re.search(rf"((?:^# .*\n)+){name}\b(?:: [^=\n]+)? = ", path.read_text(encoding="utf-8"), re.M)
-        if found:
-            about = " ".join(line.removeprefix("# ") for line in found[1].splitlines())
+        definition = re.search(rf"((?:^# .*\n)+){name}\b(?:: [^=\n]+)? = ", path.read_text(encoding="utf-8"), re.M)
+        if definition:
+            about = " ".join(line.removeprefix("# ") for line in definition[1].splitlines())
             break
     lines = [*_plain(about), ""]
     if isinstance(value, Mapping | tuple | list | frozenset) and all(isinstance(one, str) for one in value):
@@ -96,7 +92,7 @@ def _write_pages(app: Sphinx) -> None:
     folder = Path(app.srcdir) / "reference" / "generated"
     folder.mkdir(exist_ok=True)
     documented: dict[int, str] = {}
-    written = {f"{package}.rst": page(package, documented) for package in PACKAGES}
+    written = {f"{package}.rst": page(package, documented) for package in packages()}
     for stale in folder.glob("*.rst"):
         if stale.name not in written:
             stale.unlink()

@@ -49,7 +49,8 @@ table.nlargest(5, "drop")[columns].round(3)
 # With hundreds of noisy values the largest are flattered: rows that are shown because they are large have wider
 # intervals, of which 5 % of those shown miss at most.
 
-selected_intervals(table.nlargest(5, "drop"), len(table))
+chosen = selected_intervals(table.nlargest(5, "drop"), len(table))
+chosen[["layer", "out_channel", "in_channel", "drop", "selected_low", "selected_high"]].round(2)
 
 # %%
 # Do large weights matter more?

@@ -227,7 +227,7 @@ def _hangs_on_others(images: Tensor, first: Tensor, ask: Callable[[Tensor], Tens
 def _places_in_sequences() -> tuple[Any, ...]:
     """Where the sequences of random numbers stand, from which torch, numpy and Python draw."""
     of_numpy = np.random.get_state()
-    return bytes(torch.get_rng_state().numpy()), random.getstate(), of_numpy[1].tobytes(), of_numpy[2]  # type: ignore
+    return bytes(torch.get_rng_state().numpy()), random.getstate(), of_numpy[1].tobytes(), of_numpy[2]  # type: ignore[index]
 
 
 def _parts(images: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:

@@ -95,7 +95,9 @@ def main() -> None:
         cli(standalone_mode=False)
         sys.stdout.flush()  # here, where it can still be said that it failed
     except click.ClickException as error:
-        error.show()
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            print(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n", file=sys.stderr)
+        print(f"error: {error.format_message()}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as interruption:
         # click turns Ctrl-C into an exception of its own, and keeps the one that says how to go on as its cause.

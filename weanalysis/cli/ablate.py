@@ -173,12 +173,10 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @cache_option
 @click.pass_context
 def ablate(ctx: click.Context, /, **given: Any) -> None:
-    from rich.console import Console
-
     from weanalysis.ablation import Interrupted, make_study
     from weanalysis.ablation import ablate as run
     from weanalysis.cache import find_cache
-    from weanalysis.cli.display import Watcher
+    from weanalysis.cli.display import Watcher, open_console
     from weanalysis.data import task_of_data
     from weanalysis.results import Store, find_improvements
 
@@ -224,7 +222,7 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
     else:
         from weanalysis.cli.summary import print_improvements, print_study
 
-        console = Console(highlight=False)
+        console = open_console()
         print_study(console, table, cache, given["detect"])
         if improvements:
             print_improvements(console, improvements)

@@ -62,11 +62,10 @@ MOST_EPOCHS = 12
 def compare(**given: Any) -> None:
     import json
 
-    from rich.console import Console
     from rich.progress import Progress
 
     from weanalysis.cache import find_cache
-    from weanalysis.cli.display import Watcher
+    from weanalysis.cli.display import Watcher, open_console
     from weanalysis.comparison import compare as run
     from weanalysis.results.export import to_json_value
 
@@ -101,7 +100,7 @@ def compare(**given: Any) -> None:
     if given["as_json"]:
         click.echo(json.dumps(to_json_value(comparison.summary()), allow_nan=False))
         return
-    print_comparison(Console(highlight=False), comparison)
+    print_comparison(open_console(), comparison)
 
 
 def print_comparison(console: Console, comparison: NetworkComparison | StudyComparison) -> None:
@@ -163,28 +162,24 @@ def _print_networks(console: Console, comparison: NetworkComparison) -> None:
     console.print(
         f"{metric.label} on {comparison.num_images:,} images of {comparison.data}: A {means[0]}, B {means[1]}",
         markup=False,
-        soft_wrap=True,
     )
     difference = f"[bold]B minus A: {_apart(comparison, metric)}[/bold]"
     if comparison.is_of_two_networks:
         interval, test = ("Tango", "McNemar's exact") if metric.counts_images else (metric.test, "its")
-        console.print(
-            f"{difference} ({interval}, paired by image); {test} p = {comparison.p_value:.2g}", soft_wrap=True
-        )
+        console.print(f"{difference} ({interval}, paired by image); {test} p = {comparison.p_value:.2g}")
         if metric.counts_images:
             console.print(f"Images that one alone has right: A {comparison.alone[0]:.0f}, B {comparison.alone[1]:.0f}.")
         console.print(
             "This speaks of these two networks only. What a way of training does takes several runs a side: train "
             "with --seeds 0-4, then compare with --every-seed.",
-            soft_wrap=True,
         )
     else:
         runs = " and ".join(str(len(side.members)) for side in comparison.sides)
         test = "" if math.isnan(comparison.p_value) else f" (Welch, over {runs} runs); p = {comparison.p_value:.2g}"
-        console.print(f"{difference}{test}", soft_wrap=True)
+        console.print(f"{difference}{test}")
         for name, side in zip("AB", comparison.sides, strict=True):
             values = ", ".join(f"{value:.{metric.decimals}f}" for value in side.accuracy)
-            console.print(f"{name}: {values} {metric.mark}", soft_wrap=True)
+            console.print(f"{name}: {values} {metric.mark}")
     _print_facts(console, comparison)
     _print_curves(console, comparison)
 
@@ -219,11 +214,10 @@ def _print_facts(console: Console, comparison: NetworkComparison) -> None:
         console.print(
             "Step time and memory are what the runs recorded (on the CPU, memory of the whole process): "
             "compare those of one machine.",
-            soft_wrap=True,
         )
     if comparison.recipes:
         listed = "; ".join(f"{name}: {one!r} in A, {two!r} in B" for name, (one, two) in comparison.recipes.items())
-        console.print(f"Their recipes differ in {listed}.", markup=False, soft_wrap=True)
+        console.print(f"Their recipes differ in {listed}.", markup=False)
 
 
 def _print_curves(console: Console, comparison: NetworkComparison) -> None:
@@ -249,8 +243,9 @@ def _print_studies(console: Console, comparison: StudyComparison, shown: int = 5
     from weanalysis.kinds import named
     from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words, sample_words
 
-    console.print(f"\nA: {comparison.first}\nB: {comparison.second}\n", markup=False, soft_wrap=True)
     places, metric = comparison.places, comparison.measured_in
+    console.print(f"\n[bold]{comparison.verdict('A', 'B')}[/bold]")
+    console.print(f"\nA: {comparison.first}\nB: {comparison.second}\n", markup=False, soft_wrap=True)
     console.print(
         f"Mean D of {len(places):,} places on {comparison.num_images:,} images: A {places['first'].mean():.3f}, B "
         f"{places['second'].mean():.3f}"
@@ -258,27 +253,18 @@ def _print_studies(console: Console, comparison: StudyComparison, shown: int = 5
     console.print(
         f"[bold]B minus A: {_apart(comparison, metric)}[/bold] (over images), p = {comparison.p_value:.2g}; positive: "
         "B needs these weights more",
-        soft_wrap=True,
     )
     intact_a, intact_b = (f"{value:.{metric.decimals}f} {metric.mark}" for value in comparison.intact)
     test = "(Tango), McNemar's exact p" if metric.counts_images else f"({metric.test}), p"
     console.print(
         f"Intact {metric.name}: A {intact_a}, B {intact_b}; B minus A {_apart(comparison.accuracy, metric)} {test} = "
         f"{comparison.accuracy.p_value:.2g}",
-        soft_wrap=True,
     )
     agreement = comparison.agreement
     if not math.isnan(agreement.value):
         console.print(
             f"Rank correlation of D: {_correlation(agreement)} ({sample_words(places['layer'].nunique())})",
-            soft_wrap=True,
         )
-    in_a, in_b = comparison.num_certain
-    console.print(
-        f"{in_b:,} places matter more in B and {in_a:,} more in A, beyond chance ({FALSE_DISCOVERY_RATE:.0%} false "
-        "discovery rate).",
-        soft_wrap=True,
-    )
     table = _table("zeroed", "D in A", "D in B", r"B - A \[interval]", "q")
     largest = comparison.largest(shown)
     for row in _rows(largest):
@@ -292,7 +278,7 @@ def _print_studies(console: Console, comparison: StudyComparison, shown: int = 5
             f"{row.q_value:.2g}{star}",
         )
     chosen = interval_words(len(largest), len(places))
-    console.print(f"\nLargest differences: {chosen}; * beyond chance", soft_wrap=True)
+    console.print(f"\nLargest differences: {chosen}; * beyond chance")
     console.print(table)
     if metric.counts_images:
         _print_images(console, comparison, shown)
@@ -306,7 +292,6 @@ def _print_images(console: Console, comparison: StudyComparison, shown: int) -> 
     console.print(
         f"\nImages that are lost where some place is zeroed: {in_both:,} in both networks, {in_a:,} in A alone, "
         f"{in_b:,} in B alone.",
-        soft_wrap=True,
     )
     table = _table("image", "class", "places in A", "places in B")
     for row in _rows(comparison.most_apart(shown)):

@@ -76,10 +76,8 @@ Examples:
 @quiet_option
 @cache_option
 def costs(**given: Any) -> None:
-    from rich.console import Console
-
     from weanalysis.cache import find_cache
-    from weanalysis.cli.display import Watcher
+    from weanalysis.cli.display import Watcher, open_console
     from weanalysis.devices import find_devices
     from weanalysis.excitation import KINDS
     from weanalysis.excitation import costs as measure
@@ -103,7 +101,6 @@ def costs(**given: Any) -> None:
         watcher.console.print(
             f"measuring {model.name} on {device}: batches of {given['batch_size']} random inputs of {size}",
             markup=False,
-            soft_wrap=True,
         )
         for kind in kinds:
             architecture = dict(model.architecture)
@@ -123,7 +120,7 @@ def costs(**given: Any) -> None:
     if given["as_json"]:
         print_objects(rows)
     else:
-        _print_costs(Console(highlight=False), rows, model.name, size, device)
+        _print_costs(open_console(), rows, model.name, size, device)
 
 
 _SIGNAL_LENGTH, _NUM_FRAMES = 64, 16

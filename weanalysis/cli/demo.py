@@ -53,12 +53,10 @@ TASKS = {
 @quiet_option
 @cache_option
 def demo(task: str, open_dashboard: bool, port: int, quiet: bool, cache: str | None) -> None:
-    from rich.console import Console
-
     from weanalysis.ablation import ablate
     from weanalysis.cache import find_cache
     from weanalysis.cli.compare import print_comparison
-    from weanalysis.cli.display import Watcher
+    from weanalysis.cli.display import Watcher, open_console
     from weanalysis.cli.summary import print_in, print_study
     from weanalysis.comparison import compare
     from weanalysis.dashboard import launch
@@ -68,7 +66,7 @@ def demo(task: str, open_dashboard: bool, port: int, quiet: bool, cache: str | N
 
     if task not in TASKS:
         raise StudyError(unknown_name("task", task, TASKS))
-    shown, opened, console = TASKS[task], find_cache(cache).ready(), Console(highlight=False)
+    shown, opened, console = TASKS[task], find_cache(cache).ready(), open_console()
     with Watcher(quiet) as watcher:
         runs = {}
         for excitation in ("none", "lwe"):

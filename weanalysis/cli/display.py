@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -13,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from weanalysis.cache import Cache, find_cache
 from weanalysis.kinds import named
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words
 from weanalysis.results.store import PLACE
@@ -27,6 +30,34 @@ SECONDS_BETWEEN_LINES = 10.0
 
 # Studies this large are summed up from their rows only every few seconds.
 SECONDS_BETWEEN_TABLES = 1.0
+
+
+# No line is as long: in a pipe nothing is wrapped, and no cell of a table cut.
+_ENDLESS = 10_000
+
+
+def open_console() -> Console:
+    """Return what results are printed on: prose wraps at words in a terminal; in a pipe nothing is wrapped or cut."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_ENDLESS)
+
+
+def cache_words(cache: Cache) -> str:
+    """Return the option that names a cache in a command to type next; empty for the one that is taken without."""
+    return "" if cache.root == find_cache().root else f" --cache {shlex.quote(str(cache.root))}"
+
+
+def time_left(seconds: float) -> str:
+    """Word how long something will last: "3 min 05 s left", "estimating…" where it is not known."""
+    return f"{duration(seconds)} left" if math.isfinite(seconds) else "estimating…"
+
+
+def print_next(console: Console, lines: Sequence[tuple[str, str]]) -> None:
+    """Print commands to type next, each on a line of its own that can be copied, and what each is for."""
+    width = max((len(command) for command, _ in lines), default=0)
+    for command, purpose in lines:
+        fits = not console.is_terminal or width + len(purpose) + 6 <= console.width
+        console.print(f"  {command:<{width}}   # {purpose}" if fits else f"  {command}", markup=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
@@ -75,6 +106,7 @@ class Watcher:
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self._live: Live | None = None
         self._last = -math.inf
+        self._ended = ""  # the last line of what is done, which is printed once
         self._top: RenderableType = Text("")
 
     def __enter__(self) -> Watcher:
@@ -91,7 +123,7 @@ class Watcher:
 
     def say(self, line: str) -> None:
         """Print a line for a person."""
-        self.console.print(f"note: {line}", markup=False, soft_wrap=True)
+        self.console.print(f"note: {line}", markup=False, soft_wrap=not self.console.is_terminal)
 
     def _show(self, done: float, picture: RenderableType, line: str, last: bool) -> None:
         if self.console.is_terminal:
@@ -101,7 +133,9 @@ class Watcher:
             self._live.update(picture)
         elif last or time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
-            self.console.print(line, markup=False, soft_wrap=True)
+            if line != self._ended:
+                self.console.print(line, markup=False, soft_wrap=True)
+            self._ended = line if last else ""
         if last:
             self.rest()
 
@@ -115,7 +149,7 @@ class Watcher:
         loss = f", loss {progress.loss:.3f}" if math.isfinite(progress.loss) else ""
         words = (
             f"training {progress.run}: epoch {progress.epoch} of {progress.num_epochs:g}{loss}{accuracy}, "
-            f"{duration(progress.eta_seconds)} left"
+            f"{time_left(progress.eta_seconds)}"
         )
         self._show(share, _bar(share, words), f"{share:4.0%}  {words}", progress.step >= progress.num_steps)
 
@@ -125,7 +159,7 @@ class Watcher:
         reused = f" ({status.reused:,} from the cache)" if status.reused else ""
         words = (
             f"{status.name}: {status.done:,} of {status.total:,} measurements{reused}, "
-            f"{duration(status.seconds_left)} left, {_crew(status)}"
+            f"{time_left(status.seconds_left)}, {_crew(status)}"
         )
         due = time.monotonic() - self._last >= SECONDS_BETWEEN_TABLES
         number = 5 if self.console.is_terminal else 2

@@ -30,9 +30,8 @@ Examples:
 def fold(checkpoint: str, output: str, as_json: bool, cache: str | None) -> None:
     import copy
 
-    from rich.console import Console
-
     from weanalysis.cache import find_cache
+    from weanalysis.cli.display import open_console
     from weanalysis.comparison import find_checkpoint
     from weanalysis.excitation import excitation_of
     from weanalysis.excitation import fold as fold_network
@@ -62,11 +61,10 @@ def fold(checkpoint: str, output: str, as_json: bool, cache: str | None) -> None
     if as_json:
         print_objects([result])
         return
-    console = Console(highlight=False)
+    console = open_console()
     console.print(
         f"Folded {excitation['kind']} into the weights of {len(layers)} layers of {model.name}: "
         f"{result['train_params']:,} parameters became {result['inference_params']:,}.",
-        soft_wrap=True,
     )
     console.print(f"  {target}", markup=False, soft_wrap=True)
     console.print(_how_to_load(architecture, target), markup=False, soft_wrap=True)

@@ -90,11 +90,10 @@ _UNITS = "|".join(kind.prunes.unit for kind in KINDS.values() if kind.prunes)
 def prune(ctx: click.Context, /, **given: Any) -> None:
     import json
 
-    from rich.console import Console
     from rich.progress import Progress
 
     from weanalysis.cache import find_cache
-    from weanalysis.cli.display import Watcher
+    from weanalysis.cli.display import Watcher, open_console
     from weanalysis.comparison import find_checkpoint
     from weanalysis.pruning import prune as run
     from weanalysis.results.export import to_json_rows
@@ -146,7 +145,7 @@ def prune(ctx: click.Context, /, **given: Any) -> None:
             )
         )
         return
-    _print(Console(highlight=False), pruned, output)
+    _print(open_console(), pruned, output)
 
 
 def _save(pruned: Pruned, data: ImageData, output: Path) -> None:
@@ -199,7 +198,6 @@ def _print(console: Console, pruned: Pruned, output: Path | None) -> None:
         f"{table['intact'].iloc[0]:.2f} %, loss {table['loss_intact'].iloc[0]:.4f} nats on "
         f"{about['num_images']:,} images, {intact['num_params']:,} parameters, "
         f"{intact['gflops']:.3f} GFLOPs",
-        soft_wrap=True,
     )
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("sparsity", "pruned", "left", "GFLOPs", metric.label, "D, points [95 %]", "loss, nats [95 %]"):
@@ -224,8 +222,7 @@ def _print(console: Console, pruned: Pruned, output: Path | None) -> None:
         "population that they were drawn from; so is the increase of the mean loss (Student's t); "
         "where the ranking has seen these images too, they flatter. "
         "Nothing was trained after pruning.",
-        soft_wrap=True,
     )
     if output is not None:
-        console.print(f"\nThe network at sparsity {about['sparsity']:g} is in {output}. Next:", soft_wrap=True)
+        console.print(f"\nThe network at sparsity {about['sparsity']:g} is in {output}. Next:")
         console.print(f"  weanalysis ablate --model {output} --data {about['data']}", soft_wrap=True, markup=False)

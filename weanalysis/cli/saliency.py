@@ -95,12 +95,11 @@ SUFFIXES = (".parquet", ".csv", ".json", ".safetensors")
 @cache_option
 def saliency(**given: Any) -> None:
 
-    from rich.console import Console
     from rich.progress import Progress, TimeRemainingColumn
 
     from weanalysis.ablation.preparation import prepare_on
     from weanalysis.cache import find_cache
-    from weanalysis.cli.display import Watcher
+    from weanalysis.cli.display import Watcher, open_console
     from weanalysis.saliency import parse_criteria, saliency_maps
 
     if not 0 < given["top"] < 100:
@@ -140,7 +139,7 @@ def saliency(**given: Any) -> None:
     if given["as_json"]:
         _print_json(measured, agreements, given)
         return
-    _print(Console(highlight=False), measured, agreements, given, cache)
+    _print(open_console(), measured, agreements, given, cache)
     if output is not None:
         click.echo(f"\nThe scores are in {output}")
 
@@ -259,7 +258,7 @@ def _tops(measured: MeasuredMaps, unit: str, number: int = 5) -> dict[str, list[
 
 
 def _print(console: Console, measured: MeasuredMaps, agreements: list[Any], given: dict[str, Any], cache: Any) -> None:
-    from weanalysis.cli.display import duration
+    from weanalysis.cli.display import cache_words, duration, print_next
 
     maps = measured.maps
     kernels, filters = (maps.table((unit,)) for unit in ("kernel", "filter"))
@@ -267,14 +266,12 @@ def _print(console: Console, measured: MeasuredMaps, agreements: list[Any], give
     console.print(
         f"\n[bold]{maps.about['model']}[/bold] on {maps.about['data']}: {len(kernels):,} kernels of "
         f"{len(maps.layers):,} layers, one pass over {maps.about['num_images']:,} images, {origin}",
-        soft_wrap=True,
     )
     for criterion in maps.criteria:
         if criterion in measured.lacking:
             continue
         console.print(
             f"\n[bold]{criterion}[/bold]: {maps.about['formulas'][criterion]} ({maps.about['sources'][criterion]})",
-            soft_wrap=True,
         )
         table = _table("highest kernels", "score", "highest filters", "score")
         for line in zip(_highest(kernels, criterion), _highest(filters, criterion), strict=True):
@@ -288,26 +285,16 @@ def _print(console: Console, measured: MeasuredMaps, agreements: list[Any], give
             "Scores have no sign, but D has: --against flipped compares them with how many images turned "
             "right or wrong. First-order scores (taylor-mean) predict the size of D of the loss by construction: "
             "--against loss compares with that.",
-            soft_wrap=True,
         )
     if not agreements:
         console.print(
             "\nNo study in the cache has measured D of these weights, so nothing says how well these scores "
             "predict it. Measure with:",
-            soft_wrap=True,
         )
-        console.print(
-            f"  weanalysis ablate --model {given['model']} --weights {given['weights']} --data "
-            f"{given['data']} --cache {cache.root}",
-            soft_wrap=True,
-            markup=False,
-        )
+        command = f"weanalysis ablate --model {given['model']} --weights {given['weights']} --data {given['data']}"
+        print_next(console, [(command + cache_words(cache), "measures them")])
     console.print(f"\nKept as {measured.path}. Next:", soft_wrap=True, markup=False)
-    console.print(
-        f"  weanalysis dashboard --cache {cache.root}      look at the maps beside the measured D",
-        soft_wrap=True,
-        markup=False,
-    )
+    print_next(console, [(f"weanalysis dashboard{cache_words(cache)}", "look at the maps beside the measured D")])
 
 
 def _table(*titles: str) -> Table:
@@ -337,7 +324,6 @@ def _print_agreement(console: Console, about: dict[str, Any], agreement: pd.Data
             f"{whole['num_places'].max():,.0f} places ({selection}), {about['num_images']:,} images. By chance: "
             f"correlations of 0, {_shown(100 * whole['top_chance'].max(), '.0f')} % of the top {top:g} % "
             f"({_shown(whole['top_k'].max(), '.0f')} places) shared.",
-            soft_wrap=True,
         )
         table = _table("criterion", "Spearman [95 %]", "Kendall [95 %]", "top shared", *["by layer"] * layers_found)
         for row in whole.sort_values("spearman", ascending=False, kind="stable").to_dict("records"):
@@ -362,7 +348,6 @@ def _print_agreement(console: Console, about: dict[str, Any], agreement: pd.Data
         "Spearman's, and the layers where it is above 0 beyond chance (5 % false discovery rate). --json has all "
         "layers, and p-values, which over the network test that scores tell places of one layer apart (permuted within "
         "layers).",
-        soft_wrap=True,
     )
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from weanalysis.cli.options import cache_option, json_option
 from weanalysis.errors import StoreError, unknown_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from weanalysis.cache import Cache
 
 LIST_HELP = """List studies, runs, models or data sources.
 
@@ -99,11 +107,8 @@ LISTINGS = {"studies": _studies, "runs": _runs, "models": _models, "data": _data
 def list_(what: str, as_json: bool, cache: str | None) -> None:
     import json
 
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     from weanalysis.cache import find_cache
+    from weanalysis.cli.display import open_console
 
     if what not in LISTINGS:
         raise StoreError(unknown_name("listing", what, LISTINGS))
@@ -117,14 +122,103 @@ def list_(what: str, as_json: bool, cache: str | None) -> None:
     if not rows:
         click.echo(f"no {what} in {opened.root} yet; begin with `weanalysis demo`")
         return
+    print_listing(open_console(), what, rows, opened)
+
+
+# Columns that hold sentences or lists, which wrap at words.
+_PROSE = frozenset({"what", "needs"})
+
+Laid = tuple["pd.DataFrame", dict[str, str]]
+
+
+def print_listing(console: Console, what: str, rows: list[dict[str, Any]], cache: Cache) -> None:
+    """Print a listing as a table that fits the terminal: no name is broken, and what all have in common stands below.
+
+    In a pipe every column is there, and nothing is cut.
+    """
+    import pandas as pd
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = pd.DataFrame([{name: _shown(value) for name, value in row.items()} for row in rows]).astype(str)
+    shown, common = _LAYOUTS.get(what, lambda rows, shown, cache: (shown, {}))(rows, shown, cache)
+    left_out: list[str] = []
+    if console.is_terminal:
+        shown, left_out = _fitting(shown, console.width)
     table = Table(box=None, pad_edge=False)
-    for column in rows[0]:
-        table.add_column(column.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(_shown(value)) for value in row.values()))
-    # A pipe has no width: nothing is cut there.
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(highlight=False, width=400)).print(table)
+    for column in shown.columns:
+        # Prose goes on below itself; of the others no word is broken.
+        table.add_column(str(column).replace("_", " "), no_wrap=column not in _PROSE)
+    for cells in shown.itertuples(index=False):
+        table.add_row(*map(escape, cells))
+    console.print(table)
+    if common:
+        console.print(f"all: {', '.join(f'{name} {value}' for name, value in common.items())}", markup=False)
+    if left_out:
+        console.print(f"not shown here: {', '.join(left_out)} (a wider terminal, or --json)", markup=False)
+
+
+def _fitting(shown: pd.DataFrame, width: int) -> tuple[pd.DataFrame, list[str]]:
+    """Leave columns out, the last first, until a table fits; its first two, and running text at its end, stay."""
+    left_out: list[str] = []
+
+    def needed(table: pd.DataFrame) -> int:
+        return sum(max(len(str(column)), *map(len, table[column])) + 2 for column in table.columns)
+
+    while len(shown.columns) > 2 and needed(shown) > width and not _PROSE & set(shown):
+        left_out.insert(0, str(shown.columns[-1]).replace("_", " "))
+        shown = shown.iloc[:, :-1]
+    return shown, left_out
+
+
+def _without_constants(shown: pd.DataFrame, candidates: Sequence[str]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Take the columns away that say the same in every row of several; return what they say."""
+    if len(shown) < 2:
+        return shown, {}
+    constant = {name: shown[name].iloc[0] for name in candidates if shown[name].nunique() == 1}
+    said = {name: value for name, value in constant.items() if value not in ("", "none")}
+    return shown.drop(columns=list(constant)), said
+
+
+def _study_columns(
+    rows: list[dict[str, Any]], shown: pd.DataFrame, cache: Cache
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Lay out studies: which network and training each is of comes before its name."""
+    from weanalysis.comparison import distinct_words, identify_study
+    from weanalysis.results import Store
+
+    with Store.open(cache.results) as store:
+        words = distinct_words(identify_study(store.describe(int(row["id"])), cache) for row in rows)
+    measured = [f"{row['done']:,} of {row['total']:,}" for row in rows]
+    shown = shown.assign(study=[words[int(row["id"])] for row in rows], done=measured)
+    columns = ["id", "kind", "study", "state", "data", "metric", "done", "name", "model", "weights", "stopping"]
+    return _without_constants(shown[columns], ["data", "metric", "state", "model", "weights", "stopping"])
+
+
+def _run_columns(rows: list[dict[str, Any]], shown: pd.DataFrame, cache: Cache) -> Laid:
+    """Lay out training runs: dates are short, and paths are for --json."""
+    shown = shown.assign(
+        epochs=[f"{row['epochs'] or 0:g} of {row['total_epochs'] or 0:g}" for row in rows],
+        begun=[f"{date:%Y-%m-%d %H:%M}" if (date := _date(row["created"])) else "" for row in rows],
+        minutes=["" if row["seconds"] is None else f"{row['seconds'] / 60:.1f}" for row in rows],
+        best_top1=["" if row["best_top1"] is None else f"{row['best_top1']:.2f}" for row in rows],
+    )
+    columns = ["run", "excitation", "seed", "best_top1", "epochs", "state", "begun", "model", "data", "minutes"]
+    columns += ["attention", "norm"]
+    return _without_constants(shown[columns], ["state", "model", "data", "attention", "norm"])
+
+
+def _date(text: Any) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+
+
+_LAYOUTS: dict[str, Callable[..., Laid]] = {
+    "studies": _study_columns,
+    "runs": _run_columns,
+}
 
 
 def _shown(value: Any) -> str:

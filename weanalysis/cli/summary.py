@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from weanalysis.cache import Cache
-from weanalysis.cli.display import duration, points, rows_table
-from weanalysis.kinds import named
+from weanalysis.cli.display import cache_words, duration, points, print_next, rows_table
+from weanalysis.kinds import kind_of, named
 from weanalysis.results import Store
-from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, interval_words, untested_words
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, finding_words, interval_words, untested_words
 from weanalysis.tasks import Metric, find_metric
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: float = 0.5, shown: int = 5) -> None:
-    """Print intact accuracy, the most and the least important rows with intervals, and where to go from here.
+    """Print what was found, intact accuracy, the most and least important rows with intervals, and what to type next.
 
     The intervals of these rows count with their having been chosen by D; those of the study's table do not.
     Where some D cannot be told from 0, it says how many images would tell a D of `detect` points.
@@ -35,26 +34,32 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
     metric = find_metric(table["metric"].iloc[0])
     measured = table.dropna(subset="drop")
     ordered = measured.sort_values("drop", ascending=False, kind="stable")
+    stopped = bool(about["stopping"])
+    if finding := finding_words(table, metric, kind_of(str(table["study"].iloc[0])).row, stopped):
+        console.print(f"\n[bold]{escape(finding)}[/bold]")
     console.print(
         f"\n[bold]{escape(about['name'])}[/bold]: intact {metric.label} "
         f"{about['intact']:.{metric.decimals}f} {metric.mark} on "
         f"{about['num_images']:,} images; {len(table):,} ablations in {duration(about['seconds'])}"
-        + (f" ({about['reused']:,} measurements were in the cache)" if about["reused"] else ""),
-        soft_wrap=True,
+        + (f" ({about['reused']:,} measurements were in the cache)" if about["reused"] else "")
     )
-    for title, rows in (("most important", ordered[:shown]), ("least important", ordered[::-1][:shown])):
-        chosen = selected_intervals(rows, len(ordered), bool(about["stopping"]))
-        console.print(f"[bold]{title}[/bold]: {interval_words(len(rows), len(ordered))}", soft_wrap=True)
+    # What costs nothing has no order; what is better zeroed has.
+    better = ordered[::-1][:shown]
+    for title, rows in (("most important", ordered[:shown]), ("least important", better[better["drop"] < 0])):
+        if rows.empty:
+            console.print(f"[bold]{title}[/bold]: {_silent_words(ordered, metric)}")
+            continue
+        chosen = selected_intervals(rows, len(ordered), stopped)
+        console.print(f"[bold]{title}[/bold]: {interval_words(len(rows), len(ordered))}")
         console.print(rows_table(chosen, metric))
-    console.print(f"* differs from 0 after correction for their number (q ≤ {FALSE_DISCOVERY_RATE:g})", soft_wrap=True)
+    console.print(f"* differs from 0 after correction for their number (q ≤ {FALSE_DISCOVERY_RATE:g})")
     if "d_low" in about:
         _print_contrast(console, about, metric)
-    console.print(_findings(table, metric, bool(about["stopping"])), soft_wrap=True)
+    console.print(_findings(table, metric, bool(about["stopping"])))
     if metric.counts_images:
         _print_plan(console, table, detect)
     console.print(
         f"{metric.meaning}; its interval is for the population that the images were drawn from.",
-        soft_wrap=True,
     )
     if measured["evaluate"].iloc[0] == "screened":
         _print_screening(console, measured)
@@ -65,16 +70,24 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
             f"--{about['stopping'].replace(' or ', ' or --')}: {about['num_settled']:,} of {len(table):,} "
             f"were settled, on {table['num_images'].min():,.0f} images at least; the others were looked at "
             "on all images. Each interval holds 95 % of the time however often it was looked at.",
-            soft_wrap=True,
         )
-    study, where = about["study_id"], f" --cache {shlex.quote(str(cache.root))}"
-    for line in (
-        f"\nKept as study {study} in {cache.root}. Next:",
-        f"  weanalysis dashboard{where}                 look at its maps",
-        f"  weanalysis report {study} -o report.html{where}   one page to pass on",
-        f"  weanalysis export {study} -o study.csv{where}   take the table elsewhere",
-    ):
-        console.print(line, markup=False, soft_wrap=True)
+    study, where = about["study_id"], cache_words(cache)
+    console.print(f"\nKept as study {study}" + (f" in {cache.root}" if where else "") + ". Next:", markup=False)
+    print_next(
+        console,
+        (
+            (f"weanalysis dashboard{where}", "look at its maps"),
+            (f"weanalysis report {study} -o report.html{where}", "one page to pass on"),
+            (f"weanalysis export {study} -o study.csv{where}", "take the table elsewhere"),
+        ),
+    )
+
+
+def _silent_words(measured: pd.DataFrame, metric: Metric) -> str:
+    """Say that none is better zeroed, and how many cost nothing: which of those is the least is not known."""
+    silent = int((measured["drop"] == 0).sum())
+    unit = f"D = 0 {metric.unit}"
+    return f"none has a D below 0; {silent:,} of {len(measured):,} have {unit}, of which none is less important"
 
 
 def print_in(console: Console, cache: Cache, study_id: int, metric: str, shown: int = 5) -> None:
@@ -85,7 +98,7 @@ def print_in(console: Console, cache: Cache, study_id: int, metric: str, shown: 
         table = store.table(study_id, metric)
     read_in = find_metric(metric)
     rows = table.dropna(subset="drop").sort_values("drop", ascending=False, kind="stable")[:shown]
-    console.print(f"[bold]the same, by the {read_in.label}[/bold]: {_findings(table, read_in, False)}", soft_wrap=True)
+    console.print(f"[bold]the same, by the {read_in.label}[/bold]: {_findings(table, read_in, False)}")
     console.print(rows_table(selected_intervals(rows, len(table)), read_in))
 
 
@@ -109,10 +122,9 @@ def _print_checks(console: Console, about: dict[str, Any]) -> None:
         console.print(
             f"Checked {about['num_checked']:,} of {about['num_answers']:,} answers the naive way: "
             f"{num:,} {'differed and were measured again' if num else 'differ'}.",
-            soft_wrap=True,
         )
     for layer, reason in about["distrusted"].items():
-        console.print(f"{layer} was measured the naive way alone: {reason}.", markup=False, soft_wrap=True)
+        console.print(f"{layer} was measured the naive way alone: {reason}.", markup=False)
 
 
 def _print_screening(console: Console, measured: pd.DataFrame) -> None:
@@ -123,7 +135,6 @@ def _print_screening(console: Console, measured: pd.DataFrame) -> None:
         f"Screened: {share:.1%} of all images and ablations were computed, those that could change. D on "
         f"these very images is known to within {np.median(width):.2f} points for half of the ablations "
         f"and {width.max():.2f} for all (95 %; columns screen_low and screen_high).",
-        soft_wrap=True,
     )
 
 
@@ -138,7 +149,6 @@ def _print_lot(console: Console, about: Mapping[str, Any], cache: Cache) -> None
             f"left, {all_['lot_drawn']:,.0f} were drawn by lot and computed: {all_['lot_flipped']:,.0f} "
             f"flipped, so that at most {all_['most_hidden']:,.0f} of the others do (95 %, by counting, "
             "whatever the network).",
-            soft_wrap=True,
         )
     if len(names := layers.loc[layers["distrusted"] > 0, "layer"]):
         console.print(
@@ -156,13 +166,12 @@ def print_improvements(console: Console, improvements: Improvements, shown: int 
         f"network on one half of the images ({one_half:,}) and [bold]{improvements.num_confirmed or 'none'} again on "
         f"the other half[/bold] ({other_half:,}; exact McNemar tests, one-sided, {FALSE_DISCOVERY_RATE:.0%} false "
         "discovery rate).",
-        soft_wrap=True,
     )
     if improvements.num_confirmed:
         from weanalysis.results.statistics import selected_intervals
 
         rows = selected_intervals(improvements.table[improvements.table["confirmed"]][:shown], len(improvements.table))
-        console.print(f"confirmed: {interval_words(len(rows), len(improvements.table))}", soft_wrap=True)
+        console.print(f"confirmed: {interval_words(len(rows), len(improvements.table))}")
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("improves when zeroed")
         table.add_column(r"D on the confirming half \[interval]", justify="right")
@@ -171,7 +180,7 @@ def print_improvements(console: Console, improvements: Improvements, shown: int 
             table.add_row(named(row), points(row), f"{row.q_value:.2g}")
         console.print(table)
     if improvements.missed:
-        console.print(improvements.missed, soft_wrap=True)
+        console.print(improvements.missed)
 
 
 def _print_plan(console: Console, table: pd.DataFrame, detect: float) -> None:
@@ -184,7 +193,6 @@ def _print_plan(console: Console, table: pd.DataFrame, detect: float) -> None:
             f"from 0 here takes about {plan.median:,.0f} images for half of them and {plan.largest:,.0f} for "
             f"all (power {plan.power:.0%} of McNemar's exact test, one at 5 %; judged by the images that "
             "flipped).",
-            soft_wrap=True,
         )
 
 
@@ -199,5 +207,4 @@ def _print_contrast(console: Console, about: dict[str, Any], metric: Metric) -> 
         f"D_L = {with_interval('d_low')}; of the highest: D_H = {with_interval('d_high')}; "
         f"D_H - D_L = {with_interval('d_high_minus_d_low')} {metric.unit}, {metric.test} p = "
         f"{about['d_high_minus_d_low_p_value']:.2g}.",
-        soft_wrap=True,
     )

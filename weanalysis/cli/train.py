@@ -236,10 +236,8 @@ def _is_first_process() -> bool:
 @quiet_option
 @cache_option
 def train(**given: Any) -> None:
-    from rich.console import Console
-
     from weanalysis.cache import find_cache
-    from weanalysis.cli.display import Watcher
+    from weanalysis.cli.display import Watcher, open_console
     from weanalysis.training import train as run_training
 
     if given["seeds"] is not None and given["seed"] is not None:
@@ -286,7 +284,7 @@ def train(**given: Any) -> None:
     if given["as_json"]:
         print_objects([_summary(run) for run in runs])
     else:
-        _print_runs(Console(highlight=False), runs, preset)
+        _print_runs(open_console(), runs, preset)
 
 
 def _doubt(run: Run) -> str | None:
@@ -317,7 +315,8 @@ def _summary(run: Run) -> dict[str, Any]:
 
 
 def _print_runs(console: Console, runs: list[Run], preset: str) -> None:
-    from weanalysis.cli.display import duration
+    from weanalysis.cache import Cache
+    from weanalysis.cli.display import cache_words, duration, print_next
     from weanalysis.results.statistics import mean_of_runs
     from weanalysis.training import score_of
 
@@ -329,7 +328,6 @@ def _print_runs(console: Console, runs: list[Run], preset: str) -> None:
             f"[bold]{run.name}[/bold]: {label} {result[name]:.2f} % after {result['epochs']:g} epochs of the recipe "
             f"{preset} (best {result[f'best_{name}']:.2f} % after {result['best_epoch']}), "
             f"{duration(result['seconds'])}",
-            soft_wrap=True,
         )
         console.print(f"  {run.checkpoint}", markup=False, soft_wrap=True)
     if len(runs) > 1:
@@ -338,11 +336,13 @@ def _print_runs(console: Console, runs: list[Run], preset: str) -> None:
             f"Mean over {len(runs)} seeds: {mean.value:.2f} %, 95 % interval {mean.low:.2f} to "
             f"{mean.high:.2f} (Student's t)."
         )
-    last, where = runs[-1], f" --cache {shlex.quote(str(runs[-1].folder.parent.parent))}"
+    last, where = runs[-1], cache_words(Cache(runs[-1].folder.parent.parent))
     checkpoint, data = shlex.quote(str(last.checkpoint)), shlex.quote(last.recipe.get("data", "digits"))
-    for line in (
-        "\nNext:",
-        f"  weanalysis ablate --model {checkpoint} --data {data}{where}",
-        f"  weanalysis compare {','.join(run.name for run in runs)} OTHER{where}",
-    ):
-        console.print(line, markup=False, soft_wrap=True)
+    console.print("\nNext:")
+    print_next(
+        console,
+        (
+            (f"weanalysis ablate --model {checkpoint} --data {data}{where}", "which of its weights matter"),
+            (f"weanalysis compare {','.join(run.name for run in runs)} OTHER{where}", "beside another network"),
+        ),
+    )

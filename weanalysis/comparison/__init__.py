@@ -10,30 +10,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from weanalysis.comparison.entry import compare
+    from weanalysis.comparison.identity import BASELINE, Identity, distinct_words, identify_run, identify_study
     from weanalysis.comparison.named import StudyOf, find_named, find_run_folder
     from weanalysis.comparison.networks import NetworkComparison
-    from weanalysis.comparison.pairs import Candidate, usual_pair
+    from weanalysis.comparison.pairs import Candidate, partners, usual_pair
     from weanalysis.comparison.sides import find_checkpoint
     from weanalysis.comparison.studies import StudyComparison, compare_studies
 
 __all__ = [
+    "BASELINE",
     "Candidate",
+    "Identity",
     "NetworkComparison",
     "StudyComparison",
     "StudyOf",
     "compare",
     "compare_studies",
+    "distinct_words",
     "find_checkpoint",
     "find_named",
     "find_run_folder",
+    "identify_run",
+    "identify_study",
+    "partners",
     "usual_pair",
 ]
 
 _MODULES = {
     "entry": ("compare",),
+    "identity": ("BASELINE", "Identity", "distinct_words", "identify_run", "identify_study"),
     "named": ("StudyOf", "find_named", "find_run_folder"),
     "networks": ("NetworkComparison",),
-    "pairs": ("Candidate", "usual_pair"),
+    "pairs": ("Candidate", "partners", "usual_pair"),
     "sides": ("find_checkpoint",),
     "studies": ("StudyComparison", "compare_studies"),
 }

@@ -24,7 +24,11 @@ class Difference:
     notes: list[str] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
-        """Return first, second, metric, difference, difference_low, difference_high, p_value and num_images."""
+        """Return first, second, metric, difference, difference_low, difference_high, p_value and num_images.
+
+        >>> {name: value for name, value in compared.summary().items() if name in ("first", "second", "num_images")}
+        {'first': 'brightest', 'second': 'darkest', 'num_images': 12}
+        """
         return {
             "first": self.first,
             "second": self.second,

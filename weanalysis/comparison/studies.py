@@ -13,8 +13,9 @@ from scipy import sparse
 
 from weanalysis.cache import Cache
 from weanalysis.comparison.difference import Difference
+from weanalysis.comparison.pairs import check_pairable
 from weanalysis.errors import StudyError
-from weanalysis.kinds import kind_of
+from weanalysis.kinds import called
 from weanalysis.results import Store
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE
 from weanalysis.results.shifts import Shifts, compare_intact, compare_mean_shifts, compare_shifts, shifts_of
@@ -31,6 +32,9 @@ from weanalysis.results.statistics import (
 )
 from weanalysis.results.store import PLACE
 from weanalysis.tasks import IOU_OF_CLASS, METRICS, SEGMENTATION, Metric, find_metric
+
+# Of the one test of the mean D.
+SIGNIFICANCE = 0.05
 
 # What every place changes in either study.
 Changes = tuple[sparse.csr_array, sparse.csr_array] | tuple[Shifts, Shifts]
@@ -95,10 +99,35 @@ class StudyComparison(Difference):
         first, second = self.images["first"] > 0, self.images["second"] > 0
         return int((first & second).sum()), int((first & ~second).sum()), int((second & ~first).sum())
 
+    def verdict(self, first: str, second: str, p_value: float | None = None) -> str:
+        """Say in one line which of two networks, by these names, needs its weights more, and at how many places.
+
+        `p_value` is that of the mean D after correction, where it is one of several.
+        """
+        if self.same_network and not self.places["difference"].any():
+            return f"{first} and {second} are of the same network (the same weights): nothing differs"
+        in_first, in_second = self.num_certain
+        kinds = self.places["selection"].unique()
+        row = called(kinds[0]) if len(kinds) == 1 else "place"
+        if not in_first + in_second:
+            where = f"D differs at none of {len(self.places):,} {row}s"
+        else:
+            where = f"{in_second:,} of {len(self.places):,} {row}s matter more in {second} and {in_first:,} in {first}"
+        metric = self.measured_in
+        interval = f"{metric.words(self.difference_low)}, {metric.words(self.difference_high)}"
+        apart = f"{second} − {first} = {metric.words(self.difference)} [{interval}] {metric.unit}"
+        mean = f"mean D, {apart}, cannot be told from equal"
+        if (self.p_value if p_value is None else p_value) <= SIGNIFICANCE:
+            mean = f"on average {second if self.difference > 0 else first} needs them more: {apart}"
+        return f"{where} (q ≤ {FALSE_DISCOVERY_RATE:g}); {mean}"
+
     def largest(self, count: int) -> pd.DataFrame:
         """Return the places of the largest differences with `selected_low` and `selected_high`.
 
         Being chosen by their difference, they have intervals adjusted for that (`statistics.selected_confidence`).
+
+        >>> compared.largest(1)[["out_channel", "difference", "selected_low", "selected_high"]].round(1).values.tolist()
+        [[0.0, -66.7, -136.1, 26.1]]
         """
         by_size = self.places["difference"].abs().sort_values(ascending=False, kind="stable").index
         rows = self.places.loc[by_size[:count]]
@@ -109,14 +138,22 @@ class StudyComparison(Difference):
         )
 
     def most_apart(self, count: int) -> pd.DataFrame:
-        """Return the images that the most different numbers of places cost, with `name`, that of their class."""
+        """Return the images that the most different numbers of places cost, with `name`, that of their class.
+
+        >>> compared.most_apart(2)[["image_id", "name", "first", "second"]].values.tolist()
+        [[0, '0', 1, 0], [1, '1', 1, 0]]
+        """
         apart = (self.images["second"] - self.images["first"]).abs().sort_values(ascending=False, kind="stable")
         rows = self.images.loc[apart.index[:count]]
         known = range(len(self.classes))
         return rows.assign(name=[self.classes[one] if one in known else str(one) for one in rows["target"]])
 
     def as_table(self) -> pd.DataFrame:
-        """Return the places with the columns of a study's table, `drop` being the difference, for the figures."""
+        """Return the places with the columns of a study's table, `drop` being the difference, for the figures.
+
+        >>> compared.as_table()[["layer", "out_channel", "drop"]].round(1).values.tolist()
+        [['0', 0.0, -66.7], ['0', 1.0, -66.7], ['0', 2.0, -66.7]]
+        """
         renamed = self.places.drop(columns=["first", "second"]).rename(
             columns={"difference": "drop", "difference_low": "drop_low", "difference_high": "drop_high"}
         )
@@ -124,7 +161,11 @@ class StudyComparison(Difference):
         return renamed.assign(metric=self.metric, num_flipped=math.nan, num_images=0)
 
     def summary(self) -> dict[str, Any]:
-        """Return what every comparison does; the metric is "drop of" the studies' own."""
+        """Return what every comparison does; the metric is "drop of" the studies' own.
+
+        >>> compared.summary()["metric"], round(compared.summary()["difference"], 1)
+        ('drop of top1', -66.7)
+        """
         return {**super().summary(), "metric": f"drop of {self.metric}"}
 
 
@@ -235,7 +276,7 @@ def _pair(store: Store, numbers: tuple[int, int], metric: str | None) -> _Paired
     about = [store.describe(number) for number in numbers]
     metric = _common_metric(store, about, metric)
     counts_images = find_metric(metric).counts_images
-    notes = _check_pairable(about, metric)
+    notes = check_pairable(about, metric)
     intact = [store.intact(number) for number in numbers]
     images = common_images(intact[0]["image_id"], intact[1]["image_id"])
     seen = [frame.set_index("image_id").loc[images] for frame in intact]
@@ -258,7 +299,7 @@ def _pair(store: Store, numbers: tuple[int, int], metric: str | None) -> _Paired
     right = [frame[metric].to_numpy(bool) if counts_images else np.zeros(len(frame), bool) for frame in seen]
     same_network = about[0]["weights_hash"] == about[1]["weights_hash"] and bool((right[0] == right[1]).all())
     if same_network:
-        notes.append("both studies are of the same network")
+        notes.append("both studies are of the same network (the same weights)")
     if width.any():
         notes.append(
             "of screened studies not every image was computed: on these very images the difference is known "
@@ -290,51 +331,6 @@ def _common_metric(store: Store, about: Sequence[dict[str, Any]], metric: str | 
                 f"{study['name']} does not know D of {metric}: it has {', '.join(known)}; choose one of both"
             )
     return metric
-
-
-def _check_pairable(about: Sequence[dict[str, Any]], metric: str) -> list[str]:
-    """Raise StudyError unless both studies zero the same kind of thing on the same images; return what to note."""
-    one, two = about
-    if one["kind"] != two["kind"]:
-        raise StudyError(
-            f"{one['name']} is a {one['kind']} study and {two['name']} a {two['kind']} study; compare two of one kind"
-        )
-    for study in about:
-        if study.get("stopping"):
-            raise StudyError(
-                f"{study['name']} stopped each place at another number of images (--{study['stopping']}), "
-                "so that no image stands for all of them; run it again without that option (what is "
-                "measured counts) and compare that study"
-            )
-        screened_for = (study.get("screen") or {}).get("metric", metric)
-        if screened_for != metric:
-            raise StudyError(
-                f"{study['name']} was screened for {screened_for}, so that changes of {metric} were left out; compare "
-                f"both by --metric {screened_for}, or run it with --evaluate exact"
-            )
-    for option in (option for option in kind_of(one["kind"]).options if option.tells_apart):
-        # What is not in a study's options is as it is where nothing is said.
-        values = [(study.get("options") or {}).get(option.name, option.default) for study in about]
-        if values[0] != values[1]:
-            raise StudyError(
-                f"{one['name']} and {two['name']} zero other things ({option.flag}: {values[0]} "
-                f"and {values[1]}); compare two that zero the same"
-            )
-    if one["data"] != two["data"]:
-        raise StudyError(
-            f"{one['name']} was measured on {one['data']}, {two['name']} on {two['data']}; measure both "
-            "on the same images to compare them"
-        )
-    if one.get("fingerprint") == two.get("fingerprint"):
-        return []
-    if one.get("transform") == two.get("transform"):
-        raise StudyError(
-            f"the images of {one['data']} changed between {one['name']} and {two['name']}; measure one of them again"
-        )
-    return [
-        "the networks see the images differently (another size or normalization); they are paired by their place "
-        "in the data set"
-    ]
 
 
 def _hidden(tables: Sequence[pd.DataFrame], pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

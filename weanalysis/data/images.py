@@ -77,21 +77,38 @@ class ImageData(Dataset[tuple[Tensor, int]]):
         return (self[index] for index in range(len(self)))
 
     def raw(self, index: int) -> tuple[Any, int]:
-        """Return the i-th served picture as it lies in the source, in RGB, and its class index."""
+        """Return the i-th served picture as it lies in the source, in RGB, and its class index.
+
+        >>> picture, target = data.raw(0)
+        >>> picture.size, picture.mode, target
+        ((8, 8), 'RGB', 6)
+        """
         return self.picture(index), int(self.targets[index])
 
     def picture(self, index: int) -> Any:
-        """Return the i-th served picture as it lies in the source: in RGB, as a `clips.Clip`, or as an array."""
+        """Return the i-th served picture as it lies in the source: in RGB, as a `clips.Clip`, or as an array.
+
+        >>> data.picture(0).size
+        (8, 8)
+        """
         return self.pictures.picture(range(len(self))[index])
 
     def label(self, index: int) -> str:
-        """Return what the i-th served picture is called: its file below the folder, or e.g. "digits #12"."""
+        """Return what the i-th served picture is called: its file below the folder, or e.g. "digits #12".
+
+        >>> data.label(0)
+        'digits #1391'
+        """
         return self.pictures.label(range(len(self))[index])
 
     def batch(self, start: int, stop: int, num_threads: int = 1) -> tuple[Tensor, Tensor]:
         """Return images [start, stop), cut at the end, as FloatTensor(N, 3, H, W) and LongTensor(N).
 
         Clips are (N, 3, T, H, W), arrays (N, C, ...).
+
+        >>> images, targets = data.batch(16, 24)
+        >>> tuple(images.shape), targets.tolist() == data.targets[16:].tolist()
+        ((4, 3, 16, 16), True)
         """
         indices = range(len(self))[start:stop]
         if isinstance(self.pictures, FilePictures):

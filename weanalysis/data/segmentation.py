@@ -26,7 +26,8 @@ class MaskData(ImageData):
     A mask has the class index of each pixel, 255 where it has none. `targets` are 0 for all; else as `ImageData`.
 
     >>> from weanalysis.data.images import load_data
-    >>> image, mask = load_data("digit-scenes", num_images=4)[0]
+    >>> data = load_data("digit-scenes", num_images=4)
+    >>> image, mask = data[0]
     >>> tuple(image.shape), tuple(mask.shape), mask.dtype
     ((3, 32, 32), (32, 32), torch.int64)
     """
@@ -42,22 +43,40 @@ class MaskData(ImageData):
         return (self[index] for index in range(len(self)))
 
     def mask(self, index: int) -> Tensor:
-        """Return the mask of the i-th served picture as the network's output is to be, LongTensor(H, W)."""
+        """Return the mask of the i-th served picture as the network's output is to be, LongTensor(H, W).
+
+        >>> data.mask(0).shape == image.shape[1:]
+        True
+        """
         return self.indices(self.transform.mask(self.raw_mask(index), VOID))
 
     def raw_mask(self, index: int) -> np.ndarray:
-        """Return the mask of the i-th served picture as it lies in the source, uint8 (H, W) of the data's classes."""
+        """Return the mask of the i-th served picture as it lies in the source, uint8 (H, W) of the data's classes.
+
+        >>> labels = data.raw_mask(0)
+        >>> labels.dtype, labels.shape
+        (dtype('uint8'), (32, 32))
+        """
         return self.masks.mask(range(len(self))[index])
 
     def batch(self, start: int, stop: int, num_threads: int = 1) -> tuple[Tensor, Tensor]:
-        """Return images [start, stop), cut at the end, as FloatTensor(N, 3, H, W) and LongTensor(N, H, W)."""
+        """Return images [start, stop), cut at the end, as FloatTensor(N, 3, H, W) and LongTensor(N, H, W).
+
+        >>> images, masks = data.batch(0, 2)
+        >>> tuple(images.shape), tuple(masks.shape)
+        ((2, 3, 32, 32), (2, 32, 32))
+        """
         images, _ = super().batch(start, stop, num_threads)
         indices = range(len(self))[start:stop]
         masks = [self.mask(index) for index in indices]
         return images, torch.stack(masks) if masks else torch.empty((0, *images.shape[2:]), dtype=torch.int64)
 
     def indices(self, labels: Tensor) -> Tensor:
-        """Return the network's class indices of labels of the data, LongTensors of any shape; VOID stays what it is."""
+        """Return the network's class indices of labels of the data, LongTensors of any shape; VOID stays what it is.
+
+        >>> data.indices(torch.tensor([0, 3, VOID])).tolist()
+        [0, 3, 255]
+        """
         table = torch.full((VOID + 1,), VOID)
         table[: len(self.outputs)] = torch.from_numpy(self.outputs)
         return table[labels]

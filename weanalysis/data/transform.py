@@ -84,7 +84,11 @@ class Transform:
         return self.stored_shape
 
     def pixels(self, picture: Image.Image) -> Tensor:
-        """Return the resized and cropped RGB picture as a ByteTensor(3, image_size, image_size); raise DataError."""
+        """Return the resized and cropped RGB picture as a ByteTensor(3, image_size, image_size); raise DataError.
+
+        >>> transform.pixels(Image.new("RGB", (4, 4), (255, 0, 51)))[:, 0, 0].tolist()
+        [255, 0, 51]
+        """
         mode = InterpolationMode(self.interpolation)
         try:
             picture = picture if picture.mode == "RGB" else to_rgb(picture)
@@ -102,6 +106,9 @@ class Transform:
         """Resize and crop a mask, uint8 (H, W), as `pixels` does its picture: LongTensor(image_size, image_size).
 
         Each pixel has the label of the nearest one; what a crop adds beyond the border is `void`.
+
+        >>> transform.mask(np.array([[0, 0, 1, 1]] * 4, np.uint8), void=255).tolist()
+        [[0, 1], [0, 1]]
         """
         picture, nearest = Image.fromarray(labels), InterpolationMode.NEAREST
         if self.resize_size is None:
@@ -113,19 +120,34 @@ class Transform:
         return functional.center_crop(whole - void, [self.image_size, self.image_size])[0] + void
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Scale a ByteTensor(..., 3, H, W) to [0, 1], subtract `mean`, divide by `std`: FloatTensor(..., 3, H, W)."""
+        """Scale a ByteTensor(..., 3, H, W) to [0, 1], subtract `mean`, divide by `std`: FloatTensor(..., 3, H, W).
+
+        >>> pixels = torch.tensor([255, 0, 102], dtype=torch.uint8).reshape(3, 1, 1)
+        >>> [round(value, 1) for value in transform.normalize(pixels).flatten().tolist()]
+        [1.0, -1.0, -0.2]
+        """
         # Divided, not multiplied by 1/255 as v2.functional.to_dtype does: published weights were evaluated on the
         # former, and the two differ in the last bit.
         scaled = pixels.to(torch.float32).div_(255)
         return functional.normalize(scaled, list(self.mean), list(self.std), inplace=True)
 
     def describe(self) -> dict[str, Any]:
-        """Return the JSON description from which `from_description` makes this transform again."""
+        """Return the JSON description from which `from_description` makes this transform again.
+
+        >>> transform.describe()
+        {'image_size': 2, 'mean': [0.5, 0.5, 0.5], 'std': [0.5, 0.5, 0.5], 'resize_size': None,
+         'interpolation': 'bilinear', 'squash': False}
+        """
         description = asdict(self)
         return {**description, "mean": list(self.mean), "std": list(self.std)}
 
     def with_image_size(self, image_size: int) -> Transform:
-        """Return the transform for another input size; what is cut off the border stays the same share."""
+        """Return the transform for another input size; what is cut off the border stays the same share.
+
+        >>> larger = Transform(224, transform.mean, transform.std, resize_size=256).with_image_size(448)
+        >>> larger.image_size, larger.resize_size
+        (448, 512)
+        """
         resized = replace(self, image_size=image_size)
         if self.resize_size is None:
             return resized
@@ -139,7 +161,16 @@ class Transform:
         frames: int | None = None,
         sampling: str | None = None,
     ) -> Transform:
-        """Return the transform with the parts that are given; raise DataError for those that it does not have."""
+        """Return the transform with the parts that are given; raise DataError for those that it does not have.
+
+        >>> transform.adjusted(image_size=8).image_size
+        8
+        >>> transform.adjusted(frames=4)
+        Traceback (most recent call last):
+            ...
+        weanalysis.errors.DataError: pictures have no frames to choose from; leave --frames and --sampling out, or give
+        clips
+        """
         if self.kind == "pictures" and (frames, sampling) != (None, None):
             raise DataError("pictures have no frames to choose from; leave --frames and --sampling out, or give clips")
         resized = self if image_size is None else self.with_image_size(image_size)
@@ -147,7 +178,11 @@ class Transform:
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> Transform:
-        """Return the transform that `describe` described; raise DataError where the description is not one."""
+        """Return the transform that `describe` described; raise DataError where the description is not one.
+
+        >>> Transform.from_description(transform.describe()) == transform
+        True
+        """
         known = {field.name for field in fields(cls)}
         if not isinstance(description, Mapping) or not {"image_size", "mean", "std"} <= set(description) <= known:
             raise DataError(f"{description!r} describes no transform; it needs image_size, mean and std")
@@ -155,7 +190,13 @@ class Transform:
 
     @classmethod
     def from_torchvision(cls, preset: Any) -> Transform:
-        """Return torchvision's `ImageClassification` preset (`weights.transforms()`), equal to it bit for bit."""
+        """Return torchvision's `ImageClassification` preset (`weights.transforms()`), equal to it bit for bit.
+
+        >>> from weanalysis._torchvision import torchvision
+        >>> made = Transform.from_torchvision(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms())
+        >>> made.image_size, made.resize_size, made.mean
+        (224, 256, (0.485, 0.456, 0.406))
+        """
         return cls(
             image_size=int(preset.crop_size[0]),
             resize_size=int(preset.resize_size[0]),
@@ -169,6 +210,10 @@ class Transform:
         """Return timm's evaluation transform for a configuration of `timm.data.resolve_model_data_config`.
 
         Raises DataError for networks that read other than square RGB pictures, or that pad them with a border.
+
+        >>> config = {"input_size": (3, 224, 224), "crop_pct": 0.875, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+        >>> Transform.from_timm(config).resize_size
+        256
         """
         channels, height, width = config["input_size"]
         if channels != 3 or height != width:

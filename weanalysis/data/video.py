@@ -217,4 +217,4 @@ def _refusal(path: Path, why: str) -> DataError:
 
 
 def _first_line(error: BaseException) -> str:
-    return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())[:120]
+    return " ".join(str(getattr(error, "strerror", None) or str(error) or type(error).__name__).split())[:120]

@@ -122,7 +122,11 @@ class LWE(nn.Module):
         return _in_place_of(weight, self._locate(weight)[0])
 
     def multiplier(self, weight: Tensor) -> Tensor:
-        """Compute m of a weight: (Out, In/groups, ...) to (Out, In/groups), in float32 or better."""
+        """Compute m of a weight: (Out, In/groups, ...) to (Out, In/groups), in float32 or better.
+
+        >>> lwe.multiplier(torch.zeros(64, 32, 3, 3)).shape
+        torch.Size([64, 32])
+        """
         return self._locate(weight)[1]
 
     def _locate(self, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -210,24 +210,57 @@ class ExcitedOptimizer(Optimizer):
         return f"ExcitedOptimizer({len(self._excited)} weights, {self.optimizer!r})"
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Everything that the step changes, with the gradients that it uses: what to clip."""
+        """Everything that the step changes, with the gradients that it uses: what to clip.
+
+        >>> norm = nn.utils.clip_grad_norm_(optimizer.parameters(), max_norm=1.0)
+        >>> [tuple(parameter.shape) for parameter in optimizer.parameters()][:2]
+        [(4,), (4, 3, 3, 3)]
+        """
         for group in self.param_groups:
             yield from group["params"]
 
     def pull(self) -> None:
-        """Pull the gradients of the excited weights back to raw weights and the excitation's parameters."""
+        """Pull the gradients of the excited weights back to raw weights and the excitation's parameters.
+
+        >>> optimizer.zero_grad()
+        >>> net(torch.ones(1, 3, 4, 4)).sum().backward()
+        >>> bias, raw = optimizer.optimizer.param_groups[0]["params"]
+        >>> before = raw.grad
+        >>> optimizer.pull()
+        >>> before is None, tuple(raw.grad.shape)
+        (True, (4, 3, 3, 3))
+        """
         for group in self._groups:
             group.pull()
 
     def refresh(self) -> None:
-        """Compute the excited weights anew: needed after raw weights were changed otherwise than by `step`."""
+        """Compute the excited weights anew: needed after raw weights were changed otherwise than by `step`.
+
+        >>> raw, before = list(optimizer.parameters())[1], net[0].weight.detach().clone()
+        >>> raw.data[0, 0] = 1.0
+        >>> unseen = torch.equal(net[0].weight, before)
+        >>> optimizer.refresh()
+        >>> unseen, torch.equal(net[0].weight, before)
+        (True, False)
+        """
         copies = [copy for group in self._groups for copy in group.refresh()]
         if copies:
             with torch.no_grad():  # one operation for all of them
                 torch._foreach_copy_([weight for weight, _ in copies], [value for _, value in copies])
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Pull gradients back, let the optimizer do its step, and compute the excited weights anew."""
+        """Pull gradients back, let the optimizer do its step, and compute the excited weights anew.
+
+        >>> def closure():
+        ...     optimizer.zero_grad()
+        ...     loss = (net(torch.ones(1, 3, 4, 4)) - 1).square().sum()
+        ...     loss.backward()
+        ...     return loss
+        >>> before = net[0].weight.detach().clone()
+        >>> loss = optimizer.step(closure)
+        >>> loss.shape, torch.equal(net[0].weight, before)
+        (torch.Size([]), False)
+        """
         for one in self._excited:
             one.check_place()
         if closure is None:
@@ -251,21 +284,44 @@ class ExcitedOptimizer(Optimizer):
         return evaluate
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Let go of all gradients."""
+        """Let go of all gradients.
+
+        >>> optimizer.zero_grad()
+        >>> [parameter.grad for parameter in net.parameters()]
+        [None, None]
+        """
         for one in self._excited:
             one.weight.grad = None
         self.optimizer.zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the optimizer that was given."""
+        """Add a group to the optimizer that was given.
+
+        >>> before = len(optimizer.param_groups)
+        >>> optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(3))], "lr": 0.01})
+        >>> len(optimizer.param_groups) - before
+        1
+        """
         self.optimizer.add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the optimizer that was given, as it would be without excitation beside it."""
+        """The state of the optimizer that was given, as it would be without excitation beside it.
+
+        >>> optimizer.state_dict()["param_groups"][0]["lr"]
+        0.1
+        """
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` gave; raise ExcitationError for the state of other parameters."""
+        """Load what `state_dict` gave; raise ExcitationError for the state of other parameters.
+
+        >>> optimizer.load_state_dict(optimizer.state_dict())
+        >>> optimizer.load_state_dict({"state": {}, "param_groups": []})
+        Traceback (most recent call last):
+            ...
+        weanalysis.errors.ExcitationError: the optimizer's state is of other parameters than it has now: it was kept
+        with another excitation, or of another network.
+        """
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         named = [number for group in state_dict["param_groups"] for number in group["params"]]
         kept = dict(zip(named, parameters, strict=False))
@@ -286,6 +342,12 @@ class ExcitedOptimizer(Optimizer):
         """Give the network its parametrizations back within: its state dict then holds what is trained.
 
         Afterwards the excited weights are computed anew, since another state may have been loaded.
+
+        >>> with optimizer.parametrized():
+        ...     sorted(net.state_dict())
+        ['0.bias', '0.parametrizations.weight.original']
+        >>> sorted(net.state_dict())
+        ['0.bias', '0.weight']
         """
         for one in self._excited:
             del one.module._parameters["weight"]

@@ -17,19 +17,21 @@ from weanalysis.figures.multipliers import (
     multiplier_ranks,
     multiplier_spread,
 )
-from weanalysis.figures.runs import METRIC_TITLES, X_TITLES, best_epoch, training_curves
+from weanalysis.figures.notebook import Explorer, explore, show
+from weanalysis.figures.runs import FEWEST_SEEDS, METRIC_TITLES, X_TITLES, best_epoch, training_curves
 from weanalysis.figures.saliency import agreement_by_layer, agreement_of_criteria, saliency_mosaic, score_against_drop
-from weanalysis.figures.show import show
 from weanalysis.figures.strips import Order, channel_intervals, channel_strips
-from weanalysis.figures.style import CATEGORICAL, THEMES, interval, is_screened, make_room, points
+from weanalysis.figures.style import CATEGORICAL, THEMES, colours_by_way, interval, is_screened, make_room, points
 
 __all__ = [
     "CATEGORICAL",
+    "FEWEST_SEEDS",
     "FORMATS",
     "METRIC_TITLES",
     "SIGNIFICANT_Q",
     "THEMES",
     "X_TITLES",
+    "Explorer",
     "Order",
     "Scale",
     "Value",
@@ -42,6 +44,7 @@ __all__ = [
     "check_pictures",
     "class_colour",
     "class_legend",
+    "colours_by_way",
     "drop_agreement",
     "drop_by_layer",
     "drop_distributions",
@@ -49,6 +52,7 @@ __all__ = [
     "excitation_curves",
     "excitation_of_layer",
     "excited",
+    "explore",
     "frame_strip",
     "gain",
     "interval",

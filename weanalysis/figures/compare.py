@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from weanalysis.figures.style import CATEGORICAL, THEMES, message_figure, metric_of, new_figure, translucent
+from weanalysis.figures.style import CATEGORICAL, THEMES, drop_title, message_figure, metric_of, new_figure, translucent
 from weanalysis.tasks import METRICS, Metric
 
 _NOTHING = "Nothing has been measured in either study yet."
 
 
-def drop_distributions(tables: Mapping[str, pd.DataFrame], *, theme: str = "light") -> go.Figure:
+def drop_distributions(
+    tables: Mapping[str, pd.DataFrame], *, colours: Mapping[str, str] | None = None, theme: str = "light"
+) -> go.Figure:
     """Draw, for each study by name, which share of its ablations has at least a given D.
 
     The further right a curve stays high, the more of the network is needed. The shares are on a logarithmic scale.
@@ -33,18 +35,19 @@ def drop_distributions(tables: Mapping[str, pd.DataFrame], *, theme: str = "ligh
     figure = new_figure(
         theme,
         380,
-        xaxis_title_text=f"D ({metric.unit})",
-        yaxis_title_text="ablations with at least this D (%)",
+        xaxis_title_text=drop_title(metric),
+        yaxis_title_text="Share of ablations costing at least D (%)",
         hovermode="closest",
     )
     for place, (name, values) in enumerate(drops.items()):
+        colour = (colours or {}).get(name, CATEGORICAL[place % len(CATEGORICAL)])
         different, first_place = np.unique(values, return_index=True)
         figure.add_trace(
             go.Scatter(
                 x=different,
                 y=100 * (len(values) - first_place) / len(values),
                 mode="lines",
-                line={"shape": "vh", "width": 2, "color": CATEGORICAL[place % len(CATEGORICAL)]},
+                line={"shape": "vh", "width": 2, "color": colour},
                 name=html.escape(name),
                 hovertemplate=f"%{{y:.1f}} % cost at least D = %{{x:+.{metric.decimals}f}}<extra></extra>",
             )

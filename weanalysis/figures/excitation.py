@@ -14,6 +14,8 @@ from weanalysis.figures.style import CATEGORICAL, THEMES, message_figure, new_pa
 def excited(weight: ArrayLike, eps: float, largest: float | None = None) -> np.ndarray:
     """Return f_A of a weight (equation 2); `largest` is M, the layer's largest |w|, by default that of `weight`.
 
+    Any shape, to float64 of the same.
+
     >>> excited([0.0, 0.5, -1.0], eps=0.1).round(2).tolist()
     [0.0, 0.54, -1.67]
     """
@@ -23,7 +25,7 @@ def excited(weight: ArrayLike, eps: float, largest: float | None = None) -> np.n
 
 
 def gain(weight: ArrayLike, eps: float, largest: float | None = None) -> np.ndarray:
-    """Return by how much MWE multiplies the gradient of a weight (equation 3).
+    """Return by how much MWE multiplies the gradient of a weight (equation 3); shapes and `largest` as for `excited`.
 
     >>> gain([0.0, 0.5, -1.0], eps=0.1).round(2).tolist()
     [1.0, 1.26, 5.76]
@@ -88,7 +90,9 @@ def excitation_curves(eps: float, beside: Sequence[float] = (0.01, 0.1, 0.2), *,
 
 
 def excitation_of_layer(weight: ArrayLike, eps: float, *, theme: str = "light") -> go.Figure:
-    """Draw how one layer's weights are distributed, before and after MWE, and the gain at each (equations 2 and 3).
+    """Draw how one layer's weights, of any shape, are distributed before and after MWE, and the gain at each.
+
+    Paper: equations 2 and 3.
 
     >>> figure = excitation_of_layer([[-0.5, 0.1], [0.2, 1.0]], eps=0.1)
     >>> [trace.name for trace in figure.data]

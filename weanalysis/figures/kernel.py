@@ -13,6 +13,7 @@ from weanalysis.figures.location import kernel_rows
 from weanalysis.figures.style import (
     CATEGORICAL,
     THEMES,
+    drop_title,
     each,
     measurement,
     message_figure,
@@ -127,7 +128,9 @@ def kernel_neighbours(
             row=place + 1,
             col=1,
         )
-        figure.update_xaxes(title_text=title, row=place + 1, col=1)
+        # Channels are whole numbers.
+        step = 1 if np.ptp(channels) <= 12 else None
+        figure.update_xaxes(title_text=title, dtick=step, tickformat="d", row=place + 1, col=1)
     figure.update_xaxes(zeroline=False)
-    figure.update_yaxes(title_text=f"D ({metric.unit})", zeroline=True, zerolinecolor=THEMES[theme].muted)
+    figure.update_yaxes(title_text=drop_title(metric), zeroline=True, zerolinecolor=THEMES[theme].muted)
     return figure

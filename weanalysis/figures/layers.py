@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from weanalysis.figures.location import SIGNIFICANT_Q
 from weanalysis.figures.style import (
     CATEGORICAL,
+    SIGNIFICANT_Q,
     THEMES,
     diamond,
+    drop_title,
     each,
     layer_ticks,
     measurement,
@@ -58,7 +59,7 @@ def drop_by_layer(
         theme,
         400,
         margin={"l": 8, "r": 12, "t": 28, "b": 8},
-        yaxis_title_text=f"D ({metric.unit})",
+        yaxis_title_text=drop_title(metric),
         hovermode="closest",
     )
     significant = rows["q_value"] <= SIGNIFICANT_Q
@@ -68,7 +69,7 @@ def drop_by_layer(
     ):
         if own.empty:
             continue
-        shown = thinned(own, generator)
+        shown = thinned(own, generator, "layer")
         name += f", {len(shown):,} of {len(own):,}" if len(shown) < len(own) else ""
         points = _points(shown, metric, with_intervals=len(rows) <= _MOST_INTERVALS)
         figure.add_trace(points.update(name=name, marker={"size": 5 if crowded else 8, "color": colour}))

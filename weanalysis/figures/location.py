@@ -11,12 +11,15 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from weanalysis.figures.mosaic import Mosaic, Tile, lay_out
+from weanalysis.figures.scale import SymmetricLog, noise_of, scale_of
 from weanalysis.figures.style import (
     CATEGORICAL,
     SEQUENTIAL,
+    SIGNIFICANT_Q,
     THEMES,
     clickable,
     colour_bar,
+    drop_title,
     each,
     layer_ticks,
     measurement,
@@ -29,12 +32,10 @@ from weanalysis.figures.style import (
     translucent,
     worded_once,
 )
-from weanalysis.tasks import Metric
 
 Value = Literal["drop", "significance", "flipped"]
 Scale = Literal["shared", "layer"]
 
-SIGNIFICANT_Q = 0.05
 _LARGEST_LOG_Q = 4.0  # beyond q = 0.0001 a darker colour says nothing more
 _MOST_MARKERS = 30_000  # clickable cells; with more, the page would carry more text than picture
 _LARGEST_BOOTSTRAP = 2_000
@@ -57,8 +58,10 @@ def location_mosaic(
     """Draw the kernels of every layer as one mosaic: layers in network order, rows output, columns input channels.
 
     `table` holds the rows of a location study (the results' columns, one row a kernel). `value` is what the colour
-    says: "drop" is D, "significance" is q on a logarithmic scale with the sign of D, "flipped" the share of images
-    whose correctness changed. `scale` "layer" stretches the colours of each layer to its own largest value.
+    says: "drop" is D on a symmetric logarithmic scale to the largest (pale where its interval holds 0), "significance"
+    q on a logarithmic scale with the sign of D, "flipped" the share of images whose correctness changed. Kernels that
+    differ from 0 after correction (q <= 0.05) are outlined; above each map stands its largest D. `scale` "layer"
+    stretches the colours of each layer to its own largest value, but not below what D is known to.
     `hide_insignificant` greys what cannot be told from zero (q > 0.05). `layers` draws only some of the layers, in the
     colours that they have among all. `selected` = (layer, out, in) is framed.
     `limit` fixes the end of the shared scale, so that two mosaics can be compared. `quantity` names what the column
@@ -66,20 +69,18 @@ def location_mosaic(
     customdata [layer, out_channel, in_channel, position], the last being the row's place in `table`.
     Paper: section 3.1, "Weight location and importance".
 
-    >>> import weanalysis as wa
-    >>> model = wa.load_model("resnet20", weights="none", num_classes=10)
-    >>> table = wa.ablate(model, wa.load_data("digits", image_size=16, num_images=20), "location", grid="2x2")
-    >>> [trace.type for trace in location_mosaic(table).data][:1]
-    ['heatmap']
+    The four kernels of a layer, as `wa.ablate(model, data, "location")` would return them:
+
+    >>> from weanalysis.results import COLUMNS
+    >>> table = pd.DataFrame({"out_channel": [0, 0, 1, 1], "in_channel": [0, 1, 0, 1], "drop": [0.0, 1.5, 3.0, -0.5]})
+    >>> table = table.assign(layer="conv1", depth=0, selection="kernel", metric="top1").reindex(columns=COLUMNS)
+    >>> np.asarray(location_mosaic(table).data[0].z)[-2:].tolist()
+    [[0.0, 1.5], [3.0, -0.5]]
     """
     kernels = kernel_rows(table)
     if kernels.empty:
         return message_figure(_NOTHING, theme)
-    shades = _scaled_shades(kernels, value, scale, hide_insignificant)
-    largest = float(shades.abs().max())
-    largest = largest if largest > 0 else 1.0
-    if limit is None:
-        limit = 1.0 if scale == "layer" else _limit(shades, largest)
+    colours, marks = _colours(kernels, value, scale, hide_insignificant, limit, quantity)
     if layers is not None:
         kernels = kernels[kernels["layer"].isin(layers)]
     mosaic = lay_out(kernels, num_columns)
@@ -96,37 +97,97 @@ def location_mosaic(
         yaxis={"visible": False, "range": [mosaic.height - 0.5, -0.5]},
     )
     # Lines between the kernels, as long as a kernel is much larger than a line.
-    hairline = 1 if mosaic.height <= 60 else 0
-    marks = _bar_marks(value, scale, limit, largest, metric_of(kernels), quantity)
+    gaps = dict.fromkeys(("xgap", "ygap"), 1 if mosaic.height <= 60 else 0)
+    end = marks.pop("end")
     figure.add_trace(
         go.Heatmap(
-            z=mosaic.spread(shades),
+            z=mosaic.spread(colours),
             hoverinfo="skip",
-            xgap=hairline,
-            ygap=hairline,
+            **gaps,
             colorscale=SEQUENTIAL if value == "flipped" else THEMES[theme].diverging,
-            zmin=0 if value == "flipped" else -limit,
-            zmax=limit,
+            zmin=0 if value == "flipped" else -end,
+            zmax=end,
             colorbar=colour_bar(theme, height=mosaic.pixels, **marks),
         )
     )
     # All at once: adding shapes one by one takes Plotly time that grows with the square of their number.
     frames = [frame for tile in mosaic.tiles for frame in _frame(tile, selected, theme)]
+    largest = _largest_by_layer(kernels) if value == "drop" else {}
     figure.update_layout(
         shapes=[*(layer_ground(tile, theme) for tile in mosaic.tiles), *frames],
-        annotations=[layer_name(tile, mosaic, theme) for tile in mosaic.tiles],
+        annotations=[layer_name(tile, mosaic, theme, largest.get(tile.layer, "")) for tile in mosaic.tiles],
     )
     if len(kernels) <= _MOST_MARKERS:
         _add_markers(figure, mosaic, kernels, quantity)
+        figure.add_trace(_outlines(mosaic, kernels, theme))
+    if value == "drop":
+        figure.add_trace(_veil(mosaic, kernels, theme, gaps))
     return figure
 
 
-def _scaled_shades(kernels: pd.DataFrame, value: Value, scale: Scale, hide_insignificant: bool) -> pd.Series:
-    """What the colours of the kernels say, NaN for those that are greyed."""
-    shades = _shades(kernels, value)
+def _colours(
+    kernels: pd.DataFrame, value: Value, scale: Scale, hide_insignificant: bool, limit: float | None, quantity: str
+) -> tuple[pd.Series, dict[str, Any]]:
+    """Where on the colour scale each kernel lies, NaN for those that are greyed; the bar's title, ticks and `end`."""
+    shades, metric = _shades(kernels, value), metric_of(kernels)
+    if value == "significance":
+        colours, marks = shades, _marks_of_q(float(shades.abs().max()))
+    else:
+        log = scale_of(kernels, shades, limit)
+        colours = log.places(shades)
+        title = "images<br>flipped, %" if value == "flipped" else f"{quantity}, {metric.unit}"
+        marks = log.marks(metric, title, signed=value != "flipped") | {"end": log.end}
     if scale == "layer":
-        shades = shades / shades.abs().groupby(kernels["layer"]).transform("max").where(lambda largest: largest > 0)
-    return shades.where(significance(kernels) <= SIGNIFICANT_Q) if hide_insignificant else shades
+        # A layer in which a single image flips is as pale as what cannot be told from it.
+        least = SymmetricLog(log.unit, noise_of(kernels)).end if value == "drop" and noise_of(kernels) > 0 else 0.0
+        tops = colours.abs().groupby(kernels["layer"]).transform("max").clip(lower=least)
+        colours = (colours / tops).where(tops > 0, colours)
+        ends = {"tickvals": [0, 1, -1], "ticktext": ["0", "layer's<br>largest", "−largest"]}
+        marks = {"title": "of the<br>layer", "end": 1.0, **ends}
+    return colours.where(significance(kernels) <= SIGNIFICANT_Q) if hide_insignificant else colours, marks
+
+
+def _veil(mosaic: Mosaic, kernels: pd.DataFrame, theme: str, gaps: dict[str, int]) -> go.Heatmap:
+    """Return what lies over the kernels whose interval holds 0, so that their colour is pale."""
+    held = (kernels["drop_low"] <= 0) & (kernels["drop_high"] >= 0) & (kernels["drop"] != 0)
+    page = THEMES[theme].diverging_middle
+    return go.Heatmap(
+        z=mosaic.spread(held.astype(float).where(held)),
+        hoverinfo="skip",
+        **gaps,
+        colorscale=[[0, page], [1, page]],
+        opacity=0.5,
+        showscale=False,
+    )
+
+
+def _outlines(mosaic: Mosaic, kernels: pd.DataFrame, theme: str) -> go.Scatter:
+    """Return the frames of the kernels that differ from 0 after correction, as one line with gaps."""
+    certain = significance(kernels) <= SIGNIFICANT_Q
+    xs, ys = [], []
+    for tile in mosaic.tiles:
+        own = certain.loc[tile.rows.index].to_numpy()
+        middle_y, middle_x = (side[own] for side in tile.centres())
+        half, gap = tile.zoom / 2, np.full(int(own.sum()), np.nan)
+        xs.append(np.stack([middle_x + side * half for side in (-1, 1, 1, -1, -1)] + [gap], axis=1).ravel())
+        ys.append(np.stack([middle_y + side * half for side in (-1, -1, 1, 1, -1)] + [gap], axis=1).ravel())
+    return go.Scatter(
+        x=np.concatenate(xs),
+        y=np.concatenate(ys),
+        mode="lines",
+        line={"color": THEMES[theme].ink, "width": 1.2},
+        hoverinfo="skip",
+        name=f"differs from 0 (q ≤ {SIGNIFICANT_Q:g})",
+        showlegend=False,
+    )
+
+
+def _largest_by_layer(kernels: pd.DataFrame) -> dict[str, str]:
+    """Word the D of each layer that is furthest from 0."""
+    metric, drop = metric_of(kernels), kernels["drop"].astype(float)
+    measured = drop[drop.notna()].abs()
+    tops = measured.groupby(kernels.loc[measured.index, "layer"]).idxmax()
+    return {str(layer): metric.words(drop[place]) if drop[place] else "0" for layer, place in tops.items()}
 
 
 def layer_spread(table: pd.DataFrame, *, theme: str = "light", seed: int = 0) -> go.Figure:
@@ -148,13 +209,13 @@ def layer_spread(table: pd.DataFrame, *, theme: str = "light", seed: int = 0) ->
     generator = np.random.default_rng(seed)
     spreads = pd.DataFrame([_spread(layer, rows["drop"], generator) for layer, rows in _by_layer(kernels)])
     places = dict(zip(spreads["layer"], range(len(spreads)), strict=True))
-    dots = thinned(kernels, generator)
+    dots = thinned(kernels, generator, "layer")
     metric = metric_of(kernels)
     figure = new_figure(
         theme,
         380,
         margin={"l": 8, "r": 12, "t": 8, "b": 8},
-        yaxis_title_text=f"D ({metric.unit})",
+        yaxis_title_text=drop_title(metric),
         hovermode="closest",
     )
     figure.add_trace(
@@ -164,6 +225,7 @@ def layer_spread(table: pd.DataFrame, *, theme: str = "light", seed: int = 0) ->
             mode="markers",
             name="D of one kernel" + (f" ({len(dots):,} of {len(kernels):,})" if len(dots) < len(kernels) else ""),
             marker={"size": 4, "color": translucent(CATEGORICAL[8], 0.55)},
+            customdata=_keys_of(dots),
             text=_hover_texts(dots),
             hovertemplate="%{text}<extra></extra>",
         )
@@ -222,57 +284,14 @@ def _shades(kernels: pd.DataFrame, value: Value) -> pd.Series:
     return 100 * kernels["num_flipped"].astype(float) / kernels["num_images"].astype(float)
 
 
-def _limit(shades: pd.Series, largest: float) -> float:
-    """Return where the shared scale ends: at the largest value, or, where single kernels dwarf all others, below.
-
-    With the scale of one kernel of D = 40, every other would be white.
-    """
-    usual = float(shades.abs().quantile(0.99))
-    return usual if 0 < 1.5 * usual < largest else largest
-
-
-def shared_limit(shades: pd.Series, metric: Metric, quantity: str = "D") -> tuple[float, dict[str, Any]]:
-    """Return where one scale of D for all layers ends, and the title and ticks of its colour bar."""
-    largest = float(shades.abs().max())
-    largest = largest if largest > 0 else 1.0
-    limit = _limit(shades, largest)
-    return limit, _bar_marks("drop", "shared", limit, largest, metric, quantity)
-
-
-def _bar_marks(
-    value: Value, scale: Scale, limit: float, largest: float, metric: Metric, quantity: str
-) -> dict[str, Any]:
-    """Return title and ticks of the colour bar; a scale that ends below the largest value says so."""
-    signs = (1,) if value == "flipped" else (-1, 1)
-    if scale == "layer":
-        ends = {-1: "−max", 1: "max"}
-        return {
-            "title": "of the<br>layer",
-            "tickvals": [0, *signs],
-            "ticktext": ["0", *(ends[sign] for sign in signs)],
-        }
-    if value == "significance":
-        logs = [mark for mark in (-np.log10(SIGNIFICANT_Q), 2.0, 3.0, 4.0) if mark <= limit]
-        return {
-            "title": "q",
-            "tickvals": [0, *(sign * mark for sign in signs for mark in logs)],
-            "ticktext": ["1", *(f"{10**-mark:.4g} {word}" for word in ("better", "worse") for mark in logs)],
-        }
-    title = "images<br>flipped, %" if value == "flipped" else f"{quantity}, {metric.unit}"
-    if largest <= limit:
-        return {"title": title}
-    ticks = [sign * part * limit for sign in signs for part in (0.5, 1.0)]
-    words = [metric.words(tick, signed=False) for tick in ticks]
+def _marks_of_q(limit: float) -> dict[str, Any]:
+    """Return the title and the ticks of a bar of q, which is drawn by its logarithm and the sign of D."""
+    logs = [mark for mark in (-np.log10(SIGNIFICANT_Q), 2.0, 3.0, 4.0) if mark <= limit]
     return {
-        "title": title,
-        "tickvals": [0, *ticks],
-        "ticktext": [
-            "0",
-            *(
-                ("≥ " if tick > 0 else "≤ ") + word if abs(tick) == limit else word
-                for tick, word in zip(ticks, words, strict=True)
-            ),
-        ],
+        "title": "q",
+        "tickvals": [0, *(sign * mark for sign in (-1, 1) for mark in logs)],
+        "ticktext": ["1", *(f"{10**-mark:.4g} {word}" for word in ("better", "worse") for mark in logs)],
+        "end": limit if limit > 0 else 1.0,
     }
 
 
@@ -284,12 +303,13 @@ def layer_ground(tile: Tile, theme: str) -> dict[str, Any]:
     return _box(left, top, right, bottom) | {"layer": "below", "line": {"width": 0}, "fillcolor": colour}
 
 
-def layer_name(tile: Tile, mosaic: Mosaic, theme: str) -> dict[str, Any]:
-    """Return the name above a tile."""
+def layer_name(tile: Tile, mosaic: Mosaic, theme: str, largest: str = "") -> dict[str, Any]:
+    """Return the name above a tile, and beside it the words for the layer's largest value."""
+    beside = f" <b style='font-size:11px'>{html.escape(largest)}</b>" if largest else ""
     return {
         "x": tile.left - 0.5,
         "y": tile.top - 0.5,
-        "text": shorten(tile.layer, max(14, 100 // mosaic.num_columns)),
+        "text": shorten(tile.layer, max(14, 100 // mosaic.num_columns)) + beside,
         "hovertext": html.escape(tile.layer),
         "xanchor": "left",
         "yanchor": "bottom",
@@ -320,15 +340,21 @@ def _add_markers(figure: go.Figure, mosaic: Mosaic, kernels: pd.DataFrame, quant
     """Lay an invisible point on every kernel: a heatmap alone tells neither click nor row to Streamlit."""
     centres = [tile.centres() for tile in mosaic.tiles]
     named = kernels.loc[[index for tile in mosaic.tiles for index in tile.rows.index]]
-    keys = (named["layer"], named["out_channel"].astype(int), named["in_channel"].astype(int), named.index)
     figure.add_trace(
         clickable(
             np.concatenate([x for _, x in centres]),
             np.concatenate([y for y, _ in centres]),
-            [list(key) for key in zip(*(column.tolist() for column in keys), strict=True)],
+            _keys_of(named).tolist(),
             _hover_texts(named, quantity),
         )
     )
+
+
+def _keys_of(kernels: pd.DataFrame) -> np.ndarray:
+    """Say of each kernel, for who clicks on it, which it is: layer, output, input channel and row."""
+    columns = (kernels["layer"], kernels["out_channel"].astype(int), kernels["in_channel"].astype(int), kernels.index)
+    keys = [list(key) for key in zip(*(column.tolist() for column in columns), strict=True)]
+    return np.array(keys, dtype=object)
 
 
 def _hover_texts(kernels: pd.DataFrame, quantity: str = "D") -> list[str]:

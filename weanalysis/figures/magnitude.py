@@ -16,6 +16,7 @@ from weanalysis.figures.style import (
     THEMES,
     clickable,
     colour_bar,
+    drop_title,
     each,
     histogram,
     layer_ticks,
@@ -51,7 +52,11 @@ def magnitude_curve(
 
 
 def magnitude_curves(
-    tables: Mapping[str, pd.DataFrame], *, mark: float | None = None, theme: str = "light"
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    mark: float | None = None,
+    colours: Mapping[str, str] | None = None,
+    theme: str = "light",
 ) -> go.Figure:
     """Draw the curves of several magnitude studies, by name, as `magnitude_curve` draws one.
 
@@ -71,10 +76,11 @@ def magnitude_curves(
         420,
         hovermode="closest",
         xaxis_title_text="percentile b of |w| (0: smallest, 100: largest)",
-        yaxis_title_text=f"D ({metric.unit})",
+        yaxis_title_text=drop_title(metric),
     )
     for place, (name, rows) in enumerate(measured.items()):
-        colour = THEMES[theme].line if len(measured) == 1 else CATEGORICAL[place % len(CATEGORICAL)]
+        usual = THEMES[theme].line if len(measured) == 1 else CATEGORICAL[place % len(CATEGORICAL)]
+        colour = (colours or {}).get(name, usual)
         _add_curve(figure, name, rows, colour, metric, alone=len(measured) == 1)
     figure.add_hline(y=0, line={"color": THEMES[theme].muted, "width": 1})
     if mark is not None:
@@ -104,13 +110,13 @@ def _add_curve(figure: go.Figure, name: str, rows: pd.DataFrame, colour: str, me
         )
     )
     if num_draws.max() > 1:
-        dots = thinned(rows, np.random.default_rng(0))
+        dots = thinned(rows, np.random.default_rng(0), "percentile")
         figure.add_trace(
             go.Scatter(
                 x=dots["percentile"],
                 y=dots["drop"],
                 mode="markers",
-                name="one draw",
+                name="one draw" + (f" ({len(dots):,} of {len(rows):,})" if len(dots) < len(rows) else ""),
                 legendgroup=name,
                 showlegend=alone,
                 marker={"size": 5, "color": translucent(CATEGORICAL[8] if alone else colour, 0.5)},

@@ -16,6 +16,7 @@ from weanalysis.figures.style import (
     SEQUENTIAL,
     THEMES,
     colour_bar,
+    drop_title,
     each,
     histogram,
     layer_ticks,
@@ -40,7 +41,7 @@ def multiplier_drops(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
     >>> table = pd.DataFrame({"selection": ["lowest", "highest"], "drop": [0.1, 4.0], "in_channel": [3, 7]})
     >>> table = table.assign(layer="conv1", depth=0, metric="top1").reindex(columns=COLUMNS)
     >>> [(trace.name, list(map(float, trace.x))) for trace in multiplier_drops(table).data]
-    [('D_L: lowest multiplier', [0.1]), ('D_H: highest multiplier', [4.0])]
+    [('D<sub>L</sub>: lowest multiplier', [0.1]), ('D<sub>H</sub>: highest multiplier', [4.0])]
     """
     rows = table[table["layer"].notna() & table["drop"].notna()]
     if rows.empty:
@@ -52,11 +53,11 @@ def multiplier_drops(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
         max(240, 90 + 22 * len(layers)),
         hovermode="closest",
         margin={"l": 8, "r": 8, "t": 28, "b": 8},
-        xaxis_title_text=f"D ({metric.unit})",
+        xaxis_title_text=drop_title(metric),
     )
     for selection, name, colour, shift in (
-        ("lowest", "D_L: lowest multiplier", THEMES[theme].line, 0.15),
-        ("highest", "D_H: highest multiplier", CATEGORICAL[1], -0.15),
+        ("lowest", "D<sub>L</sub>: lowest multiplier", THEMES[theme].line, 0.15),
+        ("highest", "D<sub>H</sub>: highest multiplier", CATEGORICAL[1], -0.15),
     ):
         own = rows[rows["selection"] == selection]
         figure.add_trace(
@@ -122,7 +123,7 @@ def multiplier_curve(table: pd.DataFrame, ranked: str = "input channel", *, them
         400,
         hovermode="closest",
         xaxis_title_text=f"{ranked}s zeroed in every layer (%)",
-        yaxis_title_text=f"D ({metric_of(rows).unit})",
+        yaxis_title_text=drop_title(metric_of(rows)),
     )
     for selection, colour, name in (
         ("highest", CATEGORICAL[1], "highest multiplier first"),
@@ -157,7 +158,7 @@ def _add_rank_curve(figure: go.Figure, own: pd.DataFrame, name: str, ranked: str
         )
     )
     if len(own) > len(mean):
-        dots = thinned(own, np.random.default_rng(0))
+        dots = thinned(own, np.random.default_rng(0), "fraction")
         figure.add_trace(
             go.Scatter(
                 x=100 * dots["fraction"],
@@ -165,7 +166,8 @@ def _add_rank_curve(figure: go.Figure, own: pd.DataFrame, name: str, ranked: str
                 mode="markers",
                 marker={"size": 5, "color": translucent(colour, 0.6)},
                 legendgroup=selection,
-                showlegend=False,
+                name=f"random draws ({len(dots):,} of {len(own):,})",
+                showlegend=len(dots) < len(own),
                 hovertemplate=f"%{{x:g}} %<br>D = %{{y:+.{metric.decimals}f}}<extra>one draw</extra>",
             )
         )
@@ -228,7 +230,7 @@ def multiplier_map(multiplier: ArrayLike, layer: str, *, theme: str = "light") -
 
 
 def multiplier_histogram(multiplier: ArrayLike, *, theme: str = "light") -> go.Figure:
-    """Draw how LWE's m of one layer are distributed between 0 and 1.
+    """Draw how LWE's m of one layer, of any shape, are distributed between 0 and 1.
 
     >>> figure = multiplier_histogram([[0.4, 0.6], [0.5, 0.9]])
     >>> int(sum(figure.data[0].y)), figure.layout.xaxis.range
@@ -247,7 +249,7 @@ def multiplier_spread(
 ) -> go.Figure:
     """Draw, by layer in the order of `multipliers`, between which bounds the multipliers m lie.
 
-    Bands hold all, 90 % and 50 % of a layer's multipliers; the line is their median.
+    Bands hold all, 90 % and 50 % of a layer's multipliers, of any shape; the line is their median.
 
     >>> figure = multiplier_spread({"conv1": [[0.4, 0.6, 0.5]], "conv2": [[0.1, 0.9, 0.2]]})
     >>> next(list(map(float, trace.y)) for trace in figure.data if trace.name == "median")
@@ -296,7 +298,8 @@ def multiplier_spread(
 def multiplier_ranks(multiplier: ArrayLike, *, kernels: bool = False, theme: str = "light") -> go.Figure:
     """Draw the mean of m over the outputs of each input channel, from the lowest to the highest; or m of each kernel.
 
-    The ends are what D_L and D_H are measured by. Paper: section 4.2.
+    `multiplier` is (Out, In/groups); with `kernels` each of its numbers is drawn by itself. The ends are what D_L and
+    D_H are measured by. Paper: section 4.2.
 
     Two outputs read three input channels; the second of these has the lowest mean:
 

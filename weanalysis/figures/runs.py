@@ -21,6 +21,9 @@ METRIC_TITLES = {
     "learning_rate": "learning rate",
     "peak_memory_gib": "peak memory (GiB)",
 }
+# Of fewer runs the range says nothing of how far others may lie.
+FEWEST_SEEDS = 3
+
 _LOWER_IS_BETTER = ("loss", "error")
 
 
@@ -32,6 +35,7 @@ def training_curves(
     smoothing: float = 0.0,
     groups: Mapping[str, str] | None = None,
     show_training: bool = True,
+    colours: Mapping[str, str] | None = None,
     theme: str = "light",
 ) -> go.Figure:
     """Draw a metric of several runs, validation as a solid and training as a dotted line, the best epoch as a star.
@@ -39,7 +43,8 @@ def training_curves(
     `runs` maps a name to a table of one row an epoch or step. `metric` is a column of it, or the name that val_… and
     train_… columns share, such as "top1"; `x` is "epoch", "step" or "seconds". `smoothing` in [0, 1) is the weight of
     the past in an exponential mean; the raw line then stays, paler. `groups` maps a run's name to the name of its
-    group: each group is drawn as the mean of its runs with the range of the runs as a band, and the runs paler.
+    group: each group is drawn as the mean of its runs, from three on with their range as a band, and the runs paler.
+    `colours` gives the colour of each run, or group, by its name.
 
     The best of three epochs is the second:
 
@@ -61,7 +66,7 @@ def training_curves(
         yaxis_title_text=METRIC_TITLES.get(metric, html.escape(metric)),
     )
     names = list(dict.fromkeys(groups[name] if groups else name for name in runs))
-    colours = {name: CATEGORICAL[place % len(CATEGORICAL)] for place, name in enumerate(names)}
+    colours = colours or {name: CATEGORICAL[place % len(CATEGORICAL)] for place, name in enumerate(names)}
     columns = [(solid, "solid")] + ([(dotted, "dot")] if dotted and show_training else [])
     for column, dash in columns:
         known = {name: _known(frame, x, column) for name, frame in runs.items()}
@@ -80,7 +85,9 @@ def training_curves(
             for group in names:
                 members = [known[name] for name in runs if groups[name] == group and len(known[name][1])]
                 _add_group(figure, group, members, column, dash, colours[group], smoothing)
-    figure.update_xaxes(zeroline=False)
+    places = np.concatenate([_known(frame, x, solid)[0] for frame in runs.values()])
+    is_short = x == "epoch" and len(places) and np.ptp(places) <= 12
+    figure.update_xaxes(zeroline=False, dtick=1 if is_short else None)
     figure.update_yaxes(zeroline=False)
     return figure
 
@@ -94,6 +101,8 @@ def exponential_mean(values: ArrayLike, weight: float) -> np.ndarray:
 
 def best_epoch(values: ArrayLike, column: str) -> int:
     """Return the place of the best value: the first lowest of a loss or error, the first highest of all else.
+
+    `values` are (E,), some of them NaN; `column` is what they are called. Raises ValueError where all are NaN.
 
     >>> best_epoch([60.0, 70.0, 65.0], "val_top1"), best_epoch([0.9, 0.5, 0.5], "val_loss")
     (1, 1)
@@ -183,7 +192,7 @@ def _add_group(
     values = np.stack([np.interp(places, own, value) for own, value in members])
     if smoothing > 0:
         values = np.stack([exponential_mean(row, smoothing) for row in values])
-    if len(members) > 1 and dash == "solid":
+    if len(members) >= FEWEST_SEEDS and dash == "solid":
         figure.add_trace(
             go.Scatter(
                 x=np.concatenate([places, places[::-1]]),

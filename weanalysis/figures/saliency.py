@@ -15,6 +15,7 @@ from weanalysis.figures.style import (
     SEQUENTIAL,
     THEMES,
     colour_bar,
+    drop_title,
     each,
     layer_ticks,
     measurement,
@@ -100,8 +101,9 @@ def saliency_mosaic(
 def score_against_drop(
     scored: pd.DataFrame, criterion: str, measured: str = "drop", *, theme: str = "light"
 ) -> go.Figure:
-    """Draw the measured D of every place (or, "num_flipped", the images flipped) against its score, coloured by depth.
+    """Draw the measured D of every place against its score, coloured by depth.
 
+    `measured` is "drop", D, or "num_flipped", the images flipped, or "size", D without its sign.
     `scored` holds the rows of a study with a column called `criterion`. The scores' axis is logarithmic.
 
     >>> from weanalysis.results import COLUMNS
@@ -116,7 +118,9 @@ def score_against_drop(
     if rows.empty:
         return message_figure(f"No place has both a D and a score above 0 under {criterion}.", theme)
     metric = metric_of(rows)
-    title = "images flipped" if measured == "num_flipped" else f"D ({metric.unit})"
+    rows = rows.assign(size=rows["drop"].abs())
+    titles = {"num_flipped": "images flipped", "size": f"size of D ({metric.unit})"}
+    title = titles.get(measured, drop_title(metric))
     figure = new_figure(
         theme,
         360,

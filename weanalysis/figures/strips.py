@@ -10,13 +10,16 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from weanalysis.figures.location import SIGNIFICANT_Q, measurements, shared_limit, significance
+from weanalysis.figures.location import measurements, significance
+from weanalysis.figures.scale import scale_of
 from weanalysis.figures.style import (
     CATEGORICAL,
+    SIGNIFICANT_Q,
     THEMES,
     clickable,
     colour_bar,
     diamond,
+    drop_title,
     layer_ticks,
     message_figure,
     metric_of,
@@ -59,8 +62,8 @@ def channel_strips(
     >>> table = pd.DataFrame({"out_channel": [0, 1, 2], "drop": [0.5, 5.0, 1.0], "q_value": 0.01})
     >>> table = table.assign(layer="conv1", depth=0, selection="filter", metric="top1").reindex(columns=COLUMNS)
     >>> figure = channel_strips(table, order="drop")
-    >>> list(dict.fromkeys(float(cell) for cell in figure.data[0].z[0]))
-    [5.0, 1.0, 0.5]
+    >>> [channel for _, channel, _ in figure.data[1].customdata]
+    [1, 2, 0]
     """
     rows, column = _units(table)
     if rows.empty or column is None:
@@ -71,7 +74,9 @@ def channel_strips(
     shades = rows["drop"].astype(float)
     if hide_insignificant:
         shades = shades.where(significance(rows) <= SIGNIFICANT_Q)
-    limit, marks = shared_limit(shades, metric_of(rows), quantity)
+    metric = metric_of(rows)
+    scale = scale_of(rows, rows["drop"])
+    limit, marks, shades = scale.end, scale.marks(metric, f"{quantity}, {metric.unit}"), scale.places(shades)
     z = np.full((len(layers), width), np.nan, dtype=np.float32)
     for strip, left, right, shade in zip(rows["strip"], rows["left"], rows["right"], shades, strict=True):
         z[strip, left:right] = shade
@@ -152,7 +157,7 @@ def channel_intervals(
         320,
         margin={"l": 8, "r": 12, "t": 28, "b": 8},
         xaxis_title_text=str(rows["selection"].iloc[0]),
-        yaxis_title_text=f"D ({metric.unit})",
+        yaxis_title_text=drop_title(metric),
         hovermode="closest",
     )
     certain = significance(rows) <= SIGNIFICANT_Q

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from plotly.subplots import make_subplots
 from weanalysis.tasks import METRICS, Metric, find_metric
 
 _MOST_DOTS = 500  # beyond it dots lie on each other, and each is an element that the browser draws
+_MOST_SIGNIFICANT_DOTS = 3_000
+SIGNIFICANT_Q = 0.05
 MOST_MARKERS = 50  # of a curve, for the same reason; every point tells what it is, marked or not
 
 SEQUENTIAL = "Cividis"  # shares and magnitudes, which have no sign
@@ -37,16 +39,51 @@ CATEGORICAL = (
 )
 
 
-# Red is a loss, blue a gain, the middle nothing: RdBu reversed, and the same hues from a dark middle on a dark page.
-_RED_BLUE = "RdBu_r"
+# One colour for one way of training, in every figure; what is trained otherwise takes those that are left.
+WAY_COLOURS = dict(
+    zip(("baseline", "LWE", "MWE", "LWE + MWE", "WE", "weight standardization"), CATEGORICAL, strict=False)
+)
+
+
+def colours_by_way(ways: Mapping[str, str]) -> dict[str, str]:
+    """Return a colour for each name, given how its network was trained: the same for the same way.
+
+    Names of no known way have colours of their own; so have all where every name is of one way, and would be alike.
+
+    >>> colours_by_way({"a": "LWE", "b": "baseline"}) == {"a": CATEGORICAL[1], "b": CATEGORICAL[0]}
+    True
+    """
+    if len(ways) > 1 and len(set(ways.values())) == 1:
+        return {name: CATEGORICAL[place % len(CATEGORICAL)] for place, name in enumerate(ways)}
+    others = [way for way in dict.fromkeys(way or name for name, way in ways.items()) if way not in WAY_COLOURS]
+    left = CATEGORICAL[len(WAY_COLOURS) :]
+    own = {way: left[place % len(left)] for place, way in enumerate(others)}
+    return {name: (WAY_COLOURS | own)[way or name] for name, way in ways.items()}
+
+
+# Red is a loss, blue a gain, and nothing is the page itself, white or black. The further from 0, the more a colour
+# stands out from its page, so that a dark page has a scale of its own.
+_RED_BLUE = [
+    [0.0, "#053061"],
+    [0.15, "#2166AC"],
+    [0.3, "#6AACD0"],
+    [0.42, "#C3DEEE"],
+    [0.5, "#FFFFFF"],
+    [0.58, "#FBD0BC"],
+    [0.7, "#EC8C6D"],
+    [0.85, "#B2182B"],
+    [1.0, "#67001F"],
+]
 _RED_BLUE_ON_DARK = [
-    [0.0, "#9BD0F5"],
-    [0.2, "#3F93D2"],
-    [0.4, "#23486B"],
-    [0.5, "#1C222B"],
-    [0.6, "#6E2B33"],
-    [0.8, "#E0604C"],
-    [1.0, "#FFC2A1"],
+    [0.0, "#6CB8FF"],
+    [0.15, "#2F8CE8"],
+    [0.3, "#2467A8"],
+    [0.42, "#21436A"],
+    [0.5, "#14171C"],
+    [0.58, "#5C2A2A"],
+    [0.7, "#97362F"],
+    [0.85, "#DB4633"],
+    [1.0, "#FF6A4D"],
 ]
 
 
@@ -65,6 +102,11 @@ class Theme:
     accent: str
     line: str
     diverging: Any
+
+    @property
+    def diverging_middle(self) -> str:
+        """The colour of nothing."""
+        return str(self.diverging[len(self.diverging) // 2][1])
 
 
 THEMES = {
@@ -263,9 +305,26 @@ def diamond(x: float, y: float, theme: str) -> go.Scatter:
     return go.Scatter(x=[x], y=[y], mode="markers", marker=marker, showlegend=False, hoverinfo="skip")
 
 
-def thinned(table: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
-    """Return the rows themselves, or as many of them, drawn at random, as a reader can tell apart as dots."""
-    return table if len(table) <= _MOST_DOTS else table.sample(_MOST_DOTS, random_state=generator).sort_index()
+def thinned(table: pd.DataFrame, generator: np.random.Generator, by: str) -> pd.DataFrame:
+    """Return the rows themselves, or as many of them as a reader can tell apart as dots.
+
+    `table` has the results' columns drop and q_value. Always among the dots are the largest and the smallest D of all
+    and of each value of the column `by`, and what differs from 0 after correction (of very many, the largest); only
+    what is left is drawn at random.
+    """
+    if len(table) <= _MOST_DOTS:
+        return table
+    drop = table["drop"].reset_index(drop=True)
+    groups = drop.groupby(table[by].to_numpy())
+    kept = np.zeros(len(table), bool)
+    kept[[drop.idxmax(), drop.idxmin(), *groups.idxmax(), *groups.idxmin()]] = True
+    if "q_value" in table:
+        certain = np.flatnonzero(table["q_value"].to_numpy(dtype=float) <= SIGNIFICANT_Q)
+        by_size = np.argsort(-np.abs(drop.to_numpy(dtype=float)[certain]), kind="stable")
+        kept[certain[by_size[:_MOST_SIGNIFICANT_DOTS]]] = True
+    rest = np.flatnonzero(~kept)
+    kept[generator.permutation(rest)[: max(0, _MOST_DOTS - int(kept.sum()))]] = True
+    return table[kept]
 
 
 def worded_once(table: pd.DataFrame, *columns: str) -> tuple[pd.DataFrame, np.ndarray]:
@@ -337,6 +396,16 @@ def colour_bar(theme: str, title: str, height: int | None = None, **more: Any) -
     if height is not None:
         bar |= {"lenmode": "pixels", "len": min(height - 8, 380), "y": 1, "yanchor": "top"}
     return bar | more
+
+
+def drop_title(metric: Metric) -> str:
+    """Title the axis of D: what is lost when weights are zeroed.
+
+    >>> drop_title(METRICS["top1"])
+    'Accuracy lost, D (points)'
+    """
+    what = "Accuracy" if metric.counts_images else f"{metric.label[0].upper()}{metric.label[1:]}"
+    return f"{what} {'lost' if metric.worse < 0 else 'gained'}, D ({metric.unit})"
 
 
 def metric_of(rows: pd.DataFrame) -> Metric:

@@ -72,6 +72,8 @@ def list_models(include_timm: bool = False) -> list[dict[str, Any]]:
 def parse_name(name: str) -> tuple[str, str]:
     """Split what a user typed into source and name: "timm:x", "resnet20" (built-in), "resnet50" (torchvision).
 
+    Raises ModelError for a name that no source knows.
+
     >>> parse_name("resnet20"), parse_name("resnet50"), parse_name("timm:resnet10t")
     (('builtin', 'resnet20'), ('torchvision', 'resnet50'), ('timm', 'resnet10t'))
     """

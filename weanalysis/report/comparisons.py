@@ -87,6 +87,7 @@ def _chapter(
         ],
         to_json_value(numbers),
         state,
+        verdict=comparison.verdict("the first", "the second", corrected),
     )
 
 

@@ -77,9 +77,9 @@ def write_report(
         TrainingError: a run that cannot be read.
 
     >>> import weanalysis as wa
-    >>> model = wa.load_model("resnet20", weights="none", num_classes=10)
-    >>> data = wa.load_data("digits", image_size=16, num_images=20)
-    >>> table = wa.ablate(model, data, "layer", name="whole layers")
+    >>> from torch import nn, rand
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> table = wa.ablate(net, [(rand(3, 4, 4), k % 4) for k in range(8)], "layer", name="whole layers")
     >>> write_report(["whole layers"], "page.html").path.name
     'page.html'
     """

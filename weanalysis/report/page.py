@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from weanalysis import figures
 from weanalysis.cache import safe_name
+from weanalysis.report.words import without_folders
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class Table:
 class Chapter:
     """A study, the runs, or a comparison: what was asked, what was found, by what, and what it does not say.
 
-    `state` is a line that a reader must see first, such as that a study still runs. `findings` are sentences. `setting`
-    and `provenance` are pairs of a name and words. `numbers` are what `--json` prints of it. `key` is a safe name, the
-    chapter's own among those of the report.
+    `state` is a line that a reader must see first, such as that a study still runs. `findings` are sentences, `verdict`
+    says in one line what was found, for the summary. `setting` and `provenance` are pairs of a name and words.
+    `numbers` are what `--json` prints of it. `key` is a safe name, the chapter's own among those of the report.
     """
 
     key: str
@@ -52,6 +53,7 @@ class Chapter:
     numbers: dict[str, Any]
     state: str = ""
     provenance: Sequence[tuple[str, str]] = field(default_factory=tuple)
+    verdict: str = ""
 
     def figures(self) -> dict[str, Any]:
         """Return the chapter's figures by names that are safe for files and elements."""
@@ -81,6 +83,8 @@ def _page() -> Any:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        # Whatever is shown leaves out where it lay on the machine of who made the page.
+        finalize=lambda value: without_folders(value) if type(value) is str else value,
     )
     # A number stays on one line with its unit.
     environment.filters["bound"] = lambda words: words.replace(" %", "\u00a0%").replace(" points", "\u00a0points")

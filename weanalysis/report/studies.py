@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from weanalysis.cache import Cache
+from weanalysis.comparison import identify_study
 from weanalysis.errors import StudyError
 from weanalysis.figures import points
 from weanalysis.kinds import kind_of, named
@@ -25,7 +26,7 @@ from weanalysis.report.words import (
 )
 from weanalysis.results import Improvements, Store, find_improvements
 from weanalysis.results.export import to_json_value
-from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, interval_words, untested_words
+from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, finding_words, interval_words, untested_words
 from weanalysis.results.statistics import selected_intervals
 from weanalysis.tasks import find_metric
 from weanalysis.training import value_word
@@ -56,7 +57,8 @@ def chapter_of_study(store: Store, study_id: int, cache: Cache, metric: str | No
     study = ReportedStudy(store, study_id, about, metric, table, find(table, bool(about.get("stopping"))), cache)
     question = kind_of(about["kind"]).asks(about.get("options"))
     key = f"study-{study_id}"
-    title = f"{about['name']}: {about['kind']} study of {about['model']} on {about['data']}"
+    network = identify_study(about, cache).network
+    title = f"{about['name']}: {about['kind']} study of {network} on {about['data']}"
     numbers = {
         "study": study_id,
         "name": about["name"],
@@ -104,6 +106,7 @@ def chapter_of_study(store: Store, study_id: int, cache: Cache, metric: str | No
         to_json_value(numbers),
         _state(study),
         _provenance(study),
+        finding_words(study.table, find_metric(metric), kind_of(about["kind"]).row, bool(about.get("stopping"))),
     )
 
 

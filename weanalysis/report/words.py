@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +16,21 @@ from weanalysis.training import value_word
 POINTS = METRICS["top1"]
 
 RATE = f"{100 * FALSE_DISCOVERY_RATE:g} %"
+
+
+# A path of this machine: what lies above its last part tells a reader of the page nothing, and strangers too much.
+_FOLDERS = re.compile(r"(?<![\w./])(?<!https:)(?<!http:)/(?!/)[^\s'\",;:<>()\[\]]*/(?=[^\s/])")
+
+
+def without_folders(text: str) -> str:
+    """Return text in which paths of this machine are cut to their last part: "imagefolder:…/photos".
+
+    >>> without_folders("weanalysis ablate --weights /home/me/nets/a.pth --data imagefolder:/data/photos")
+    'weanalysis ablate --weights …/a.pth --data imagefolder:…/photos'
+    >>> without_folders("1/2, https://example.org/a/b and layer1/x")
+    '1/2, https://example.org/a/b and layer1/x'
+    """
+    return _FOLDERS.sub("…/", text)
 
 
 def counted(number: int, noun: str) -> str:

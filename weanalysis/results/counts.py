@@ -23,7 +23,7 @@ class Counts(Reader):
         self._replayed: dict[int, tuple[float, np.ndarray]] = {}
 
     def counts(self, study_id: int, metric: str, half: int | None = None) -> dict[str, np.ndarray]:
-        """Count, for each ablation of a study, images measured (num_images), right when intact, lost and gained.
+        """Count, for each ablation of a study, images measured (num_images), right when intact, lost and gained: (A,).
 
         `half` 0 or 1 counts every other image alone, in the order they were served: a choice made on one half can be
         confirmed on the other, and more images leave both halves what they were.
@@ -44,7 +44,8 @@ class Counts(Reader):
     def moments(self, study_id: int, statistic: str) -> dict[str, np.ndarray]:
         """Sum a number of each image over those of which every ablation has it, an entry an ablation.
 
-        num_images; `intact`, the sum when intact; `change` and `squares`, the sums of its changes and their squares.
+        num_images; `intact`, the sum when intact; `change` and `squares`, the sums of its changes and their squares;
+        (A,) each, in the statistic's unit.
 
         >>> moments = store.moments(1, "loss")
         >>> (moments["change"] / moments["num_images"]).round(2).tolist()
@@ -84,7 +85,9 @@ class Counts(Reader):
         return {name: np.concatenate([np.empty(0), *parts]) for name, parts in columns.items()}
 
     def screen_counts(self, study_id: int) -> dict[str, np.ndarray]:
-        """Sum, for each ablation of a screened study, what is kept of its screening: see `ablation.evaluate.Screen`.
+        """Sum, for each ablation of a screened study, what is kept of its screening, (A,) each.
+
+        See `ablation.evaluate.decisions.Screen` for what these are. Raises StoreError for a study that is not screened.
 
         >>> table = ablate(net, images, "channel", side="out", evaluate="screened", name="screened", cache="cache")
         >>> store.screen_counts(store.find("screened"))["num_evaluated"].tolist()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from weanalysis.kinds import named
 from weanalysis.tasks import Metric
 
 # Benjamini and Hochberg's share of false findings among those called different from 0.
@@ -107,3 +108,55 @@ def sample_words(num_layers: int) -> str:
     if num_layers <= 1:
         return "the places are the sample"
     return "the layers are the sample" if num_layers > 2 else "two layers are too few for an interval"
+
+
+def finding_words(table: pd.DataFrame, metric: Metric, row: str, stopped: bool = False) -> str:
+    """Say in one line what a study found: how many D differ from 0, where, and the largest with its interval.
+
+    `row` is what a row of the study is called. The interval is the one adjusted for the choice of the ten largest, as
+    it stands in the table of the most important. Empty where nothing is measured, or no D is told from chance.
+
+    >>> from weanalysis.tasks import find_metric
+    >>> columns = {"layer": ["a", "b"], "selection": "layer", "drop": [20.0, 0.0], "num_flipped": [50, 0]}
+    >>> table = pd.DataFrame({**columns, "num_images": 250, "p_value": [1e-9, 1.0], "q_value": [2e-9, 1.0]})
+    >>> finding_words(table, find_metric("top1"), "layer")
+    '1 of 2 layers differs from 0 (q ≤ 0.05), in a; the largest: a, +20.00 [+15.33, +25.40] points'
+    """
+    measured = table[table["drop"].notna()]
+    if measured.empty or untested_words(table, metric):
+        return ""
+    certain = measured[measured["q_value"] <= FALSE_DISCOVERY_RATE]
+    largest = f"the largest: {_largest_words(measured, metric, stopped)}"
+    of_all = f"of {len(measured):,} {row}s"
+    if certain.empty:
+        return f"None {of_all} can be told from 0 (q > {FALSE_DISCOVERY_RATE:g}); {largest}"
+    better = int((certain["drop"] < 0).sum())
+    hurting = f" ({better:,} of them better zeroed)" if better else ""
+    verb = "differs" if len(certain) == 1 else "differ"
+    where = f", {_where_words(certain)}" if certain["layer"].notna().all() and len(measured) > 1 else ""
+    return f"{len(certain):,} {of_all} {verb} from 0 (q ≤ {FALSE_DISCOVERY_RATE:g}){hurting}{where}; {largest}"
+
+
+def most_important(table: pd.DataFrame, stopped: bool = False, count: int = 10) -> pd.DataFrame:
+    """Return the measured rows of the largest D, with intervals that count with that choice (selected_low, _high)."""
+    from weanalysis.results.statistics import selected_intervals  # scipy's half second is not for `weanalysis list`
+
+    measured = table[table["drop"].notna()]
+    return selected_intervals(measured.nlargest(count, "drop"), len(measured), stopped)
+
+
+def _largest_words(measured: pd.DataFrame, metric: Metric, stopped: bool) -> str:
+    top = next(most_important(measured, stopped).itertuples())
+    interval = (metric.words(bound) for bound in (top.selected_low, top.selected_high))
+    reach = f" [{', '.join(interval)}]" if top.selected_low == top.selected_low else ""
+    return f"{named(top)}, {metric.words(top.drop)}{reach} {metric.unit}"
+
+
+def _where_words(certain: pd.DataFrame) -> str:
+    """Say in which layers the rows are that differ from 0."""
+    counts = certain["layer"].value_counts()
+    if len(counts) == 1:
+        return f"{'all ' if len(certain) > 1 else ''}in {counts.index[0]}"
+    if len(certain) == len(counts):
+        return f"in {len(counts):,} layers"
+    return f"in {len(counts):,} layers, most in {counts.index[0]} ({counts.iloc[0]:,})"

@@ -50,7 +50,11 @@ class Improvements:
         return f"What is not confirmed improves the network by at most {self.largest_missed:.2f} points {sure}."
 
     def summary(self) -> dict[str, Any]:
-        """Return it as `--json` prints it."""
+        """Return it as `--json` prints it.
+
+        >>> improvements.summary()["num_confirmed"], improvements.summary()["rows"]
+        (1, [{'drop': -2.0, 'confirmed': True}])
+        """
         from weanalysis.results.export import to_json_rows, to_json_value
 
         return {

@@ -199,8 +199,8 @@ class Store(AllAnswers):
         was computed on all images, since the lot contradicted the predictions).
 
         >>> table = ablate(net, images, "channel", side="out", evaluate="screened", name="screened", cache="cache")
-        >>> store.screening(store.find("screened"))[["layer", "num_left", "lot_drawn"]].values.tolist()
-        [['0', 0.0, 0.0], [None, 0.0, 0.0]]
+        >>> store.screening(store.find("screened"))[["num_left", "lot_drawn"]].values.tolist()
+        [[0.0, 0.0], [0.0, 0.0]]
         """
         from weanalysis.results.statistics import most_by_lot
 

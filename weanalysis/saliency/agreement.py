@@ -60,7 +60,7 @@ def scored_study(
 
     A kernel is looked up among kernels, a filter among filters, an input channel and a layer likewise. Where ranked
     weights are zeroed, a row has the sum of its single weights' scores. `net` is the network that was scored, in plain
-    weights.
+    weights. Raises StudyError where the plan of a study of ranked weights cannot be made again from it.
 
     >>> from weanalysis.ablation import ablate
     >>> from weanalysis.saliency import saliency_maps

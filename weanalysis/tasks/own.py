@@ -72,6 +72,8 @@ class OwnMetric:
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         """Raise StudyError where an image's number hangs on chance, or on the other images of its batch.
 
+        Outputs (N, ...) and targets (N, ...) are those of one batch of two images or more.
+
         >>> relative = metric("relative", lambda outputs, targets: outputs.max(1).values / outputs.max())
         >>> relative.check(torch.arange(8.0).reshape(4, 2), torch.arange(4))
         Traceback (most recent call last):

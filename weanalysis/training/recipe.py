@@ -240,12 +240,19 @@ class Recipe:
     def from_preset(cls, preset: str, *, model: str, **overrides: Any) -> Recipe:
         """Return a preset's recipe for a model with some values overridden; raise TrainingError for unknown names.
 
+        With no more epochs than the preset's warmup has, the warmup is the preset's share of them, unless it is given.
+
         >>> Recipe.from_preset("digits", model="resnet20", seed=3).epochs
         10.0
         """
         if preset not in PRESETS:
             raise TrainingError(unknown_name("recipe", preset, PRESETS))
-        values = PRESETS[preset] | _PRESET_EXCEPTIONS.get((preset, model), {}) | overrides
+        values = PRESETS[preset] | _PRESET_EXCEPTIONS.get((preset, model), {})
+        epochs, warmup = overrides.get("epochs"), float(values.get("warmup_epochs", 0))
+        if isinstance(epochs, int | float) and 0 < epochs <= warmup:
+            # A shorter training than the preset's warmup has its share of one, unless another was asked for.
+            values = {**values, "warmup_epochs": epochs * warmup / float(values["epochs"])}
+        values = values | overrides
         return cls.from_json({**values, "model": model})
 
     @classmethod

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pandas as pd
 
 from weanalysis import schema
@@ -95,6 +96,27 @@ class Run:
     @property
     def finished(self) -> bool:
         return self.result_file.is_file()
+
+    @property
+    def running(self) -> bool:
+        """Whether a process trains it now: one holds the lock of the run, in the cache that its folder lies in."""
+        lock = Cache(self.folder.parent.parent).lock_file(f"run-{self.name}")
+        if self.finished or not lock.is_file():
+            return False
+        probe = filelock.FileLock(lock)
+        try:
+            probe.acquire(timeout=0)
+        except filelock.Timeout:
+            return True
+        except OSError:  # a cache that can only be read
+            return False
+        probe.release()
+        return False
+
+    @property
+    def state(self) -> str:
+        """ "finished", "running" or "unfinished"."""
+        return "finished" if self.finished else "running" if self.running else "unfinished"
 
     @property
     def description(self) -> dict[str, Any]:
@@ -219,7 +241,7 @@ def list_runs(cache: Cache) -> pd.DataFrame:
     """Tell what runs there are, newest first.
 
     A run that cannot be read is left out, see `unreadable_runs`. Columns: run, model, data, excitation, attention,
-    norm, seed, state ("finished" or "unfinished"), epochs (done), total_epochs, top1 and best_top1 (percent, of
+    norm, seed, state ("finished", "running" or "unfinished"), epochs (done), total_epochs, top1, best_top1 (percent, of
     validation), seconds, created (UTC), checkpoint (path). NaN and None where a run has not got that far, or its
     metrics are damaged.
 
@@ -254,7 +276,7 @@ def _row(run: Run, description: dict[str, Any]) -> dict[str, Any]:
     return {
         "run": storable(run.name),
         **{name: recipe.get(name) for name in _LISTED},  # an older run has not heard of a newer option
-        "state": "finished" if run.finished else "unfinished",
+        "state": run.state,
         "epochs": float("nan") if last is None else float(last["epoch"]),
         "total_epochs": recipe.get("epochs"),
         "top1": float("nan") if last is None else float(last["val_top1"]),

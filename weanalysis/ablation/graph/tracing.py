@@ -22,6 +22,8 @@ class _Tracer(fx.Tracer):
 def trace(net: nn.Module) -> tuple[nn.Module, fx.Graph]:
     """Trace a network that nobody else uses: its forward runs, and may leave traces of its own in it.
 
+    Returns the module that the graph's nodes call parts of, and the graph. Raises Untraceable.
+
     >>> root, graph = trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
     >>> [node.op for node in graph.nodes]
     ['placeholder', 'call_module', 'call_module', 'output']

@@ -79,18 +79,17 @@ def measure_all(
     A stop that is asked for ends it after the tasks in hand. Raises the WeanalysisError of a task, or DeviceError
     where a process failed; a task on which processes died is named once the others are done.
 
-    >>> from torch import nn, rand
-    >>> from weanalysis.ablation import make_study
-    >>> from weanalysis.ablation.schedule import Task, Work, open_executor
+    >>> from weanalysis.ablation.schedule import open_executor
+    >>> from weanalysis.ablation.studies import channel
     >>> from weanalysis.cache import find_cache
     >>> from weanalysis.data import GivenImages
-    >>> net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    >>> images = GivenImages([(rand(3, 4, 4), k % 2) for k in range(8)])
-    >>> work = Work("key", net, None, None, images, "exact", "float32", 4, ("cpu",), find_cache("cache"))
-    >>> task = Task(0, 8, (0, 1), tuple(make_study("channel", net, side="out").ablations))
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval()
+    >>> images = GivenImages([(torch.rand(3, 4, 4), k % 3) for k in range(8)])
+    >>> work = Work("mine", net, None, None, images, "exact", "float32", 8, ("cpu",), find_cache("cache"))
+    >>> tasks = [Task(start, start + 4, (0,), channel(net).ablations[:1]) for start in (0, 4)]
     >>> with open_executor(work) as executor:
-    ...     [measured.targets.tolist() for _, measured in measure_all(executor, [task], StopRequest())]
-    [[0, 1, 0, 1, 0, 1, 0, 1]]
+    ...     [(measured.start, measured.stop) for _, measured in measure_all(executor, tasks, StopRequest())]
+    [(0, 4), (4, 8)]
     """
 
     def waiting() -> Iterator[Task]:

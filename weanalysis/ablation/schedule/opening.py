@@ -25,15 +25,14 @@ def open_executor(
     where there is none, or Dask is not installed.
 
     >>> from torch import nn, rand
-    >>> from weanalysis.ablation.schedule import Work
     >>> from weanalysis.cache import find_cache
     >>> from weanalysis.data import GivenImages
-    >>> net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    >>> images = GivenImages([(rand(3, 4, 4), k % 2) for k in range(8)])
-    >>> work = Work("key", net, None, None, images, "exact", "float32", 4, ("cpu",), find_cache("cache"))
+    >>> net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    >>> images = GivenImages([(rand(3, 4, 4), k % 3) for k in range(8)])
+    >>> work = Work("mine", net, None, None, images, "exact", "float32", 8, ("cpu",), find_cache("cache"))
     >>> with open_executor(work) as executor:
-    ...     executor.num_workers
-    1
+    ...     type(executor).__name__, executor.num_workers
+    ('InThisProcess', 1)
     """
     if scheduler is not None:
         try:

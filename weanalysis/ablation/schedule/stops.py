@@ -18,10 +18,14 @@ class StopRequest:
 
     `say` is called with a line for a person when the first one comes, since a task in hand takes its time.
 
-    >>> stop = StopRequest()
-    >>> stop.ask()
-    >>> stop.asked
-    True
+    >>> with StopRequest().listening() as stop:
+    ...     for step in range(10):
+    ...         if stop.asked:
+    ...             break
+    ...         if step == 2:
+    ...             stop.ask()
+    >>> step
+    3
     """
 
     def __init__(self, say: Callable[[str], None] = lambda line: None) -> None:

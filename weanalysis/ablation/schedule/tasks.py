@@ -31,9 +31,10 @@ class Task:
     `distrusted` are layers that are measured the naive way, each with the reason. By the cost of a forward pass where
     the study was prepared it takes `seconds`.
 
-    >>> task = Task(start=0, stop=250, places=(), ablations=())
-    >>> task.stop - task.start, task.distrusted
-    (250, {})
+    >>> from weanalysis.ablation.studies import Part
+    >>> task = Task(0, 250, (7,), (Ablation((Part("conv1", (3,)),), "filter", 27),))
+    >>> task.ablations[0].key, task.stop - task.start
+    ('conv1[3;*]', 250)
     """
 
     start: int
@@ -57,12 +58,13 @@ def cut(
 
     Screened ones are cut by number alone, so that a study that goes on after a stop is cut as before.
 
-    >>> from torch import nn
-    >>> from weanalysis.ablation import make_study
-    >>> study = make_study("channel", nn.Sequential(nn.Conv2d(3, 40, 3)), side="out")
-    >>> tasks = cut(range(40), [1.0] * 40, 0, 100, 0.01, study.ablations, "exact")
-    >>> [(len(task.places), round(task.seconds)) for task in tasks]
-    [(20, 20), (20, 20)]
+    Forty ablations, each of which repeats half a forward pass of 10 ms on 250 images:
+
+    >>> from weanalysis.ablation.studies import Part
+    >>> ablations = [Ablation((Part("conv1", (k,)),), "filter", 27) for k in range(40)]
+    >>> tasks = cut(range(40), [0.5] * 40, 0, 250, 0.01, ablations, "exact")
+    >>> [len(task.places) for task in tasks], tasks[0].seconds
+    ([16, 16, 8], 20.0)
     """
     seconds = [costs[place] * seconds_per_image * (stop - start) for place in places]
 
@@ -96,11 +98,12 @@ def choose_jobs(
     `asked` is what the user wants (None: chosen), which on the CPU is one where the network cannot be built anew
     (`is_rebuilt`). The tasks take as long as `num_passes` forward passes of an image.
 
-    >>> choose_jobs(("cuda:0", "cuda:1"), True, None, 10, 1e6, 0.01, print)
-    2
-    >>> choose_jobs(("cpu",), True, None, 10, 500, 0.01, print)
-    a forward pass takes 10.0 ms an image here: about 5 s in one process
+    >>> choose_jobs(("cpu",), True, None, 40, 500, 0.002, print)
+    a forward pass takes 2.0 ms an image here: about 1 s in one process
     1
+    >>> choose_jobs(("cuda:0", "cuda:1"), True, 4, 40, 500, 0.002, print)
+    2 processes instead of 4: one a GPU
+    2
     """
     if devices != ("cpu",):
         if asked is not None and asked > len(devices):

@@ -36,14 +36,13 @@ class Work:
     `net` is the network itself, or None where `architecture` and the file `weights` rebuild it.
     `key` tells one work from another within a process.
 
-    >>> from torch import nn, rand
     >>> from weanalysis.cache import find_cache
     >>> from weanalysis.data import GivenImages
-    >>> net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    >>> images = GivenImages([(rand(3, 4, 4), k % 2) for k in range(8)])
-    >>> work = Work("key", net, None, None, images, "exact", "float32", 4, ("cpu",), find_cache("cache"))
-    >>> work.load() is net
-    True
+    >>> net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    >>> images = GivenImages([(torch.rand(3, 4, 4), k % 3) for k in range(8)])
+    >>> work = Work("mine", net, None, None, images, "exact", "float32", 8, ("cpu",), find_cache("cache"))
+    >>> work.load() is net, tuple(work.data.batch(0, 8)[0].shape)
+    (True, (8, 3, 4, 4))
     """
 
     key: str

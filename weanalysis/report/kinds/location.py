@@ -24,7 +24,9 @@ def read_location(study: ReportedStudy) -> Reading:
         ),
     ]
     if study.findings.num_found:
-        certain = figures.location_mosaic(study.table, hide_insignificant=True, limit=whole.data[0].zmax)
+        certain = figures.location_mosaic(
+            study.table, hide_insignificant=True, limit=float(study.table["drop"].abs().max())
+        )
         pictures.append(
             Picture(
                 "found",

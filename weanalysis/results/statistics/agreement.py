@@ -12,7 +12,7 @@ from weanalysis.results.statistics.paired import adjust_bh
 from weanalysis.results.statistics.ranking import rank_agreement, top_overlap
 
 # What a score can be held against: the study's own columns.
-MeasuredColumn = Literal["drop", "num_flipped"]
+MeasuredColumn = Literal["drop", "num_flipped", "size"]
 
 _RANKINGS = ("spearman", "kendall")
 
@@ -26,8 +26,9 @@ def agreement_table(
 ) -> pd.DataFrame:
     """Return how each criterion agrees with D, a row for the whole network and one for each layer.
 
-    `measured` "num_flipped" takes the number of images that turned right or wrong instead of D. Scores have no sign: a
-    unit whose removal loses as many images as it gains has D = 0, and yet much depends on it.
+    `measured` "num_flipped" takes the number of images that turned right or wrong instead of D, "size" D without its
+    sign. Scores have no sign: a unit whose removal loses as many images as it gains has D = 0, and yet much depends on
+    it.
 
     `table` has a row a place, with the columns layer, depth, selection, drop (and num_flipped, where that is asked for)
     and one a criterion; places without D or without a score are left out, and units of different kinds (`selection`)
@@ -51,7 +52,7 @@ def agreement_table(
     if not 0 < top < 1:
         raise ValueError(f"top must be a share between 0 and 1, not {top}")
     # A place that no image has been run for has flipped none, which is not a measurement.
-    table = table[table["drop"].notna()]
+    table = table[table["drop"].notna()].assign(size=table["drop"].abs())
     rows = []
     for selection, places in table.sort_values("depth", kind="stable").groupby("selection", sort=False):
         scopes: list[tuple[str | None, float, pd.DataFrame]] = [(None, np.nan, places)]

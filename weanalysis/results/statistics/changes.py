@@ -34,7 +34,7 @@ class Comparison:
 
 
 def common_images(first: ArrayLike, second: ArrayLike) -> NDArray[np.int64]:
-    """Return the sorted ids of the images that both were measured on.
+    """Return the sorted ids of the images that both, (num_images,) each, were measured on.
 
     Raises StudyError where there are none, and where one side names an image twice.
 

@@ -12,6 +12,12 @@ from weanalysis.results.statistics.runs import Estimate
 
 _CHUNK_NUMBERS = 4_000_000
 
+# Of the variance that is seen: an interval that ends beyond, ten times the spread, tells nothing of it.
+_WIDEST = 100.0
+
+# Of the noise: an interval that ends below would say that all true D are equal; so well the noise is not known.
+_LEAST = 1.1
+
 
 def spread_of_drop(
     changes: sparse.csr_array, rng: np.random.Generator, num_resamples: int = 1000, confidence: float = 0.95
@@ -24,9 +30,12 @@ def spread_of_drop(
     seen; where it is the larger, the spread is 0. The places are the sample: the interval is a bootstrap-t of the
     logarithm of the variance that is seen, studentized by the jackknife (B. Efron and R. J. Tibshirani, An Introduction
     to the Bootstrap (1993), section 12.5), less the same noise. At 25 places a 95 % interval holds the true spread in
-    94 % of samples of normal D and in 90 % of exponential D; fewer where single places stand out more.
+    94 % of samples of normal D and in 90 % of exponential D; fewer where single places stand out more (65 % where D is
+    the square of an exponential).
     NaN below three places or two images; NaN for the interval where the places are too few, or too many of them equal,
-    for one. Whether early layers vary more (the paper's Fig. 2) is for `trend_of_spread`.
+    for one, where a single place makes up more than half of what is seen, and where the interval would say nothing (a
+    hundredfold range) or what cannot be known (that all true D are equal): then the bootstrap has no places to draw
+    from that could tell. Whether early layers vary more (the paper's Fig. 2) is for `trend_of_spread`.
 
     Ten places, of which three lose a quarter of 200 images and the others none:
 
@@ -55,10 +64,21 @@ def spread_of_drop(
         upper, lower = np.nanquantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
         with np.errstate(over="ignore"):
             bounds = np.exp(centre - np.array([lower, upper]) * error)
-    if not np.isfinite(bounds).all():
+    if (
+        not np.isfinite(bounds).all()
+        or _hangs_on_one(drop)
+        or bounds[1] <= _LEAST * noise
+        or bounds[1] > _WIDEST * seen
+    ):
         bounds[:] = np.nan
     variances = np.array([seen, *bounds]) - noise
     return Estimate(*(float(x) for x in 100 * np.sqrt(np.maximum(variances, 0))))
+
+
+def _hangs_on_one(values: Floats) -> bool:
+    """Tell whether a single value makes up more than half of the sum of squares about the mean."""
+    squares = (values - values.mean()) ** 2
+    return bool(squares.max() > 0.5 * squares.sum())
 
 
 def trend_of_spread(layers: Sequence[sparse.csr_array]) -> Estimate:

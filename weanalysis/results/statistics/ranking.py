@@ -49,7 +49,8 @@ def rank_agreement(
     scores, p < 0.05 came out in 3 to 7 % (as independent places: in 34 to 75 %), and the intervals covered 94 to 100 %;
     with related ones 90 to 98 %.
 
-    The images' own noise makes the correlation of the true values larger than the one that is seen.
+    The images' own noise makes the correlation of the true values larger than the one that is seen. Raises ValueError
+    for another method.
 
     >>> estimate = rank_agreement([1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4, 6, 5, 7, 8])
     >>> [round(number, 2) for number in (estimate.value, estimate.low, estimate.high)], estimate.p_value < 0.001

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -25,14 +26,14 @@ class Estimate(NamedTuple):
 
 
 def mean_of_runs(values: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """Return the mean over runs (seeds) with Student's t interval; NaN for the interval of a single run.
+    """Return the mean over runs (seeds) with Student's t interval; NaN for that of a single run, or of equal ones.
 
     >>> mean = mean_of_runs([70.0, 71.0, 72.0])
     >>> mean.value, round(mean.low, 2), round(mean.high, 2)
     (71.0, 68.52, 73.48)
     """
     values = np.asarray(values, dtype=np.float64)
-    if len(values) < 2:
+    if len(values) < 2 or np.ptp(values) == 0:
         return Estimate(float(values.mean()) if len(values) else np.nan, np.nan, np.nan)
     test = stats.ttest_1samp(values, 0)
     low, high = test.confidence_interval(confidence)
@@ -54,6 +55,9 @@ def compare_runs(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) 
     difference = float(second.mean() - first.mean())
     if min(len(first), len(second)) < 2 or np.ptp(first) + np.ptp(second) == 0:
         return Estimate(difference, np.nan, np.nan)
-    test = stats.ttest_ind(second, first, equal_var=False)
-    low, high = test.confidence_interval(confidence)
+    with warnings.catch_warnings():
+        # Equal values on one side alone are no loss of precision: its variance is 0, and that of the other counts.
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
+        test = stats.ttest_ind(second, first, equal_var=False)
+        low, high = test.confidence_interval(confidence)
     return Estimate(difference, float(low), float(high), float(test.pvalue))

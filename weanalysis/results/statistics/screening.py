@@ -17,6 +17,11 @@ _LEAST_MEAN = 1e-9
 # How much one ablation may differ from the law of all: the shape of a gamma distribution, kept within these bounds.
 _LEAST_SHAPE, _MOST_SHAPE = 0.25, 20.0
 
+# What is hidden lies beyond the errors that were computed. There the law's tail is a power, with an exponent of some 3,
+# of risk in the ablation's own unit of error. Where that unit is a quarter too small, all its chances are half as large
+# as they should be, at once: their common rate has a standard deviation of 1 / sqrt(2) at least.
+_MOST_SHAPE_BEYOND = 2.0
+
 # So many flips in all pairs drawn by lot are taken as seen before any was.
 _LOT_PRIOR = 0.5
 
@@ -41,11 +46,12 @@ def hidden_flips(screen: Mapping[str, ArrayLike], layers: ArrayLike) -> Hidden:
     Two sources are added up. The law of errors expects `may_lose` and `may_gain`. `num_missed` computed images flipped
     against their prediction where `num_expected` were expected to: so much more or less often than the common law is
     this ablation missed. Its rate is taken as gamma distributed over the ablations, with the shape that the spread of
-    `num_missed` shows. And the lot: of the pairs that were left in each of `layers` (A,), `lot_drawn` were drawn and
-    computed, and more of them flipped than `lot_expected`, or none: the rate of flips that no prediction tells of is
-    gamma distributed given these, pooled over the ablations of a layer, with half a flip in all drawn pairs of all
-    layers to begin with (Jeffreys' prior). So both counts are negative binomial (A. Gelman et al., Bayesian Data
-    Analysis, 3rd ed., section 2.6), and their sum is taken as one with its mean and variance.
+    `num_missed` shows, and is less sure of pairs beyond those that were computed. And the lot: of the pairs that were
+    left in each of `layers` (A,), `lot_drawn` were drawn and computed, and more of them flipped than `lot_expected`, or
+    none: the rate of flips that no prediction tells of is gamma distributed given these, pooled over the ablations of a
+    layer, with half a flip in all drawn pairs of all layers to begin with (Jeffreys' prior). So both counts are
+    negative binomial (A. Gelman et al., Bayesian Data Analysis, 3rd ed., section 2.6), and their
+    sum is taken as one with its mean and variance.
 
     Two kernels of one layer; what was predicted not to flip did not, and 90 images of each can change at all:
 
@@ -61,8 +67,8 @@ def hidden_flips(screen: Mapping[str, ArrayLike], layers: ArrayLike) -> Hidden:
     expected = expected * overall
     spread = ((missed - expected) ** 2 - missed).sum() / max(float((expected**2).sum()), 1e-9)
     prior = float(np.clip(1 / spread, _LEAST_SHAPE, _MOST_SHAPE)) if spread > 0 else _MOST_SHAPE
-    shape = missed + prior
-    rate = overall * shape / (expected + prior)
+    rate = overall * (missed + prior) / (expected + prior)
+    shape = np.minimum(missed + prior, _MOST_SHAPE_BEYOND)
     place = np.unique(np.asarray(layers).astype(str), return_inverse=True)[1].reshape(-1)
     drawn, should = (np.bincount(place, counts[name]) for name in ("lot_drawn", "lot_expected"))
     sides: list[Floats] = []
@@ -110,8 +116,8 @@ def screen_bounds(
 def mcnemar_of_screened(lost: ArrayLike, gained: ArrayLike, hidden: Hidden) -> Floats:
     """Return the two-sided p-value of McNemar's exact test of screened ablations, with what may be hidden against them.
 
-    Its mean over all numbers of hidden flips that would make D smaller, each as likely as `hidden` has it; 1 where D
-    would be 0 or turn around.
+    (A,) each. It is the mean over all numbers of hidden flips that would make D smaller, each as likely as `hidden`
+    has it; 1 where D would be 0 or turn around.
 
     Eight lost images are told from chance; where two gained ones may be hidden, less so:
 

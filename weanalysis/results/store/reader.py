@@ -93,7 +93,10 @@ class Reader(ResultsFile):
         described = [about for _, _, about in self._described() if isinstance(about, dict)]
         for about in described:
             about["outdated"] = is_outdated(about)
-        return pd.DataFrame([[about.get(column) for column in columns] for about in described], columns=columns)
+        table = pd.DataFrame([[about.get(column) for column in columns] for about in described], columns=columns)
+        # A column of text would make NaN, which is true, of the None of a study that lacks it.
+        texts = [column for column in columns if any(isinstance(about.get(column), str) for about in described)]
+        return table.astype(dict.fromkeys(texts, object)).where(table.notna() | ~table.columns.isin(texts), None)
 
     def unreadable(self) -> dict[int, str]:
         """The studies that `studies` leaves out since what they say of themselves cannot be read: id, and a line.
@@ -157,6 +160,8 @@ class Reader(ResultsFile):
     def describe(self, study_id: int) -> dict[str, Any]:
         """Everything about a study but its results: settings of its context, options, layers, what was skipped.
 
+        Raises StoreError where there is no such study, or it cannot be read.
+
         >>> about = reader.describe(1)
         >>> about["kind"], about["options"], about["evaluate"]
         ('channel', {'side': 'out', 'grid': 'all'}, 'exact')
@@ -190,7 +195,7 @@ class Reader(ResultsFile):
         ]
 
     def ablation_ids(self, study_id: int) -> np.ndarray:
-        """The ids of a study's ablations, in the order of its plan.
+        """The ids of a study's ablations (A,), in the order of its plan; raise StoreError where that cannot be read.
 
         >>> reader.ablation_ids(1).tolist()
         [1, 2, 3, 4]
@@ -206,6 +211,8 @@ class Reader(ResultsFile):
 
     def labels(self, study_id: int) -> pd.DataFrame:
         """What the rows of a study's plan are called; numbers as float where any of them can be missing.
+
+        Raises StoreError where that cannot be read.
 
         >>> reader.labels(1)[["layer", "selection", "out_channel", "num_weights"]].values.tolist()[0]
         ['0', 'filter', 0.0, 27]
@@ -231,7 +238,7 @@ class Reader(ResultsFile):
     # What was measured ------------------------------------------------------------------------------------------------
 
     def done(self, context_id: int, start: int, stop: int, statistic: str = "correct") -> np.ndarray:
-        """The ids of the ablations of which this shard has a statistic, sorted; older blocks lack some.
+        """The ids (K,) of the ablations of which this shard has a statistic, sorted; older blocks lack some.
 
         >>> context = reader.describe(1)["context_id"]
         >>> reader.done(context, 0, 8).tolist(), reader.done(context, 8, 16).tolist()
@@ -256,7 +263,8 @@ class Reader(ResultsFile):
     def screens(self, study_id: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]]:
         """For each block of a screened study: where its ablations stand in the plan, what is kept of each, about it.
 
-        See `ablation.evaluate.Screen`; what an older version did not keep is 0.
+        What is kept is (K,) each, see `ablation.evaluate.decisions.Screen`; what an older version did not keep is 0.
+        Raises StoreError for a study that is not screened.
 
         >>> table = ablate(net, images, "channel", side="out", evaluate="screened", cache="screened")
         >>> places, numbers, about = next(Reader.open("screened/results.sqlite").screens(1))
@@ -279,7 +287,8 @@ class Reader(ResultsFile):
 
         `largest_difference` of logits, `num_rechecked` images decided naively, `num_checked` answers of `num_answers`
         that were drawn by lot and computed the naive way too, of which `num_differed` did and were measured again, and
-        the `distrusted` layers, measured the naive way alone, each with the reason.
+        the `distrusted` layers, measured the naive way alone, each with the reason. Raises StoreError where the file is
+        damaged.
 
         >>> reader.agreement(1)["num_differed"], reader.agreement(1)["distrusted"]
         (0, {})

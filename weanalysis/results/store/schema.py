@@ -11,7 +11,8 @@ from typing import Any, Literal
 # Marks the file as ours, and which tables it has; another program's database is never written to.
 APPLICATION_ID, SCHEMA_VERSION = 0x57654131, 5
 
-# What is kept of a screened block, (10, A): see `ablation.evaluate.Screen`. Until engine version 3 the first five.
+# What is kept of a screened block, (10, A): see `ablation.evaluate.decisions.Screen`. Until engine version 3 the first
+# five.
 SCREENED = (
     "num_evaluated",
     "may_lose",
@@ -27,7 +28,7 @@ SCREENED = (
 
 # Part of every context: results of another engine version are never reused. What is exact does not hang on how others
 # are screened, so that screened contexts alone have a version for that too.
-ENGINE_VERSION, SCREENING_VERSION = 4, 2
+ENGINE_VERSION, SCREENING_VERSION = 4, 3
 
 # By which recipe a number of each image is computed, 1 where nothing is said: those of another alone are measured anew.
 STATISTIC_VERSIONS = {"loss": 1}

@@ -1,0 +1,115 @@
+"""What the documentation shows is true: every command in it is run here, shortened, or says why it cannot be."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import run
+from documents import blocks
+from processes import CHECKOUT
+
+import weanalysis as wa
+from weanalysis.cache import Cache
+from weanalysis.training import PRESETS
+
+REASONS = ("needs ", "takes ", "installs ")
+SHELL = [block for block in blocks() if block.language == "sh"]
+COMMANDS = list(dict.fromkeys(line for block in SHELL if not block.reason for line in block.lines))
+
+# Commands that another file runs, and how it says them.
+ELSEWHERE = {"weanalysis demo --no-dashboard": ("test_commands.py", '"demo", "--no-dashboard"')}
+
+# What makes a command short: with it the same code runs, on fewer images, layers and steps.
+SHORT = {
+    "ablate": "--images 6 --jobs 1 --device cpu",
+    "train": "--epochs 0.02 --warmup-epochs 0 --device cpu",
+    "compare": "--images 6 --device cpu",
+    "saliency": "--images 6 --layers layer1.0.conv1 --device cpu",
+    "prune": "--images 6 --layers layer1.0.conv1 --curve 0.5 --device cpu",
+    "costs": "--image-size 32 --batch-size 2 --repeats 1 --device cpu",
+}
+
+
+def test_every_block_says_what_it_is_and_every_reason_is_one() -> None:
+    assert len(SHELL) > 20 and len(COMMANDS) > 30
+    for block in blocks():
+        assert block.language, f"{block.page.name}: a block without a language: {block.text[:60]!r}"
+        first = block.text.split(maxsplit=1)[0] if block.text.strip() else ""
+        if first in ("weanalysis", "python", "make", "pip", "docker", "uv"):
+            assert block.language == "sh", f"{block.page.name}: {block.text[:60]!r} is shown as {block.language}"
+        assert not block.reason or block.reason.startswith(REASONS), f"{block.page.name}: {block.reason}"
+
+
+def test_what_make_is_shown_to_make_can_be_made() -> None:
+    """The tests, checks and this documentation are made by `.ci/run`; the demo is run by tests/test_commands.py."""
+    makefile, ci = ((CHECKOUT / name).read_text(encoding="utf-8") for name in ("Makefile", ".ci/run"))
+    for target in (line.split()[1] for line in COMMANDS if line.startswith("make ")):
+        assert re.search(rf"^{target}:.*##", makefile, re.M), f"there is no make {target}"
+        assert target == "demo" or f"make {target}\n" in ci, f"{target} is not made in CI"
+    assert re.search(r"^demo:.*\n\t\$\(RUN\) weanalysis demo$", makefile, re.M)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> tuple[Path, dict[str, str]]:
+    """A folder with what the commands name, a cache with two runs and two studies, and what RUN and STUDY stand for."""
+    root = tmp_path_factory.mktemp("workplace")
+    shutil.copytree(pictures / "images", root / "photos" / "test")
+    model = wa.load_model(str(pictures / "net.safetensors"))
+    torch.save({"state_dict": {f"module.{name}": one for name, one in model.net.state_dict().items()}}, root / "net.th")
+    rng = np.random.default_rng(0)
+    np.savez(root / "FILE.npz", x=rng.normal(size=(40, 2, 32)).astype("float32"), y=np.arange(40) % 4)
+    cache = Cache(root / "cache")
+    small = {"epochs": 0.02, "warmup_epochs": 0, "image_size": 8}
+    runs = [
+        wa.train(wa.Recipe.from_preset("digits", model="resnet20", excitation=kind, **small), cache, device="cpu")
+        for kind in ("lwe", "none")
+    ]
+    data = wa.load_data("digits", image_size=8, num_images=6)
+    for name in ("one", "other"):
+        wa.ablate(wa.load_model(str(runs[1].checkpoint)), data, "layer", name=name, cache=cache, jobs=1)
+    return root, {"OTHER_RUN": runs[0].name, "RUN": runs[1].name, "OTHER_STUDY": "2", "STUDY": "1"}
+
+
+def shortened(words: list[str]) -> list[str]:
+    """Add what makes a command short."""
+    short = shlex.split(SHORT.get(words[0], ""))
+    if words[0] == "ablate" and words[words.index("--model") + 1] == "resnet20":
+        short += ["--layers", "layer1.0.conv1"]
+    if "magnitude" in words:
+        short += ["--percentiles", "100"]
+    if "--until-ci" in words:
+        short += ["--until-ci", "60"]
+    if words[0] == "train" and "resnet20" in words:
+        short += ["--image-size", "8"]
+    return [*words, *short]
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if not line.startswith("make ")], ids=str)
+def test_the_command_runs(
+    line: str,
+    workplace: tuple[Path, dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root, names = workplace
+    if line in ELSEWHERE:
+        file, said = ELSEWHERE[line]
+        assert said in (CHECKOUT / "tests" / file).read_text(encoding="utf-8")
+        return
+    program, *words = (names.get(word, word) for word in shlex.split(line))
+    assert program == "weanalysis", f"nothing runs {line!r}: mark its block with <!-- not run: ... -->"
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("WEANALYSIS_CACHE", str(root / "cache"))
+    served: list[object] = []
+    # tests/test_dashboard.py and those of the pages serve it for real.
+    monkeypatch.setattr("weanalysis.dashboard.launch", lambda *given: served.append(given) or 0)
+    for preset, values in list(PRESETS.items()):
+        monkeypatch.setitem(PRESETS, preset, {**values, "epochs": 0.02, "warmup_epochs": 0})
+    assert run(*shortened(words)) == 0, capsys.readouterr().err
+    assert bool(served) == (words[0] == "dashboard")
