@@ -157,7 +157,7 @@ def prepare(folder: Path, grid: str) -> tuple[list[str], pd.DataFrame]:
     with torch.no_grad():
         net.fc.bias -= net(torch.randn(64, 3, 32, 32)).mean(0)
     save_checkpoint(folder / "net.safetensors", net, architecture, {})
-    study = ["--model", str(folder / "net.safetensors"), "--data", "digits", "--images", "120", "--grid", grid]
+    study = ["--model", str(folder / "net.safetensors"), "--data", "digits", "--images", "80", "--grid", grid]
     study += ["--shard-size", "10", "--evaluate", "naive", "--layers", "layer3*"]
     command = [sys.executable, "-m", "weanalysis", "ablate", *study, "--jobs", "1", "--quiet", "--cache", str(folder)]
     subprocess.run(command, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
@@ -168,7 +168,7 @@ def main(words: list[str] | None = None) -> int:
     """Run rounds, and print what came of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--grid", default="6x6", help="how long a round is")
+    parser.add_argument("--grid", default="3x3", help="how long a round is")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(words)
     chance, blows, sums = random.Random(given.seed), Counter[str](), Counter[str]()
