@@ -37,7 +37,7 @@ ENVIRONMENT = {
 }
 
 # How long one waits between two blows, and how long something is halted: seconds.
-BETWEEN, HALTED = (4.0, 12.0), (1.0, 5.0)
+BETWEEN, HALTED = (8.0, 25.0), (1.0, 5.0)
 
 # A pair of an ablation and a shard, as the results file has it.
 Pair = tuple[int, int, int, int]
