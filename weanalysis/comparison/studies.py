@@ -104,7 +104,7 @@ class StudyComparison(Difference):
 
         `p_value` is that of the mean D after correction, where it is one of several.
 
-        >>> compared.verdict("A", "B").partition(";")[0]
+        >>> compared.verdict("bright", "dark").partition(";")[0]
         'D differs at none of 3 filters (q ≤ 0.05)'
         """
         if self.same_network and not self.places["difference"].any():

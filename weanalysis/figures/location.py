@@ -67,13 +67,14 @@ def location_mosaic(
     customdata [layer, out_channel, in_channel, position], the last being the row's place in `table`.
     Paper: section 3.1, "Weight location and importance".
 
-    The four kernels of a layer, as `wa.ablate(model, data, "location")` would return them:
+    The four kernels of a layer, as `wa.ablate(model, data, "location")` would return them, coloured by sign and size:
 
     >>> from weanalysis.results import COLUMNS
     >>> table = pd.DataFrame({"out_channel": [0, 0, 1, 1], "in_channel": [0, 1, 0, 1], "drop": [0.0, 1.5, 3.0, -0.5]})
     >>> table = table.assign(layer="conv1", depth=0, selection="kernel", metric="top1").reindex(columns=COLUMNS)
-    >>> np.asarray(location_mosaic(table).data[0].z)[-2:].tolist()
-    [[0.0, 1.5], [3.0, -0.5]]
+    >>> shades = np.asarray(location_mosaic(table).data[0].z)[-2:]
+    >>> np.sign(shades).tolist(), int(shades.argmax())
+    ([[0.0, 1.0], [1.0, -1.0]], 2)
     """
     kernels = kernel_rows(table)
     if kernels.empty:
