@@ -187,9 +187,10 @@ def test_from_the_overview_to_the_maps(visitor: Visitor) -> None:
     page.get_by_text("6 of 6 studies").wait_for()
     page.get_by_role("link", name="Location maps").click()
     visitor.chart("mosaic")
-    page.get_by_text("layer2.0.conv1", exact=True).first.wait_for()
+    page.get_by_text("layer2.0.conv1").first.wait_for()
     page.get_by_text("465 of 465 kernels measured").wait_for()
-    playwright.expect(page.locator(".st-key-mosaic .hm"), "one heatmap for all layers").to_have_count(1)
+    cells_and_veil = page.locator(".st-key-mosaic .hm")
+    playwright.expect(cells_and_veil, "one heatmap for all layers, and what is pale").to_have_count(2)
 
 
 def test_a_page_opened_by_its_address_has_the_frame(visitor: Visitor) -> None:
@@ -381,7 +382,7 @@ def test_curves_of_runs_are_smoothed_and_grouped(visitor: Visitor) -> None:
     page = visitor.visit("/runs")
     visitor.chart("curves")
     page.get_by_text("Mean over seeds", exact=True).click()
-    page.locator(".st-key-curves .legendtext", has_text="excitation lwe (mean of 3)").wait_for()
+    page.locator(".st-key-curves .legendtext", has_text="LWE (mean of 3)").wait_for()
 
 
 @pytest.mark.slow
