@@ -10,10 +10,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
+from weanalysis.figures.colours import CATEGORICAL, THEMES, translucent
 from weanalysis.figures.style import (
-    CATEGORICAL,
     MOST_MARKERS,
-    THEMES,
     clickable,
     colour_bar,
     drop_title,
@@ -26,7 +25,6 @@ from weanalysis.figures.style import (
     new_figure,
     screenings,
     thinned,
-    translucent,
     worded_once,
 )
 from weanalysis.tasks import Metric
