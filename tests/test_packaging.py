@@ -128,8 +128,8 @@ def pins() -> dict[str, str]:
 @pytest.mark.parametrize(
     ("folders", "extras"),
     [
-        (("weanalysis", "app"), ("hf", "images", "notebook", "tensorboard", "video")),
-        (("tests",), ("hf", "images", "notebook", "tensorboard", "video", "dev")),
+        (("weanalysis", "app"), ("cluster", "hf", "images", "notebook", "tensorboard", "video")),
+        (("tests",), ("cluster", "hf", "images", "notebook", "tensorboard", "video", "dev")),
     ],
 )
 def test_everything_imported_is_required(folders: tuple[str, ...], extras: tuple[str, ...]) -> None:

@@ -538,9 +538,12 @@ def test_two_processes_train_one_network(folder, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(root)}
     subprocess.run([*launch, str(tmp_path / "two"), repr(recipe.to_json())], check=True, env=environment)
     one = train(recipe, Cache(tmp_path / "one"), device="cpu")
-    metrics = [read_metrics(Run(tmp_path / name / "runs" / one.name)) for name in ("one", "two")]
-    losses = [table[["train_loss", "val_loss"]].to_numpy() for table in metrics]
+    runs = [Run(tmp_path / name / "runs" / one.name) for name in ("one", "two")]
+    losses = [read_metrics(run)[["train_loss", "val_loss", "val_top1"]].to_numpy() for run in runs]
     np.testing.assert_allclose(*losses, rtol=1e-4)
+    weights = [load_network(str(run.checkpoint)).net.state_dict() for run in runs]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-4, atol=1e-5)
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

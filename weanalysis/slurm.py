@@ -85,7 +85,6 @@ class Allocation:
             "mem": self.memory,
             "partition": self.partition,
             "account": self.account,
-            "output": "weanalysis-worker-%A_%a.log",
         }
         lifetime = self.seconds - min(_LEAVES_BEFORE_SECONDS, self.seconds // 10)
         worker = [
