@@ -2,14 +2,12 @@
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 sys.path[:0] = [str(DOCS / "_extensions"), str(ROOT)]
 os.environ["PYTHONPATH"] = str(ROOT)  # the processes that a study starts measure with this checkout too
-os.environ["WEANALYSIS_CACHE"] = tempfile.mkdtemp(prefix="weanalysis-docs-")  # the gallery begins with nothing
 
 import weanalysis  # noqa: E402
 
@@ -55,7 +53,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "capture_repr": ("_repr_html_", "__repr__"),
     "image_scrapers": (),
-    "reset_modules": ("gallery_figures.use_own_renderer",),
+    "reset_modules": ("gallery_figures.begin_afresh",),
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "remove_config_comments": True,

@@ -1,6 +1,8 @@
 """Plotly's figures in the gallery: drawn in the page by one plotly.js that lies beside it."""
 
 import itertools
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,12 @@ from weanalysis import figures
 _keys = itertools.count(1)
 
 
-def use_own_renderer(gallery_conf: dict[str, Any], script: str) -> None:
-    """Make figures show themselves as the report does, without plotly.js in each; sphinx-gallery calls this."""
+def begin_afresh(gallery_conf: dict[str, Any], script: str) -> None:
+    """Give a script a cache of its own, and figures that show themselves without plotly.js; sphinx-gallery calls this.
+
+    Scripts run beside each other: in one cache they would number each other's studies, and wait for each other's runs.
+    """
+    os.environ["WEANALYSIS_CACHE"] = tempfile.mkdtemp(prefix="weanalysis-docs-")
     go.Figure._repr_html_ = lambda figure: figures.embedded(figure, f"figure-{next(_keys)}")
 
 
