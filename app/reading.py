@@ -18,6 +18,8 @@ from weanalysis.results import Improvements, Store, find_improvements
 from weanalysis.results.contrast import Contrast, lowest_and_highest
 from weanalysis.results.multipliers import load_multipliers, natural
 from weanalysis.results.saliency import SaliencyMaps, list_maps, load_maps
+from weanalysis.results.spreads import changes_by_layer, spreads_of, trend_words
+from weanalysis.results.statistics import trend_of_spread
 from weanalysis.tasks import find_metric
 
 _STUDY_COLUMNS = [
@@ -124,6 +126,22 @@ def all_changes(study: pd.Series) -> pd.DataFrame:
     """Return the changed images of every ablation of a study as one table, with the column position."""
     with Store.open(cache().results) as store:
         return store.all_changes(int(study["id"]), answers_in(study["metric"]))
+
+
+def spreads(study: pd.Series) -> tuple[pd.DataFrame, str]:
+    """Return the spread of D in each layer, noise taken off, and what it says of depth; empty where not known."""
+    return _spreads(str(cache().results), int(study["id"]), study["metric"], float(study["updated"]))
+
+
+@st.cache_data(show_spinner="Taking the noise off…", max_entries=16)
+def _spreads(path: str, study_id: int, metric: str, updated: float) -> tuple[pd.DataFrame, str]:
+    with Store.open(path) as store:
+        changes = changes_by_layer(store, store.describe(study_id), store.table(study_id, metric), metric)
+    rows = [
+        {"layer": layer, "spread": one.value, "low": one.low, "high": one.high}
+        for layer, one in spreads_of(changes).items()
+    ]
+    return pd.DataFrame(rows), trend_words(trend_of_spread(list(changes.values())), len(changes)) if rows else ""
 
 
 def improvements(study: pd.Series) -> Improvements:

@@ -24,6 +24,7 @@ Colour = Literal["blue", "green", "orange", "red", "gray"]
 
 POLL_SECONDS = 3.0
 RUNNING = "running"
+_NARROW = "window-is-narrow"
 SILENT_MINUTES = 10
 
 INTERVALS = "Tango's paired score interval; anytime-valid where ablations were stopped early"
@@ -43,6 +44,7 @@ _STYLE = """
 [data-testid="stCaptionContainer"] {color: var(--st-text-color); opacity: 0.8;}
 [data-testid="stCaptionContainer"] * {color: inherit; opacity: 1;}
 [data-testid="stSidebarNavLink"]:focus-visible {outline: 2px solid var(--st-primary-color); outline-offset: -2px;}
+h5 {font-size: 1rem !important; font-weight: 600 !important; padding: 0.2rem 0 !important;}
 h4 {font-size: 1.05rem !important; padding-bottom: 0.2rem !important;}
 @media (max-width: 640px) {
     .stMainBlockContainer {padding: 2.6rem 0.75rem 3rem 0.75rem;}
@@ -119,11 +121,36 @@ _KEEP_ZOOM = st.components.v2.component(
 )
 
 
+# How wide the window is, Streamlit does not say. A wide one needs no second run of the page.
+_WIDTH = st.components.v2.component(
+    "weanalysis_width",
+    html="<span></span>",
+    js="""
+    export default function ({ data, setStateValue }) {
+        const narrow = window.innerWidth < 640;
+        if (narrow !== data.narrow) setStateValue("narrow", narrow);
+    }
+    """,
+)
+
+
 def style() -> None:
     """Set what Streamlit's configuration cannot: the margins of the page, and that a zoom outlives a new figure."""
     st.html(_STYLE)
     with st.container(key="keep-zoom"):
         _KEEP_ZOOM(key="keeps-zoom")
+        known = _WIDTH(key="width", data={"narrow": is_narrow()}, on_narrow_change=lambda: None)
+        st.session_state[_NARROW] = bool(known.narrow) if known.narrow is not None else False
+
+
+def is_narrow() -> bool:
+    """Whether the page is shown on a telephone, where a mosaic has room for two maps side by side."""
+    return bool(st.session_state.get(_NARROW, False))
+
+
+def columns(wide: int | None) -> int | None:
+    """Return how many maps a mosaic has side by side, given how many where there is room."""
+    return 2 if is_narrow() else wide
 
 
 def preload_plotly() -> None:
@@ -176,7 +203,7 @@ def how_to_begin(kind: str | None = None) -> None:
     study = f" --study {kind}" if kind else ""
     st.markdown("**On a network trained here on handwritten digits** (nothing to download, a few minutes):")
     st.code(f"weanalysis ablate --model resnet20{study}", language="bash")
-    st.markdown("**On your own network and images:**")
+    st.markdown("##### On your own network and images:")
     st.code(f"weanalysis ablate --model resnet50 --weights FILE --data imagefolder:DIR{study}", language="bash")
     st.caption(f"Results are kept in {plain(reading.cache().root)}.")
 

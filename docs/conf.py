@@ -26,10 +26,11 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "gallery_figures",
     "mathml",
+    "no_network",
     "own_pages",
     "public_names",
 ]
-exclude_patterns = ["_build", "gallery"]
+exclude_patterns = ["_build", "gallery", "**/sg_execution_times.rst", "sg_execution_times.rst"]
 suppress_warnings = ["config.cache"]  # the gallery's settings hold a function
 
 # Pages are Markdown, docstrings plain text with backticks and examples (`public_names` escapes the rest).

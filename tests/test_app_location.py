@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 
 from weanalysis import figures
 from weanalysis.results import Store
+from weanalysis.results.spreads import changes_by_layer, spreads_of
 
 
 def test_location_draws_the_chosen_study(demo: Path) -> None:
@@ -110,6 +111,21 @@ def test_a_kernel_has_an_address(demo: Path) -> None:
     app.selectbox(key="kernel-layer").set_value(None).run()
     is_well(app)
     assert "kernel" not in app.query_params
+
+
+def test_the_spread_is_drawn_as_in_the_paper_with_the_trend_s_test(demo: Path) -> None:
+    app = open_page("location", study=label(demo, "baseline location"), paper="true")
+    is_well(app)
+    assert "over 19 layers; p = " in words(app).replace("\\", "")
+    drawn = next(one for one in charts(app) if one["layout"]["yaxis"].get("type") == "log")
+    with Store.open(demo / "results.sqlite") as store:
+        about = store.describe(store.find("baseline location"))
+        spreads = spreads_of(changes_by_layer(store, about, table(demo, "baseline location"), "top1"))
+    named = sum(len(trace["text"]) for trace in drawn["data"])
+    assert named == len(spreads) == 19, "every layer is there, those without a spread at the lower end"
+    app.segmented_control(key="metric").set_value("loss").run()
+    is_well(app)
+    assert "a metric that counts images" in words(app)
 
 
 def test_the_finding_is_in_one_line_and_leads_to_its_kernels(demo: Path) -> None:

@@ -26,7 +26,9 @@ from weanalysis.results import Store
 def test_magnitude_shows_curve_weight_and_images_of_a_percentile(demo: Path) -> None:
     app = open_page("magnitude")
     assert app.selectbox(key="study").value == label(demo, "baseline magnitude")
-    assert len(drawings(app)) == 2, "the curve, and the weights of a layer"
+    assert len(drawings(app)) == 3, "the curve, its end enlarged, and the weights of a layer"
+    enlarged = charts(app)[1]["layout"]["xaxis"]
+    assert enlarged["range"] == [89.5, 100.5] and enlarged["dtick"] == 1
     click(app, "curve", [75.0])
     is_well(app)
     assert app.select_slider(key="b").value == 75
@@ -36,14 +38,14 @@ def test_magnitude_shows_curve_weight_and_images_of_a_percentile(demo: Path) -> 
     is_well(app)
     assert app.metric[0].value == figures.points(second["drop"])
     weight = load_file(demo / "weights" / "aaaa.safetensors")["conv1.weight"]
-    marked = charts(app)[1]["layout"]["shapes"][0]["x0"]
+    marked = charts(app)[2]["layout"]["shapes"][0]["x0"]
     assert marked == pytest.approx(np.sort(np.abs(weight).ravel())[int(np.ceil(0.75 * weight.size)) - 1])
 
 
 def test_a_click_on_the_magnitude_map_chooses_layer_and_percentile(demo: Path) -> None:
     app = open_page("magnitude", study=label(demo, "by layer"))
     is_well(app)
-    assert len(drawings(app)) == 3
+    assert len(drawings(app)) == 4
     click(app, "map", ["layer2.0.conv1", 98.0])
     is_well(app)
     assert (app.selectbox(key="layer").value, app.select_slider(key="b").value) == ("layer2.0.conv1", 98)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from command_line import run
-from documents import blocks
+from documents import DOCS, blocks
 from processes import CHECKOUT
 
 import weanalysis as wa
@@ -113,3 +115,49 @@ def test_the_command_runs(
         monkeypatch.setitem(PRESETS, preset, {**values, "epochs": 0.02, "warmup_epochs": 0})
     assert run(*shortened(words)) == 0, capsys.readouterr().err
     assert bool(served) == (words[0] == "dashboard")
+
+
+# What builds it ---------------------------------------------------------------------------------------------------
+
+
+def extension(name: str) -> ModuleType:
+    """Import an extension of the site, without Sphinx."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / "_extensions" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_page_that_asks_another_machine_is_seen(tmp_path: Path) -> None:
+    fetched = extension("no_network").fetched
+    (tmp_path / "well.html").write_text('<a href="https://a.org">x</a><img src="_static/a.png"><script src="b.js">')
+    (tmp_path / "well.css").write_text("a { background: url(data:image/png;base64,AA) }")
+    assert fetched(tmp_path) == []
+    (tmp_path / "one.html").write_text(
+        '<script async src="https://cdn.org/a.js"></script><link rel=x href="//b.org/c">'
+    )
+    (tmp_path / "two.css").write_text("@import 'https://fonts.org/f'; a { src: url(//f.org/g) }")
+    seen = [line.partition(": ")[2] for line in fetched(tmp_path)]
+    assert seen == ["https://cdn.org/a.js", "//b.org/c", "https://fonts.org/f", "//f.org/g"]
+
+
+def test_a_docstring_means_what_stands_there() -> None:
+    plain = extension("public_names").plain
+    assert plain("mean |w| of *all* `a_` and name_") == [r"mean \|w\| of \*all\* `a_` and name\_"]
+    assert plain(">>> a * b | c\n'*'") == [">>> a * b | c", "'*'"]
+    assert plain("So:\n\n    a * b\n\nc*") == ["So:", "", "::", "", "    a * b", "", r"c\*"]
+    assert plain("Raises:\n    Error: a * b.") == ["Raises:", r"    Error: a \* b."]
+
+
+def test_the_reference_has_every_public_name_once() -> None:
+    """Each package that lists public names has a page, but for those that are named as not being for programs."""
+    reference = extension("public_names")
+    packages = reference.packages()
+    assert "weanalysis" in packages and "weanalysis.figures" in packages and not set(packages) & reference.INTERNAL
+    documented: dict[int, str] = {}
+    text = "\n".join(reference.page(package, documented) for package in packages)
+    for name in ("weanalysis.ablate", "weanalysis.figures.explore", "weanalysis.results.statistics.selected_intervals"):
+        assert text.count(f".. autofunction:: {name}\n") == 1
+    places = re.findall(r"^\.\. (?:autofunction|autoclass|py:data):: (\S+)$", text, re.M)
+    assert len(places) == len(set(places)) > 150

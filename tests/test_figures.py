@@ -282,7 +282,8 @@ def test_a_kernel_is_drawn_as_it_lies_with_its_weights_written() -> None:
     shown = heatmap(figures.kernel_weights(weight))
     assert np.array_equal(shown.z, weight)
     assert (shown.zmin, shown.zmax) == (-1, 1)
-    assert shown.text[0][1] == "−0.25"
+    digits = figures.kernel_weights(weight).data[1]
+    assert digits.text[1] == "−0.25" and (digits.x[1], digits.y[1]) == (1, 0)
     assert figures.kernel_weights(weight).layout.yaxis.autorange == "reversed"
     moments = heatmap(figures.kernel_weights(np.stack([weight, 2 * weight])))
     assert np.asarray(moments.z).shape == (3, 5)

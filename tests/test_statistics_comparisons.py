@@ -130,6 +130,11 @@ def test_layers_are_compared_image_by_image():
     assert result.p_value == pytest.approx(test.pvalue) and result.num_images == 400
     same = statistics.compare_layers(sparse_changes(first), sparse_changes(first))
     assert same.difference == 0 and same.p_value == 1 and same.difference_low < 0 < same.difference_high
+    alike = statistics.compare_layers(sparse_changes(np.zeros((12, 3), int)), sparse_changes(np.ones((12, 9), int)))
+    assert (
+        alike.difference == pytest.approx(100)
+        and np.isnan([alike.difference_low, alike.difference_high, alike.p_value]).all()
+    )
     with pytest.raises(ValueError, match="paired"):
         statistics.compare_layers(sparse_changes(first), sparse_changes(second[:10]))
 

@@ -170,7 +170,7 @@ def maps(compared: StudyComparison | None) -> None:
         grid = st.grid(columns=2, min_column_width=420, gap="medium")
         for key, study, rows in (("mosaic-1", first, one), ("mosaic-2", second, two)):
             with grid.cell():
-                st.markdown(f"**{shared.plain(label_of[int(study['id'])])}**")
+                st.markdown(f"##### {shared.plain(label_of[int(study['id'])])}")
                 if not (own := [layer for layer in layers if (rows["layer"] == layer).any()]):
                     st.caption("It has none of these layers.")
                     continue
@@ -180,7 +180,7 @@ def maps(compared: StudyComparison | None) -> None:
                         layers=own,
                         limit=limit,
                         selected=kernels.chosen(),
-                        num_columns=4,
+                        num_columns=shared.columns(4),
                         theme=shared.theme(),
                     ),
                     key=key,
@@ -217,6 +217,7 @@ def difference_map(compared: StudyComparison, layers: list[str]) -> None:
             hide_insignificant=hide,
             selected=kernels.chosen(),
             quantity="difference of D",
+            num_columns=shared.columns(None),
             theme=shared.theme(),
         ),
         key="mosaic-difference",
@@ -292,7 +293,7 @@ def difference_strips(compared: StudyComparison) -> None:
 
 
 def distributions() -> None:
-    st.markdown("**Share of ablations costing at least D**", help="How much of either network is needed.")
+    st.markdown("##### Share of ablations costing at least D", help="How much of either network is needed.")
     shared.show(
         figures.drop_distributions({first_label: one, second_label: two}, colours=colours, theme=shared.theme()),
         key="distributions",
@@ -305,7 +306,7 @@ def distributions() -> None:
 def agreement(compared: StudyComparison) -> None:
     places, correlation = compared.places, compared.agreement
     st.markdown(
-        "**Do they agree about what matters?**",
+        "##### Do they agree about what matters?",
         help="Spearman's rank correlation of D over the places that both measured. Places of one layer resemble each "
         "other: with several layers, the interval leaves out one layer at a time. The noise of finitely many images "
         "makes it smaller than that of the true D.",

@@ -88,7 +88,7 @@ shared.show(
 )
 
 st.markdown(
-    f"**LWE on {shared.plain(layer)}**",
+    f"##### LWE on {shared.plain(layer)}",
     help="LWE multiplies each kernel by a learned m between 0 and 1, one for all of its weights (equation 1). "
     "Paper, section 3.2.",
 )

@@ -82,6 +82,7 @@ def maps() -> None:
                 hide,
                 layers=layers,
                 selected=kernels.chosen(),
+                num_columns=shared.columns(None),
                 theme=shared.theme(),
             ),
             key="mosaic",
@@ -95,20 +96,7 @@ def maps() -> None:
         with grid.cell():
             show_neighbours(rows, position)
     with grid.cell(column_span="all" if position is None else 2):
-        st.markdown(
-            "**How much D varies, by depth**",
-            help="Dots are kernels. The line is the standard deviation of D among the kernels of a layer with its "
-            "95 % interval; it holds the noise of finitely many images too. "
-            "Paper, section 3.1: early layers fluctuate more.",
-        )
-        shared.show(
-            figures.layer_spread(rows, theme=shared.theme()),
-            key="spread",
-            data=rows[["layer", "depth", "out_channel", "in_channel", "drop"]],
-            name=f"spread-{now['name']}",
-            alt="Spread of D in each layer, by depth",
-            on_click=lambda: kernels.take_click("spread"),
-        )
+        show_spread(now, rows)
     with grid.cell(column_span="all"):
         findings.most_important(rows, kind_of(now["kind"]).row, bool(now["stopping"]), on_choose=kernels.take_row)
     if now["state"] != shared.RUNNING:
@@ -136,10 +124,48 @@ def show_kernel(now: pd.Series, row: pd.Series) -> None:
         )
 
 
+def show_spread(now: pd.Series, rows: pd.DataFrame) -> None:
+    """Show how much D varies in each layer: kernel by kernel, or as the paper does, without the images' noise."""
+    st.markdown(
+        "##### How much D varies, by depth",
+        help="Dots are kernels. The line is the standard deviation of D among the kernels of a layer with its "
+        "95 % interval; it holds the noise of finitely many images too. "
+        "Paper, section 3.1: early layers fluctuate more.",
+    )
+    as_in_paper = st.toggle(
+        "As in the paper: noise taken off, logarithmic",
+        key="paper",
+        bind="query-params",
+        help="Fig. 2: the standard deviation of D by depth. What finitely many images alone make of it is known from "
+        "the images, and taken off; a layer that varies by no more has none.",
+    )
+    if as_in_paper:
+        spreads, trend = reading.spreads(now)
+        if spreads.empty:
+            st.caption("Not known here: it takes an exact study of a metric that counts images, all on the same ones.")
+            return
+        if trend:
+            st.markdown(shared.plain(trend))
+        figure, data = figures.spread_by_depth(spreads, metric, theme=shared.theme()), spreads
+    else:
+        figure = figures.layer_spread(rows, theme=shared.theme())
+        data = rows[["layer", "depth", "out_channel", "in_channel", "drop"]]
+    shared.show(
+        figure,
+        key="spread",
+        data=data,
+        name=f"spread-{now['name']}",
+        alt="Spread of D in each layer, by depth",
+        on_click=lambda: kernels.take_click("spread"),
+    )
+
+
 def show_neighbours(rows: pd.DataFrame, position: int) -> None:
     row = rows.loc[position]
     layer, out, into = row["layer"], int(row["out_channel"]), int(row["in_channel"])
-    st.markdown("**Its neighbours**", help="Kernels with the same output or the same input channel; it is the diamond.")
+    st.markdown(
+        "##### Its neighbours", help="Kernels with the same output or the same input channel; it is the diamond."
+    )
     shared.show(
         figures.kernel_neighbours(rows, layer, out, into, theme=shared.theme()),
         key="neighbours",

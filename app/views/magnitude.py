@@ -12,6 +12,8 @@ import streamlit as st
 
 from weanalysis import figures
 
+ENLARGED = 90  # from which percentile on the curve is drawn a second time
+
 st.title("Magnitude")
 st.caption(
     "What is lost when the weight at the b-th percentile of |w| is set to zero, from the smallest to the largest.",
@@ -32,7 +34,7 @@ def curves() -> None:
     grid = st.grid(columns=3, min_column_width=300, gap="medium", dense=True)
     drawn = grid.cell(column_span=2)
     with grid.cell():
-        st.markdown("**One percentile**", help="Click on a point of the curve or of the map, or choose here.")
+        st.markdown("##### One percentile", help="Click on a point of the curve or of the map, or choose here.")
         percentiles = sorted(rows["percentile"].dropna().unique().tolist())
         layer = choosing.choose_layer(layers) if layers else None
         b = st.select_slider(
@@ -50,8 +52,24 @@ def curves() -> None:
             alt="D against the percentile of the zeroed weight's magnitude, with its 95 % interval",
             on_click=lambda: take_click("curve"),
         )
+        if shown.loc[shown["drop"].notna() & (shown["percentile"] >= ENLARGED), "percentile"].nunique() > 2:
+            st.markdown(
+                f"##### b = {ENLARGED} to 100, enlarged",
+                help="Where the largest weights are. Their axis of D is their own.",
+            )
+            enlarged = shown[shown["percentile"] >= ENLARGED]
+            shared.show(
+                figures.magnitude_curve(enlarged, mark=b if b >= ENLARGED else None, theme=shared.theme()).update_xaxes(
+                    range=[ENLARGED - 0.5, 100.5], dtick=1
+                ),
+                key="curve-end",
+                data=enlarged,
+                name=f"magnitude-{now['name']}-largest",
+                alt=f"D against the percentile, from {ENLARGED} to 100",
+                on_click=lambda: take_click("curve-end"),
+            )
         if own_layers:
-            st.markdown("**All layers**", help="Rows are layers in network order; colour is D, mean over the draws.")
+            st.markdown("##### All layers", help="Rows are layers in network order; colour is D, mean over the draws.")
             shared.show(
                 figures.magnitude_map(rows, selected=(str(layer), b), theme=shared.theme()),
                 key="map",

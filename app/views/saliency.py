@@ -103,7 +103,7 @@ def drawn(layer: MappedLayer, maps: SaliencyMaps) -> pd.DataFrame:
 
 
 def show_map() -> None:
-    st.markdown(f"**{shared.plain(criterion)} of every kernel**", help="Rows are output, columns input channels.")
+    st.markdown(f"##### {shared.plain(criterion)} of every kernel", help="Rows are output, columns input channels.")
     shared.show(
         figures.saliency_mosaic(shown, criterion, WITHIN[within], num_columns=columns, theme=shared.theme()),
         key="criterion-map",
@@ -151,7 +151,7 @@ def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
     own = agreement[agreement["criterion"] == criterion]
     with grid.cell():
         st.markdown(
-            "**All criteria, over the network**",
+            "##### All criteria, over the network",
             help="Spearman's rank correlation of score and measurement with its 95 % interval, for which the layers "
             "are the sample (one left out at a time); random scores lie at 0. The images' noise keeps every "
             "correlation below 1.",
@@ -164,7 +164,9 @@ def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
             alt="Rank correlation of each criterion with what was measured",
         )
     with grid.cell():
-        st.markdown(f"**{shared.plain(criterion)} against {against}**", help="Each point is one place that was zeroed.")
+        st.markdown(
+            f"##### {shared.plain(criterion)} against {against}", help="Each point is one place that was zeroed."
+        )
         shared.show(
             figures.score_against_drop(scored, criterion, AGAINST[against], theme=shared.theme()),
             key="scatter",
@@ -173,7 +175,7 @@ def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
             alt=f"{against} against {criterion}",
         )
     with grid.cell():
-        st.markdown(f"**{shared.plain(criterion)}, layer by layer**", help="Grey: the interval holds 0.")
+        st.markdown(f"##### {shared.plain(criterion)}, layer by layer", help="Grey: the interval holds 0.")
         shared.show(
             figures.agreement_by_layer(own, theme=shared.theme()),
             key="by-layer",
@@ -182,7 +184,7 @@ def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
             alt=f"Rank correlation of {criterion} in each layer",
         )
     with grid.cell():
-        st.markdown(f"**The top {TOP:.0%}**", help="The share of the highest places that score and measurement name.")
+        st.markdown(f"##### The top {TOP:.0%}", help="The share of the highest places that score and measurement name.")
         table_of(whole)
 
 
@@ -220,7 +222,7 @@ of_study = set(reading.describe(chosen).get("layers") or ()) if has_grid else se
 layers = [layer for layer in maps.layers if layer.name in of_study] or maps.layers
 shown = pd.concat([drawn(layer, maps) for layer in layers])
 shown = shown[shown["layer"].isin(kernels.page_of_layers(shown, KERNELS_A_PAGE))]
-columns = min(5, shown["layer"].nunique())
+columns = min(shared.columns(5) or 5, shown["layer"].nunique())
 if chosen is None:
     show_map()
     st.info(
@@ -241,7 +243,7 @@ def side_by_side() -> None:
         show_map()
     if has_grid:
         with grid.cell():
-            st.markdown("**Measured D**", help="Each cell is one kernel of the grid, set to zero. Red was needed.")
+            st.markdown("##### Measured D", help="Each cell is one kernel of the grid, set to zero. Red was needed.")
             here = rows[rows["layer"].isin(shown["layer"].unique())]
             shared.show(
                 figures.location_mosaic(here, num_columns=columns, theme=shared.theme()),

@@ -1,13 +1,16 @@
 """The reference: a page for each public package, written from its `__all__`, and docstrings as they are meant."""
 
+from __future__ import annotations
+
 import inspect
 import re
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sphinx.application import Sphinx
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,7 +52,7 @@ def _about_value(package: str, name: str, value: Any) -> list[str]:
         if definition:
             about = " ".join(line.removeprefix("# ") for line in definition[1].splitlines())
             break
-    lines = [*_plain(about), ""]
+    lines = [*plain(about), ""]
     if isinstance(value, Mapping | tuple | list | frozenset) and all(isinstance(one, str) for one in value):
         lines += ["Has " + ", ".join(f"``{one}``" for one in value) + "."]
     return lines
@@ -66,7 +69,7 @@ def page(package: str, documented: dict[int, str]) -> str:
         "",
         f".. py:module:: {package}",
         "",
-        *_plain(inspect.getdoc(module) or ""),
+        *plain(inspect.getdoc(module) or ""),
         "",
     ]
     kinds = (
@@ -106,7 +109,7 @@ _QUOTED = re.compile(r"(``[^`]*``|`[^`]*`)")
 _MARKUP = re.compile(r"[*|\\]|(?<=\w)_(?!\w)")
 
 
-def _plain(text: str) -> list[str]:
+def plain(text: str) -> list[str]:
     """Return a docstring's lines as RST that means what stands there.
 
     Backticks, examples and sections such as "Raises:" are markup; what is indented behind an empty line is code; all
@@ -134,7 +137,7 @@ def _plain(text: str) -> list[str]:
 
 
 def _as_meant(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = _plain("\n".join(lines))
+    lines[:] = plain("\n".join(lines))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -103,6 +103,9 @@ class StudyComparison(Difference):
         """Say in one line which of two networks, by these names, needs its weights more, and at how many places.
 
         `p_value` is that of the mean D after correction, where it is one of several.
+
+        >>> compared.verdict("bright", "dark").partition(";")[0]
+        'D differs at none of 3 filters (q ≤ 0.05)'
         """
         if self.same_network and not self.places["difference"].any():
             return f"{first} and {second} are of the same network (the same weights): nothing differs"

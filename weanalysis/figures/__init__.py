@@ -1,11 +1,12 @@
 """Finished tables in, Plotly figures out: the only place that draws."""
 
+from weanalysis.figures.colours import CATEGORICAL, THEMES, colours_by_way
 from weanalysis.figures.compare import drop_agreement, drop_distributions
 from weanalysis.figures.excitation import excitation_curves, excitation_of_layer, excited, gain
 from weanalysis.figures.files import FORMATS, check_pictures, embedded, plotly_script, save_pictures
 from weanalysis.figures.inputs import array_picture, frame_strip
 from weanalysis.figures.kernel import kernel_neighbours, kernel_weights
-from weanalysis.figures.layers import drop_by_layer
+from weanalysis.figures.layers import drop_by_layer, spread_by_depth
 from weanalysis.figures.location import SIGNIFICANT_Q, Scale, Value, layer_spread, location_mosaic
 from weanalysis.figures.magnitude import magnitude_curve, magnitude_curves, magnitude_map, weight_histogram
 from weanalysis.figures.masks import class_colour, class_legend, iou_by_class, overlay
@@ -21,7 +22,7 @@ from weanalysis.figures.notebook import Explorer, explore, show
 from weanalysis.figures.runs import FEWEST_SEEDS, METRIC_TITLES, X_TITLES, best_epoch, training_curves
 from weanalysis.figures.saliency import agreement_by_layer, agreement_of_criteria, saliency_mosaic, score_against_drop
 from weanalysis.figures.strips import Order, channel_intervals, channel_strips
-from weanalysis.figures.style import CATEGORICAL, THEMES, colours_by_way, interval, is_screened, make_room, points
+from weanalysis.figures.style import interval, is_screened, make_room, points
 
 __all__ = [
     "CATEGORICAL",
@@ -79,6 +80,7 @@ __all__ = [
     "save_pictures",
     "score_against_drop",
     "show",
+    "spread_by_depth",
     "training_curves",
     "weight_histogram",
 ]

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from weanalysis.figures.style import CATEGORICAL, THEMES, drop_title, message_figure, metric_of, new_figure, translucent
+from weanalysis.figures.colours import CATEGORICAL, THEMES, translucent
+from weanalysis.figures.style import drop_title, message_figure, metric_of, new_figure
 from weanalysis.tasks import METRICS, Metric
 
 _NOTHING = "Nothing has been measured in either study yet."

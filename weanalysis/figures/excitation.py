@@ -8,7 +8,8 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
-from weanalysis.figures.style import CATEGORICAL, THEMES, message_figure, new_panels, translucent
+from weanalysis.figures.colours import CATEGORICAL, THEMES, translucent
+from weanalysis.figures.style import message_figure, new_panels
 
 
 def excited(weight: ArrayLike, eps: float, largest: float | None = None) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from weanalysis.figures.style import CATEGORICAL
+from weanalysis.figures.colours import CATEGORICAL
 
 _GAP = 3
 _MOST_FRAMES = 8

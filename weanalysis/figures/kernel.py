@@ -9,10 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
+from weanalysis.figures.colours import CATEGORICAL, THEMES, readable_on
 from weanalysis.figures.location import kernel_rows
 from weanalysis.figures.style import (
-    CATEGORICAL,
-    THEMES,
     drop_title,
     each,
     measurement,
@@ -59,9 +58,20 @@ def kernel_weights(weight: ArrayLike, *, theme: str = "light") -> go.Figure:
             xgap=1,
             ygap=1,
             showscale=False,
-            text=np.where(written, np.vectorize(lambda value: f"{value:.2g}".replace("-", "−"))(plane), ""),
-            texttemplate="%{text}",
             hovertemplate="weight %{z:.5g}<extra></extra>",
+        )
+    )
+    down, across = np.nonzero(written)
+    values = plane[written]
+    figure.add_trace(
+        go.Scatter(
+            x=across,
+            y=down,
+            mode="text",
+            text=[f"{value:.2g}".replace("-", "−") for value in values],
+            textfont={"color": readable_on(values / limit, THEMES[theme].diverging)},
+            hoverinfo="skip",
+            showlegend=False,
         )
     )
     return figure

@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from weanalysis.figures.colours import CATEGORICAL, THEMES, translucent
 from weanalysis.figures.style import (
-    CATEGORICAL,
     SIGNIFICANT_Q,
-    THEMES,
     diamond,
     drop_title,
     each,
@@ -21,10 +20,10 @@ from weanalysis.figures.style import (
     metric_of,
     new_figure,
     thinned,
-    translucent,
 )
 from weanalysis.tasks import Metric
 
+_ROUNDING = 1e-6
 _MOST_INTERVALS = 60  # with more, intervals lie on each other and hide the points
 
 
@@ -117,3 +116,73 @@ def _points(shown: pd.DataFrame, metric: Metric, with_intervals: bool) -> go.Sca
         ],
         hovertemplate="%{text}<extra></extra>",
     )
+
+
+def spread_by_depth(spreads: pd.DataFrame, metric: Metric, *, theme: str = "light") -> go.Figure:
+    """Draw the standard deviation of D in each layer, noise taken off, by depth on a logarithmic axis (paper, Fig. 2).
+
+    `spreads` has the columns layer, in network order, spread, low and high (NaN for no interval). Layers that vary by
+    no more than the noise have a spread of 0, which a logarithmic axis has no place for: they are marked at its lower
+    end.
+
+    >>> from weanalysis.tasks import find_metric
+    >>> spreads = pd.DataFrame({"layer": ["a", "b"], "spread": [2.0, 0.0], "low": [1.0, None], "high": [4.0, None]})
+    >>> [(trace.name, trace.x.tolist()) for trace in spread_by_depth(spreads, find_metric("top1")).data]
+    [('standard deviation', [0]), ('no more than the noise', [1])]
+    """
+    table = spreads.reset_index(drop=True).dropna(subset=["spread"])
+    # What is left of a difference of two equal numbers is nothing.
+    nothing = _ROUNDING * table["spread"].max()
+    varies = table[table["spread"] > nothing]
+    if varies.empty:
+        return message_figure("D of no layer varies by more than the noise of the images.", theme)
+    floor = float(np.nanmin([*varies["spread"], *varies.loc[varies["low"] > nothing, "low"]])) / 2
+    low = varies["low"].clip(lower=floor)
+    figure = new_figure(
+        theme,
+        380,
+        margin={"l": 8, "r": 12, "t": 28, "b": 8},
+        yaxis_title_text=f"standard deviation of D ({metric.unit})",
+        hovermode="closest",
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=varies.index.to_numpy(),
+            y=varies["spread"],
+            mode="lines+markers",
+            name="standard deviation",
+            line={"color": CATEGORICAL[1], "width": 2},
+            marker={"size": 7},
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": varies["high"] - varies["spread"],
+                "arrayminus": varies["spread"] - low,
+                "thickness": 1.5,
+                "width": 3,
+            },
+            text=[
+                f"<b>{html.escape(layer)}</b><br>{metric.words(spread, signed=False)} {metric.unit}<br>"
+                + (f"95 % interval {low:.2f} to {high:.2f}" if low == low else "no interval can be given")
+                for layer, spread, low, high in each(varies, "layer", "spread", "low", "high")
+            ],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
+    quiet = table[table["spread"] <= nothing]
+    if len(quiet):
+        figure.add_trace(
+            go.Scatter(
+                x=quiet.index.to_numpy(),
+                y=[floor] * len(quiet),
+                mode="markers",
+                name="no more than the noise",
+                marker={"symbol": "triangle-down-open", "size": 9, "color": THEMES[theme].muted},
+                text=[f"<b>{html.escape(layer)}</b><br>no more than the noise" for layer in quiet["layer"]],
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
+    ticks = layer_ticks(spreads["layer"].tolist(), most=10)
+    figure.update_xaxes(**ticks, tickangle=-45, showgrid=False, zeroline=False, range=[-0.7, len(spreads) - 0.3])
+    figure.update_yaxes(type="log", zeroline=False, dtick=1)
+    return figure

@@ -10,13 +10,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from weanalysis.figures.colours import CATEGORICAL, SEQUENTIAL, THEMES, translucent
 from weanalysis.figures.mosaic import Mosaic, Tile, lay_out
-from weanalysis.figures.scale import SymmetricLog, noise_of, scale_of
+from weanalysis.figures.scale import SymmetricLog, marks_of_q, noise_of, scale_of
 from weanalysis.figures.style import (
-    CATEGORICAL,
-    SEQUENTIAL,
     SIGNIFICANT_Q,
-    THEMES,
     clickable,
     colour_bar,
     drop_title,
@@ -29,13 +27,13 @@ from weanalysis.figures.style import (
     screenings,
     shorten,
     thinned,
-    translucent,
     worded_once,
 )
 
 Value = Literal["drop", "significance", "flipped"]
 Scale = Literal["shared", "layer"]
 
+_LINED_PIXELS = 10  # a kernel of that many is much larger than the line between two
 _LARGEST_LOG_Q = 4.0  # beyond q = 0.0001 a darker colour says nothing more
 _MOST_MARKERS = 30_000  # clickable cells; with more, the page would carry more text than picture
 _LARGEST_BOOTSTRAP = 2_000
@@ -69,13 +67,14 @@ def location_mosaic(
     customdata [layer, out_channel, in_channel, position], the last being the row's place in `table`.
     Paper: section 3.1, "Weight location and importance".
 
-    The four kernels of a layer, as `wa.ablate(model, data, "location")` would return them:
+    The four kernels of a layer, as `wa.ablate(model, data, "location")` would return them, coloured by sign and size:
 
     >>> from weanalysis.results import COLUMNS
     >>> table = pd.DataFrame({"out_channel": [0, 0, 1, 1], "in_channel": [0, 1, 0, 1], "drop": [0.0, 1.5, 3.0, -0.5]})
     >>> table = table.assign(layer="conv1", depth=0, selection="kernel", metric="top1").reindex(columns=COLUMNS)
-    >>> np.asarray(location_mosaic(table).data[0].z)[-2:].tolist()
-    [[0.0, 1.5], [3.0, -0.5]]
+    >>> shades = np.asarray(location_mosaic(table).data[0].z)[-2:]
+    >>> np.sign(shades).tolist(), int(shades.argmax())
+    ([[0.0, 1.0], [1.0, -1.0]], 2)
     """
     kernels = kernel_rows(table)
     if kernels.empty:
@@ -97,7 +96,7 @@ def location_mosaic(
         yaxis={"visible": False, "range": [mosaic.height - 0.5, -0.5]},
     )
     # Lines between the kernels, as long as a kernel is much larger than a line.
-    gaps = dict.fromkeys(("xgap", "ygap"), 1 if mosaic.height <= 60 else 0)
+    gaps = dict.fromkeys(("xgap", "ygap"), 1 if mosaic.pixels / mosaic.height >= _LINED_PIXELS else 0)
     end = marks.pop("end")
     figure.add_trace(
         go.Heatmap(
@@ -131,7 +130,7 @@ def _colours(
     """Where on the colour scale each kernel lies, NaN for those that are greyed; the bar's title, ticks and `end`."""
     shades, metric = _shades(kernels, value), metric_of(kernels)
     if value == "significance":
-        colours, marks = shades, _marks_of_q(float(shades.abs().max()))
+        colours, marks = shades, marks_of_q(float(shades.abs().max()))
     else:
         log = scale_of(kernels, shades, limit)
         colours = log.places(shades)
@@ -142,7 +141,7 @@ def _colours(
         least = SymmetricLog(log.unit, noise_of(kernels)).end if value == "drop" and noise_of(kernels) > 0 else 0.0
         tops = colours.abs().groupby(kernels["layer"]).transform("max").clip(lower=least)
         colours = (colours / tops).where(tops > 0, colours)
-        ends = {"tickvals": [0, 1, -1], "ticktext": ["0", "layer's<br>largest", "−largest"]}
+        ends = {"tickvals": [0, 1, -1], "ticktext": ["0", "max", "−max"]}
         marks = {"title": "of the<br>layer", "end": 1.0, **ends}
     return colours.where(significance(kernels) <= SIGNIFICANT_Q) if hide_insignificant else colours, marks
 
@@ -284,23 +283,16 @@ def _shades(kernels: pd.DataFrame, value: Value) -> pd.Series:
     return 100 * kernels["num_flipped"].astype(float) / kernels["num_images"].astype(float)
 
 
-def _marks_of_q(limit: float) -> dict[str, Any]:
-    """Return the title and the ticks of a bar of q, which is drawn by its logarithm and the sign of D."""
-    logs = [mark for mark in (-np.log10(SIGNIFICANT_Q), 2.0, 3.0, 4.0) if mark <= limit]
-    return {
-        "title": "q",
-        "tickvals": [0, *(sign * mark for sign in (-1, 1) for mark in logs)],
-        "ticktext": ["1", *(f"{10**-mark:.4g} {word}" for word in ("better", "worse") for mark in logs)],
-        "end": limit if limit > 0 else 1.0,
-    }
-
-
 def layer_ground(tile: Tile, theme: str) -> dict[str, Any]:
     """Return the grey below a tile, which shows wherever a kernel is hidden or not measured."""
     left, top = tile.left - 0.5, tile.top - 0.5
     right, bottom = left + tile.width, top + tile.height
     colour = THEMES[theme].tile
-    return _box(left, top, right, bottom) | {"layer": "below", "line": {"width": 0}, "fillcolor": colour}
+    return _box(left, top, right, bottom) | {
+        "layer": "below",
+        "line": {"width": 1, "color": colour},
+        "fillcolor": colour,
+    }
 
 
 def layer_name(tile: Tile, mosaic: Mosaic, theme: str, largest: str = "") -> dict[str, Any]:

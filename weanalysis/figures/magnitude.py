@@ -10,10 +10,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
+from weanalysis.figures.colours import CATEGORICAL, THEMES, translucent
 from weanalysis.figures.style import (
-    CATEGORICAL,
     MOST_MARKERS,
-    THEMES,
     clickable,
     colour_bar,
     drop_title,
@@ -26,7 +25,6 @@ from weanalysis.figures.style import (
     new_figure,
     screenings,
     thinned,
-    translucent,
     worded_once,
 )
 from weanalysis.tasks import Metric
@@ -46,7 +44,7 @@ def magnitude_curve(
 
     >>> columns = {"percentile": [50.0, 100.0], "drop": [0.1, 4.0], "drop_low": [-0.2, 3.0], "drop_high": [0.4, 5.0]}
     >>> magnitude_curve(pd.DataFrame({**columns, "metric": "top1"})).layout.yaxis.title.text
-    'D (points)'
+    'Accuracy lost, D (points)'
     """
     return magnitude_curves({"D": table if layer is None else table[table["layer"] == layer]}, mark=mark, theme=theme)
 

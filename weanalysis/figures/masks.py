@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from weanalysis.figures.style import CATEGORICAL, THEMES, message_figure, new_figure, translucent
+from weanalysis.figures.colours import CATEGORICAL, THEMES, translucent
+from weanalysis.figures.style import message_figure, new_figure
 
 RGB = tuple[int, int, int]
 

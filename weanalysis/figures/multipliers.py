@@ -10,11 +10,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
+from weanalysis.figures.colours import CATEGORICAL, SEQUENTIAL, THEMES, translucent
 from weanalysis.figures.style import (
-    CATEGORICAL,
     MOST_MARKERS,
-    SEQUENTIAL,
-    THEMES,
     colour_bar,
     drop_title,
     each,
@@ -25,7 +23,6 @@ from weanalysis.figures.style import (
     metric_of,
     new_figure,
     thinned,
-    translucent,
 )
 
 _MOST_CELLS = 512  # rows or columns of a map that are drawn; a screen has no more pixels for it

@@ -37,7 +37,7 @@ def show(study: pd.DataFrame | str | int, *, theme: str = "light", cache: Cache 
     >>> model = wa.load_model("resnet20", weights="none", num_classes=10)
     >>> data = wa.load_data("digits", image_size=16, num_images=20)
     >>> show(wa.ablate(model, data, wa.studies.layer(model.net, layers="layer3.*"))).layout.yaxis.title.text
-    'D (points)'
+    'Accuracy lost, D (points)'
     """
     table = table_of(study, cache)
     kind = table["study"].iloc[0] if len(table) else ""

@@ -10,7 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
-from weanalysis.figures.style import CATEGORICAL, message_figure, new_figure, translucent
+from weanalysis.figures.colours import CATEGORICAL, translucent
+from weanalysis.figures.style import message_figure, new_figure
 
 X_TITLES = {"epoch": "epoch", "step": "step", "seconds": "time trained (minutes)"}
 METRIC_TITLES = {

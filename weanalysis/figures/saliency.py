@@ -8,12 +8,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from weanalysis.figures.colours import CATEGORICAL, SEQUENTIAL, THEMES, translucent
 from weanalysis.figures.location import layer_ground, layer_name
 from weanalysis.figures.mosaic import lay_out
 from weanalysis.figures.style import (
-    CATEGORICAL,
-    SEQUENTIAL,
-    THEMES,
     colour_bar,
     drop_title,
     each,
@@ -22,7 +20,6 @@ from weanalysis.figures.style import (
     message_figure,
     metric_of,
     new_figure,
-    translucent,
 )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from weanalysis.figures.style import SIGNIFICANT_Q
 from weanalysis.tasks import Metric
 
 _LEAST_APART = 0.16  # of the bar's half: ticks that are closer would be printed over each other
@@ -77,3 +78,14 @@ def scale_of(rows: pd.DataFrame, values: pd.Series, largest: float | None = None
 def noise_of(rows: pd.DataFrame) -> float:
     """Return what D is known to: half the width of the usual interval; NaN where no row has one."""
     return float(((rows["drop_high"] - rows["drop_low"]) / 2).astype(float).median())
+
+
+def marks_of_q(limit: float) -> dict[str, Any]:
+    """Return the title and the ticks of a bar of q, which is drawn by its logarithm and the sign of D."""
+    logs = [mark for mark in (-np.log10(SIGNIFICANT_Q), 2.0, 3.0, 4.0) if mark <= limit]
+    return {
+        "title": "q",
+        "tickvals": [0, *(sign * mark for sign in (-1, 1) for mark in logs)],
+        "ticktext": ["1", *(f"{10**-mark:.4g} {word}" for word in ("better", "worse") for mark in logs)],
+        "end": limit if limit > 0 else 1.0,
+    }

@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from weanalysis.figures.colours import CATEGORICAL, THEMES, translucent
 from weanalysis.figures.location import measurements, significance
 from weanalysis.figures.scale import scale_of
 from weanalysis.figures.style import (
-    CATEGORICAL,
     SIGNIFICANT_Q,
-    THEMES,
     clickable,
     colour_bar,
     diamond,
@@ -24,7 +23,6 @@ from weanalysis.figures.style import (
     message_figure,
     metric_of,
     new_figure,
-    translucent,
 )
 from weanalysis.kinds import channels_of
 

@@ -1,12 +1,11 @@
-"""How every figure looks: colours that stay apart for colour-blind eyes, on a light or a dark page."""
+"""How every figure looks: its page, its axes, its words."""
 
 from __future__ import annotations
 
 import html
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from weanalysis.figures.colours import CATEGORICAL, THEMES
 from weanalysis.tasks import METRICS, Metric, find_metric
 
 _MOST_DOTS = 500  # beyond it dots lie on each other, and each is an element that the browser draws
@@ -21,98 +21,9 @@ _MOST_SIGNIFICANT_DOTS = 3_000
 SIGNIFICANT_Q = 0.05
 MOST_MARKERS = 50  # of a curve, for the same reason; every point tells what it is, marked or not
 
-SEQUENTIAL = "Cividis"  # shares and magnitudes, which have no sign
-
-# Ten, since Streamlit's chartCategoricalColors takes exactly ten: Okabe and Ito's, less black and yellow, which one
-# of the two pages swallows, and four more of medium lightness.
-CATEGORICAL = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#8C6D31",
-    "#7B61B8",
-    "#8A8A8A",
-    "#A3A800",
-)
-
-
-# One colour for one way of training, in every figure; what is trained otherwise takes those that are left.
-WAY_COLOURS = dict(
-    zip(("baseline", "LWE", "MWE", "LWE + MWE", "WE", "weight standardization"), CATEGORICAL, strict=False)
-)
-
-
-def colours_by_way(ways: Mapping[str, str]) -> dict[str, str]:
-    """Return a colour for each name, given how its network was trained: the same for the same way.
-
-    Names of no known way have colours of their own; so have all where every name is of one way, and would be alike.
-
-    >>> colours_by_way({"a": "LWE", "b": "baseline"}) == {"a": CATEGORICAL[1], "b": CATEGORICAL[0]}
-    True
-    """
-    if len(ways) > 1 and len(set(ways.values())) == 1:
-        return {name: CATEGORICAL[place % len(CATEGORICAL)] for place, name in enumerate(ways)}
-    others = [way for way in dict.fromkeys(way or name for name, way in ways.items()) if way not in WAY_COLOURS]
-    left = CATEGORICAL[len(WAY_COLOURS) :]
-    own = {way: left[place % len(left)] for place, way in enumerate(others)}
-    return {name: (WAY_COLOURS | own)[way or name] for name, way in ways.items()}
-
-
-# Red is a loss, blue a gain, and nothing is the page itself, white or black. The further from 0, the more a colour
-# stands out from its page, so that a dark page has a scale of its own.
-_RED_BLUE = [
-    [0.0, "#053061"],
-    [0.15, "#2166AC"],
-    [0.3, "#6AACD0"],
-    [0.42, "#C3DEEE"],
-    [0.5, "#FFFFFF"],
-    [0.58, "#FBD0BC"],
-    [0.7, "#EC8C6D"],
-    [0.85, "#B2182B"],
-    [1.0, "#67001F"],
-]
-_RED_BLUE_ON_DARK = [
-    [0.0, "#6CB8FF"],
-    [0.15, "#2F8CE8"],
-    [0.3, "#2467A8"],
-    [0.42, "#21436A"],
-    [0.5, "#14171C"],
-    [0.58, "#5C2A2A"],
-    [0.7, "#97362F"],
-    [0.85, "#DB4633"],
-    [1.0, "#FF6A4D"],
-]
-
 
 _LEGEND_PIXELS = 520  # a legend's width in a page of two columns
 
-
-@dataclass(frozen=True)
-class Theme:
-    """Colours of the page that a figure lies on, and the diverging scale that D is drawn in."""
-
-    ink: str
-    muted: str
-    page: str
-    tile: str
-    grid: str
-    accent: str
-    line: str
-    diverging: Any
-
-    @property
-    def diverging_middle(self) -> str:
-        """The colour of nothing."""
-        return str(self.diverging[len(self.diverging) // 2][1])
-
-
-THEMES = {
-    "light": Theme("#22252A", "#5F6672", "#FFFFFF", "#D5D9DF", "#E8EAED", "#111111", "#0072B2", _RED_BLUE),
-    "dark": Theme("#E8EAED", "#A2A9B4", "#14171C", "#4A515D", "#2A2F37", "#FFD54A", "#56B4E9", _RED_BLUE_ON_DARK),
-}
 
 FONT = '"Source Sans", "Source Sans Pro", "Helvetica Neue", Arial, sans-serif'
 
@@ -336,12 +247,6 @@ def worded_once(table: pd.DataFrame, *columns: str) -> tuple[pd.DataFrame, np.nd
     place = keys.groupby(list(columns), sort=False).ngroup().to_numpy()
     _, first = np.unique(place, return_index=True)
     return table.iloc[first], place
-
-
-def translucent(colour: str, alpha: float) -> str:
-    """Turn "#rrggbb" into the same colour that lets what lies below shine through."""
-    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{alpha})"
 
 
 def shorten(name: str, length: int) -> str:

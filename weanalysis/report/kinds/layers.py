@@ -5,66 +5,25 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
-from weanalysis.figures import points
 from weanalysis.report.kinds.study import ReportedStudy
 from weanalysis.report.page import Table
 from weanalysis.report.words import with_interval
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE, interval_words
-from weanalysis.results.statistics import change_matrix, selected_intervals, spread_of_drop, trend_of_spread
+from weanalysis.results.spreads import changes_by_layer, trend_words
+from weanalysis.results.statistics import selected_intervals, trend_of_spread
 from weanalysis.tasks import find_metric
 
-# Beyond that many ablations the spread of each layer, from every image of each, is a matter of minutes.
-_MOST_FOR_SPREAD = 50_000
 
-_SIGNIFICANCE = 0.05
-
-
-def changes_by_layer(study: ReportedStudy) -> dict[str, Any]:
-    """Return the matrix of changed images of each layer's places, by layer in network order.
-
-    Empty where places were not all measured on the same images.
-    """
-    rows = study.measured[study.measured["layer"].notna()]
-    images = study.store.intact(study.number)["image_id"].to_numpy()
-    same = len(rows) == len(study.table) and (rows["num_images"] == len(images)).all()
-    if not find_metric(study.metric).counts_images:
-        return {}  # the spread is told from images that turn right or wrong
-    if study.about.get("stopping") or study.is_screened or not same or len(rows) > _MOST_FOR_SPREAD:
-        return {}
-    changes = study.store.all_changes(study.number, study.metric)
-    return {
-        str(layer): change_matrix(changes, images, own.index.to_numpy())
-        for layer, own in rows.sort_values("depth", kind="stable").groupby("layer", sort=False)
-    }
-
-
-def spreads_of(changes: dict[str, Any]) -> dict[str, Any]:
-    """Return the spread of D in each layer without the noise of finitely many images."""
-    generator = np.random.default_rng(0)
-    return {layer: spread_of_drop(of_layer, generator) for layer, of_layer in changes.items()}
+def changes_of(study: ReportedStudy) -> dict[str, Any]:
+    """Return the matrix of changed images of each layer's places (`results.spreads.changes_by_layer`)."""
+    return changes_by_layer(study.store, study.about, study.table, study.metric)
 
 
 def trend_of_spreads(changes: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
     """Say whether early or late layers vary more, in a sentence and in numbers; nothing where it cannot be told."""
     trend = trend_of_spread(list(changes.values()))
-    if math.isnan(trend.value):
-        return [], {}
-    numbers = {"spread_by_depth": trend.value, "spread_by_depth_p_value": trend.p_value}
-    sure = trend.p_value <= _SIGNIFICANCE
-    tells = (
-        "Early layers vary more than late ones"
-        if sure and trend.value < 0
-        else "Late layers vary more than early ones"
-        if sure and trend.value > 0
-        else "Whether early or late layers vary more cannot be told"
-    )
-    return [
-        f"{tells}: the rank correlation of depth with the variance of D in a layer, noise taken off, is "
-        f"{points(trend.value)} over {len(changes):,} layers; p = {trend.p_value:.2g} for layers that all vary "
-        "alike, by variances in units of what noise and one common variance give."
-    ], numbers
+    words = trend_words(trend, len(changes))
+    return ([words], {"spread_by_depth": trend.value, "spread_by_depth_p_value": trend.p_value}) if words else ([], {})
 
 
 def by_layer(study: ReportedStudy, spreads: dict[str, Any]) -> Table:

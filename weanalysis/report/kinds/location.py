@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from weanalysis import figures
-from weanalysis.report.kinds.layers import by_layer, changes_by_layer, spreads_of, trend_of_spreads
+from weanalysis.report.kinds.layers import by_layer, changes_of, trend_of_spreads
 from weanalysis.report.kinds.study import Reading, ReportedStudy, distribution
 from weanalysis.report.page import Picture
 from weanalysis.results.findings import FALSE_DISCOVERY_RATE
+from weanalysis.results.spreads import spreads_of
 
 
 def read_location(study: ReportedStudy) -> Reading:
     """Draw the maps, and tell whether early layers vary more than late ones."""
-    changes = changes_by_layer(study)
+    changes = changes_of(study)
     spreads = spreads_of(changes)
     trend, numbers = trend_of_spreads(changes)
     whole = figures.location_mosaic(study.table)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from weanalysis import figures
-from weanalysis.report.kinds.layers import by_layer, changes_by_layer, spreads_of
+from weanalysis.report.kinds.layers import by_layer, changes_of
 from weanalysis.report.kinds.study import Reading, ReportedStudy, distribution
 from weanalysis.report.page import Picture
+from weanalysis.results.spreads import spreads_of
 
 
 def read_units(study: ReportedStudy) -> Reading:
@@ -14,6 +15,4 @@ def read_units(study: ReportedStudy) -> Reading:
     rows = study.measured
     if rows["layer"].nunique() == len(rows):
         return Reading(pictures=pictures)
-    return Reading(
-        pictures=[*pictures, distribution(study)], tables=[by_layer(study, spreads_of(changes_by_layer(study)))]
-    )
+    return Reading(pictures=[*pictures, distribution(study)], tables=[by_layer(study, spreads_of(changes_of(study)))])

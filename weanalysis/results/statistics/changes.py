@@ -188,7 +188,8 @@ def compare_layers(first: sparse.csr_array, second: sparse.csr_array, confidence
     Both matrices are (image, ablation) as `change_matrix` makes them, with rows in the same order. The difference is
     the second's mean D minus the first's. The images are the sample: interval and p-value are those of a t-test on each
     image's difference of mean changes. Where no image tells the two apart the interval is the one that Tango's method
-    gives for no changes. Raises ValueError for other rows.
+    gives for no changes; where all do by the same, interval and p-value are NaN, since their spread says nothing then.
+    Raises ValueError for other rows.
 
     The mean D of a layer of two filters is 50 points, that of a layer with one filter 0:
 
@@ -200,10 +201,13 @@ def compare_layers(first: sparse.csr_array, second: sparse.csr_array, confidence
         raise ValueError(f"{first.shape[0]} and {second.shape[0]} images cannot be paired")
     num_images = first.shape[0]
     apart = np.asarray(second.mean(axis=1, dtype=np.float64)) - np.asarray(first.mean(axis=1, dtype=np.float64))
-    if np.ptp(apart) > 0:
+    rounding = 1e-12  # what it leaves of equal differences is no spread
+    if np.ptp(apart) > rounding:
         test = stats.ttest_1samp(apart, 0)
         low, high = test.confidence_interval(confidence)
         p_value = float(test.pvalue)
+    elif np.abs(apart).max() > rounding:
+        low = high = p_value = np.nan
     else:
         _, low, high = paired_difference(0, 0, num_images, confidence)
         p_value = 1.0
