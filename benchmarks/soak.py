@@ -169,7 +169,7 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--grid", default="3x3", help="how long a round is")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="odd: processes before workers")
     given = parser.parse_args(words)
     chance, blows, sums = random.Random(given.seed), Counter[str](), Counter[str]()
     with tempfile.TemporaryDirectory() as root:
@@ -180,7 +180,7 @@ def main(words: list[str] | None = None) -> int:
         while time.monotonic() < deadline or not sums["rounds"]:
             folder = Path(root) / f"round-{sums['rounds']}"
             folder.mkdir()
-            one = Round(folder, study, sums["rounds"] % 2 == 0, chance)
+            one = Round(folder, study, (sums["rounds"] + given.seed) % 2 == 0, chance)
             if not one.run(deadline):
                 print((folder / "log.txt").read_text()[-2000:])
                 sums["unfinished"] += 1
