@@ -501,7 +501,7 @@ def test_pages_show_clips_and_signals(name: str, spec: str, tmp_path: Path, monk
     app = open_page("location", kernel=kernel)
     is_well(app)
     weight = model.net.features[3].weight[int(worst["out_channel"]), int(worst["in_channel"])]
-    shown = next(one for one in charts(app) if one["data"][0].get("text") is not None and "zmin" in one["data"][0])
+    shown = next(one for one in charts(app) if "weight %{z" in str(one["data"][0].get("hovertemplate")))
     values = decoded(shown["data"][0]["z"])
     assert np.allclose(np.sort(values[np.isfinite(values)]), np.sort(weight.detach().flatten()))
     assert len(app.image) > 0 and not app.warning

@@ -1,6 +1,6 @@
 """What tells one study or run from the others, in words: the network, how it was trained, its seed, what was measured.
 
-The store calls the weights of every run "last.safetensors", and networks by their architecture; what a reader asks for
+The store calls the last weights of every run alike, and networks by their architecture; what a reader asks for
 is in the recipe of the run that they come from. Needs no torch.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weanalysis.cache import Cache, safe_name
+from weanalysis.cache import Cache, RunFile, safe_name
 from weanalysis.errors import TrainingError
 from weanalysis.kinds import kind_of
 from weanalysis.training import Run
@@ -31,7 +31,7 @@ WAYS = {
 }
 
 # What stands in a study's weights where nobody named a file.
-_UNNAMED_WEIGHTS = ("", "auto", "none", "default", "last.safetensors", "best.safetensors")
+_UNNAMED_WEIGHTS = ("", "auto", "none", "default", RunFile.LAST, RunFile.BEST)
 
 
 @dataclass(frozen=True)

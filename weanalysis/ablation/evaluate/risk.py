@@ -32,9 +32,6 @@ _OCTAVES, _IN_EACH_OCTAVE = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0), 10
 # An ablation is missed more or less often than the law says; this many expected misses of its own outweigh the law.
 PRIOR = 2.0
 
-# An ablation that may hide this share of the wanted error has so many errors of its own computed.
-_MUCH, _OWN_ERRORS = 0.25, 8
-
 # The tail of the law is a power law through its largest errors: this share of them, and at least so many.
 _TAIL_SHARE, _TAIL_COUNT = 0.05, 20
 
@@ -249,21 +246,6 @@ def _least(values: Floats, among: Bools, count: int) -> Bools:
     if len(some) <= count:
         return among
     return among & (values <= np.partition(some, count - 1)[count - 1])
-
-
-def of_the_unknown(chance: Floats, done: Bools, errors: Bools, max_error: float) -> Bools:
-    """Choose the likeliest pairs (N, A) of ablations that may hide much, and of which few errors are known.
-
-    `chance` (N, A) is that of a flip that is missed, `done` (N, A) what was computed, `errors` (N, A) what of it says
-    how wrong predictions are. Much is `_MUCH` of the wanted largest error, in points; few is fewer than `_OWN_ERRORS`.
-    """
-    left = np.where(done, 0.0, chance)
-    short = _OWN_ERRORS - errors.sum(0)
-    short[left.sum(0) <= _MUCH * max_error / 100 * len(chance)] = 0
-    more = np.zeros(chance.shape, bool)
-    for column in np.flatnonzero(short > 0):
-        more[:, column] = likeliest(left[:, column], left[:, column] > 0, int(short[column]))
-    return more
 
 
 def choose(chance: Floats, max_error: float) -> Bools:

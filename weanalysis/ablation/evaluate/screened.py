@@ -141,7 +141,8 @@ def measure_screened(
     done = risks.pilot(predicted.risk, paired.columns.layers, rng)
     num_pilot = int(done.sum())
     paired.compute(done)
-    predicted, chance = _compute_at_risk(paired, predicted, done, settings.max_error, rng)
+    predicted = _in_units_of_their_own(paired, predicted, rng)
+    chance = _compute_at_risk(paired, predicted, done, settings.max_error)
     lot, distrusted = _cast_lots(paired, done, chance, predicted, rng)
     paired.check(rng)
     chance, missed, expected = _learn(paired, predicted)
@@ -202,32 +203,21 @@ def _usual_slopes(paired: PairedShard) -> tuple[IntactPass | None, dict[fx.Node,
     return first, totals
 
 
-def _compute_at_risk(
-    paired: PairedShard, outlook: _Predicted, done: np.ndarray, max_error: float, rng: np.random.Generator
-) -> tuple[_Predicted, np.ndarray]:
-    """Compute, round by round, what the errors seen so far ask for, which is then `done`.
-
-    Returns what is predicted, in units of error that the pilot and the first round showed, and each pair's chance. That
-    round brings errors of each ablation of which the pilot had none but its predicted flips (`risk.of_the_unknown`).
-    """
-    predicted = _in_units_of_their_own(paired, outlook, rng)
+def _compute_at_risk(paired: PairedShard, predicted: _Predicted, done: np.ndarray, max_error: float) -> np.ndarray:
+    """Compute, round by round, what the errors seen so far ask for, which is then `done`; return each pair's chance."""
     chance, missed, expected = _learn(paired, predicted)
-    unknown = risks.of_the_unknown(chance, done, done & ~predicted.flips, max_error)
     for rounds_left in reversed(range(_MOST_ROUNDS)):
         likely = np.minimum(1.0, chance * (missed + risks.PRIOR) / (expected + risks.PRIOR))
-        if not ((risks.choose(likely, max_error) | unknown) & ~done).any():
+        if not (risks.choose(likely, max_error) & ~done).any():
             break
         more = risks.choose(likely, _LESS_THAN_WANTED * max_error) & ~done
         if rounds_left:
             most = _GROWTH * int((done & ~predicted.flips).sum())
             more = risks.likeliest(likely, more, max(risks.LEAST_PILOT, most))
-        more |= unknown & ~done
         paired.compute(more)
         done |= more
-        if rounds_left == _MOST_ROUNDS - 1:
-            predicted = _in_units_of_their_own(paired, outlook, rng)
         chance, missed, expected = _learn(paired, predicted)
-    return predicted, chance
+    return chance
 
 
 def _cast_lots(

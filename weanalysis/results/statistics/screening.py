@@ -18,9 +18,10 @@ _LEAST_MEAN = 1e-9
 _LEAST_SHAPE, _MOST_SHAPE = 0.25, 20.0
 
 # What is hidden lies beyond the errors that were computed. There the law's tail is a power, with an exponent of some 3,
-# of risk in the ablation's own unit of error. Where that unit is a quarter too small, all its chances are half as large
-# as they should be, at once: their common rate has a standard deviation of 1 / sqrt(2) at least.
-_MOST_SHAPE_BEYOND = 2.0
+# of risk in the ablation's own unit of error, which few errors tell. Where that unit is wrong by a third, either way,
+# all chances of an ablation are wrong by a factor of e, at once. Such a rate, log-normal, has a standard deviation of
+# 1.4 times its mean, as a gamma distribution of this shape has.
+_MOST_SHAPE_BEYOND = 0.5
 
 # So many flips in all pairs drawn by lot are taken as seen before any was.
 _LOT_PRIOR = 0.5
