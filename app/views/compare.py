@@ -180,7 +180,7 @@ def maps(compared: StudyComparison | None) -> None:
                         layers=own,
                         limit=limit,
                         selected=kernels.chosen(),
-                        num_columns=shared.columns(4),
+                        num_columns=shared.columns(3),
                         theme=shared.theme(),
                     ),
                     key=key,
