@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -84,6 +87,30 @@ def test_processes_that_hang_or_die_are_replaced_and_one_task_too_many_is_named(
     pd.testing.assert_frame_equal(table, alone)
     assert table["num_flipped"].sum() > 0
     assert table.attrs["reused"] == 21 * (NUM_TASKS - 1) and count_blocks(cache) == NUM_TASKS
+
+
+class Growing(Images):
+    """Images of which each takes 60 MB more, and notes which process reads it."""
+
+    kept: ClassVar[list[bytearray]] = []
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
+
+    def __getitem__(self, index: int):
+        if str(os.getpid()) != (self.folder / "parent").read_text():
+            self.kept.append(bytearray(os.urandom(1024)) * 60_000)
+            (self.folder / f"by-{os.getpid()}").touch()
+            time.sleep(0.2)
+        return super().__getitem__(index)
+
+
+def test_a_process_that_needs_more_memory_than_in_its_first_call_stays(alone, tmp_path) -> None:
+    (tmp_path / "parent").write_text(str(os.getpid()))
+    table, said = study(Growing(tmp_path), Cache(tmp_path / "cache"), jobs=2)
+    pd.testing.assert_frame_equal(table, alone)
+    assert 1 <= len(list(tmp_path.glob("by-*"))) <= 2 and not [line for line in said if "replaced" in line]
 
 
 def test_a_scheduler_that_is_killed_is_found_again_by_its_file(hosts, alone, tmp_path) -> None:

@@ -353,15 +353,20 @@ def test_pages_show_a_study_without_classes_by_its_numbers(measured, monkeypatch
     assert "Images whose squared error changed most" in shown and "intact squared error" in shown and "mm²" in shown
 
 
-def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
-    text = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
-    example = next(block for block in text.split("```python\n")[1:] if "weanalysis.metric(" in block).partition("```")[
-        0
-    ]
+@pytest.mark.parametrize(
+    "page, call, name",
+    [("docs/metrics.md", "weanalysis.metric(", "missed labels"), ("README.md", "wa.metric(", "brier")],
+)
+def test_the_example_of_the_documentation_runs(page, call, name, tmp_path, monkeypatch):
+    text = (Path(__file__).parent.parent / page).read_text()
+    blocks = [block.partition("```")[0] for block in text.split("```python\n")[1:]]
+    example = next(block for block in blocks if call in block)
     monkeypatch.setenv("WEANALYSIS_CACHE", str(tmp_path))
-    targets = (torch.arange(3 * NUM_IMAGES).reshape(-1, 3) % 2).float()
-    names = {"weanalysis": weanalysis, "net": network(), "data": Rows(targets)}
+    net, count = network(), torch.arange(NUM_IMAGES)
+    labels = (torch.arange(3 * NUM_IMAGES).reshape(-1, 3) % 2).float()
+    data = Rows(labels if name == "missed labels" else (count % 3).tolist())
+    names = {"weanalysis": weanalysis, "wa": weanalysis, "torch": torch, "net": net, "model": net, "data": data}
     exec(example, names)
     table = names["table"]
-    assert len(table) > 10 and table["drop"].notna().all() and table["metric"][0].startswith("missed labels-")
+    assert len(table) > 10 and table["drop"].notna().all() and table["metric"][0].startswith(f"{name}-")
     assert len([line for line in example.strip().splitlines() if line.strip()]) == 3

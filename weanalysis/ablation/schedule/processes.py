@@ -8,7 +8,7 @@ from concurrent.futures import BrokenExecutor, Future
 from typing import Any
 
 import joblib
-from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky import get_reusable_executor, process_executor
 
 from weanalysis.ablation.schedule.crew import Crew, Errand
 from weanalysis.ablation.schedule.stops import StopRequest, deaf_to_stops, ignore_stops
@@ -32,7 +32,12 @@ _MOST_STARTS = 5
 
 
 def _begin(parent: int) -> None:
-    """What a process does before its first task."""
+    """What a process does before its first task.
+
+    Loky ends a process that has grown by 300 MB since its first call, which here is the question for the work, before
+    there is a network or an image: it would end after nearly every task, and the next one import torch anew.
+    """
+    vars(process_executor)["_MAX_MEMORY_LEAK_SIZE"] = float("inf")
     ignore_stops()
     end_with(parent)
     keep_freed_memory()
