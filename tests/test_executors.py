@@ -90,7 +90,7 @@ def test_processes_that_hang_or_die_are_replaced_and_one_task_too_many_is_named(
 
 
 class Growing(Images):
-    """Images of which each takes 60 MB more, and notes which process reads it."""
+    """Images of which each takes 90 MB more, and notes which process reads it."""
 
     kept: ClassVar[list[bytearray]] = []
 
@@ -100,15 +100,15 @@ class Growing(Images):
 
     def __getitem__(self, index: int):
         if str(os.getpid()) != (self.folder / "parent").read_text():
-            self.kept.append(bytearray(os.urandom(1024)) * 60_000)
+            self.kept.append(bytearray(os.urandom(1024)) * 90_000)
             (self.folder / f"by-{os.getpid()}").touch()
-            time.sleep(0.2)
+            time.sleep(0.3)
         return super().__getitem__(index)
 
 
 def test_a_process_that_needs_more_memory_than_in_its_first_call_stays(alone, tmp_path) -> None:
     (tmp_path / "parent").write_text(str(os.getpid()))
-    table, said = study(Growing(tmp_path), Cache(tmp_path / "cache"), jobs=2)
+    table, said = study(Growing(tmp_path), Cache(tmp_path / "cache"), jobs=2, shard_size=4)
     pd.testing.assert_frame_equal(table, alone)
     assert 1 <= len(list(tmp_path.glob("by-*"))) <= 2 and not [line for line in said if "replaced" in line]
 
