@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -78,6 +79,9 @@ def test_the_finding_stands_first_and_what_to_type_next_last(kept: Cache, monkey
             print_study(console, table, kept)
         lines = [line for line in captured.get().splitlines() if line]
         assert " of 12 kernels" in lines[0] and "the largest: " in " ".join(" ".join(lines[:2]).split())
+        whole = " ".join(captured.get().split())
+        interval = re.search(r"the largest: [^[]*(?:\[\d+[^]]*\])?[^[]*(\[[+-][^]]*\])", whole)
+        assert interval is not None and whole.count(interval[1]) == 2, "the table has the finding's interval"
         assert any("least important: none has a D below 0" in line for line in lines)
         assert ("--cache" in captured.get()) != is_usual
         assert any(line.startswith("  weanalysis report 2 -o report.html") for line in lines[-3:])

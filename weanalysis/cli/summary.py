@@ -35,7 +35,7 @@ def print_study(console: Console, table: pd.DataFrame, cache: Cache, detect: flo
     measured = table.dropna(subset="drop")
     ordered = measured.sort_values("drop", ascending=False, kind="stable")
     stopped = bool(about["stopping"])
-    if finding := finding_words(table, metric, kind_of(str(table["study"].iloc[0])).row, stopped):
+    if finding := finding_words(table, metric, kind_of(str(table["study"].iloc[0])).row, stopped, shown):
         console.print(f"\n[bold]{escape(finding)}[/bold]")
     console.print(
         f"\n[bold]{escape(about['name'])}[/bold]: intact {metric.label} "

@@ -106,7 +106,13 @@ def chapter_of_study(store: Store, study_id: int, cache: Cache, metric: str | No
         to_json_value(numbers),
         _state(study),
         _provenance(study),
-        finding_words(study.table, find_metric(metric), kind_of(about["kind"]).row, bool(about.get("stopping"))),
+        finding_words(
+            study.table,
+            find_metric(metric),
+            kind_of(about["kind"]).row,
+            bool(about.get("stopping")),
+            _num_shown(study),
+        ),
     )
 
 
@@ -209,9 +215,13 @@ def _what_could_be_found(study: ReportedStudy) -> str:
     )
 
 
+def _num_shown(study: ReportedStudy) -> int:
+    return max(_SHOWN_AT_LEAST, min(study.findings.num_worse, _SHOWN_AT_MOST))
+
+
 def _most_important(study: ReportedStudy) -> list[Table]:
     rows = study.measured
-    shown = max(_SHOWN_AT_LEAST, min(study.findings.num_worse, _SHOWN_AT_MOST))
+    shown = _num_shown(study)
     tables = [
         _rows_table(
             study,

@@ -110,10 +110,10 @@ def sample_words(num_layers: int) -> str:
     return "the layers are the sample" if num_layers > 2 else "two layers are too few for an interval"
 
 
-def finding_words(table: pd.DataFrame, metric: Metric, row: str, stopped: bool = False) -> str:
+def finding_words(table: pd.DataFrame, metric: Metric, row: str, stopped: bool = False, shown: int = 10) -> str:
     """Say in one line what a study found: how many D differ from 0, where, and the largest with its interval.
 
-    `row` is what a row of the study is called. The interval is the one adjusted for the choice of the ten largest, as
+    `row` is what a row of the study is called. The interval is the one adjusted for the choice of the `shown` largest, as
     it stands in the table of the most important. Empty where nothing is measured, or no D is told from chance.
 
     >>> from weanalysis.tasks import find_metric
@@ -126,7 +126,7 @@ def finding_words(table: pd.DataFrame, metric: Metric, row: str, stopped: bool =
     if measured.empty or untested_words(table, metric):
         return ""
     certain = measured[measured["q_value"] <= FALSE_DISCOVERY_RATE]
-    largest = f"the largest: {_largest_words(measured, metric, stopped)}"
+    largest = f"the largest: {_largest_words(measured, metric, stopped, shown)}"
     of_all = f"of {len(measured):,} {row}s"
     if certain.empty:
         return f"None {of_all} can be told from 0 (q > {FALSE_DISCOVERY_RATE:g}); {largest}"
@@ -145,8 +145,8 @@ def most_important(table: pd.DataFrame, stopped: bool = False, count: int = 10) 
     return selected_intervals(measured.nlargest(count, "drop"), len(measured), stopped)
 
 
-def _largest_words(measured: pd.DataFrame, metric: Metric, stopped: bool) -> str:
-    top = next(most_important(measured, stopped).itertuples())
+def _largest_words(measured: pd.DataFrame, metric: Metric, stopped: bool, shown: int) -> str:
+    top = next(most_important(measured, stopped, shown).itertuples())
     interval = (metric.words(bound) for bound in (top.selected_low, top.selected_high))
     reach = f" [{', '.join(interval)}]" if top.selected_low == top.selected_low else ""
     return f"{named(top)}, {metric.words(top.drop)}{reach} {metric.unit}"
