@@ -113,8 +113,8 @@ def sample_words(num_layers: int) -> str:
 def finding_words(table: pd.DataFrame, metric: Metric, row: str, stopped: bool = False, shown: int = 10) -> str:
     """Say in one line what a study found: how many D differ from 0, where, and the largest with its interval.
 
-    `row` is what a row of the study is called. The interval is adjusted for the choice of the `shown` largest, as in the
-    table of the most important. Empty where nothing is measured, or no D is told from chance.
+    `row` is what a row of the study is called. The interval is adjusted for the choice of the `shown` largest, as those
+    in the table of the most important are. Empty where nothing is measured, or no D is told from chance.
 
     >>> from weanalysis.tasks import find_metric
     >>> columns = {"layer": ["a", "b"], "selection": "layer", "drop": [20.0, 0.0], "num_flipped": [50, 0]}
