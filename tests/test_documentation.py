@@ -73,8 +73,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> tuple
         for kind in ("lwe", "none")
     ]
     data = wa.load_data("digits", image_size=8, num_images=6)
-    for name in ("one", "other"):
-        wa.ablate(wa.load_model(str(runs[1].checkpoint)), data, "layer", name=name, cache=cache, jobs=1)
+    for one, name in ((runs[1], "one"), (runs[0], "other")):
+        wa.ablate(wa.load_model(str(one.checkpoint)), data, "layer", name=name, cache=cache, jobs=1)
     return root, {"OTHER_RUN": runs[0].name, "RUN": runs[1].name, "OTHER_STUDY": "2", "STUDY": "1"}
 
 

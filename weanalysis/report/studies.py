@@ -106,13 +106,7 @@ def chapter_of_study(store: Store, study_id: int, cache: Cache, metric: str | No
         to_json_value(numbers),
         _state(study),
         _provenance(study),
-        finding_words(
-            study.table,
-            find_metric(metric),
-            kind_of(about["kind"]).row,
-            bool(about.get("stopping")),
-            _num_shown(study),
-        ),
+        _finding(study, metric),
     )
 
 
@@ -213,6 +207,11 @@ def _what_could_be_found(study: ReportedStudy) -> str:
         f"{said}; one of {findings.detectable:.2f} points would have been found with a power of 80 %, where as many "
         "images flip as for the median of those that were not found."
     )
+
+
+def _finding(study: ReportedStudy, metric: str) -> str:
+    row, stopped = kind_of(study.about["kind"]).row, bool(study.about.get("stopping"))
+    return finding_words(study.table, find_metric(metric), row, stopped, _num_shown(study))
 
 
 def _num_shown(study: ReportedStudy) -> int:
