@@ -14,6 +14,7 @@ from weanalysis.figures.location import kernel_rows
 from weanalysis.figures.style import (
     drop_title,
     each,
+    error_bars,
     measurement,
     message_figure,
     metric_of,
@@ -116,14 +117,7 @@ def kernel_neighbours(
                     "symbol": np.where(own, "diamond", "circle"),
                     "size": np.where(own, 12, 7),
                 },
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": shown["drop_high"] - shown["drop"],
-                    "arrayminus": shown["drop"] - shown["drop_low"],
-                    "thickness": 1.5,
-                    "width": 3,
-                },
+                error_y=error_bars(shown["drop"], shown["drop_low"], shown["drop_high"]),
                 text=[
                     f"<b>{html.escape(layer)}</b><br>output {out:.0f}, input {into:.0f}"
                     + measurement(drop, low, high, metric)

@@ -14,6 +14,7 @@ from weanalysis.figures.style import (
     diamond,
     drop_title,
     each,
+    error_bars,
     layer_ticks,
     measurement,
     message_figure,
@@ -83,14 +84,7 @@ def drop_by_layer(
 
 def _points(shown: pd.DataFrame, metric: Metric, with_intervals: bool) -> go.Scatter:
     """A point an ablation at its place, which tells D when hovered over, and which row it is when clicked."""
-    error = {
-        "type": "data",
-        "symmetric": False,
-        "array": shown["drop_high"] - shown["drop"],
-        "arrayminus": shown["drop"] - shown["drop_low"],
-        "thickness": 1.2,
-        "width": 2,
-    }
+    error = error_bars(shown["drop"], shown["drop_low"], shown["drop_high"], thickness=1.2, width=2)
     return go.Scatter(
         x=shown["place"],
         y=shown["drop"],
@@ -153,14 +147,7 @@ def spread_by_depth(spreads: pd.DataFrame, metric: Metric, *, theme: str = "ligh
             name="standard deviation",
             line={"color": CATEGORICAL[1], "width": 2},
             marker={"size": 7},
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": varies["high"] - varies["spread"],
-                "arrayminus": varies["spread"] - low,
-                "thickness": 1.5,
-                "width": 3,
-            },
+            error_y=error_bars(varies["spread"], low, varies["high"]),
             text=[
                 f"<b>{html.escape(layer)}</b><br>{metric.words(spread, signed=False)} {metric.unit}<br>"
                 + (f"95 % interval {low:.2f} to {high:.2f}" if low == low else "no interval can be given")

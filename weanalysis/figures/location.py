@@ -19,6 +19,7 @@ from weanalysis.figures.style import (
     colour_bar,
     drop_title,
     each,
+    error_bars,
     layer_ticks,
     measurement,
     message_figure,
@@ -237,14 +238,7 @@ def layer_spread(table: pd.DataFrame, *, theme: str = "light", seed: int = 0) ->
             name="standard deviation in the layer",
             line={"color": CATEGORICAL[1], "width": 2},
             marker={"size": 6},
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": spreads["high"] - spreads["sd"],
-                "arrayminus": spreads["sd"] - spreads["low"],
-                "thickness": 1.5,
-                "width": 3,
-            },
+            error_y=error_bars(spreads["sd"], spreads["low"], spreads["high"]),
             text=[
                 f"<b>{html.escape(layer)}</b><br>standard deviation {metric.words(sd, signed=False)} {metric.unit}"
                 f"<br>95 % interval {metric.words(low, signed=False)} to {metric.words(high, signed=False)}"

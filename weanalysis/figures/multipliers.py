@@ -16,6 +16,7 @@ from weanalysis.figures.style import (
     colour_bar,
     drop_title,
     each,
+    error_bars,
     histogram,
     layer_ticks,
     measurement,
@@ -64,14 +65,7 @@ def multiplier_drops(table: pd.DataFrame, *, theme: str = "light") -> go.Figure:
                 mode="markers",
                 name=name,
                 marker={"color": colour, "size": 8},
-                error_x={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": own["drop_high"] - own["drop"],
-                    "arrayminus": own["drop"] - own["drop_low"],
-                    "thickness": 1.5,
-                    "width": 3,
-                },
+                error_x=error_bars(own["drop"], own["drop_low"], own["drop_high"]),
                 text=[
                     f"<b>{html.escape(layer)}</b><br>{selection} multiplier"
                     + _unit_words(out, channel)

@@ -19,6 +19,7 @@ from weanalysis.figures.style import (
     colour_bar,
     diamond,
     drop_title,
+    error_bars,
     layer_ticks,
     message_figure,
     metric_of,
@@ -165,14 +166,7 @@ def channel_intervals(
     ):
         if own.empty:
             continue
-        error = {
-            "type": "data",
-            "symmetric": False,
-            "array": own["drop_high"] - own["drop"],
-            "arrayminus": own["drop"] - own["drop_low"],
-            "thickness": 1.2,
-            "width": 2,
-        }
+        error = error_bars(own["drop"], own["drop_low"], own["drop_high"], thickness=1.2, width=2)
         figure.add_trace(
             go.Scatter(
                 x=own[column],

@@ -210,6 +210,14 @@ def clickable(x: Any, y: Any, customdata: list[list[Any]], words: list[str]) -> 
     )
 
 
+def error_bars(
+    values: pd.Series, low: pd.Series, high: pd.Series, thickness: float = 1.5, width: int = 3
+) -> dict[str, Any]:
+    """Return what draws the intervals `low` to `high` about values."""
+    sides = {"array": high - values, "arrayminus": values - low}
+    return {"type": "data", "symmetric": False, **sides, "thickness": thickness, "width": width}
+
+
 def diamond(x: float, y: float, theme: str) -> go.Scatter:
     """Return the mark of the point that is chosen, to lay over it; it takes no clicks."""
     marker = {"symbol": "diamond", "size": 12, "color": THEMES[theme].accent}
