@@ -24,6 +24,7 @@ page = st.navigation(
         "Importance": [
             st.Page("views/location.py", title="Location maps", icon=":material/grid_on:"),
             st.Page("views/channels.py", title="Channels and layers", icon=":material/view_stream:"),
+            st.Page("views/images.py", title="Images", icon=":material/imagesmode:"),
             st.Page("views/saliency.py", title="Saliency", icon=":material/target:"),
             st.Page("views/magnitude.py", title="Magnitude", icon=":material/show_chart:"),
             st.Page("views/compare.py", title="Compare", icon=":material/compare:"),

@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 from weanalysis.cache import ENVIRONMENT_VARIABLE
 from weanalysis.dashboard import app_folder
 
-STUDY_PAGES = ("overview", "location", "channels", "magnitude", "compare")
+STUDY_PAGES = ("overview", "location", "channels", "images", "magnitude", "compare")
 PAGES = (*STUDY_PAGES, "saliency", "runs", "multipliers", "excitation", "jobs")
 
 

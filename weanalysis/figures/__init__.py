@@ -4,6 +4,7 @@ from weanalysis.figures.colours import CATEGORICAL, THEMES, colours_by_way
 from weanalysis.figures.compare import drop_agreement, drop_distributions
 from weanalysis.figures.excitation import excitation_curves, excitation_of_layer, excited, gain
 from weanalysis.figures.files import FORMATS, check_pictures, embedded, plotly_script, save_pictures
+from weanalysis.figures.images import changes_by_class, confusion_of_changes, images_by_rows, layers_of_image
 from weanalysis.figures.inputs import array_picture, frame_strip
 from weanalysis.figures.kernel import kernel_neighbours, kernel_weights
 from weanalysis.figures.layers import drop_by_layer, spread_by_depth
@@ -40,12 +41,14 @@ __all__ = [
     "agreement_of_criteria",
     "array_picture",
     "best_epoch",
+    "changes_by_class",
     "channel_intervals",
     "channel_strips",
     "check_pictures",
     "class_colour",
     "class_legend",
     "colours_by_way",
+    "confusion_of_changes",
     "drop_agreement",
     "drop_by_layer",
     "drop_distributions",
@@ -56,12 +59,14 @@ __all__ = [
     "explore",
     "frame_strip",
     "gain",
+    "images_by_rows",
     "interval",
     "iou_by_class",
     "is_screened",
     "kernel_neighbours",
     "kernel_weights",
     "layer_spread",
+    "layers_of_image",
     "location_mosaic",
     "magnitude_curve",
     "magnitude_curves",
