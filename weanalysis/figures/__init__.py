@@ -19,6 +19,7 @@ from weanalysis.figures.multipliers import (
     multiplier_ranks,
     multiplier_spread,
 )
+from weanalysis.figures.network import By, network_map
 from weanalysis.figures.notebook import Explorer, explore, show
 from weanalysis.figures.runs import FEWEST_SEEDS, METRIC_TITLES, X_TITLES, best_epoch, training_curves
 from weanalysis.figures.saliency import agreement_by_layer, agreement_of_criteria, saliency_mosaic, score_against_drop
@@ -33,6 +34,7 @@ __all__ = [
     "SIGNIFICANT_Q",
     "THEMES",
     "X_TITLES",
+    "By",
     "Explorer",
     "Order",
     "Scale",
@@ -78,6 +80,7 @@ __all__ = [
     "multiplier_map",
     "multiplier_ranks",
     "multiplier_spread",
+    "network_map",
     "overlay",
     "plotly_script",
     "points",
