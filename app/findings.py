@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import kernels
 import pandas as pd
 import reading
 import shared
@@ -67,6 +68,19 @@ def headline(
                 color="orange",
                 help="It may have been killed. The same command takes it up again; nothing measured is lost.",
             )
+        compare_with(study)
+
+
+def compare_with(study: pd.Series) -> None:
+    """Lead to the comparison of a study with its most fitting partner, and to the kernel that is chosen here."""
+    if reading.partners(reading.studies(), int(study["id"])):
+        st.page_link(
+            "views/compare.py",
+            label="Compare with …",
+            icon=":material/compare:",
+            query_params={"first": str(study["id"]), **kernels.address()},
+            width="content",
+        )
 
 
 def links(rows: pd.DataFrame, on_choose: Callable[[pd.Series], None], most: int = 6) -> None:

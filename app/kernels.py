@@ -48,6 +48,12 @@ def chosen() -> tuple[str, int, int] | None:
     return None if layer is None or out is None or into is None else (layer, int(out), int(into))
 
 
+def address() -> dict[str, str]:
+    """Return the part of an address that opens the chosen kernel; nothing where none is."""
+    now = chosen()
+    return {} if now is None else {_ADDRESS: _word(*now)}
+
+
 def choose(rows: pd.DataFrame, hint: str) -> int | None:
     """Let the reader choose a kernel without a mouse, and return its row's place in the table.
 

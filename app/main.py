@@ -30,6 +30,7 @@ page = st.navigation(
             st.Page("views/compare.py", title="Compare", icon=":material/compare:"),
         ],
         "Training": [
+            st.Page("views/ways.py", title="Baseline against LWE", icon=":material/balance:"),
             st.Page("views/runs.py", title="Training runs", icon=":material/timeline:"),
             st.Page("views/multipliers.py", title="Multipliers", icon=":material/tune:"),
             st.Page("views/excitation.py", title="Excitation", icon=":material/bolt:"),

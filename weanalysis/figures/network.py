@@ -184,7 +184,10 @@ def _layers(
     if by == "drop" and metric is not None:
         scale = scale_of(rows, largest if len(largest) else rows["drop"])
         bounds, shades = (-scale.end, scale.end), scale.places(values)
-        bar: dict[str, Any] = scale.marks(metric, f"largest D, {metric.unit}")
+        # The bar is short: its ends and its middle have room.
+        marks = scale.marks(metric, f"largest D, {metric.unit}")
+        ends = [place for place, value in enumerate(marks["tickvals"]) if value == 0 or abs(value) == scale.end]
+        bar: dict[str, Any] = marks | {name: [marks[name][end] for end in ends] for name in ("tickvals", "ticktext")}
     else:
         bounds, shades = (0.0, max(1.0, float(values.max()))), values
         upper = colours[len(colours) // 2 :]
