@@ -39,14 +39,16 @@ class Way:
         return [float(one.iloc[-1]) for one in every if len(one)]
 
 
-def settings_of(runs: list[curves.Curves]) -> dict[str, dict[str, Way]]:
-    """Put runs together whose recipes differ in seed and excitation alone, by setting and then by way."""
+def settings_of(runs: list[curves.Curves], of_run: dict[str, list[pd.Series]]) -> dict[str, dict[str, Way]]:
+    """Put runs together whose recipes differ in seed and excitation alone, by setting and way, with their studies."""
     settings: dict[str, dict[str, Way]] = {}
     for run in runs:
         others = {name: value for name, value in run.recipe.items() if name not in ("seed", "excitation")}
         ways = settings.setdefault(json.dumps(others, sort_keys=True, default=str), {})
         way = identify_run(run.name, run.recipe).way
-        ways.setdefault(way, Way(way)).runs.append(run)
+        known = ways.setdefault(way, Way(way))
+        known.runs.append(run)
+        known.studies.extend(of_run.get(run.name, []))
     return settings
 
 
@@ -171,10 +173,10 @@ if not runs:
     )
     st.stop()
 all_studies = reading.studies()
-settings = settings_of(runs)
 of_run: dict[str, list[pd.Series]] = {}
 for _, one in all_studies.iterrows():
     of_run.setdefault(run_of(one), []).append(one)
+settings = settings_of(runs, of_run)
 labels = reading.labels(all_studies) if len(all_studies) else {}
 count = st.toggle("Count parameters", key="count", bind="query-params", help="Builds the networks: some seconds.")
 for place, ways in enumerate(settings.values()):
@@ -182,7 +184,6 @@ for place, ways in enumerate(settings.values()):
     ordered = sorted(ways.values(), key=lambda way: way.name != BASELINE)
     grid = st.grid(columns=min(CARDS_A_ROW, len(ordered)), min_column_width=320, gap="medium", key=f"cards-{place}")
     for way in ordered:
-        way.studies = [study for run in way.runs for study in of_run.get(run.name, [])]
         with grid.cell(), st.container(border=True), shared.faults():
             st.markdown(f"##### {shared.plain(way.name)}")
             accuracy(way, ways.get(BASELINE), score_words(run.frame for run in way.runs))

@@ -14,6 +14,7 @@ from weanalysis.figures.colours import THEMES
 from weanalysis.figures.scale import scale_of
 from weanalysis.figures.style import SIGNIFICANT_Q, colour_bar, message_figure, metric_of, new_figure, shorten
 from weanalysis.results.outlines import Outline
+from weanalysis.tasks import Metric
 
 By = Literal["drop", "count"]
 
@@ -193,16 +194,7 @@ def _layers(
         upper = colours[len(colours) // 2 :]
         colours = [[2 * (at - 0.5), colour] for at, colour in upper]
         bar = {"title": f"{row}s, q ≤ {SIGNIFICANT_Q:g}"}
-    words = []
-    for name in names:
-        if name not in of_all.index:
-            words.append(f"<b>{html.escape(name)}</b><br>not measured")
-            continue
-        some = f"{counts[name]:,} of {of_all[name]:,} {row}s differ" if name in counts.index else ""
-        text = f"<b>{html.escape(name)}</b><br>{some or f'none of {of_all[name]:,} {row}s differs'} from 0"
-        if name in largest.index and metric is not None:
-            text += f"<br>the largest: D = {metric.words(largest[name])} {metric.unit}"
-        words.append(text)
+    words = [_words(name, row, counts, of_all, largest, metric) for name in names]
     frames = [THEMES[theme].accent if name == selected else THEMES[theme].muted for name in names]
     return go.Scatter(
         x=places.x[layers],
@@ -223,3 +215,14 @@ def _layers(
         text=words,
         hovertemplate="%{text}<extra></extra>",
     )
+
+
+def _words(name: str, row: str, counts: pd.Series, of_all: pd.Series, largest: pd.Series, metric: Metric | None) -> str:
+    """Say of a layer how many of its rows differ from 0, and which D is the largest of these."""
+    if name not in of_all.index:
+        return f"<b>{html.escape(name)}</b><br>not measured"
+    some = f"{counts[name]:,} of {of_all[name]:,} {row}s differ" if name in counts.index else ""
+    text = f"<b>{html.escape(name)}</b><br>{some or f'none of {of_all[name]:,} {row}s differs'} from 0"
+    if name in largest.index and metric is not None:
+        text += f"<br>the largest: D = {metric.words(largest[name])} {metric.unit}"
+    return text
