@@ -14,12 +14,12 @@ from weanalysis.kinds import kinds_where
 from weanalysis.tasks import find_metric
 
 
-def choose_study(page: str) -> pd.Series:
-    """Let the reader choose among the studies that `page` shows; end it with how to begin where there is none."""
-    kinds = kinds_where(lambda kind: kind.page == page)
+def choose_study(page: str | None = None) -> pd.Series:
+    """Let the reader choose among the studies that `page` shows (None: all); end it with how to begin without any."""
+    kinds = [] if page is None else kinds_where(lambda kind: kind.page == page)
     studies = reading.studies(*kinds)
     if studies.empty:
-        shared.how_to_begin(kinds[0])
+        shared.how_to_begin(kinds[0] if kinds else None)
         st.stop()
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         return choose_metric(choose_among("Study", studies, "study", width=640))

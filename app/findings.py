@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import kernels
 import pandas as pd
 import reading
 import shared
@@ -23,11 +24,13 @@ def headline(
     rows: pd.DataFrame,
     finding: str | None = None,
     on_choose: Callable[[pd.Series], None] | None = None,
+    with_choice: bool = True,
 ) -> None:
     """Say what was found in one line, and below it what was measured, on what, and how far it is.
 
     The `finding` is, where the page has none of its own in Markdown, how many D differ from 0 and which is the largest;
-    `on_choose` is called with the row, of those that differ, that the reader asks for.
+    `with_choice` says that it is about the largest of many. `on_choose` is called with the row, of those that differ,
+    that the reader asks for.
     """
     metric, kind = find_metric(study["metric"]), kind_of(study["kind"])
     if finding is None:
@@ -36,7 +39,9 @@ def headline(
         st.markdown(
             f"#### {finding}",
             help="After correction for the number of ablations (Benjamini-Hochberg). The interval counts with the "
-            "choice of the largest, which is likely overestimated.",
+            "choice of the largest, which is likely overestimated."
+            if with_choice
+            else None,
         )
     if on_choose is not None:
         links(rows, on_choose)
@@ -63,6 +68,19 @@ def headline(
                 color="orange",
                 help="It may have been killed. The same command takes it up again; nothing measured is lost.",
             )
+        compare_with(study)
+
+
+def compare_with(study: pd.Series) -> None:
+    """Lead to the comparison of a study with its most fitting partner, and to the kernel that is chosen here."""
+    if reading.partners(reading.studies(), int(study["id"])):
+        st.page_link(
+            "views/compare.py",
+            label="Compare with …",
+            icon=":material/compare:",
+            query_params={"first": str(study["id"]), **kernels.address()},
+            width="content",
+        )
 
 
 def links(rows: pd.DataFrame, on_choose: Callable[[pd.Series], None], most: int = 6) -> None:
@@ -98,11 +116,15 @@ def largest_address(rows: pd.DataFrame) -> dict[str, str]:
     certain = rows[rows["drop"].notna() & (rows["q_value"] <= FALSE_DISCOVERY_RATE) & rows["layer"].notna()]
     if certain.empty:
         return {}
-    top = certain.loc[certain["drop"].idxmax()]
-    sides = [f"{top[side]:.0f}" for side in ("out_channel", "in_channel") if top[side] == top[side]]
-    if len(sides) == 2:
-        return {"kernel": ":".join([str(top["layer"]), *sides])}
-    return {"unit": ":".join([str(top["layer"]), *sides])}
+    return address_of(certain.loc[certain["drop"].idxmax()])
+
+
+def address_of(row: pd.Series) -> dict[str, str]:
+    """Return the part of an address that opens the kernel, channel or layer of a row; nothing where it is none."""
+    if not isinstance(row["layer"], str):
+        return {}
+    sides = [f"{row[side]:.0f}" for side in ("out_channel", "in_channel") if row[side] == row[side]]
+    return {"kernel" if len(sides) == 2 else "unit": ":".join([row["layer"], *sides])}
 
 
 def _contrast_words(contrast: Contrast, metric: Metric) -> str:

@@ -28,10 +28,30 @@ def take_row(row: pd.Series) -> None:
     _set(str(row["layer"]), int(row["out_channel"]), int(row["in_channel"]))
 
 
+def take_layer(key: str, rows: pd.DataFrame) -> None:
+    """Choose the most important kernel of the layer that was clicked in the figure shown under `key`, and its page."""
+    clicked = st.session_state[key].selection.points
+    if not clicked or not (data := clicked[0].get("customdata")):
+        return
+    own = rows[(rows["layer"] == data[0]) & rows["drop"].notna() & rows["in_channel"].notna()]
+    if own.empty:
+        return
+    take_row(own.loc[own["drop"].idxmax()])
+    for number, layers in enumerate(pages_of(_sizes(rows)), start=1):
+        if data[0] in layers and "page" in st.session_state:
+            st.session_state["page"] = number
+
+
 def chosen() -> tuple[str, int, int] | None:
     """Return layer, output and input channel of the chosen kernel."""
     layer, out, into = (st.session_state.get(key) for key in _KEYS)
     return None if layer is None or out is None or into is None else (layer, int(out), int(into))
+
+
+def address() -> dict[str, str]:
+    """Return the part of an address that opens the chosen kernel; nothing where none is."""
+    now = chosen()
+    return {} if now is None else {_ADDRESS: _word(*now)}
 
 
 def choose(rows: pd.DataFrame, hint: str) -> int | None:
@@ -73,8 +93,7 @@ def choose(rows: pd.DataFrame, hint: str) -> int | None:
 
 def page_of_layers(rows: pd.DataFrame, most: int = KERNELS_A_PAGE) -> list[str]:
     """Return the layers that fit one picture of `most` kernels; let the reader turn the page where there are more."""
-    counts = rows.dropna(subset=["layer"]).groupby(["depth", "layer"]).size()
-    sizes = {str(layer): int(count) for (_, layer), count in counts.items()}
+    sizes = _sizes(rows)
     pages = pages_of(sizes, most)
     if len(pages) <= 1:
         return list(sizes)
@@ -87,6 +106,12 @@ def page_of_layers(rows: pd.DataFrame, most: int = KERNELS_A_PAGE) -> list[str]:
             f"{shared.plain(shown[0])} to {shared.plain(shown[-1])}"
         )
     return shown
+
+
+def _sizes(rows: pd.DataFrame) -> dict[str, int]:
+    """Return how many kernels each layer has, in order."""
+    counts = rows.dropna(subset=["layer"]).groupby(["depth", "layer"]).size()
+    return {str(layer): int(count) for (_, layer), count in counts.items()}
 
 
 def pages_of(sizes: dict[str, int], most: int = KERNELS_A_PAGE) -> list[list[str]]:

@@ -24,11 +24,13 @@ page = st.navigation(
         "Importance": [
             st.Page("views/location.py", title="Location maps", icon=":material/grid_on:"),
             st.Page("views/channels.py", title="Channels and layers", icon=":material/view_stream:"),
+            st.Page("views/images.py", title="Images", icon=":material/imagesmode:"),
             st.Page("views/saliency.py", title="Saliency", icon=":material/target:"),
             st.Page("views/magnitude.py", title="Magnitude", icon=":material/show_chart:"),
             st.Page("views/compare.py", title="Compare", icon=":material/compare:"),
         ],
         "Training": [
+            st.Page("views/ways.py", title="Baseline against LWE", icon=":material/balance:"),
             st.Page("views/runs.py", title="Training runs", icon=":material/timeline:"),
             st.Page("views/multipliers.py", title="Multipliers", icon=":material/tune:"),
             st.Page("views/excitation.py", title="Excitation", icon=":material/bolt:"),

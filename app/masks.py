@@ -37,7 +37,7 @@ def changed_masks(study: pd.Series, row: pd.Series, about: dict[str, Any], key: 
         page = st.pagination(-(-len(changes) // _A_PAGE), key=f"{key}-masks-page")
     chosen = changes.iloc[(page - 1) * _A_PAGE : page * _A_PAGE]
     try:
-        _overlays(study, about, position, chosen)
+        overlays(study, about, position, chosen)
     except WeanalysisError as error:
         st.warning(f"The masks cannot be shown: {shared.plain(error)}", icon=":material/image_not_supported:")
         st.dataframe(chosen.rename(columns={"image_id": "image"}), hide_index=True, placeholder="–")
@@ -52,7 +52,7 @@ def changed_masks(study: pd.Series, row: pd.Series, about: dict[str, Any], key: 
     )
 
 
-def _overlays(study: pd.Series, about: dict[str, Any], position: int, chosen: pd.DataFrame) -> None:
+def overlays(study: pd.Series, about: dict[str, Any], position: int, chosen: pd.DataFrame) -> None:
     """Draw each image's true mask, and what the network says of it before and after."""
     ids = tuple(int(number) for number in chosen["image_id"])
     shown = _predictions(str(reading.cache().root), int(study["id"]), position, ids, float(study["updated"]))

@@ -69,26 +69,26 @@ def changed_images(study: pd.Series, row: pd.Series, key: str) -> None:
         page = st.pagination(-(-len(chosen) // A_PAGE), key=f"{key}-page-{wanted}")
     chosen = chosen.iloc[(page - 1) * A_PAGE : page * A_PAGE]
     try:
-        pictures, known_by = _pictures(about, chosen["image_id"].to_numpy())
+        pictures, known_by = named_pictures(about, chosen["image_id"].to_numpy())
     except DataError as error:
         st.warning(f"The pictures cannot be shown: {shared.plain(error)}", icon=":material/image_not_supported:")
-        listed = _named(chosen, classes).assign(image=chosen["image_id"].to_numpy())
+        listed = in_names(chosen, classes).assign(image=chosen["image_id"].to_numpy())
         st.dataframe(listed, hide_index=True, placeholder="–")
         return
     # A network that does not know its classes by name takes class k of the data as its output k.
-    named = _named(chosen, classes or known_by)
+    named = in_names(chosen, classes or known_by)
     if [label for _, _, label in pictures] != named["target"].tolist():
         st.warning(
             f"The images at {shared.plain(about['data'])} are no longer those of the study: their labels differ.",
             icon=":material/warning:",
         )
     grid = st.grid(
-        min_column_width=max(_width(picture) for picture, _, _ in pictures) + 8, gap="small", key=f"{key}-images"
+        min_column_width=max(shown_width(picture) for picture, _, _ in pictures) + 8, gap="small", key=f"{key}-images"
     )
     for (picture, file, _), row in zip(pictures, named.itertuples(), strict=True):
         with grid.cell():
-            st.image(picture, width=_width(picture), alt=f"{file}: {row.target}")
-            before, after = (f"{_coloured(name, name == row.target)}" for name in (row.before, row.after))
+            st.image(picture, width=shown_width(picture), alt=f"{file}: {row.target}")
+            before, after = (f"{coloured(name, name == row.target)}" for name in (row.before, row.after))
             st.markdown(f"{before} → {after}", help=f"{shared.plain(file)}: label {shared.plain(row.target)}")
 
 
@@ -103,21 +103,25 @@ def _changed_numbers(study: pd.Series, row: pd.Series) -> None:
     st.dataframe(changes.loc[by_size[:A_PAGE]].rename(columns={"image_id": "image"}), hide_index=True, placeholder="–")
 
 
-def _named(changes: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+def in_names(changes: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """Return target, before and after by their names."""
-    return pd.DataFrame({side: [_class(classes, c) for c in changes[side]] for side in ("target", "before", "after")})
+    return pd.DataFrame(
+        {side: [class_name(classes, c) for c in changes[side]] for side in ("target", "before", "after")}
+    )
 
 
-def _class(classes: Sequence[str], index: int) -> str:
+def class_name(classes: Sequence[str], index: int) -> str:
     return classes[index] if 0 <= index < len(classes) else f"class {index}"
 
 
-def _coloured(name: str, right: bool) -> str:
+def coloured(name: str, right: bool) -> str:
     short = name if len(name) <= 24 else name[:23] + "…"
     return f":blue[**{shared.plain(short)}**]" if right else f":red[{shared.plain(short)}]"
 
 
-def _pictures(about: dict[str, Any], ids: np.ndarray) -> tuple[list[tuple[Image.Image, str, str]], tuple[str, ...]]:
+def named_pictures(
+    about: dict[str, Any], ids: np.ndarray
+) -> tuple[list[tuple[Image.Image, str, str]], tuple[str, ...]]:
     """Return picture, file name and class name of the images with these ids, and the names of all classes.
 
     An id is the image's place in the dataset before it was shuffled.
@@ -148,7 +152,7 @@ def _as_picture(item: Any, transform: Any) -> Image.Image:
     return item
 
 
-def _width(picture: Image.Image) -> int:
+def shown_width(picture: Image.Image) -> int:
     """How wide a picture is shown: all alike, but for strips of frames and lines, which are made for their width."""
     return picture.width if picture.mode == "RGBA" else _SIDE
 

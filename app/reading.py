@@ -99,6 +99,44 @@ def _changes(path: str, study_id: int, position: int, metric: str, updated: floa
         return store.changes(study_id, position, metric)
 
 
+def images(study: pd.Series) -> pd.DataFrame:
+    """Return under how many rows of a study each of its images changes; of segmentation, by how much its IoU falls."""
+    return _of_images(str(cache().results), int(study["id"]), answers_in(study["metric"]), float(study["updated"]))
+
+
+@st.cache_data(show_spinner="Going over the images…", max_entries=16)
+def _of_images(path: str, study_id: int, metric: str, updated: float) -> pd.DataFrame:
+    with Store.open(path) as store:
+        in_pixels = find_metric(metric).statistic == "pixels"
+        return store.pixel_images(study_id) if in_pixels else store.images(study_id, metric)
+
+
+def rows_of_image(study: pd.Series, image_id: int) -> pd.DataFrame:
+    """Return the rows of a study that change one image, by their position in its table."""
+    metric = answers_in(study["metric"])
+    with Store.open(cache().results) as store:
+        if find_metric(metric).statistic == "pixels":
+            return store.rows_moving(int(study["id"]), image_id)
+        return store.rows_changing(int(study["id"]), image_id, metric)
+
+
+def confusion(study: pd.Series, position: int | None = None) -> pd.DataFrame:
+    """Return how often the rows of a study, or one of them, turned an answer into another: before, after, count."""
+    return _confusion(str(cache().results), int(study["id"]), position, float(study["updated"]))
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _confusion(path: str, study_id: int, position: int | None, updated: float) -> pd.DataFrame:
+    with Store.open(path) as store:
+        return store.confusion(study_id, position)
+
+
+def most_hidden(study: pd.Series) -> float:
+    """Return how many changes, at the most, a screened study left out of all its rows and images."""
+    with Store.open(cache().results) as store:
+        return float(store.screening(int(study["id"]))["most_hidden"].iloc[-1])
+
+
 def value_changes(study: pd.Series, position: int, statistic: str) -> pd.DataFrame:
     """Return the images whose number an ablation changed, as far as these are kept: image_id, before, after."""
     with Store.open(cache().results) as store:

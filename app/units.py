@@ -20,6 +20,15 @@ def take_click(key: str) -> None:
         _set(data[0], next((int(side) for side in data[1:-1] if side is not None), None))
 
 
+def take_layer(key: str, rows: pd.DataFrame) -> None:
+    """Choose the most important row of the layer that was clicked in the figure shown under `key`."""
+    clicked = st.session_state[key].selection.points
+    if clicked and (data := clicked[0].get("customdata")):
+        own = rows[(rows["layer"] == data[0]) & rows["drop"].notna()]
+        if len(own):
+            take_row(own.loc[own["drop"].idxmax()])
+
+
 def take_row(row: pd.Series) -> None:
     """Choose the channel or the layer of a row of a study's table."""
     channels = row[["out_channel", "in_channel"]].dropna().astype(int).tolist()

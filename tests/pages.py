@@ -15,8 +15,8 @@ from streamlit.testing.v1 import AppTest
 from weanalysis.cache import ENVIRONMENT_VARIABLE
 from weanalysis.dashboard import app_folder
 
-STUDY_PAGES = ("overview", "location", "channels", "magnitude", "compare")
-PAGES = (*STUDY_PAGES, "saliency", "runs", "multipliers", "excitation", "jobs")
+STUDY_PAGES = ("overview", "location", "channels", "images", "magnitude", "compare")
+PAGES = (*STUDY_PAGES, "saliency", "ways", "runs", "multipliers", "excitation", "jobs")
 
 
 def open_page(page: str, **query: str) -> AppTest:
@@ -39,8 +39,14 @@ def words(app: AppTest) -> str:
 
 
 def drawings(app: AppTest) -> list[Any]:
-    """Return the figures of a page, without the empty one that makes the browser load Plotly."""
-    return [element for element in app.get("plotly_chart") if not element.id.endswith("preload-figure")]
+    """Return the figures of a page, without the network above them and the empty one that makes Plotly load."""
+    return [one for one in app.get("plotly_chart") if not one.id.endswith(("-preload-figure", "-network"))]
+
+
+def network_of(app: AppTest) -> dict:
+    """Return the picture of the network that a page begins with."""
+    (element,) = (one for one in app.get("plotly_chart") if one.id.endswith("-network"))
+    return json.loads(element.spec)
 
 
 def charts(app: AppTest) -> list[dict]:
@@ -61,7 +67,7 @@ def decoded(array: dict) -> np.ndarray:
 
 def click(app: AppTest, key: str, customdata: list) -> None:
     """Click on a point of a figure, as the browser reports it: AppTest itself clicks on no figure."""
-    element = next(element for element in drawings(app) if element.id.endswith(f"-{key}"))
+    element = next(element for element in app.get("plotly_chart") if element.id.endswith(f"-{key}"))
     selection = {"points": [{"customdata": customdata}], "point_indices": [0], "box": [], "lasso": []}
     tree = app.main.root
     states = tree.get_widget_states()

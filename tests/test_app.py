@@ -28,7 +28,12 @@ from weanalysis.jobs import Jobs
 from weanalysis.results import Store
 from weanalysis.results.statistics import selected_intervals
 
-BEGIN = {"saliency": "weanalysis saliency", "runs": "weanalysis train", "multipliers": "weanalysis train"}
+BEGIN = {
+    "saliency": "weanalysis saliency",
+    "runs": "weanalysis train",
+    "ways": "weanalysis train",
+    "multipliers": "weanalysis train",
+}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -52,7 +57,7 @@ def test_a_file_that_is_no_store_is_one_clear_line(page: str, cache: Path) -> No
 def test_full_data_shows_a_page_without_complaint(page: str, full: Path) -> None:
     app = open_page(page)
     is_well(app)
-    assert page in ("overview", "multipliers", "jobs") or drawings(app)
+    assert page in ("overview", "multipliers", "jobs", "ways") or drawings(app)
 
 
 def test_overview_lists_searches_and_filters(demo: Path) -> None:
@@ -186,7 +191,7 @@ def test_partial_data_is_shown_as_far_as_it_is(page: str, num_shards: int, begun
         assert ("on 250 images" in words(app)) == bool(num_shards)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page not in ("runs", "jobs")])
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ("runs", "ways", "jobs")])
 @pytest.mark.parametrize("harm", ["older", "locked", "torn"])
 def test_a_store_that_cannot_be_read_is_one_clear_line(
     page: str, harm: str, own_demo: Path, monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import choosing
 import findings
 import improvements
+import network
 import pandas as pd
 import pictures
 import reading
@@ -74,6 +75,7 @@ def shown() -> None:
     table = reading.table(now)
     findings.headline(now, table, on_choose=units.take_row)
     rows = table[(table["selection"] == side) & table["layer"].notna()]
+    network.show(now, rows, st.session_state.get("unit-layer"), on_choose=units.take_layer)
     confirmed = reading.confirmed(now) if now["state"] != shared.RUNNING else []
     grid = st.grid(columns=3, min_column_width=300, gap="medium", dense=True)
     drawn = grid.cell(column_span=2)

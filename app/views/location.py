@@ -6,6 +6,7 @@ import choosing
 import findings
 import improvements
 import kernels
+import network
 import pandas as pd
 import pictures
 import reading
@@ -63,6 +64,8 @@ def maps() -> None:
     now = reading.again(study)
     rows = reading.table(now)
     findings.headline(now, rows, on_choose=kernels.take_row)
+    at = kernels.chosen()
+    network.show(now, rows, at and at[0], on_choose=kernels.take_layer)
     layers = kernels.page_of_layers(rows)
     # Left to right and line by line; what fits into a gap is drawn up, so that two columns leave none.
     grid = st.grid(columns=3, min_column_width=300, gap="medium", dense=True)

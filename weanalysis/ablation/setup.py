@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from weanalysis.ablation.behaviour import NUM_PROBES
 from weanalysis.ablation.evaluate import BATCH_SIZE, Evaluator
+from weanalysis.ablation.graph import outline
 from weanalysis.ablation.inputs import as_model, checkpoint_of, excitation_kind, multipliers_of
 from weanalysis.ablation.preparation import Prepared, classes_of, prepare
 from weanalysis.ablation.schedule import Work
@@ -328,6 +329,8 @@ def _about(
         "task": task_name,
         "own_metrics": [described(settings.metric)] if settings.own else [],
         "versions": versions(),
+        # For a picture of the network, which the pages cannot trace themselves.
+        "outline": outline(twin.graph) if (twin := evaluator.network.twin) else None,
     }
 
 

@@ -4,6 +4,7 @@ from weanalysis.figures.colours import CATEGORICAL, THEMES, colours_by_way
 from weanalysis.figures.compare import drop_agreement, drop_distributions
 from weanalysis.figures.excitation import excitation_curves, excitation_of_layer, excited, gain
 from weanalysis.figures.files import FORMATS, check_pictures, embedded, plotly_script, save_pictures
+from weanalysis.figures.images import changes_by_class, confusion_of_changes, images_by_rows, layers_of_image
 from weanalysis.figures.inputs import array_picture, frame_strip
 from weanalysis.figures.kernel import kernel_neighbours, kernel_weights
 from weanalysis.figures.layers import drop_by_layer, spread_by_depth
@@ -18,6 +19,7 @@ from weanalysis.figures.multipliers import (
     multiplier_ranks,
     multiplier_spread,
 )
+from weanalysis.figures.network import By, network_map
 from weanalysis.figures.notebook import Explorer, explore, show
 from weanalysis.figures.runs import FEWEST_SEEDS, METRIC_TITLES, X_TITLES, best_epoch, training_curves
 from weanalysis.figures.saliency import agreement_by_layer, agreement_of_criteria, saliency_mosaic, score_against_drop
@@ -32,6 +34,7 @@ __all__ = [
     "SIGNIFICANT_Q",
     "THEMES",
     "X_TITLES",
+    "By",
     "Explorer",
     "Order",
     "Scale",
@@ -40,12 +43,14 @@ __all__ = [
     "agreement_of_criteria",
     "array_picture",
     "best_epoch",
+    "changes_by_class",
     "channel_intervals",
     "channel_strips",
     "check_pictures",
     "class_colour",
     "class_legend",
     "colours_by_way",
+    "confusion_of_changes",
     "drop_agreement",
     "drop_by_layer",
     "drop_distributions",
@@ -56,12 +61,14 @@ __all__ = [
     "explore",
     "frame_strip",
     "gain",
+    "images_by_rows",
     "interval",
     "iou_by_class",
     "is_screened",
     "kernel_neighbours",
     "kernel_weights",
     "layer_spread",
+    "layers_of_image",
     "location_mosaic",
     "magnitude_curve",
     "magnitude_curves",
@@ -73,6 +80,7 @@ __all__ = [
     "multiplier_map",
     "multiplier_ranks",
     "multiplier_spread",
+    "network_map",
     "overlay",
     "plotly_script",
     "points",

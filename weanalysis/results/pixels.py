@@ -91,7 +91,7 @@ class PixelAnswers(Counts):
                     continue
                 after = before[places].copy()
                 after[:, 1:] += changes
-                ious = [_iou_of_images(each) for each in (before[places], after)]
+                ious = [iou_of_images(each) for each in (before[places], after)]
                 moved = np.maximum(changes[:, 1], 0).sum(1)
                 columns = (answers.image_ids[places], *ious, ious[0] - ious[1], moved)
                 for name, values in zip(IOU_CHANGED, columns, strict=True):
@@ -129,7 +129,7 @@ def classes_of(about: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(about.get("classes") or ())
 
 
-def _iou_of_images(counts: np.ndarray) -> np.ndarray:
+def iou_of_images(counts: np.ndarray) -> np.ndarray:
     """The mean IoU of each image in percent, over the classes that it has, from (N, 3, C) counts; NaN without any."""
     true, right, predicted = (counts[:, which].astype(np.float64) for which in range(3))
     has = true > 0

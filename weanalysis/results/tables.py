@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from weanalysis.errors import StoreError
-from weanalysis.results.answers import AllAnswers
+from weanalysis.results.images import ImageAnswers
 from weanalysis.results.pixels import classes_of
 from weanalysis.results.store import COLUMNS
 from weanalysis.results.store.checked import Intact
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 CHANGED = ("image_id", "target", "before", "after", "correct_before", "correct_after")
 
 
-class Store(AllAnswers):
+class Store(ImageAnswers):
     """The results file of a cache, opened for reading, and what follows from it.
 
     `Store.open(path)` opens it; use it as a context manager or close it. What measures writes with `store.Writer`.

@@ -3,6 +3,7 @@
 from weanalysis.ablation.graph.convolved import WeightsUsed
 from weanalysis.ablation.graph.growing import select_rows
 from weanalysis.ablation.graph.network import Downstream, Graph
+from weanalysis.ablation.graph.outline import outline
 from weanalysis.ablation.graph.steps import (
     BATCH_NORMS,
     CONVOLUTIONS,
@@ -32,6 +33,7 @@ __all__ = [
     "is_plain",
     "is_untouched",
     "num_bytes",
+    "outline",
     "select_rows",
     "trace",
     "versions",
