@@ -73,7 +73,7 @@ def test_a_study_is_deleted_only_once_that_was_confirmed_and_while_nobody_measur
 def test_a_study_is_taken_along_as_a_table_and_as_a_report(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from weanalysis.dashboard import app_folder
 
-    app = open_page("location", study=(number := label(kept, "resnet20-b")))
+    app = open_page("location", study=label(kept, "resnet20-b"))
     is_well(app)
     offered = [element.proto.label for element in app.get("download_button")]
     assert {"CSV", "Report"} <= set(offered)

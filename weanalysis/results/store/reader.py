@@ -63,7 +63,7 @@ class Reader(ResultsFile):
     def studies(self) -> pd.DataFrame:
         """One row a study, the last changed first: id, name, kind, model, weights, data, metric, state, done …
 
-        `name` is what a reader calls it where that is not what it was `measured_as`, `note` what a reader notes about it.
+        `name` is what it is called now, which may not be what it was `measured_as`, `note` what its reader noted.
         `stopping` names the rule that ended its ablations early ("until-ci 0.5"), and is None where there was none.
         `outdated`: an older engine measured it, whose answers could be wrong for some networks and are not used again.
 

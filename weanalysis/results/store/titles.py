@@ -28,8 +28,8 @@ def entitle(path: Path, study_id: int, title: str | None = None, note: str | Non
     note = None if note is None else _checked(note.replace("\r\n", "\n").strip(), "note", LONGEST_NOTE)
     if title is not None and (title.isdecimal() or "\n" in title):
         raise StoreError(
-            f"{one_line(title, 60)!r} is not allowed as a study's name: numbers stand for studies already, and a name is "
-            "a single line; add a word"
+            f"{one_line(title, 60)!r} is not allowed as a study's name: numbers stand for studies already, and a "
+            "name is a single line; add a word"
         )
     if not path.is_file():
         raise StoreError(f"there are no results at {path} yet; give another --cache DIR")

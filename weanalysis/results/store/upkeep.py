@@ -27,7 +27,7 @@ _BESIDE_BLOCK = ("checks", "screens", "block_values", "block_pixels")
 _BESIDE_SHARD = ("intact_values", "intact_pixels")
 # In which order rows are saved, so that what they name is there.
 _TABLES = ("contexts", "ablations", "studies", "plans", "shards", *_BESIDE_SHARD, "blocks", *_BESIDE_BLOCK)
-_TABLES += ("sums", "titles")
+_BESIDE_ALL = ("sums", "titles")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def save_sound(path: Path, target: Path) -> tuple[int, int]:
 
 def _save(source: sqlite3.Connection, db: sqlite3.Connection, health: Health) -> int:
     """Copy the rows that can be read, but those that are not what was written; return how many blocks."""
-    for table in _TABLES:
+    for table in (*_TABLES, *_BESIDE_ALL):
         for row in _readable(source, table):
             marks = ", ".join("?" * len(row))
             with suppress(sqlite3.IntegrityError):  # a damaged key may be there twice
