@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keeping
 import pandas as pd
 import reading
 import shared
@@ -22,7 +23,9 @@ def choose_study(page: str | None = None) -> pd.Series:
         shared.how_to_begin(kinds[0] if kinds else None)
         st.stop()
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        return choose_metric(choose_among("Study", studies, "study", width=640))
+        study = choose_metric(choose_among("Study", studies, "study", width=640))
+        keeping.offer(study)
+        return study
 
 
 def choose_among(title: str, studies: pd.DataFrame, key: str, default: int | None = None, **options: Any) -> pd.Series:

@@ -45,7 +45,9 @@ def headline(
         )
     if on_choose is not None:
         links(rows, on_choose)
-    parts = [f"**{shared.plain(reading.identity(study).network)}** on **{shared.plain(study['data'])}**"]
+    identity = reading.identity(study)
+    parts = [f"**{shared.plain(identity.name)}**"] if identity.renamed else []
+    parts += [f"**{shared.plain(identity.network)}** on **{shared.plain(study['data'])}**"]
     if len(intact := rows["intact"].dropna()):
         parts.append(f"intact {metric.label} {metric.words(intact.iloc[0], signed=False)} {metric.mark}")
     parts.append(f"{rows['drop'].notna().sum():,} of {len(rows):,} {kind.row}s measured")
@@ -58,6 +60,8 @@ def headline(
         parts.append(f"anytime-valid intervals (--{shared.plain(study['stopping'])})")
     if untested := untested_words(rows, metric):
         st.caption(untested)
+    if study["note"]:
+        st.caption(f":material/sticky_note_2: {shared.plain(study['note'])}")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown(" · ".join(parts))
         shared.state_badge(study["state"])

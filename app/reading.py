@@ -24,7 +24,7 @@ from weanalysis.tasks import find_metric
 
 _STUDY_COLUMNS = [
     *("id", "name", "kind", "model", "weights", "data", "metric", "state"),
-    *("num_images", "done", "total", "updated", "stopping"),
+    *("num_images", "done", "total", "updated", "stopping", "measured_as", "note"),
 ]
 
 
@@ -45,15 +45,15 @@ def studies(*kinds: str) -> pd.DataFrame:
 
 def identities(table: pd.DataFrame) -> dict[int, comparison.Identity]:
     """Tell by its number of what network and training each study of a table is, and what was measured."""
-    states = zip(map(int, table["id"]), map(float, table["updated"]), strict=True)
+    states = zip(map(int, table["id"]), map(float, table["updated"]), map(str, table["name"]), strict=True)
     return _identities(str(cache().root), tuple(states))
 
 
 @st.cache_data(show_spinner=False, max_entries=16)
-def _identities(root: str, states: tuple[tuple[int, float], ...]) -> dict[int, comparison.Identity]:
+def _identities(root: str, states: tuple[tuple[int, float, str], ...]) -> dict[int, comparison.Identity]:
     kept = Cache(Path(root))
     with Store.open(kept.results) as store:
-        return {number: comparison.identify_study(store.describe(number), kept) for number, _ in states}
+        return {number: comparison.identify_study(store.describe(number), kept) for number, *_ in states}
 
 
 def identity(study: pd.Series) -> comparison.Identity:

@@ -17,6 +17,7 @@ from small_networks import Images, Small, count_blocks
 from weanalysis.ablation import ablate
 from weanalysis.cache import Cache
 from weanalysis.cli.cache import ACTIONS
+from weanalysis.comparison import StudyOf, find_named
 from weanalysis.data import GivenImages
 from weanalysis.results import Store
 from weanalysis.results.store.upkeep import examine, save_sound
@@ -185,3 +186,69 @@ def test_every_action_is_explained() -> None:
     from weanalysis.cli import cli
 
     assert all(f"\n  {action} " in (cli.commands["cache"].help or "") for action in ACTIONS)
+
+
+def rename(root: Path, *words: str) -> int:
+    return run("cache", "rename", "--cache", str(root), *words)
+
+
+def test_a_study_is_renamed_noted_and_what_was_measured_stays(copy, tmp_path, capsys) -> None:
+    path = copy / "results.sqlite"
+    with Store.open(path) as store:
+        before, was = store.table(1), store.describe(1)
+    assert rename(copy, "--study", "small", "--name", "all channels", "--note", "twice\nas good") == 0
+    assert "study 1, measured as small, is called all channels" in capsys.readouterr().out
+    with Store.open(path) as store:
+        about = store.describe(1)
+        assert {**about, "name": was["name"], "note": None} == was, "neither its time nor anything else has changed"
+        pd.testing.assert_frame_equal(store.table(1).drop(columns="study"), before.drop(columns="study"))
+        assert [store.find(one) for one in ("all channels", "all", "small", "sm", 1)] == [1] * 5
+        assert store.studies().set_index("id").loc[1, ["name", "measured_as", "note"]].tolist() == [
+            *("all channels", "small", "twice\nas good")
+        ]
+    assert find_named("all chan", Cache(copy)) == find_named("small", Cache(copy)) == StudyOf(1, "all channels")
+    assert run("list", "--cache", str(copy)) == 0
+    listed = capsys.readouterr().out
+    assert "all channels" in listed and "twice as good" in listed
+    pd.testing.assert_frame_equal(measure(copy).drop(columns="study"), before.drop(columns="study"))
+    run("cache", "merge", "--from", str(copy), "--cache", str(tmp_path / "other"))
+    save_sound(path, tmp_path / "saved.sqlite")
+    for one in (path, tmp_path / "other" / "results.sqlite", tmp_path / "saved.sqlite"):
+        with Store.open(one) as store:
+            assert set(store.studies()["name"]) == {"all channels", "other"}, "measured on, merged and saved"
+    assert rename(copy, "--study", "all channels", "--name", "", "--note", "") == 0
+    with Store.open(path) as store:
+        again = store.describe(1)
+        assert again == {**was, **{name: again[name] for name in ("updated", "command")}}
+    assert run("cache", "delete", "--study", "1", "--yes", "--cache", str(copy)) == 0
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(*) FROM titles").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--study", "1", "--name", "17"], "numbers stand for studies already"),
+        (["--study", "1", "--name", "a\nb"], "a name is a single line"),
+        (["--study", "1", "--name", "a\x1b[31m"], "holds a control character"),
+        (["--study", "1", "--name", "x" * 201], "is too long: 200 at most"),
+        (["--study", "1", "--note", "x" * 2_001], "is too long: 2,000 at most"),
+        (["--study", "none", "--name", "x"], "no study 'none'"),
+        (["--study", "1"], "say with --study which study"),
+        (["--name", "x"], "say with --study which study"),
+    ],
+)
+def test_a_name_that_no_table_can_show_is_refused(words, line, copy, capsys) -> None:
+    assert rename(copy, *words) == 1
+    said = capsys.readouterr().err
+    assert line in said and said.count("\n") == 1
+    with Store.open(copy / "results.sqlite") as store:
+        assert store.describe(1)["name"] == "small"
+
+
+def test_a_title_that_is_none_is_a_study_that_cannot_be_read(copy) -> None:
+    rename(copy, "--study", "1", "--name", "x")
+    with closing(sqlite3.connect(copy / "results.sqlite")) as db, db:
+        db.execute("UPDATE titles SET title = x'07'")
+    with Store.open(copy / "results.sqlite") as store:
+        assert store.studies()["id"].tolist() == [2] and "its name is no value" in store.unreadable()[1]

@@ -6,7 +6,8 @@ import errno
 import itertools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -64,6 +65,24 @@ class Cache:
     def lock_file(self, what: str) -> Path:
         """What a process holds while it alone may do something, such as "study-KEY" or "run-NAME"."""
         return self.locks / f"{what}.lock"
+
+    @contextmanager
+    def hold(self, locks: Mapping[str, str]) -> Iterator[None]:
+        """Hold locks for this process, by name, each with what it is of in words.
+
+        Raises StoreError where another process is at one of them.
+        """
+        import filelock
+
+        with ExitStack() as held:
+            if locks:
+                self.locks.mkdir(parents=True, exist_ok=True)
+            for name, what in locks.items():
+                try:
+                    held.enter_context(filelock.FileLock(self.lock_file(name)).acquire(timeout=0))
+                except filelock.Timeout:
+                    raise StoreError(f"another process is working on {what}; stop it first") from None
+            yield
 
     def job_log(self, number: int) -> Path:
         return self.root / "jobs" / f"{number}.log"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import choosing
 import curves
 import findings
+import keeping
 import networks
 import numpy as np
 import pandas as pd
@@ -45,6 +46,8 @@ if not studies and not runs:
 by_number = reading.labels(pd.DataFrame([*studies.values()])) if studies else {}
 labels = {str(number): words for number, words in by_number.items()} | {name: name for name in runs}
 source = choosing.choose("Study or run", labels, "study", "study or run", width=640)
+if source in studies:
+    keeping.offer(studies[source])
 
 
 def ranks_kernels() -> bool:

@@ -88,7 +88,8 @@ def studies() -> None:
         )
     shown = all_studies.assign(intact=reading.accuracies(all_studies))
     for word in (wanted or "").lower().split():
-        text = shown[["name", "model", "weights", "data", "kind"]].astype(str).agg(" ".join, axis=1).str.lower()
+        searched = shown[["name", "measured_as", "note", "model", "weights", "data", "kind"]]
+        text = searched.fillna("").astype(str).agg(" ".join, axis=1).str.lower()
         shown = shown[text.str.contains(word, regex=False)]
     if kinds:
         shown = shown[shown["kind"].isin(kinds)]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ ACTION:
   salvage   write what is sound of a damaged file of results into a new one (--output)
   compact   give back the room of what was deleted
   delete    delete studies (--study), runs (--run), or all older than --older-than DAYS; asks first
+  rename    call a study (--study) what --name says, and keep a --note beside it; "" takes either away
   merge     add another cache's results to this one's (--from)
 
 \b
@@ -35,16 +35,19 @@ Examples:
   weanalysis cache salvage --output healthy.sqlite
   weanalysis cache delete --study 3 --study 4 --yes
   weanalysis cache delete --older-than 90
+  weanalysis cache rename --study 3 --name "stem, all kernels" --note "with the old images"
   weanalysis cache merge --from /shared/anna/cache
 """
 
 
 @click.command(help=CACHE_HELP, short_help="Sizes, health and order of the cache.")
 @click.argument("action", default="sizes", metavar="[ACTION]")
-@click.option("--study", "studies", multiple=True, metavar="STUDY", help="delete: a study, by number or name.")
+@click.option("--study", "studies", multiple=True, metavar="STUDY", help="delete, rename: a study, by number or name.")
 @click.option("--run", "runs", multiple=True, metavar="RUN", help="delete: a training run, by name.")
 @click.option("--older-than", type=float, metavar="DAYS", help="delete: studies and runs not changed for so long.")
 @click.option("--yes", "-y", is_flag=True, help="delete: do not ask.")
+@click.option("--name", metavar="TEXT", help="rename: what the study is called.")
+@click.option("--note", metavar="TEXT", help="rename: what is noted about it.")
 @click.option("--output", "-o", metavar="FILE", help="salvage: the new file of results.")
 @click.option("--from", "other", metavar="DIR", help="merge: the other cache.")
 @json_option
@@ -56,6 +59,7 @@ def cache(action: str, cache: str | None, as_json: bool, **given: Any) -> None:
         raise StoreError(unknown_name("action", action, ACTIONS))
     names = {"studies": "--study", "runs": "--run", "older_than": "--older-than", "other": "--from"}
     belongs = {"delete": {"studies", "runs", "older_than", "yes"}, "salvage": {"output"}, "merge": {"other"}}
+    belongs |= {"rename": {"studies", "name", "note"}}
     for name, value in given.items():
         if value not in (None, (), False) and name not in belongs.get(action, set()):
             raise StoreError(f"{names.get(name, f'--{name}')} does not belong to {action}; see weanalysis cache --help")
@@ -154,8 +158,8 @@ def _delete(cache: Cache, given: dict[str, Any]) -> dict[str, Any]:
     listed = [f"study {number} ({name})" for number, name in studies.items()] + [f"run {path.name}" for path in runs]
     if not given["yes"]:
         click.confirm(f"delete {', '.join(listed)}?", abort=True, err=True)
-    with _none_else(cache, studies, runs):
-        blocks = delete_studies(cache.results, list(studies)) if studies else 0
+    with cache.hold({f"run-{path.name}": f"the run {path.name!r}" for path in runs}):
+        blocks = delete_studies(cache, studies)
         for path in runs:
             shutil.rmtree(path)
     line = f"deleted {', '.join(listed)} ({blocks:,} blocks); `weanalysis cache compact` gives back the room"
@@ -188,24 +192,20 @@ def _chosen_runs(cache: Cache, given: dict[str, Any]) -> list[Path]:
     return sorted({*old, *(there[name] for name in given["runs"])})
 
 
-@contextmanager
-def _none_else(cache: Cache, studies: dict[int, str], runs: list[Path]) -> Iterator[None]:
-    """Hold studies and runs for this process; raise StoreError where another one is at one of them."""
-    import filelock
+def _rename(cache: Cache, given: dict[str, Any]) -> dict[str, Any]:
+    from weanalysis.results import Store
+    from weanalysis.results.store.titles import entitle
 
-    from weanalysis.results.store.upkeep import keys_of
-
-    keys = keys_of(cache.results, list(studies)) if studies else {}
-    locks = {f"the study {name!r}": cache.lock_file(f"study-{keys[number]}") for number, name in studies.items()}
-    locks |= {f"the run {path.name!r}": cache.lock_file(f"run-{path.name}") for path in runs}
-    with ExitStack() as held:
-        cache.locks.mkdir(parents=True, exist_ok=True)
-        for what, file in locks.items():
-            try:
-                held.enter_context(filelock.FileLock(file).acquire(timeout=0))
-            except filelock.Timeout:
-                raise StoreError(f"another process is working on {what}; stop it first") from None
-        yield
+    if len(given["studies"]) != 1 or (given["name"] is None and given["note"] is None):
+        raise StoreError("say with --study which study, and with --name or --note what is said of it")
+    with Store.open(cache.results) as store:
+        number = store.find(given["studies"][0])
+    entitle(cache.results, number, given["name"], given["note"])
+    with Store.open(cache.results) as store:
+        about = store.describe(number)
+    noted = f", and noted of it: {about['note']}" if about["note"] else ""
+    line = f"study {number}, measured as {about['measured_as']}, is called {about['name']}{noted}"
+    return {"line": line, "study": number, "name": about["name"], "note": about["note"]}
 
 
 def _merge(cache: Cache, given: dict[str, Any]) -> dict[str, Any]:
@@ -231,5 +231,6 @@ ACTIONS: dict[str, Callable[[Cache, dict[str, Any]], dict[str, Any]]] = {
     "salvage": _salvage,
     "compact": _compact,
     "delete": _delete,
+    "rename": _rename,
     "merge": _merge,
 }

@@ -72,6 +72,7 @@ def _studies(cache: Any) -> Listing:
             "done",
             "total",
             "stopping",
+            "note",
         ]
         studies = store.studies()
         studies["state"] += np.where(studies["outdated"].astype(bool), " (by an older version: measure it again)", "")
@@ -192,6 +193,9 @@ def _study_columns(
     measured = [f"{row['done']:,} of {row['total']:,}" for row in rows]
     shown = shown.assign(study=[words[int(row["id"])] for row in rows], done=measured)
     columns = ["id", "kind", "study", "state", "data", "metric", "done", "name", "model", "weights", "stopping"]
+    # A note may have several lines; most studies have none.
+    shown["note"] = [" ".join(str(row["note"] or "").split()) for row in rows]
+    columns += ["note"] if shown["note"].any() else []
     return _without_constants(shown[columns], ["data", "metric", "state", "model", "weights", "stopping"])
 
 

@@ -38,7 +38,8 @@ _UNNAMED_WEIGHTS = ("", "auto", "none", "default", RunFile.LAST, RunFile.BEST)
 class Identity:
     """A study's or a run's network, `way` of training ("" where it is not known) and `seed`, and what was measured.
 
-    `settings` are the study's own in a few words, such as "5×5" and "250 images".
+    `settings` are the study's own in a few words, such as "5×5" and "250 images"; `renamed` studies are called what
+    their reader named them.
 
     >>> Identity(1, "a", "resnet20", "LWE", 1, "digits", ("5×5", "250 images")).words
     'resnet20 · LWE · seed 1 · 5×5 · 250 images'
@@ -51,6 +52,7 @@ class Identity:
     seed: int | None = None
     data: str = ""
     settings: tuple[str, ...] = ()
+    renamed: bool = False
 
     @property
     def network(self) -> str:
@@ -85,6 +87,7 @@ def identify_study(about: Mapping[str, Any], cache: Cache) -> Identity:
         seed=None if recipe is None else int(recipe.get("seed", 0)),
         data=str(about["data"]),
         settings=tuple(_settings(about)),
+        renamed=about.get("measured_as", about["name"]) != about["name"],
     )
 
 
@@ -115,7 +118,8 @@ def distinct_words(studies: Iterable[Identity]) -> dict[int, str]:
     several_data = len({one.data for one in listed}) > 1
     words = {}
     for one in listed:
-        own_name = [] if one.name.startswith(safe_name(one.model.split(" · ")[0])) else [one.name]
+        usual = not one.renamed and one.name.startswith(safe_name(one.model.split(" · ")[0]))
+        own_name = [] if usual else [one.name]
         words[one.number] = " · ".join([*own_name, one.words, *([one.data] if several_data else [])])
     for wording in (lambda one: one.name, lambda one: str(one.number)):
         count = Counter(words.values())

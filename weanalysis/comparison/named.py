@@ -44,10 +44,14 @@ def find_named(text: str, cache: Cache) -> Run | StudyOf:
     if wanted.isdecimal() and int(wanted) in unreadable:
         raise StoreError(unreadable[int(wanted)])
     if wanted.isdecimal() and int(wanted) in studies:
-        return StudyOf(int(wanted), studies[int(wanted)])
+        return StudyOf(int(wanted), studies[int(wanted)][0])
     for matches in (str.__eq__, str.startswith):
         matching: list[Run | StudyOf] = [run for name, run in runs.items() if matches(name, wanted)]
-        matching += [StudyOf(number, name) for number, name in studies.items() if matches(name, wanted)]
+        matching += [
+            StudyOf(number, names[0])
+            for number, names in studies.items()
+            if any(matches(name, wanted) for name in names)
+        ]
         if len(matching) == 1:
             return matching[0]
         if matching:
@@ -59,7 +63,9 @@ def find_named(text: str, cache: Cache) -> Run | StudyOf:
     if kind != "study" and safe_name(wanted) == wanted and Run(cache.runs / wanted).recipe_file.is_file():
         _ = Run(cache.runs / wanted).description  # it is there, and this says why it cannot be read
     hint = f"`weanalysis list runs` and `weanalysis list` show what is in {cache.root}; a file ends in .safetensors."
-    raise StoreError(unknown_name(kind or "run or study", wanted, [*runs, *studies.values()], hint))
+    raise StoreError(
+        unknown_name(kind or "run or study", wanted, [*runs, *(names[0] for names in studies.values())], hint)
+    )
 
 
 def find_run_folder(text: str) -> Run | None:
@@ -81,10 +87,11 @@ def find_run_folder(text: str) -> Run | None:
     return run
 
 
-def _studies(cache: Cache) -> tuple[dict[int, str], dict[int, str]]:
-    """The names of the studies by number, and of those that cannot be read a line why."""
+def _studies(cache: Cache) -> tuple[dict[int, tuple[str, str]], dict[int, str]]:
+    """What each study is called, and was when it was measured, by number; of those that cannot be read a line why."""
     if not cache.results.is_file():
         return {}, {}
     with Store.open(cache.results) as store:
         listed, unreadable = store.studies(), store.unreadable()
-    return dict(zip(listed["id"].astype(int), listed["name"], strict=True)), unreadable
+    names = zip(listed["name"], listed["measured_as"], strict=True)
+    return dict(zip(listed["id"].astype(int), names, strict=True)), unreadable

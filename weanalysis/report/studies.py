@@ -334,6 +334,8 @@ def _setting(study: ReportedStudy) -> list[tuple[str, str]]:
         ("Layers", f"{len(about['layers']):,}" if about.get("layers") else ""),
         ("Left out", "; ".join(f"{counted(number, 'layer')}: {reason}" for reason, number in left_out.items())),
         ("Notes", " ".join(about.get("notes") or ())),
+        ("Measured as", about["measured_as"] if about["measured_as"] != about["name"] else ""),
+        ("Noted by a reader", about.get("note")),
         ("Stopping", about.get("stopping") and f"--{about['stopping']}"),
         ("Evaluation", about["evaluate"]),
         ("Computing", f"{about['seconds']:,.0f} s, all processes together"),

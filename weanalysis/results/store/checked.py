@@ -165,6 +165,7 @@ _TEXTS_OR_NONE = (
     "evaluation_note",
     "fingerprint",
     "dtype",
+    "note",
 )
 _DESCRIPTIONS = ("options", "versions", "transform", "architecture")
 _LISTS = ("layers", "classes", "notes", "skipped")
@@ -205,7 +206,9 @@ def _described(row: sqlite3.Row) -> dict[str, Any]:
     about = {**json_object(row, "settings"), **json_object(row, "about"), **dict(row)}
     for name in ("settings", "about", "key"):
         del about[name]
-    about["name"] = storable(about["name"])
+    about["measured_as"] = storable(about["name"])
+    about["name"] = storable(about.pop("title") or about["name"])
+    about["note"] = storable(about["note"])
     wrong = _wrong_type(tuple(map(type, map(about.get, _TYPES))))
     wrong = wrong or next((name for name, test in _VALUES.items() if not test(about.get(name))), None)
     wrong = wrong or _wrong_metric(about)

@@ -63,6 +63,7 @@ class Reader(ResultsFile):
     def studies(self) -> pd.DataFrame:
         """One row a study, the last changed first: id, name, kind, model, weights, data, metric, state, done …
 
+        `name` is what it is called now, which may not be what it was `measured_as`, `note` what its reader noted.
         `stopping` names the rule that ended its ablations early ("until-ci 0.5"), and is None where there was none.
         `outdated`: an older engine measured it, whose answers could be wrong for some networks and are not used again.
 
@@ -89,6 +90,8 @@ class Reader(ResultsFile):
             "command",
             "stopping",
             "outdated",
+            "measured_as",
+            "note",
         ]
         described = [about for _, _, about in self._described() if isinstance(about, dict)]
         for about in described:
@@ -110,8 +113,10 @@ class Reader(ResultsFile):
         """The id and name of each study, or of one, with what is known of it, or a line why that cannot be read."""
         where = "" if study_id is None else "WHERE s.id = ?"
         # A study whose context is gone is none that could be shown, but one to name.
+        said = ", t.title, t.note" if (has_titles := self._has("titles")) else ", NULL AS title, NULL AS note"
+        titles = "LEFT JOIN titles t ON t.study_id = s.id " if has_titles else ""
         query = (
-            "SELECT s.*, c.settings FROM studies s LEFT JOIN contexts c ON c.id = s.context_id "
+            f"SELECT s.*, c.settings{said} FROM studies s LEFT JOIN contexts c ON c.id = s.context_id {titles}"
             f"{where} ORDER BY s.updated DESC"
         )
         # Text that is no UTF-8 is read too: one such row would hide all others.
@@ -131,6 +136,8 @@ class Reader(ResultsFile):
     def find(self, study: str | int) -> int:
         """Find a study by its number, its name or the beginning of its name; raise StoreError if not exactly one.
 
+        What was renamed is found by the name that it was measured under too.
+
         >>> reader.find("filters"), reader.find("fil"), reader.find("1")
         (1, 1, 1)
         >>> reader.find("kernels")
@@ -142,7 +149,9 @@ class Reader(ResultsFile):
         text = str(study)
         if text.isdecimal() and int(text) in set(studies["id"]):
             return int(text)
-        for matches in (studies[studies["name"] == text], studies[studies["name"].str.startswith(text)]):
+        now, first = studies["name"].astype(str), studies["measured_as"].astype(str)
+        exact, begins = (now == text) | (first == text), now.str.startswith(text) | first.str.startswith(text)
+        for matches in (studies[exact], studies[begins]):
             if len(matches) == 1:
                 return int(matches["id"].iloc[0])
             if len(matches) > 1:

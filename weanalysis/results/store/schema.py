@@ -150,6 +150,11 @@ CREATE TABLE IF NOT EXISTS block_pixels (
   changes BLOB NOT NULL);
 """
 
+# Added to every file that is written: what readers call a study, and note about it; see `results.store.titles`.
+TITLES = (
+    "CREATE TABLE IF NOT EXISTS titles (study_id INTEGER PRIMARY KEY REFERENCES studies(id), title TEXT, note TEXT)"
+)
+
 # What is added to an empty file, or to one of an older version: a statement each.
 TABLES = [one for one in ";".join((SCHEMA, SCREENS, CHECKS, VALUES, PIXELS)).split(";") if one.strip()]
 

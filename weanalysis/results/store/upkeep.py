@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from weanalysis.cache import temporary_of
+from weanalysis.cache import Cache, temporary_of
 from weanalysis.errors import StoreError, one_line
 from weanalysis.results.store.file import UNREADABLE, connect, connect_damaged, connect_readonly
 from weanalysis.results.store.reader import Reader
 from weanalysis.results.store.schema import SCHEMA_VERSION, content_key
 from weanalysis.results.store.sums import block_sum, shard_sum, sum_block, sum_shard
+from weanalysis.results.store.titles import copy_title
 from weanalysis.results.store.writer import Writer, cut_block
 
 # What stands beside a block, by its number.
 _BESIDE_BLOCK = ("checks", "screens", "block_values", "block_pixels")
 _BESIDE_SHARD = ("intact_values", "intact_pixels")
 # In which order rows are saved, so that what they name is there.
-_TABLES = ("contexts", "ablations", "studies", "plans", "shards", *_BESIDE_SHARD, "blocks", *_BESIDE_BLOCK, "sums")
+_TABLES = ("contexts", "ablations", "studies", "plans", "shards", *_BESIDE_SHARD, "blocks", *_BESIDE_BLOCK)
+_BESIDE_ALL = ("sums", "titles")
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def save_sound(path: Path, target: Path) -> tuple[int, int]:
 
 def _save(source: sqlite3.Connection, db: sqlite3.Connection, health: Health) -> int:
     """Copy the rows that can be read, but those that are not what was written; return how many blocks."""
-    for table in _TABLES:
+    for table in (*_TABLES, *_BESIDE_ALL):
         for row in _readable(source, table):
             marks = ", ".join("?" * len(row))
             with suppress(sqlite3.IntegrityError):  # a damaged key may be there twice
@@ -175,20 +177,32 @@ def keys_of(path: Path, studies: Collection[int]) -> dict[int, str]:
     with closing(connect_readonly(path)) as db:
         keys = {}
         for study in studies:
-            key, settings = db.execute(query, (study,)).fetchone()
+            row = db.execute(query, (study,)).fetchone()
+            if row is None:
+                raise StoreError(f"no study {study} in {path}")
+            key, settings = row
             about = json.loads(settings)
             context = {name: value for name, value in about.items() if not name.endswith("_version")}
             keys[study] = content_key([context, key.partition(":")[2]])
         return keys
 
 
-def delete_studies(path: Path, studies: Collection[int]) -> int:
-    """Take studies out of a results file, with what was measured for them alone; return how many blocks that was."""
+def delete_studies(cache: Cache, studies: Mapping[int, str]) -> int:
+    """Take studies, names by number, out of a cache's results; return how many blocks were measured for them alone.
+
+    Raises StoreError where another process is at one of them.
+    """
+    keys = keys_of(cache.results, list(studies)) if studies else {}
+    with cache.hold({f"study-{keys[number]}": f"the study {name!r}" for number, name in studies.items()}):
+        return _delete(cache.results, list(studies)) if studies else 0
+
+
+def _delete(path: Path, studies: Collection[int]) -> int:
     with closing(connect(path, lambda line: None)) as db, Writer(db, path) as writer:
         num_blocks = _count(db, "blocks")
         contexts = {db.execute("SELECT context_id FROM studies WHERE id = ?", (one,)).fetchone()[0] for one in studies}
         with db:
-            for table, column in (("plans", "study_id"), ("studies", "id")):
+            for table, column in (("plans", "study_id"), ("titles", "study_id"), ("studies", "id")):
                 db.executemany(f"DELETE FROM {table} WHERE {column} = ?", [(one,) for one in studies])
         for context in contexts:
             needed = (
@@ -282,6 +296,7 @@ class _Merge:
         if self._db.execute("SELECT 1 FROM studies WHERE key = ?", (key,)).fetchone():
             return
         study = self._insert("studies", {**dict(row), "id": None, "key": key, "context_id": context})
+        copy_title(self._source, row["id"], self._db, study)
         for plan in self._source.execute("SELECT * FROM plans WHERE study_id = ?", (row["id"],)):
             self._insert(
                 "plans", {**dict(plan), "study_id": study, "ablation_id": self._ablations[plan["ablation_id"]]}
