@@ -382,6 +382,14 @@ def test_an_interval_is_left_out_where_it_would_not_hold():
     assert drop[0] > 10 and np.isnan([low[0], high[0], p_value[0]]).all()
 
 
+def test_a_study_of_few_classes_is_not_read_in_top_5(tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+    data = [(torch.rand(3, 8, 8), index % 4) for index in range(8)]
+    ablate(net, data, "layer", cache=str(tmp_path))
+    with Store.open(tmp_path / "results.sqlite") as store:
+        assert store.metrics(1) == ["top1", "loss", "macro-f1", "ece"]
+
+
 @pytest.mark.parametrize("name", ["macro-f1", "ece"])
 def test_a_study_of_the_loss_is_read_in_metrics_of_all_answers(studied, name):
     path, net, data, _ = studied

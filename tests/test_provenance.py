@@ -13,6 +13,7 @@ from torch import nn
 import weanalysis as wa
 from weanalysis.cache import Cache
 from weanalysis.cli import cli
+from weanalysis.comparison import identify_study
 from weanalysis.excitation import excite
 from weanalysis.models import build, load_network, model, save_checkpoint
 from weanalysis.models.checkpoint import read_weights
@@ -104,6 +105,23 @@ def test_the_checkpoint_is_the_file_whose_weights_were_measured(notebook: None, 
     assert measured(gone, "written anew")["checkpoint"] is None, "another file than the one that was read"
     path.unlink()
     assert measured(gone, "gone")["checkpoint"] is None
+
+
+@pytest.mark.parametrize(("trained_with", "known"), [("lwe", "lwe"), ("none", None), (3, None)])
+def test_folded_weights_are_told_by_what_they_were_trained_with(
+    notebook: None, tmp_path: Path, trained_with: object, known: str | None
+) -> None:
+    path, cache = tmp_path / "folded.safetensors", Cache(tmp_path / "cache")
+    save_checkpoint(path, build(ARCHITECTURE), ARCHITECTURE, {"recipe": {"excitation": trained_with}})
+    net = load_network(str(path))
+    wa.ablate(net, images(4, side=16, classes=10), "layer", layers="conv1", cache=cache)
+    about = described(cache, 1)
+    assert about["excitation"] == known
+    assert identify_study(about, cache).way == ("LWE" if known else "baseline")
+    with torch.no_grad():
+        net.net.fc.weight[0, 0] += 1
+    wa.ablate(net, images(4, side=16, classes=10), "layer", layers="conv1", cache=cache, name="changed")
+    assert described(cache, 2)["excitation"] is None, "other weights than those that were trained"
 
 
 def test_a_call_is_worded_by_its_arguments(notebook: None) -> None:

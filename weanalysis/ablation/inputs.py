@@ -48,9 +48,17 @@ def multipliers_of(model: Model) -> dict[str, Tensor]:
 
 
 def excitation_kind(model: Model) -> str | None:
-    """By what the network's weights are excited, such as "lwe"; None for plain weights."""
+    """By what the network's weights were excited in training, such as "lwe"; None where they were not, or none knows.
+
+    Weights that were folded since are plain: what they were trained with is in the recipe that their file keeps.
+    """
     excitation = excitation_of(model.net)
-    return None if excitation is None else str(excitation["kind"])
+    if excitation is not None:
+        return str(excitation["kind"])
+    file = model.checkpoint
+    if file is None or file.trained_with in (None, "none") or not file.still_holds(model.weights_hash):
+        return None
+    return storable(str(file.trained_with))
 
 
 def checkpoint_of(model: Model) -> str | None:

@@ -323,6 +323,7 @@ def _about(
         "skipped": [list(pair) for pair in study.skipped],
         "notes": [*study.notes, *prepared.notes],
         "classes": classes,
+        "num_classes": None if task_name == NUMBERS else outputs[1],
         "transform": images.transform.describe() if images.transform else None,
         "evaluation_note": evaluator.note,
         "stopping": str(settings.rule) if settings.rule else None,

@@ -41,17 +41,22 @@ from weanalysis.models.source import NUM_IMAGENET_CLASSES, Pretrained, imagenet_
 
 @dataclass(frozen=True)
 class LoadedFrom:
-    """The checkpoint that a network was loaded from: which file that was, and the hash of the weights it had then."""
+    """The checkpoint that a network was loaded from: which file that was, and the hash of the weights it had then.
+
+    `trained_with` is the excitation that the file's recipe names ("none" for none), also where it was folded since;
+    None where the file has no recipe.
+    """
 
     path: Path
     identity: tuple[int, int, int]
     weights_hash: str
+    trained_with: str | None = None
 
     @classmethod
-    def now(cls, path: Path, net: nn.Module) -> LoadedFrom:
-        """Note that a network has just been loaded from a file."""
-        path = path.resolve()
-        return cls(path, _identity(path), hash_of_weights(net))
+    def now(cls, path: Path, net: nn.Module, recipe: Any = None) -> LoadedFrom:
+        """Note that a network has just been loaded from a file, which may tell the recipe it was trained by."""
+        path, named = path.resolve(), recipe.get("excitation") if isinstance(recipe, Mapping) else None
+        return cls(path, _identity(path), hash_of_weights(net), named if isinstance(named, str) else None)
 
     def still_holds(self, weights_hash: str) -> bool:
         """Whether these are the weights in it, and it is the file that it was."""
@@ -324,7 +329,7 @@ def _from_own(file: WeightsFile, num_classes: int | None, options: Mapping[str, 
         transform=transform,
         notes=notes,
         synsets=synsets,
-        checkpoint=LoadedFrom.now(file.path, net),
+        checkpoint=LoadedFrom.now(file.path, net, metadata.get("recipe")),
     )
 
 
