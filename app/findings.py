@@ -54,7 +54,7 @@ def headline(
     if untested := untested_words(rows, metric):
         st.caption(untested)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(" · ".join(parts))
+        st.markdown(" · ".join(parts), help=f"Measured twice: {reading.measured_twice(study)}.")
         shared.state_badge(study["state"])
         silent = (time.time() - float(study["updated"])) / 60
         if study["state"] == shared.RUNNING and silent > shared.SILENT_MINUTES:
