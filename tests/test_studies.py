@@ -209,6 +209,7 @@ def test_keys_say_what_is_zeroed_whatever_the_study():
         (lambda net: studies.location(net, "fivexfive"), "malformed"),
         (lambda net: studies.location(net, "0x5"), "empty"),
         (lambda net: studies.location(net, kernel_size=5), "no selected layer has 5x5 kernels"),
+        (lambda net: studies.location(nn.Conv1d(2, 2, 5), kernel_size=3), "no selected layer has 3 kernels"),
         (lambda net: studies.location(net, kernel_size="big"), "malformed"),
         (lambda net: studies.location(net, layers="layer9*"), "unknown layer"),
         (lambda net: studies.magnitude(net, "0-10"), "percentile 0 is not allowed"),

@@ -37,6 +37,11 @@ def _has_side(layer: Layer, side: int) -> bool:
     return sides == {side} or (len(layer.kernel_size) == 3 and sides == {1, side})
 
 
+def _size_of_side(layer: Layer, side: int) -> str:
+    """The size of a kernel of this side that has a layer's dimensions: 3x3, and 3 of a 1-D one."""
+    return "x".join([str(side)] * len(layer.kernel_size))
+
+
 def location(
     net: nn.Module,
     grid: str | tuple[int, int] = (5, 5),
@@ -65,12 +70,13 @@ def location(
         fitting = [layer for layer in chosen if _has_side(layer, side)]
         if not fitting:
             sizes = sorted({"x".join(map(str, layer.kernel_size)) for layer in chosen})
+            wanted = sorted({_size_of_side(layer, side) for layer in chosen})
             raise StudyError(
-                f"no selected layer has {side}x{side} kernels (found {', '.join(sizes)}); "
+                f"no selected layer has {' or '.join(wanted)} kernels (found {', '.join(sizes)}); "
                 "choose --kernel-size any, or other --layers"
             )
         skipped += [
-            (layer.name, f"its kernels are {'x'.join(map(str, layer.kernel_size))}, not {side}x{side}")
+            (layer.name, f"its kernels are {'x'.join(map(str, layer.kernel_size))}, not {_size_of_side(layer, side)}")
             for layer in chosen
             if layer not in fitting
         ]
