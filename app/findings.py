@@ -63,7 +63,7 @@ def headline(
     if study["note"]:
         st.caption(f":material/sticky_note_2: {shared.plain(study['note'])}")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(" · ".join(parts))
+        st.markdown(" · ".join(parts), help=f"Measured twice: {reading.measured_twice(study)}.")
         shared.state_badge(study["state"])
         silent = (time.time() - float(study["updated"])) / 60
         if study["state"] == shared.RUNNING and silent > shared.SILENT_MINUTES:

@@ -16,6 +16,7 @@ from weanalysis.cache import Cache, find_cache, safe_name
 from weanalysis.errors import StoreError, StudyError
 from weanalysis.results import Improvements, Store, find_improvements
 from weanalysis.results.contrast import Contrast, lowest_and_highest
+from weanalysis.results.findings import repeated_words
 from weanalysis.results.multipliers import load_multipliers, natural
 from weanalysis.results.saliency import SaliencyMaps, list_maps, load_maps
 from weanalysis.results.spreads import changes_by_layer, spreads_of, trend_words
@@ -290,6 +291,12 @@ def describe(study: pd.Series) -> dict[str, Any]:
     """Return the settings of a study: its data, seed, classes, what it skipped …"""
     with Store.open(cache().results) as store:
         return store.describe(int(study["id"]))
+
+
+def measured_twice(study: pd.Series) -> str:
+    """Word what came of the answers of a study that were measured twice."""
+    with Store.open(cache().results) as store:
+        return repeated_words(store.repeated(int(store.describe(int(study["id"]))["context_id"])))
 
 
 def weight(study: pd.Series, layer: str) -> np.ndarray | None:

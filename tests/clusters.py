@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 from processes import CHECKOUT, wait_until
 from small_networks import Images
 
@@ -24,14 +26,35 @@ ENVIRONMENT = {
 }
 
 
+# Imports what a worker needs once, and is then a scheduler or a worker in as many processes as it is asked for: a line
+# each of a name, a file for what they print, and their options.
+FORKS = """
+import importlib, json, os, signal, sys, threading
+import distributed.cli.dask_scheduler, distributed.cli.dask_worker, weanalysis.ablation.schedule, weanalysis.models
+assert threading.active_count() == 1, "a process of several threads cannot be forked"
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for line in sys.stdin:
+    what, log, *options = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for number in (1, 2):
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        importlib.import_module(f"distributed.cli.dask_{what}").main(options)
+    print(pid, flush=True)
+"""
+
+
 class DaskHosts:
     """A scheduler, by the file that says its address, and workers; all of them end with the tests."""
 
     def __init__(self, folder: Path):
         self.file = folder / "scheduler.json"
-        self.scheduler: subprocess.Popen | None = None
-        self.workers: list[subprocess.Popen] = []
+        self.scheduler: psutil.Process | None = None
+        self.workers: list[psutil.Process] = []
         self._folder = folder
+        self._forks: subprocess.Popen | None = None
 
     def start_scheduler(self) -> None:
         """Start a scheduler, which has another address than the one before."""
@@ -47,19 +70,21 @@ class DaskHosts:
     def close(self) -> None:
         """End all of them."""
         for process in [*self.workers, *([self.scheduler] if self.scheduler else [])]:
-            process.kill()
-            process.wait()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        if self._forks is not None:
+            self._forks.communicate()
 
-    def _start(self, what: str, *options: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", "--scheduler-file", str(self.file)]
-        with open(self._folder / f"{what}.log", "ab") as log:
-            return subprocess.Popen(
-                [*command, "--host", "127.0.0.1", "--no-dashboard", *options],
-                env=ENVIRONMENT,
-                stdout=log,
-                stderr=log,
-                cwd=self._folder,
+    def _start(self, what: str, *options: str) -> psutil.Process:
+        if self._forks is None:
+            pipe = subprocess.PIPE
+            command = [sys.executable, "-c", FORKS]
+            self._forks = subprocess.Popen(
+                command, env=ENVIRONMENT, stdin=pipe, stdout=pipe, text=True, cwd=self._folder
             )
+        words = [what, str(self._folder / f"{what}.log"), "--scheduler-file", str(self.file), "--host", "127.0.0.1"]
+        print(json.dumps([*words, "--no-dashboard", *options]), file=self._forks.stdin, flush=True)
+        return psutil.Process(int(self._forks.stdout.readline()))
 
 
 HARMFUL = NUM_PROBES  # the first image that is not read before a process begins with a task

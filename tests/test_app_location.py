@@ -31,6 +31,7 @@ def test_location_draws_the_chosen_study(demo: Path) -> None:
     assert len(chart(app)["data"][1]["customdata"]) == 465
     assert "465 of 465 kernels measured" in words(app)
     assert "700 images" in words(app)
+    assert any("Measured twice: not recorded" in (one.help or "") for one in app.markdown)
 
 
 def test_a_running_study_is_shown_as_far_as_it_is(cache: Path) -> None:

@@ -72,7 +72,7 @@ def test_processes_that_hang_or_die_are_replaced_and_one_task_too_many_is_named(
     where, request, alone, tmp_path, monkeypatch
 ) -> None:
     """One image halts the first process that reads it, and kills the next ones."""
-    monkeypatch.setattr(crew, "LEAST_PATIENCE_SECONDS", 15.0)
+    monkeypatch.setattr(crew, "LEAST_PATIENCE_SECONDS", 8.0)
     how = {"jobs": 2}
     if where == "workers":
         how = {"scheduler": str(request.getfixturevalue("hosts").file), "scheduler_wait": 60.0}

@@ -70,7 +70,14 @@ def test_the_finding_stands_first_and_what_to_type_next_last(kept: Cache, monkey
     with Store.open(kept.results) as store:
         table = store.table(2)
     known = {"name": "mine", "intact": 81.0, "num_images": 500, "seconds": 1.0, "reused": 0, "stopping": None}
-    checked = {"num_checked": 0, "num_answers": 0, "num_differed": 0, "distrusted": {}, "study_id": 2}
+    checked = {
+        "num_checked": 0,
+        "num_answers": 0,
+        "num_differed": 0,
+        "distrusted": {},
+        "study_id": 2,
+        "repeated": {"num_answers": float("nan")},
+    }
     table.attrs.update(known | checked)
     console = Console(width=80, force_terminal=True, color_system=None, highlight=False)
     for is_usual in (True, False):

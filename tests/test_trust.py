@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from weanalysis.ablation import Ablation, Interrupted, Part, make_study
-from weanalysis.ablation.behaviour import Conduct, State, describe_behaviour
+from weanalysis.ablation.behaviour import NUM_PROBES, Conduct, State, describe_behaviour
 from weanalysis.ablation.copies import copied
 from weanalysis.ablation.evaluate import Evaluator
 from weanalysis.ablation.evaluate.twin import Twin
@@ -486,3 +486,57 @@ def test_a_model_is_taken_as_a_copy():
     assert all(
         one.data_ptr() != other.data_ptr() for one, other in zip(net.parameters(), model.net.parameters(), strict=True)
     )
+
+
+# Measured twice -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("evaluate", ["exact", "naive", "screened"])
+def test_some_answers_are_measured_twice_in_batches_of_another_size(evaluate, tmp_path, monkeypatch):
+    net, sizes = Net(), []
+    monkeypatch.setattr("weanalysis.ablation.repetition.MOST_TIME", 100.0)
+    repeat = Evaluator.repeat
+
+    def watched(self, sample, ablation, data):
+        again = repeat(self, sample, ablation, data)
+        sizes.append((sample.at_once, again.at_once))
+        return again
+
+    monkeypatch.setattr(Evaluator, "repeat", watched)
+    options = {"study": "location", "grid": "all", "evaluate": evaluate}
+    table, said = measured(net, Answered(net), tmp_path, **options)
+    again = table.attrs["repeated"]
+    assert again["num_answers"] >= len(sizes) >= 1 and all(one != other for one, other in sizes)
+    assert again["num_differed"] == 0 and 0 <= again["largest_difference"] < 1e-4
+    assert not [line for line in said if "--batch-size" in line]
+    reused, _ = measured(net, Answered(net), tmp_path, **options)
+    assert reused.attrs["repeated"] == again, "it is kept with the study"
+    with sqlite3.connect(tmp_path / "cache" / "results.sqlite") as db:
+        db.execute("UPDATE studies SET about = json_remove(about, '$.repeated')")
+    old, _ = measured(net, Answered(net), tmp_path, **options)
+    assert all(np.isnan(number) for number in old.attrs["repeated"].values()), "not recorded, which is no 0"
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_a_network_that_answers_large_batches_otherwise_is_found_out(batch_size, tmp_path):
+    class Mixing(Net):
+        """Mixes a batch once it is of more images than any that a study begins with."""
+
+        def between(self, x):
+            return x * (1 + 0.5 * x.mean()) if len(x) > NUM_PROBES or len(x) == 2 else x
+
+    net = Mixing()
+    table, said = measured(net, Answered(net), tmp_path, evaluate="naive", batch_size=batch_size)
+    assert table.attrs["repeated"]["largest_difference"] > 1e-3
+    assert [line for line in said if "D may hang on --batch-size" in line], said
+
+
+def test_a_failure_when_measuring_twice_ends_no_study(tmp_path, monkeypatch):
+    def fails(self, *given):
+        raise RuntimeError("not in a batch of this size")
+
+    monkeypatch.setattr(Evaluator, "repeat", fails)
+    net = Net()
+    table, said = measured(net, Answered(net), tmp_path)
+    assert [line for line in said if line.startswith("no answer is measured twice")]
+    assert np.isnan(table.attrs["repeated"]["num_answers"])

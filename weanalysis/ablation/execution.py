@@ -13,6 +13,7 @@ from weanalysis.ablation.evaluate import Measured
 from weanalysis.ablation.folding import few
 from weanalysis.ablation.progress import Progress, Status
 from weanalysis.ablation.record import StudyRecord
+from weanalysis.ablation.repetition import Repetition
 from weanalysis.ablation.schedule import Executor, StopRequest, Task
 from weanalysis.ablation.setup import Setup
 from weanalysis.ablation.stopping import Need
@@ -97,6 +98,7 @@ class _Execution:
         self._costs = [setup.evaluator.cost(ablation) for ablation in setup.study.ablations]
         self._progress = Progress(self._costs, self._cut(self._needs.left()), self._needs.num_needed)
         self._doubt: str | None = None
+        self._repetition = Repetition(setup, record.repeated, say)
         self._batch_size = setup.work.batch_size
 
     def run(self) -> Outcome:
@@ -185,6 +187,8 @@ class _Execution:
         self._progress.add(task)
         self._record.write(task, measured, self._progress.done, self._progress.total)
         self._tally.add(task, measured)
+        if self._repetition.add(task, measured):
+            self._record.annotate({"repeated": self._repetition.about})
         self._doubt_guesses()
 
     def _refuse_no_numbers(self, measured: Measured) -> None:

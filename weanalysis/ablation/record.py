@@ -41,8 +41,11 @@ class StudyRecord:
         self.context_id = writer.context(setup.context)
         # What was measured before in other metrics of the caller's stays readable.
         known = store.own_metrics(self.context_id, study.key)
+        # What was measured twice when the study was run before.
+        self.repeated = store.repeated(self.context_id, study.key)
         about = {
             **setup.about,
+            **({"repeated": self.repeated} if self.repeated else {}),
             "own_metrics": list({one["name"]: one for one in known + setup.about["own_metrics"]}.values()),
         }
         self.study_id = writer.begin_study(

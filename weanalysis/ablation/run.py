@@ -74,9 +74,10 @@ def ablate(
     `output`: the name or the place of the logits, where a network returns several tensors that could be them.
     Returns one row an ablation with the columns of `results.COLUMNS`; drops are in the unit of `metric`,
     positive where the ablated network is worse (§3.1 of the paper). The table's `attrs` hold study_id, name,
-    intact, num_images, seconds, how many answers were checked the naive way (num_checked of num_answers), and in
-    `doubt` a line where the intact network only guesses. Work already in the cache is not repeated. `report` is called
-    as results come, `say` with lines for a person. Raises WeanalysisError for unusable input, Interrupted after Ctrl-C.
+    intact, num_images, seconds, how many answers were checked the naive way (num_checked of num_answers) and what came
+    of those that were measured twice, in batches of two sizes (`repeated`), and in `doubt` a line where the intact
+    network only guesses. Work already in the cache is not repeated. `report` is called as results come, `say` with
+    lines for a person. Raises WeanalysisError for unusable input, Interrupted after Ctrl-C.
 
     A network that answers the brightest colour, and what each of its filters is worth:
 

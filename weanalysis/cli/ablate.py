@@ -310,7 +310,11 @@ def _print_json(table: Any, kind: str, given: dict[str, Any], more: dict[str, An
                 "seconds": about["seconds"],
                 "stopping": about["stopping"],
                 "num_settled": about["num_settled"],
-                "checks": {name: about[name] for name in ("num_answers", "num_checked", "num_differed", "distrusted")},
+                "checks": {
+                    **{name: about[name] for name in ("num_answers", "num_checked", "num_differed", "distrusted")},
+                    "largest_difference": to_json_value(about["largest_difference"]),
+                    "repeated": {name: to_json_value(value) for name, value in about["repeated"].items()},
+                },
                 "doubt": about["doubt"],
                 "images_needed": images_needed,
                 **contrast,

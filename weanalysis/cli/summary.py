@@ -15,7 +15,14 @@ from weanalysis.cache import Cache
 from weanalysis.cli.display import cache_words, duration, points, print_next, rows_table
 from weanalysis.kinds import kind_of, named
 from weanalysis.results import Store
-from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, finding_words, interval_words, untested_words
+from weanalysis.results.findings import (
+    FALSE_DISCOVERY_RATE,
+    find,
+    finding_words,
+    interval_words,
+    repeated_words,
+    untested_words,
+)
 from weanalysis.tasks import Metric, find_metric
 
 if TYPE_CHECKING:
@@ -123,6 +130,8 @@ def _print_checks(console: Console, about: dict[str, Any]) -> None:
             f"Checked {about['num_checked']:,} of {about['num_answers']:,} answers the naive way: "
             f"{num:,} {'differed and were measured again' if num else 'differ'}.",
         )
+    if about["repeated"]["num_answers"] > 0:
+        console.print(f"Measured twice: {repeated_words(about['repeated'])}.")
     for layer, reason in about["distrusted"].items():
         console.print(f"{layer} was measured the naive way alone: {reason}.", markup=False)
 

@@ -26,7 +26,14 @@ from weanalysis.report.words import (
 )
 from weanalysis.results import Improvements, Store, find_improvements
 from weanalysis.results.export import to_json_value
-from weanalysis.results.findings import FALSE_DISCOVERY_RATE, find, finding_words, interval_words, untested_words
+from weanalysis.results.findings import (
+    FALSE_DISCOVERY_RATE,
+    find,
+    finding_words,
+    interval_words,
+    repeated_words,
+    untested_words,
+)
 from weanalysis.results.statistics import selected_intervals
 from weanalysis.tasks import find_metric
 from weanalysis.training import value_word
@@ -367,6 +374,7 @@ def _provenance(study: ReportedStudy) -> list[tuple[str, str]]:
         ("Order of images", f"seed {about.get('seed')}, shards of {about['shard_size']:,}"),
         ("Numbers", about.get("dtype")),
         ("Exactness", exactness),
+        ("Measured twice", repeated_words(agreement["repeated"])),
         ("Engine version", about.get("engine_version")),
         ("Measured with", settings(about.get("versions") or {})),
         ("Begun", moment(about["created"])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -160,3 +161,19 @@ def _where_words(certain: pd.DataFrame) -> str:
     if len(certain) == len(counts):
         return f"in {len(counts):,} layers"
     return f"in {len(counts):,} layers, most in {counts.index[0]} ({counts.iloc[0]:,})"
+
+
+def repeated_words(again: Mapping[str, float]) -> str:
+    """Word what came of the answers of a study that were measured twice (see `Store.agreement`).
+
+    >>> repeated_words({"num_answers": 48, "num_ties": 1, "num_differed": 0, "largest_difference": 1.2e-6})
+    '48 answers, in batches of two sizes: 0 differ, 1 within rounding; logits by 1.2e-06 at most'
+    >>> repeated_words({})
+    'not recorded'
+    """
+    if not again.get("num_answers", 0) > 0:
+        return "not recorded"
+    return (
+        f"{again['num_answers']:,} answers, in batches of two sizes: {again['num_differed']:,} differ, "
+        f"{again['num_ties']:,} within rounding; logits by {again['largest_difference']:.2g} at most"
+    )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from weanalysis.ablation.copies import first_line
 from weanalysis.ablation.evaluate.decisions import Decisions
+from weanalysis.ablation.evaluate.repeats import Sampler
 from weanalysis.ablation.graph import Untraceable
 from weanalysis.ablation.studies import Ablation
 from weanalysis.devices import is_out_of_memory
@@ -21,7 +22,7 @@ from weanalysis.errors import WeanalysisError
 TIE_FACTOR, _ROOM = 100.0, 10.0
 
 # Logits that differ by more than this many roundings, or by this share of the largest one, differ by a fault.
-_MOST_ROUNDINGS, _MOST_SHARE = 2.0**14, 0.1
+MOST_ROUNDINGS, MOST_SHARE = 2.0**14, 0.1
 
 
 class Unsure(Exception):
@@ -40,7 +41,7 @@ class Checks:
 
     `tolerance` is by how much a decision must be clear to be believed, `largest_difference` that of logits. Of
     `num_checked` answers `num_differed` differed, those of earlier tries counted in. `tie_share` of the
-    usual room for ties is enough for the task.
+    usual room for ties is enough for the task. The `sampler` keeps some of `num_answers` to be measured once more.
     """
 
     def __init__(
@@ -49,9 +50,11 @@ class Checks:
         largest_difference: float = 0.0,
         num_differed: int = 0,
         tie_share: float = 1.0,
+        num_answers: int = 0,
     ):
         self.tolerance, self.largest_difference = tolerance, largest_difference
         self._tie_share = tie_share
+        self.sampler = Sampler(num_answers)
         self.num_checked, self.num_differed = 0, num_differed
 
     def compare(self, logits: Tensor, whole: Tensor, layers: tuple[str, ...]) -> float:
@@ -62,7 +65,7 @@ class Checks:
         difference = (whole - logits).abs().nan_to_num().max().item()
         largest, eps = whole.abs().nan_to_num().max().item(), torch.finfo(logits.dtype).eps
         fault = bool((whole.isnan() != logits.isnan()).any())
-        if fault or difference > min(_MOST_SHARE, _MOST_ROUNDINGS * eps) * largest:
+        if fault or difference > min(MOST_SHARE, MOST_ROUNDINGS * eps) * largest:
             raise Unsure(
                 layers,
                 f"the fast way gives other logits than the whole network (by up to {difference:.2g}, of {largest:.2g})",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from weanalysis.ablation.evaluate.repeats import Sample
 from weanalysis.results.store import SCREENED
 from weanalysis.tasks.classification import Classification
 from weanalysis.tasks.numbers import OutputTask
@@ -51,6 +52,7 @@ class Measured:
     layers that were measured the naive way alone, each with the reason. `values` has the numbers of each statistic that
     is one (`tasks.STATISTICS`); it is empty where not every image was computed. `pixels` is there where images have a
     class in each pixel. `batch_size` images were run at once at the end: fewer than asked for where memory was short.
+    `sample` are some of the answers, to be measured once more.
 
     Two images, both answered right; of two ablations the second turns image 1, of class 1, into a 0:
 
@@ -80,6 +82,7 @@ class Measured:
     values: dict[str, Values] = field(default_factory=dict)
     pixels: PixelChanges | None = None
     batch_size: int = 0
+    sample: Sample | None = None
 
 
 @dataclass(frozen=True)

@@ -15,18 +15,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from weanalysis.ablation.behaviour import Conduct
-from weanalysis.ablation.evaluate.checks import Checks, Unsure
+from weanalysis.ablation.evaluate.checks import MOST_ROUNDINGS, MOST_SHARE, Checks, Unsure
 from weanalysis.ablation.evaluate.decisions import Decisions, Measured, merge_ablations
 from weanalysis.ablation.evaluate.exact import Shard, measure_exact, measure_naive
 from weanalysis.ablation.evaluate.network import Network
 from weanalysis.ablation.evaluate.pooled import measure_pooled
+from weanalysis.ablation.evaluate.repeats import Repeat, Sample, measure_again
 from weanalysis.ablation.evaluate.risk import ScreenSettings
 from weanalysis.ablation.evaluate.screened import measure_screened
 from weanalysis.ablation.evaluate.vetting import Vetting
@@ -179,6 +180,12 @@ class Evaluator:
             measured = self._measure_until_sure(images, targets, ablations, start)
         return replace(measured, seconds=time.perf_counter() - began, batch_size=self.batch_size)
 
+    def repeat(self, sample: Sample, ablation: Ablation, data: Any) -> Repeat:
+        """Measure a sample of somebody's answers the naive way, in a batch of another size; `data` are all images."""
+        stop = sample.start + sample.size
+        with self.network.one_line(sample.start, stop), precision(self.device, self._tf32), torch.no_grad():
+            return measure_again(self.network, sample, ablation, data, (MOST_SHARE, MOST_ROUNDINGS))
+
     def _measure_until_sure(
         self, images: Tensor, targets: Tensor, ablations: Sequence[Ablation], start: int
     ) -> Measured:
@@ -187,11 +194,11 @@ class Evaluator:
         tolerance, num_differed, is_short = 0.0, 0, False
         while True:
             share = network.task.tie_share
-            checks = Checks(tie_share=share)
+            checks, num_answers = Checks(tie_share=share), len(images) * len(ablations)
             try:
                 vetting.vet(images, ablations, self.batch_size)
                 tolerance = max(tolerance, vetting.tolerance)
-                checks = Checks(tolerance, vetting.largest_difference, num_differed, share)
+                checks = Checks(tolerance, vetting.largest_difference, num_differed, share, num_answers)
                 shard = Shard(images, targets, start, self.batch_size, self._most_kept_bytes)
                 return self._checked(self._measure(shard, ablations, checks), ablations, checks)
             except Unsure as doubt:
@@ -217,6 +224,7 @@ class Evaluator:
             num_differed=checks.num_differed,
             largest_difference=checks.largest_difference,
             distrusted={layer: why for layer, why in self.distrusted.items() if layer in touched},
+            sample=checks.sampler.sample(list(ablations)),
         )
 
     def _halve_batch(self) -> None:
@@ -241,7 +249,7 @@ class Evaluator:
             return paired
         rest = [ablations[place] for place in others]
         if self.network.twin is None:
-            parts.append((others, measure_naive(self.network, shard, rest)))
+            parts.append((others, measure_naive(self.network, shard, rest, checks)))
         else:
             parts.append((others, measure_exact(self.network, shard, rest, checks)))
         if paired is None and self.mode != "screened":

@@ -46,14 +46,17 @@ class Shard:
             yield self.images[span], self.targets[span], self.start + span.start
 
 
-def measure_naive(network: Network, shard: Shard, ablations: Sequence[Ablation]) -> Measured:
+def measure_naive(network: Network, shard: Shard, ablations: Sequence[Ablation], checks: Checks) -> Measured:
     """Zero the weights and run the whole network, for each batch and ablation."""
     batches = []
     for images, targets, start in shard.batches():
         images, targets = network.placed(images), targets.to(network.device, non_blocking=True)
         batch = Batch.of(network.task.kept_classes(targets), network.intact(images, targets, start))
         for ablation in ablations:
-            batch.add(network.decide(network.naive(images, ablation, start), targets))
+            logits = network.naive(images, ablation, start)
+            decisions = network.decide(logits, targets)
+            batch.add(decisions)
+            _offer(checks, ablation, start, logits, decisions, batch)
         batches.append(batch)
     return merge_batches(batches, shard.start)
 
@@ -101,7 +104,9 @@ class _ExactBatch:
             if plan is None:
                 for ablation in ablations[low:high]:
                     naive = network.naive(images, ablation, self._start)
-                    self._batch.add(network.decide(naive, self._targets))
+                    decisions = network.decide(naive, self._targets)
+                    self._batch.add(decisions)
+                    _offer(self._checks, ablation, self._start, naive, decisions, self._batch)
             else:
                 assert twin is not None
                 with unsure_where_it_fails(ablations[low].layers):
@@ -136,6 +141,8 @@ class _ExactBatch:
                 if place in checked:
                     checks.compare_answers(logits, whole, ablation, decisions, naive)
             self._batch.add(decisions, num_near)
+            if place in checked:
+                _offer(checks, ablation, self._start, logits, decisions, self._batch)
         if versions(kept.frontier) != before:
             raise Untraceable("one of its operations writes into an activation that others read")
 
@@ -152,6 +159,17 @@ class _ExactBatch:
         (rows,) = decisions.near.nonzero(as_tuple=True)
         decisions.replace(rows, naive.of_rows(rows))
         return decisions
+
+
+def _offer(checks: Checks, ablation: Ablation, start: int, logits: Tensor, decisions: Decisions, batch: Batch) -> None:
+    """Offer what was added last to a batch to be measured once more."""
+    if checks.sampler.is_done:
+        return
+    changed = batch.changes[-1][0]
+    if batch.pixel_changes:
+        changed = np.union1d(changed, batch.pixel_changes[-1][0])
+    size = len(logits)
+    checks.sampler.offer(ablation, (start, size, size), np.arange(size), logits, decisions, changed)
 
 
 def _groups(ablations: Sequence[Ablation]) -> list[tuple[int, int]]:

@@ -184,6 +184,26 @@ class PairedShard:
             decisions.replace(again, network.decide(whole, targets[again]))
             margins[again], second[again] = rivals.rows(again).margins(whole, targets[again])
         self.computed.add(some_rows + span.start, columns, decisions, margins, second)
+        self._offer(number, some_rows, columns, logits, decisions)
+
+    def _offer(self, number: int, rows: np.ndarray, columns: np.ndarray, logits: Tensor, decisions: Decisions) -> None:
+        """Offer computed pairs of one ablation to be measured once more: of one that changed an answer, if any did."""
+        if self._checks.sampler.is_done:
+            return
+        span, intact = self.shard.spans[number], self._intact[number]
+        changed = decisions.predictions.cpu().numpy() != intact.predictions[rows]
+        changed |= decisions.correct.cpu().numpy() != intact.correct[rows]
+        column = columns[int(changed.argmax())]  # the first one where none is
+        mine = np.flatnonzero(columns == column)
+        index = torch.from_numpy(mine).to(logits.device)
+        self._checks.sampler.offer(
+            self.columns.ablations[column],
+            (self.shard.start + span.start, span.stop - span.start, len(rows)),
+            rows[mine],
+            logits[index],
+            decisions.of_rows(index),
+            np.flatnonzero(changed[mine]),
+        )
 
     def check(self, rng: np.random.Generator) -> None:
         """Decide some of the computed pairs the naive way too: of layers drawn by lot, images of one ablation each."""

@@ -27,6 +27,9 @@ FIRST_WAIT, LONGEST_AWAY = 10.0, 60.0
 # How long it may take to answer a question, and workers that have just joined.
 _ANSWER_SECONDS, _CHECK_SECONDS = 30.0, 5.0
 
+# How long a study that ends waits for workers to hear of it: one of them may have died just now.
+_LEAVE_SECONDS = 2.0
+
 _HOW_TO_START = (
     "start one with `dask scheduler --scheduler-file FILE`, and workers with `dask worker`; see docs/cluster.md"
 )
@@ -249,10 +252,11 @@ class Cluster(Crew):
     def close(self) -> None:
         """Let the workers forget the study, and the scheduler this process."""
         if self._client.status == "running":
-            with suppress(
-                Exception
-            ):  # whatever comes from a worker that is leaving too: the next study makes it forget
-                self._client.run(_leave, self._work.key, workers=sorted(self._fit), wait=False)
+            # Whatever comes of a worker that is leaving too: the next study makes it forget.
+            with suppress(Exception):
+                self._client.run(
+                    _leave, self._work.key, workers=sorted(self._fit), wait=False, callback_timeout=_LEAVE_SECONDS
+                )
         self._client.close(timeout=5)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -243,3 +243,29 @@ def json_object(row: sqlite3.Row, column: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise StoreError(f"its {column} are missing, or no description")
     return storable(content) if "\\u" in text else content
+
+
+# What is kept of the answers of a study that were measured once more, and how two such numbers are one.
+REPEATED: dict[str, Callable[[Iterable[Any]], Any]] = {
+    "num_answers": sum,
+    "num_ties": sum,
+    "num_differed": sum,
+    "largest_difference": max,
+}
+
+
+def joined_repeats(parts: Iterable[object]) -> dict[str, Any]:
+    """Put together what studies say of answers that were measured twice; raise StoreError for what is no number.
+
+    >>> one = {"num_answers": 8, "num_ties": 0, "num_differed": 0, "largest_difference": 1e-6}
+    >>> joined_repeats([one, {**one, "largest_difference": 2e-6}])["num_answers"], joined_repeats([])
+    (16, {})
+    """
+    known: list[dict[str, Any]] = []
+    for one in parts:
+        if not isinstance(one, dict) or not all(
+            isinstance(one.get(name), int | float) and 0 <= one[name] < np.inf for name in REPEATED
+        ):
+            raise StoreError(f"what is said of answers that were measured twice is damaged; {MEND}")
+        known.append(one)
+    return {name: join(one[name] for one in known) for name, join in REPEATED.items()} if known else {}

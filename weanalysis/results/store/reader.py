@@ -13,10 +13,12 @@ from weanalysis.cache import storable
 from weanalysis.errors import StoreError, one_line
 from weanalysis.results.store.checked import (
     MEND,
+    REPEATED,
     Block,
     BlockValues,
     Intact,
     described,
+    joined_repeats,
     json_object,
     numbers,
     screen_numbers,
@@ -191,6 +193,19 @@ class Reader(ResultsFile):
         row = self._row("SELECT id FROM studies WHERE key = ?", f"{context_id}:{key}")
         return [] if row is None else list(self.describe(row[0]).get("own_metrics") or [])
 
+    def repeated(self, context_id: int, key: str | None = None) -> dict[str, Any]:
+        """What came of measuring some answers of a context twice (of one question, if given); empty where none were.
+
+        Raises StoreError where that is damaged.
+
+        >>> reader.repeated(1)["num_differed"], reader.repeated(1, "no such question")
+        (0, {})
+        """
+        mine = f"{context_id}:{key}"
+        rows = self._rows("SELECT key, about FROM studies WHERE context_id = ?", context_id)
+        abouts = [json_object(row, "about") for row in rows if key is None or row["key"] == mine]
+        return joined_repeats(one["repeated"] for one in abouts if "repeated" in one)
+
     def outdated(self, name: str | None = None) -> list[tuple[int, str]]:
         """The studies (id, name) of an older engine, whose answers are not used again; those of one name if given.
 
@@ -296,7 +311,10 @@ class Reader(ResultsFile):
 
         `largest_difference` of logits, `num_rechecked` images decided naively, `num_checked` answers of `num_answers`
         that were drawn by lot and computed the naive way too, of which `num_differed` did and were measured again, and
-        the `distrusted` layers, measured the naive way alone, each with the reason. Raises StoreError where the file is
+        the `distrusted` layers, measured the naive way alone, each with the reason. `repeated` is what came of the
+        answers that were measured once more by the process that runs the study, the naive way and in batches of another
+        size: `num_answers` of them, of which `num_ties` were others within rounding and `num_differed` beyond it, and
+        their `largest_difference` of logits; NaN where that is not recorded. Raises StoreError where the file is
         damaged.
 
         >>> reader.agreement(1)["num_differed"], reader.agreement(1)["distrusted"]
@@ -324,6 +342,7 @@ class Reader(ResultsFile):
             "num_checked": sum(row["num_checked"] for row in checks),
             "num_differed": sum(row["num_differed"] for row in checks),
             "distrusted": distrusted,
+            "repeated": {**dict.fromkeys(REPEATED, np.nan), **self.repeated(context_id)},
         }
 
     def _shards(self, study_id: int) -> tuple[int, dict[int, tuple[int, int]]]:
