@@ -202,7 +202,9 @@ def test_a_page_opened_by_its_address_has_the_frame(visitor: Visitor) -> None:
 
 def test_hovering_a_cell_tells_its_kernel(visitor: Visitor) -> None:
     page = visitor.visit("/location")
-    box = visitor.chart("mosaic").bounding_box()
+    mosaic = visitor.chart("mosaic")
+    mosaic.scroll_into_view_if_needed()
+    box = mosaic.bounding_box()
     page.mouse.move(box["x"] + 30, box["y"] + 70)
     page.mouse.move(box["x"] + 32, box["y"] + 72)
     label = page.locator(".st-key-mosaic .hoverlayer .hovertext")

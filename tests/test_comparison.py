@@ -550,5 +550,5 @@ def test_a_study_screened_for_another_metric_is_refused_in_a_line(cache: Cache) 
     data = noise()
     exact = ablate(Small(0), data, "layer", cache=cache, name="exact")
     screened = ablate(Small(1), data, "layer", cache=cache, name="screened", evaluate="screened", max_error=2.0)
-    with pytest.raises(StudyError, match="screened was screened for top1, so that changes of top5 were left out"):
-        compare_studies(exact.attrs["study_id"], screened.attrs["study_id"], cache, "top5")
+    with pytest.raises(StudyError, match="screened was screened for top1, so that changes of loss were left out"):
+        compare_studies(exact.attrs["study_id"], screened.attrs["study_id"], cache, "loss")

@@ -317,7 +317,7 @@ def test_location_takes_kernels_of_every_number_of_sides() -> None:
     chosen = studies.location(net, "2x2")
     assert chosen.layers == ("space", "time", "whole")
     assert {one.layer: one.num_weights for one in chosen.ablations} == {"space": 9, "time": 3, "whole": 27}
-    assert dict(chosen.skipped) == {"point": "its kernels are 1x1x1, not 3x3"}
+    assert dict(chosen.skipped) == {"point": "its kernels are 1x1x1, not 3x3x3"}
     assert studies.location(net, "1x1", 1).layers == ("point",)
     assert studies.location(Signal(), "2x2").layers == ("b", "c")
     assert studies.location(Signal(), "2x2", 5).ablations[0].num_weights == 5

@@ -105,7 +105,7 @@ class Store(ImageAnswers):
         """The metrics in which a study can be read, its own first; one run answers all of them.
 
         >>> store.metrics(1)
-        ['top1', 'top5', 'loss', 'macro-f1', 'ece']
+        ['top1', 'loss', 'macro-f1', 'ece']
         """
         about = self.describe(study_id)
         names = [str(about["metric"])]
