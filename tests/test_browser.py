@@ -172,7 +172,7 @@ class Visitor:
         self.context.close()
         local = ("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:")
         assert not [url for url in self.requests if not url.startswith(local)]
-        assert not self.errors
+        assert not self.errors, self.errors
 
 
 @pytest.fixture
@@ -310,12 +310,14 @@ def test_a_running_study_sharpens_and_the_reader_s_zoom_and_kernel_stay(visitor:
         }""",
         arg=zoomed,
     )
-    page.mouse.dblclick(box["x"] + 150, box["y"] + 150)
-    page.wait_for_function(
-        """whole => JSON.stringify(document.querySelector('.st-key-mosaic .js-plotly-plot')._fullLayout.xaxis.range)
-            === JSON.stringify(whole[0])""",
-        arg=whole,
-    )
+    # A browser that is busy takes two clicks that lie far apart for two single ones, as it does with a reader's.
+    for _ in range(20):
+        place = visitor.chart("mosaic").bounding_box()
+        page.mouse.dblclick(place["x"] + 150, place["y"] + 150)
+        page.wait_for_timeout(1000)
+        if visitor.zoom()[0] == whole[0]:
+            break
+    assert visitor.zoom()[0] == whole[0]
     page.wait_for_url(lambda url: "kernel=layer1.0.conv1" in url)
     assert page.locator(".st-key-kernel-layer").get_by_text("layer1.0.conv1").is_visible() or (
         page.locator(".st-key-kernel-layer input").input_value() == "layer1.0.conv1"
