@@ -19,6 +19,7 @@ from weanalysis.cache import Cache
 from weanalysis.cli.cache import ACTIONS
 from weanalysis.comparison import StudyOf, find_named
 from weanalysis.data import GivenImages
+from weanalysis.errors import StoreError
 from weanalysis.results import Store
 from weanalysis.results.store.upkeep import examine, save_sound
 
@@ -135,6 +136,21 @@ def test_a_study_is_deleted_with_what_was_measured_for_it_alone(copy, capsys, mo
     assert (copy / "results.sqlite").stat().st_size <= before
     assert run("cache", "delete", "--older-than", "0", "--yes", "--cache", str(copy)) == 0
     assert count_blocks(Cache(copy)) == 0
+
+
+def test_the_number_of_a_deleted_study_is_never_given_again(copy, tmp_path) -> None:
+    """A link to the newest study, which is deleted then, opens no other one."""
+    assert run("cache", "delete", "--study", "other", "--yes", "--cache", str(copy)) == 0
+    measure(copy, study="layer", name="next")
+    save_sound(copy / "results.sqlite", tmp_path / "new.sqlite")
+    (tmp_path / "new.sqlite").replace(copy / "results.sqlite")
+    assert run("cache", "delete", "--study", "next", "--yes", "--cache", str(copy)) == 0
+    measure(tmp_path / "other", study="layer", name="merged")
+    assert run("cache", "merge", "--from", str(tmp_path / "other"), "--cache", str(copy)) == 0
+    with Store.open(copy / "results.sqlite") as store:
+        assert store.studies()["id"].tolist() == [1, 4]
+        with pytest.raises(StoreError, match=r"study 1 in .* is exact: only of screened ones"):
+            next(store.screens(1))
 
 
 def test_a_study_that_runs_is_not_deleted(tmp_path, capsys) -> None:

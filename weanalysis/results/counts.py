@@ -67,7 +67,7 @@ class Counts(Reader):
 
         >>> changes = store.value_changes(1, 0, "loss")
         >>> changes["image_id"][:3].tolist(), (changes["after"] - changes["before"])[:3].round(2).tolist()
-        ([0.0, 1.0, 2.0], [1.31, -0.14, -0.14])
+        ([0, 1, 2], [1.31, -0.14, -0.14])
         """
         ids = self.ablation_ids(study_id)[[position]]
         context_id, shards = self._shards(study_id)
@@ -82,7 +82,8 @@ class Counts(Reader):
                     columns["image_id"].append(intact.image_ids[places])
                     columns["before"].append(before[places])
                     columns["after"].append(before[places] + values.changes[one].astype(np.float32))
-        return {name: np.concatenate([np.empty(0), *parts]) for name, parts in columns.items()}
+        types = {"image_id": np.int64, "before": np.float64, "after": np.float64}
+        return {name: np.concatenate([np.empty(0, types[name]), *parts]) for name, parts in columns.items()}
 
     def screen_counts(self, study_id: int) -> dict[str, np.ndarray]:
         """Sum, for each ablation of a screened study, what is kept of its screening, (A,) each.

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from weanalysis.cache import older_version_of, temporary_of
 from weanalysis.errors import StoreError, one_line
-from weanalysis.results.store.schema import APPLICATION_ID, LABELS, SCHEMA_VERSION, TABLES, TITLES
+from weanalysis.results.store.schema import APPLICATION_ID, DELETED, LABELS, SCHEMA_VERSION, TABLES, TITLES
 from weanalysis.results.store.sums import SUMS
 
 # SQLite's own words about a damaged file may hold its bytes.
@@ -58,6 +58,7 @@ def connect(path: Path, say: Callable[[str], None]) -> sqlite3.Connection:
             _migrate(db, path, say)
         db.execute(SUMS)
         db.execute(TITLES)
+        db.execute(DELETED)
         return db
 
 

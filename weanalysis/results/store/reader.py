@@ -295,6 +295,8 @@ class Reader(ResultsFile):
         >>> places.tolist(), numbers["num_left"].tolist()
         ([0, 1, 2, 3], [0.0, 0.0, 0.0, 0.0])
         """
+        if (evaluate := self.describe(study_id)["evaluate"]) != "screened":
+            raise StoreError(f"study {study_id} in {self.path} is {evaluate}: only of screened ones it is kept how")
         ids, place = np.unique(self.ablation_ids(study_id), return_inverse=True)
         context_id, shards = self._shards(study_id)
         for shard in shards.values():

@@ -155,6 +155,9 @@ TITLES = (
     "CREATE TABLE IF NOT EXISTS titles (study_id INTEGER PRIMARY KEY REFERENCES studies(id), title TEXT, note TEXT)"
 )
 
+# Added too: the numbers of deleted studies. None is given again: a link to such a study would open another one.
+DELETED = "CREATE TABLE IF NOT EXISTS deleted (study_id INTEGER PRIMARY KEY)"
+
 # What is added to an empty file, or to one of an older version: a statement each.
 TABLES = [one for one in ";".join((SCHEMA, SCREENS, CHECKS, VALUES, PIXELS)).split(";") if one.strip()]
 

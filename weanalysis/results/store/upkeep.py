@@ -20,14 +20,14 @@ from weanalysis.results.store.reader import Reader
 from weanalysis.results.store.schema import SCHEMA_VERSION, content_key
 from weanalysis.results.store.sums import block_sum, shard_sum, sum_block, sum_shard
 from weanalysis.results.store.titles import copy_title
-from weanalysis.results.store.writer import Writer, cut_block
+from weanalysis.results.store.writer import Writer, cut_block, next_number
 
 # What stands beside a block, by its number.
 _BESIDE_BLOCK = ("checks", "screens", "block_values", "block_pixels")
 _BESIDE_SHARD = ("intact_values", "intact_pixels")
 # In which order rows are saved, so that what they name is there.
 _TABLES = ("contexts", "ablations", "studies", "plans", "shards", *_BESIDE_SHARD, "blocks", *_BESIDE_BLOCK)
-_BESIDE_ALL = ("sums", "titles")
+_BESIDE_ALL = ("sums", "titles", "deleted")
 
 
 @dataclass(frozen=True)
@@ -204,6 +204,7 @@ def _delete(path: Path, studies: Collection[int]) -> int:
         with db:
             for table, column in (("plans", "study_id"), ("titles", "study_id"), ("studies", "id")):
                 db.executemany(f"DELETE FROM {table} WHERE {column} = ?", [(one,) for one in studies])
+            db.executemany("INSERT OR IGNORE INTO deleted VALUES (?)", [(one,) for one in studies])
         for context in contexts:
             needed = (
                 "SELECT DISTINCT p.ablation_id FROM plans p JOIN studies s ON s.id = p.study_id WHERE s.context_id = ?"
@@ -295,7 +296,7 @@ class _Merge:
         key = f"{context}:{row['key'].partition(':')[2]}"
         if self._db.execute("SELECT 1 FROM studies WHERE key = ?", (key,)).fetchone():
             return
-        study = self._insert("studies", {**dict(row), "id": None, "key": key, "context_id": context})
+        study = self._insert("studies", {**dict(row), "id": next_number(self._db), "key": key, "context_id": context})
         copy_title(self._source, row["id"], self._db, study)
         for plan in self._source.execute("SELECT * FROM plans WHERE study_id = ?", (row["id"],)):
             self._insert(

@@ -122,12 +122,23 @@ class Writer(ResultsFile):
         name, about = storable(name, LONGEST_NAME), storable(about, LONGEST_TEXT)
         with self._writing() as db:
             db.execute(
-                "INSERT INTO studies (key, context_id, name, kind, metric, about, state, num_images, done, total, "
-                "seconds, created, updated) VALUES (?, ?, ?, ?, ?, ?, 'running', ?, 0, 0, 0, ?, ?) "
+                "INSERT INTO studies (id, key, context_id, name, kind, metric, about, state, num_images, done, total, "
+                "seconds, created, updated) VALUES (?, ?, ?, ?, ?, ?, ?, 'running', ?, 0, 0, 0, ?, ?) "
                 "ON CONFLICT (key) DO UPDATE SET name = excluded.name, metric = excluded.metric, "
                 "about = excluded.about, state = 'running', num_images = excluded.num_images, "
                 "updated = excluded.updated",
-                (full_key, context_id, name, kind, metric, json.dumps(about), num_images, now, now),
+                (
+                    next_number(db),
+                    full_key,
+                    context_id,
+                    name,
+                    kind,
+                    metric,
+                    json.dumps(about),
+                    num_images,
+                    now,
+                    now,
+                ),
             )
             study_id = int(db.execute("SELECT id FROM studies WHERE key = ?", (full_key,)).fetchone()[0])
             if db.execute("SELECT 1 FROM plans WHERE study_id = ?", (study_id,)).fetchone() is None:
@@ -308,6 +319,12 @@ class Writer(ResultsFile):
                 "UPDATE studies SET state = ?, done = ?, total = ?, updated = ? WHERE id = ?",
                 (state, done, total, time.time(), study_id),
             )
+
+
+def next_number(db: sqlite3.Connection) -> int:
+    """Return the number of the next study in a file: one that none has, and none that was deleted had."""
+    query = "SELECT 1 + coalesce(max(id), 0) FROM (SELECT id FROM studies UNION ALL SELECT study_id FROM deleted)"
+    return int(db.execute(query).fetchone()[0])
 
 
 def cut_block(db: sqlite3.Connection, block: int, ids: np.ndarray, keep: np.ndarray) -> None:
