@@ -27,6 +27,7 @@ page = st.navigation(
             st.Page("views/images.py", title="Images", icon=":material/imagesmode:"),
             st.Page("views/saliency.py", title="Saliency", icon=":material/target:"),
             st.Page("views/magnitude.py", title="Magnitude", icon=":material/show_chart:"),
+            st.Page("views/pruning.py", title="Pruning", icon=":material/content_cut:"),
             st.Page("views/compare.py", title="Compare", icon=":material/compare:"),
         ],
         "Training": [

@@ -16,7 +16,7 @@ from weanalysis.cache import ENVIRONMENT_VARIABLE
 from weanalysis.dashboard import app_folder
 
 STUDY_PAGES = ("overview", "location", "channels", "images", "magnitude", "compare")
-PAGES = (*STUDY_PAGES, "saliency", "ways", "runs", "multipliers", "excitation", "jobs")
+PAGES = (*STUDY_PAGES, "saliency", "pruning", "ways", "runs", "multipliers", "excitation", "jobs")
 
 
 def open_page(page: str, **query: str) -> AppTest:

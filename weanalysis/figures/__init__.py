@@ -21,6 +21,7 @@ from weanalysis.figures.multipliers import (
 )
 from weanalysis.figures.network import By, network_map
 from weanalysis.figures.notebook import Explorer, explore, show
+from weanalysis.figures.pruning import pruning_curves
 from weanalysis.figures.runs import FEWEST_SEEDS, METRIC_TITLES, X_TITLES, best_epoch, training_curves
 from weanalysis.figures.saliency import agreement_by_layer, agreement_of_criteria, saliency_mosaic, score_against_drop
 from weanalysis.figures.strips import Order, channel_intervals, channel_strips
@@ -84,6 +85,7 @@ __all__ = [
     "overlay",
     "plotly_script",
     "points",
+    "pruning_curves",
     "saliency_mosaic",
     "save_pictures",
     "score_against_drop",
