@@ -36,7 +36,8 @@ page = st.navigation(
             st.Page("views/multipliers.py", title="Multipliers", icon=":material/tune:"),
             st.Page("views/excitation.py", title="Excitation", icon=":material/bolt:"),
         ],
-    }
+    },
+    expanded=True,  # else pages are folded away as soon as one has something of its own below them
 )
 has_figures = page.title not in ("Overview", "Jobs")
 if has_figures:

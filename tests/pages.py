@@ -59,6 +59,22 @@ def chart(app: AppTest) -> dict:
     return charts(app)[0]
 
 
+def containers_of(app: AppTest, key: str) -> list[str]:
+    """Return what the figure shown under `key` lies in, from the outside in, such as "grid_container"."""
+
+    def search(node: Any, above: list[str]) -> list[str] | None:
+        for child in getattr(node, "children", {}).values():
+            if str(getattr(child, "id", "")).endswith(f"-{key}"):
+                return above
+            if (inside := search(child, [*above, child.type])) is not None:
+                return inside
+        return None
+
+    around = search(app.main, [])
+    assert around is not None, f"there is no figure {key}"
+    return around
+
+
 def decoded(array: dict) -> np.ndarray:
     """Return an array as Plotly's JSON holds it."""
     shape = [int(side) for side in str(array.get("shape", "-1")).split(",")]
