@@ -83,11 +83,24 @@ def decoded(array: dict) -> np.ndarray:
 
 def click(app: AppTest, key: str, customdata: list) -> None:
     """Click on a point of a figure, as the browser reports it: AppTest itself clicks on no figure."""
-    element = next(element for element in app.get("plotly_chart") if element.id.endswith(f"-{key}"))
-    selection = {"points": [{"customdata": customdata}], "point_indices": [0], "box": [], "lasso": []}
+    _select(
+        app,
+        app.get("plotly_chart"),
+        key,
+        {"points": [{"customdata": customdata}], "point_indices": [0], "box": [], "lasso": []},
+    )
+
+
+def select_row(app: AppTest, key: str, row: int) -> None:
+    """Select a row of a table, as the browser reports it."""
+    _select(app, app.dataframe, key, {"rows": [row], "columns": [], "cells": []})
+
+
+def _select(app: AppTest, elements: Any, key: str, selection: dict[str, Any]) -> None:
+    element = next(element for element in elements if element.proto.id.endswith(f"-{key}"))
     tree = app.main.root
     states = tree.get_widget_states()
-    states.widgets.append(WidgetState(id=element.id, string_value=json.dumps({"selection": selection})))
+    states.widgets.append(WidgetState(id=element.proto.id, string_value=json.dumps({"selection": selection})))
     tree.get_widget_states = lambda: states  # the next run makes another tree
     app.run()
 

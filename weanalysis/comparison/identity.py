@@ -145,7 +145,7 @@ def _settings(about: Mapping[str, Any]) -> Iterable[str]:
     for option in kind_of(str(about["kind"])).options:
         value = options.get(option.name, option.default)
         if option.name == "grid" and value:
-            yield "all kernels" if value == "all" else str(value).replace("x", "×")
+            yield f"all {kind_of(str(about['kind'])).row}s" if value == "all" else str(value).replace("x", "×")
         elif value not in (None, option.default) and not isinstance(value, list | tuple):
             yield f"{option.name.replace('_', ' ')} {value}"
     if about.get("stopping"):

@@ -115,7 +115,7 @@ def score_strips(units: pd.DataFrame, criterion: str, within: str = "network", *
     rows = _laid_out(rows, column, "channel")
     scores = rows[criterion].groupby(rows["layer"]) if within == "layer" else rows[criterion]
     ranks = 100 * scores.rank(pct=True)
-    marks = {"title": f"rank in the<br>{within}, %"}
+    marks = {"title": "rank, %"}
     colours = {"colorscale": SEQUENTIAL, "zmin": 0, "zmax": 100}
     layers = list(dict.fromkeys(rows["layer"]))
     figure = _strips_figure(_cells(rows, ranks), layers, colours, marks, "channel", theme)
