@@ -27,7 +27,8 @@ def test_saliency_draws_layers_and_channels_where_the_study_measured_these(cache
     is_well(app)
     assert "Agreement with what was measured" in "".join(str(one.value) for one in app.subheader)
     assert "taylor of every layer" in words(app) and "of every kernel" not in words(app)
-    scores, drops = charts(app)[:2]
+    scores, drops, *agreement = charts(app)
+    assert len(agreement) == 2, "no ranks within a layer, which has one score"
     layers = [layer.name for layer in made.layers]
     assert decoded(scores["data"][0]["y"]) == pytest.approx(
         [float(made.of("taylor", "layer", name)) for name in layers]

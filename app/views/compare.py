@@ -362,7 +362,7 @@ def largest(compared: StudyComparison) -> None:
         if on_maps and (selected := st.session_state["largest"].selection.rows):
             kernels.take_row(rows.iloc[selected[0]])
 
-    picked = st.dataframe(
+    st.dataframe(
         pd.DataFrame(
             {
                 "zeroed": [named(row) for row in rows.itertuples()],
@@ -397,7 +397,7 @@ def largest(compared: StudyComparison) -> None:
             "q": st.column_config.NumberColumn("q", format="%.2g", help="False discovery rate, Benjamini-Hochberg."),
         },
     )
-    if opens and not on_maps and (chosen := picked.selection.rows):
+    if opens and not on_maps and (chosen := st.session_state["largest"].selection.rows):
         row = rows.iloc[chosen[0]]
         study = second if row["difference"] > 0 else first
         st.switch_page(f"views/{kind.page}.py", query_params={"study": str(study["id"]), **findings.address_of(row)})
