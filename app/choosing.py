@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keeping
@@ -11,19 +11,24 @@ import reading
 import shared
 import streamlit as st
 
-from weanalysis.kinds import kinds_where
+from weanalysis.kinds import Kind, kind_of, kinds_where
 from weanalysis.tasks import find_metric
 
 
-def choose_study(page: str | None = None) -> pd.Series:
-    """Let the reader choose among the studies that `page` shows (None: all); end it with how to begin without any."""
+def choose_study(page: str | None = None, first: Callable[[Kind], bool] | None = None) -> pd.Series:
+    """Let the reader choose among the studies that `page` shows (None: all); end it with how to begin without any.
+
+    Without an address it is the newest of a kind that is `first` here, else the newest of all.
+    """
     kinds = [] if page is None else kinds_where(lambda kind: kind.page == page)
     studies = reading.studies(*kinds)
     if studies.empty:
         shared.how_to_begin(kinds[0] if kinds else None)
         st.stop()
+    preferred = studies[[first is not None and first(kind_of(kind)) for kind in studies["kind"]]]
+    default = int(preferred["id"].iloc[0]) if len(preferred) else None
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        study = choose_metric(choose_among("Study", studies, "study", width=640))
+        study = choose_metric(choose_among("Study", studies, "study", default, width=640))
         keeping.offer(study)
         return study
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pandas as pd
 import reading
 import shared
@@ -12,8 +14,11 @@ from weanalysis.errors import WeanalysisError
 from weanalysis.kinds import kind_of
 
 
-def show(study: pd.Series) -> None:
-    """Say which ablations of a finished study improve the network, chosen and confirmed on different images."""
+def show(study: pd.Series, on_choose: Callable[[pd.Series], None]) -> None:
+    """Say which ablations of a finished study improve the network, chosen and confirmed on different images.
+
+    `on_choose` is called with the row that the reader selects.
+    """
     st.markdown(
         f"##### Does removing any {kind_of(study['kind']).row} help?",
         help="Ablations that improve the network on one half of the images (one-sided exact McNemar p ≤ 0.05) are "
@@ -33,6 +38,11 @@ def show(study: pd.Series) -> None:
     rows = improvements.table
     if rows.empty:
         return
+
+    def choose() -> None:
+        if picked := st.session_state["improvements"].selection.rows:
+            on_choose(rows.iloc[picked[0]])
+
     st.dataframe(
         pd.DataFrame(
             {
@@ -51,8 +61,10 @@ def show(study: pd.Series) -> None:
         hide_index=True,
         placeholder="–",
         key="improvements",
+        on_select=choose,
+        selection_mode="single-row",
         column_config={
-            "layer": st.column_config.TextColumn("Layer"),
+            "layer": st.column_config.TextColumn("Layer", help="Select a row to look at what it is."),
             "zeroed": st.column_config.TextColumn("Zeroed"),
             "out": st.column_config.NumberColumn("Output channel", format="%d"),
             "in": st.column_config.NumberColumn("Input channel", format="%d"),

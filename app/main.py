@@ -27,6 +27,7 @@ page = st.navigation(
             st.Page("views/images.py", title="Images", icon=":material/imagesmode:"),
             st.Page("views/saliency.py", title="Saliency", icon=":material/target:"),
             st.Page("views/magnitude.py", title="Magnitude", icon=":material/show_chart:"),
+            st.Page("views/pruning.py", title="Pruning", icon=":material/content_cut:"),
             st.Page("views/compare.py", title="Compare", icon=":material/compare:"),
         ],
         "Training": [
@@ -35,7 +36,8 @@ page = st.navigation(
             st.Page("views/multipliers.py", title="Multipliers", icon=":material/tune:"),
             st.Page("views/excitation.py", title="Excitation", icon=":material/bolt:"),
         ],
-    }
+    },
+    expanded=True,  # else pages are folded away as soon as one has something of its own below them
 )
 has_figures = page.title not in ("Overview", "Jobs")
 if has_figures:

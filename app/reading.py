@@ -18,6 +18,7 @@ from weanalysis.results import Improvements, Store, find_improvements
 from weanalysis.results.contrast import Contrast, lowest_and_highest
 from weanalysis.results.findings import repeated_words
 from weanalysis.results.multipliers import load_multipliers, natural
+from weanalysis.results.pruning import PruningCurve, list_curves
 from weanalysis.results.saliency import SaliencyMaps, list_maps, load_maps
 from weanalysis.results.spreads import changes_by_layer, spreads_of, trend_words
 from weanalysis.results.statistics import trend_of_spread
@@ -332,6 +333,11 @@ def _multipliers(weights_hash: str, path: str, changed: float) -> dict[str, np.n
 def saliency() -> list[tuple[Path, Mapping[str, Any]]]:
     """Return the files of saliency maps in the cache with what each says of itself, the newest first."""
     return list_maps(cache().saliency)
+
+
+def pruning() -> tuple[list[PruningCurve], list[str]]:
+    """Return the curves of pruning in the cache, the newest first, and a line for each that cannot be read."""
+    return list_curves(cache())
 
 
 def maps(path: Path) -> SaliencyMaps:

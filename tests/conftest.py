@@ -56,12 +56,13 @@ def _demo(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def _full(_demo, tmp_path_factory) -> Path:
-    from made_studies import write_channels, write_runs
+    from made_studies import write_channels, write_pruning, write_runs
 
     root = tmp_path_factory.mktemp("full")
     shutil.copytree(_demo, root, dirs_exist_ok=True)
     write_channels(root)
     write_runs(root)
+    write_pruning(root)
     return root
 
 

@@ -14,7 +14,9 @@ from safetensors.numpy import save_file
 
 from weanalysis.ablation.evaluate import Measured
 from weanalysis.ablation.evaluate.decisions import Values
+from weanalysis.cache import Cache
 from weanalysis.results import COLUMNS, Store
+from weanalysis.results.pruning import save_curve
 from weanalysis.results.saliency import MappedLayer, SaliencyMaps, save_maps
 from weanalysis.results.statistics import drop_table
 from weanalysis.results.store import Writer
@@ -318,6 +320,28 @@ def write_saliency(root: Path, weights_hash: str = "aaaa") -> SaliencyMaps:
     made = SaliencyMaps(layers, (*criteria, *lacking), about, maps)
     save_maps(made, root / "saliency" / f"{weights_hash}.safetensors")
     return made
+
+
+def write_pruning(root: Path, **about: Any) -> list[str]:
+    """Write curves of pruning into a cache, by two rankings of one network, and return the names of both."""
+    names, shares = [], np.arange(1, 10) / 10
+    for place, by in enumerate(("l1", "taylor")):
+        lost = (600 * shares ** (2 + 2 * place)).astype(int)
+        counted = pd.DataFrame({"num_images": 700, "num_correct": 630, "lost": lost, "gained": 2})
+        sizes = {"num_units": 1000, "num_pruned": (1000 * shares).astype(int), "num_params": 9000, "gflops": 0.1}
+        losses = {"loss_intact": 0.5, "loss": 0.5 + shares, "loss_drop": shares, "loss_low": 0.9 * shares}
+        table = (
+            drop_table(counted)
+            .drop(columns=["num_correct", "lost", "gained"])
+            .assign(sparsity=shares, **sizes, **losses)
+        )
+        table = table.assign(num_nonzero=9000 - 8 * table["num_pruned"], loss_high=1.1 * shares, num_flipped=lost + 2)
+        settings = {"by": by, "source": by, "unit": "kernel", "scope": "network", "metric": "top1", "layers": ["conv1"]}
+        network = {"model": "resnet20", "weights": "auto", "weights_hash": "aaaa", "fingerprint": "f0f0", "seed": 0}
+        made = {"data": "digits", "num_images": 700, "created": float(place), "command": f"weanalysis prune --by {by}"}
+        sizes = {"intact_params": {"num_params": 9000, "num_nonzero": 9000, "gflops": 0.1}}
+        names.append(save_curve(Cache(root), settings | network | made | sizes | about, table).stem)
+    return names
 
 
 def made_metrics(epochs: int = 8, seed: int = 0, lift: float = 0.0) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from weanalysis.cache import ENVIRONMENT_VARIABLE
 from weanalysis.dashboard import app_folder
 
 STUDY_PAGES = ("overview", "location", "channels", "images", "magnitude", "compare")
-PAGES = (*STUDY_PAGES, "saliency", "ways", "runs", "multipliers", "excitation", "jobs")
+PAGES = (*STUDY_PAGES, "saliency", "pruning", "ways", "runs", "multipliers", "excitation", "jobs")
 
 
 def open_page(page: str, **query: str) -> AppTest:
@@ -59,6 +59,22 @@ def chart(app: AppTest) -> dict:
     return charts(app)[0]
 
 
+def containers_of(app: AppTest, key: str) -> list[str]:
+    """Return what the figure shown under `key` lies in, from the outside in, such as "grid_container"."""
+
+    def search(node: Any, above: list[str]) -> list[str] | None:
+        for child in getattr(node, "children", {}).values():
+            if str(getattr(child, "id", "")).endswith(f"-{key}"):
+                return above
+            if (inside := search(child, [*above, child.type])) is not None:
+                return inside
+        return None
+
+    around = search(app.main, [])
+    assert around is not None, f"there is no figure {key}"
+    return around
+
+
 def decoded(array: dict) -> np.ndarray:
     """Return an array as Plotly's JSON holds it."""
     shape = [int(side) for side in str(array.get("shape", "-1")).split(",")]
@@ -67,11 +83,24 @@ def decoded(array: dict) -> np.ndarray:
 
 def click(app: AppTest, key: str, customdata: list) -> None:
     """Click on a point of a figure, as the browser reports it: AppTest itself clicks on no figure."""
-    element = next(element for element in app.get("plotly_chart") if element.id.endswith(f"-{key}"))
-    selection = {"points": [{"customdata": customdata}], "point_indices": [0], "box": [], "lasso": []}
+    _select(
+        app,
+        app.get("plotly_chart"),
+        key,
+        {"points": [{"customdata": customdata}], "point_indices": [0], "box": [], "lasso": []},
+    )
+
+
+def select_row(app: AppTest, key: str, row: int) -> None:
+    """Select a row of a table, as the browser reports it."""
+    _select(app, app.dataframe, key, {"rows": [row], "columns": [], "cells": []})
+
+
+def _select(app: AppTest, elements: Any, key: str, selection: dict[str, Any]) -> None:
+    element = next(element for element in elements if element.proto.id.endswith(f"-{key}"))
     tree = app.main.root
     states = tree.get_widget_states()
-    states.widgets.append(WidgetState(id=element.id, string_value=json.dumps({"selection": selection})))
+    states.widgets.append(WidgetState(id=element.proto.id, string_value=json.dumps({"selection": selection})))
     tree.get_widget_states = lambda: states  # the next run makes another tree
     app.run()
 

@@ -15,6 +15,7 @@ from made_studies import (
     resnet20_layers,
     table,
     write_multipliers,
+    write_pruning,
     write_run,
     write_saliency,
     write_study,
@@ -30,6 +31,7 @@ from weanalysis.results.statistics import selected_intervals
 
 BEGIN = {
     "saliency": "weanalysis saliency",
+    "pruning": "weanalysis prune",
     "runs": "weanalysis train",
     "ways": "weanalysis train",
     "multipliers": "weanalysis train",
@@ -118,6 +120,7 @@ def write_hostile(root: Path) -> None:
         write_study(path, "location", location_plan([("<b>bold</b>", 4, 4), (HOSTILE, 4, 4)]), name, **known)
     write_weights(root, "aaaa")
     write_multipliers(root, "aaaa")
+    write_pruning(root, model=HOSTILE, data=HOSTILE, weights=HOSTILE, source=HOSTILE, scope=HOSTILE, command=HOSTILE)
     write_run(root, "run", model=HOSTILE, data=HOSTILE)
     write_run(root, "other", seed=1, model="plain", data=HOSTILE)
     short = HOSTILE.replace("/", "")[:100]
@@ -191,7 +194,7 @@ def test_partial_data_is_shown_as_far_as_it_is(page: str, num_shards: int, begun
         assert ("on 250 images" in words(app)) == bool(num_shards)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page not in ("runs", "ways", "jobs")])
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ("pruning", "runs", "ways", "jobs")])
 @pytest.mark.parametrize("harm", ["older", "locked", "torn"])
 def test_a_store_that_cannot_be_read_is_one_clear_line(
     page: str, harm: str, own_demo: Path, monkeypatch: pytest.MonkeyPatch

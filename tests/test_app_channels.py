@@ -13,7 +13,7 @@ from made_studies import (
     table,
     write_channels,
 )
-from pages import chart, click, decoded, drawings, is_well, open_page, words
+from pages import chart, click, decoded, drawings, is_well, open_page, select_row, words
 
 from weanalysis import figures
 from weanalysis.results import Store, find_improvements
@@ -53,8 +53,13 @@ def test_channels_are_strips_and_a_click_opens_one_with_its_images(cache: Path) 
     click(app, "intervals", ["layer1.0.conv2", 4, 0])
     assert app.selectbox(key="unit-channel").value == 4
 
-    app.segmented_control(key="side").set_value("input channel").run()
+    # A row of the table of what helps leads to it, also where it is of the other side.
+    rows = confirmed.reset_index(drop=True)
+    place = int(rows.index[rows["selection"] == "input channel"][0])
+    select_row(app, "improvements", place)
     is_well(app)
+    assert app.segmented_control(key="side").value == "input channel"
+    assert app.query_params["unit"] == f"{rows.loc[place, 'layer']}:{rows.loc[place, 'in_channel']:.0f}"
     assert {key[0] for key in chart(app)["data"][1]["customdata"]} == {name for name, _, _ in resnet20_layers()[:4]}
     app.segmented_control(key="order").set_value("D")
     app.toggle(key="hide").set_value(True).run()

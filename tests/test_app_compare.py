@@ -18,7 +18,7 @@ from made_studies import (
     write_multipliers,
     write_study,
 )
-from pages import chart, charts, decoded, drawings, is_well, open_page, words
+from pages import chart, charts, decoded, drawings, is_well, open_page, select_row, words
 
 from weanalysis import figures
 from weanalysis.cache import Cache
@@ -42,6 +42,16 @@ def test_two_channel_studies_are_compared(cache: Path) -> None:
     comparison = compare_studies(*studies, Cache(cache))
     *_, place = chart(app)["data"][1]["customdata"][3]
     assert figures.points(comparison.places["difference"].loc[place]) in chart(app)["data"][1]["hovertext"][3]
+    top = comparison.largest(10).iloc[2]
+    select_row(app, "largest", 2)
+    is_well(app)
+    assert app.title[0].value == "Channels and layers", "a row leads to what was zeroed"
+    needs_it_more = label(cache, "s2" if top["difference"] > 0 else "s1")
+    assert app.query_params["study"] in (needs_it_more, [needs_it_more])
+    channel = top["out_channel"] if top["selection"] == "filter" else top["in_channel"]
+    unit = f"{top['layer']}:{channel:.0f}"
+    assert app.query_params["unit"] in (unit, [unit])
+    app = open_page("compare")
     assert "Difference of the filters" in words(app) and "Difference of the input channels" in words(app)
     written = write_report(studies, cache / "both.html", cache=Cache(cache))
     assert "Difference of the filters. Red" in written.path.read_text(encoding="utf-8")
@@ -73,6 +83,13 @@ def test_compare_pairs_two_networks_image_by_image(demo: Path) -> None:
     order = [key[3] for key in charts(app)[2]["data"][1]["customdata"]]
     assert all(f"= {figures.points(apart[place])} " in text[number] for number, place in enumerate(order))
     assert "of 465 differences have q" in words(app)
+    opening = [link.proto for link in app.get("page_link") if link.proto.help == "Opens the study."]
+    assert [link.query_string for link in opening] == [f"study={number}" for number in numbers]
+    top = compare_studies(*numbers, Cache(demo)).largest(4).iloc[3]
+    select_row(app, "largest", 3)
+    is_well(app)
+    kernel = f"{top['layer']}:{top['out_channel']:.0f}:{top['in_channel']:.0f}"
+    assert app.query_params["kernel"] in (kernel, [kernel]) and len(drawings(app)) > 4
     shades = decoded(charts(app)[2]["data"][0]["z"])
     app.toggle(key="hide").set_value(True).run()
     is_well(app)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from made_studies import label, number, table
-from pages import charts, click, decoded, is_well, open_page, words
+from made_studies import label, location_plan, number, table, write_channels, write_study
+from pages import charts, click, decoded, drawings, is_well, open_page, words
 
 from weanalysis.results import Store
 
@@ -67,3 +67,20 @@ def test_an_image_that_is_not_there_is_said(demo: Path) -> None:
     app = open_page("images", study=label(demo, "by layer"), image="99999")
     is_well(app)
     assert "has not measured the image 99999" in words(app)
+
+
+def test_the_newest_location_study_is_shown_first_and_one_that_changes_nothing_says_so(cache: Path) -> None:
+    path = cache / "results.sqlite"
+    quiet = location_plan([("conv1", 2, 2)], grid=2).assign(loses=0.0, gains=0.0)
+    write_study(path, "location", quiet, "quiet", num_images=250)
+    write_channels(cache)
+    app = open_page("images")
+    is_well(app)
+    assert app.selectbox(key="study").value == label(cache, "quiet"), "channels and layers are newer"
+    assert "None of 250 answers changes" in words(app) and "No kernel that was measured changes any answer" in words(
+        app
+    )
+    assert not drawings(app), "nothing is drawn where nothing changes"
+    app = open_page("images", study=label(cache, "channels"))
+    is_well(app)
+    assert app.selectbox(key="study").value == label(cache, "channels") and drawings(app)

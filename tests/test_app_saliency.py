@@ -8,23 +8,53 @@ import pandas as pd
 import pytest
 from made_studies import (
     label,
+    table,
     write_channels,
     write_demo,
     write_saliency,
     write_study,
 )
-from pages import charts, is_well, open_page, words
+from pages import charts, decoded, is_well, open_page, words
 from scipy.stats import spearmanr
 
 from weanalysis.results import Store
 
 
-def test_saliency_is_held_against_a_layer_study_too(cache: Path) -> None:
+def test_saliency_draws_layers_and_channels_where_the_study_measured_these(cache: Path) -> None:
     write_channels(cache)
-    write_saliency(cache)
+    made = write_saliency(cache)
     app = open_page("saliency", study=label(cache, "layers"))
     is_well(app)
     assert "Agreement with what was measured" in "".join(str(one.value) for one in app.subheader)
+    assert "taylor of every layer" in words(app) and "of every kernel" not in words(app)
+    scores, drops, *agreement = charts(app)
+    assert len(agreement) == 2, "no ranks within a layer, which has one score"
+    layers = [layer.name for layer in made.layers]
+    assert decoded(scores["data"][0]["y"]) == pytest.approx(
+        [float(made.of("taylor", "layer", name)) for name in layers]
+    )
+    drawn = {
+        key[0]: y for trace in drops["data"] for key, y in zip(trace["customdata"], decoded(trace["y"]), strict=True)
+    }
+    assert drawn == pytest.approx(dict(zip(layers, table(cache, "layers")["drop"], strict=True)))
+    assert "within" not in [one.key for one in app.get("button_group")], "layers have nothing to be ranked within"
+
+    app = open_page("saliency", study=label(cache, "channels"))
+    is_well(app)
+    assert "taylor of every filter" in words(app)
+    for unit in ("filter", "input channel"):
+        next(one for one in app.get("button_group") if one.key == "unit").set_value(unit).run()
+        is_well(app)
+        scores, drops = charts(app)[:2]
+        own = table(cache, "channels")
+        own = own[own["selection"] == unit].reset_index(drop=True)
+        ranks = 100 * pd.Series(made.scores("taylor", own)).rank(pct=True)
+        cells, key = decoded(scores["data"][0]["z"]), ["layer", "out_channel" if unit == "filter" else "in_channel"]
+        assert cells.shape == decoded(drops["data"][0]["z"]).shape, "the same strips"
+        last = ranks[own["layer"] == own["layer"].iloc[-1]]
+        assert cells[-1][: len(last)] == pytest.approx(last.tolist(), rel=1e-5)
+        shown = [(layer, channel) for layer, channel, _ in scores["data"][1]["customdata"]]
+        assert shown == [(layer, int(channel)) for layer, channel in own.sort_values(["depth", *key])[key].values]
 
 
 def test_saliency_shows_the_map_the_measured_grid_and_their_agreement(cache: Path) -> None:
@@ -46,8 +76,8 @@ def test_saliency_shows_the_map_the_measured_grid_and_their_agreement(cache: Pat
     drawn = {trace["text"][0]: trace["x"][0] for trace in forest["data"]}
     assert drawn[next(text for text in drawn if "taylor" in text)] == pytest.approx(expected)
     assert len(by_layer["data"]) == 19 and len(scatter["data"]) == 1
-    table = app.dataframe[0].value.set_index("criterion")
-    assert table.loc["taylor", "spearman"] == pytest.approx(expected) and table["spearman"].notna().sum() == 2
+    listed = app.dataframe[0].value.set_index("criterion")
+    assert listed.loc["taylor", "spearman"] == pytest.approx(expected) and listed["spearman"].notna().sum() == 2
     app.selectbox(key="criterion").select("l1").run()
     is_well(app)
     assert "l1 of every kernel" in words(app)
@@ -96,10 +126,10 @@ def test_saliency_compares_channels_with_a_channel_study_alone(cache: Path) -> N
     write_study(cache / "results.sqlite", "channel", plan, "channels", num_images=500, weights_hash="aaaa", layers=[])
     app = open_page("saliency")
     is_well(app)
-    assert len(charts(app)) == 4, "no measured grid"
+    assert len(charts(app)) == 5, "scores and D as strips, and how they agree"
     (control,) = (control for control in app.get("button_group") if control.key == "unit")
     assert len(control.options) == 2
-    assert all("8 places" in trace["text"][0] for trace in charts(app)[1]["data"])
+    assert all("8 places" in trace["text"][0] for trace in charts(app)[2]["data"])
 
 
 def test_damaged_saliency_maps_are_left_out(cache: Path) -> None:

@@ -16,7 +16,7 @@ from made_studies import (
     write_run,
     write_study,
 )
-from pages import chart, charts, click, decoded, drawings, is_well, open_page, words
+from pages import chart, charts, click, containers_of, decoded, drawings, is_well, open_page, words
 from safetensors.numpy import load_file
 
 from weanalysis import figures
@@ -29,6 +29,8 @@ def test_magnitude_shows_curve_weight_and_images_of_a_percentile(demo: Path) -> 
     assert len(drawings(app)) == 3, "the curve, its end enlarged, and the weights of a layer"
     enlarged = charts(app)[1]["layout"]["xaxis"]
     assert enlarged["range"] == [89.5, 100.5] and enlarged["dtick"] == 1
+    assert "grid_container" not in containers_of(app, "curve"), "the paper's curve is as wide as the page"
+    assert "grid_container" in containers_of(app, "curve-end")
     click(app, "curve", [75.0])
     is_well(app)
     assert app.select_slider(key="b").value == 75

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from command_line import run
+from made_studies import write_pruning
 from scipy import stats
 from torch import nn
 
 from weanalysis.ablation import ablate
-from weanalysis.errors import ModelError, StudyError
+from weanalysis.cache import Cache
+from weanalysis.errors import ModelError, StoreError, StudyError
 from weanalysis.excitation import excite, fold
 from weanalysis.models import Model, build, load_network, save_checkpoint
 from weanalysis.models.pruned import apply_sizes, sizes_of
@@ -23,6 +27,7 @@ from weanalysis.pruning import prune
 from weanalysis.pruning.channels import find_groups, group_scores, remove_channels
 from weanalysis.pruning.units import choose_lowest
 from weanalysis.results import Store
+from weanalysis.results.pruning import list_curves, load_curve
 from weanalysis.results.statistics import mcnemar_exact, paired_difference
 from weanalysis.saliency import saliency_maps
 
@@ -112,6 +117,14 @@ def test_pruned_kernels_are_zero_all_else_is_untouched_and_the_curve_counts_pair
     assert row["drop"] == pytest.approx(100 * (lost - gained) / 30)
     assert (row["drop_low"], row["drop_high"]) == pytest.approx((100 * float(low), 100 * float(high)))
     assert row["p_value"] == pytest.approx(float(mcnemar_exact(lost, gained)))
+    kept = load_curve(result.path)
+    pd.testing.assert_frame_equal(kept.table, result.table.astype(float))
+    assert kept.about["weights_hash"] == result.about["of_weights_hash"]
+    assert kept.about["command"] == result.about["command"] and kept.about["layers"] == ["0", "3"]
+    again, other = (prune(net, data, by, 0.5, cache=tmp_path, curve=(0.25, 0.5)) for by in ("l1", "l2"))
+    assert again.path == result.path != other.path, "the same question has one answer"
+    curves, problems = list_curves(Cache(tmp_path))
+    assert not problems and len(curves) == 2 and len({curve.subject for curve in curves}) == 1
     assert row["intact"] == pytest.approx(100 * float(was.float().mean())) and row["num_flipped"] == lost + gained
     with torch.no_grad():
         losses = [F.cross_entropy(one(stack(data)).double(), targets, reduction="none") for one in (net, expected)]
@@ -321,6 +334,7 @@ def test_the_command_writes_a_network_that_the_other_commands_take(tmp_path, cap
     assert [row["sparsity"] for row in result["rows"]] == [0.2, 0.4] and result["output"] == str(out)
     assert result["rows"][1]["drop_low"] < result["rows"][1]["drop_high"] and result["unit"] == "channel"
     model = load_network(str(out))
+    assert Path(result["kept"]).parent == tmp_path / "cache" / "pruning"
     assert "pruned by fisher" in model.notes[0] and model.transform is not None
     limited = ["--images", "5", "--layers", "layer1.0.conv1", "--quiet", *cache]
     assert run("ablate", "--model", str(out), *limited, "--grid", "2x2", "--jobs", "1", "--json") == 0
@@ -347,6 +361,43 @@ def test_bad_input_is_one_line(tmp_path, capsys, checkpoint, words, line) -> Non
     assert run("prune", str(checkpoint), "--images", "4", "--quiet", "--cache", str(tmp_path / "cache"), *words) == 1
     captured = capsys.readouterr()
     assert captured.out == "" and line in captured.err and len(captured.err.strip().splitlines()) == 1
+
+
+def test_curves_are_listed_sized_and_deleted_and_one_that_cannot_be_read_is_named(
+    tmp_path, capsys, monkeypatch
+) -> None:
+    names, cache = write_pruning(tmp_path), ["--cache", str(tmp_path)]
+    for name, content in {"torn": "{", "other": '{"rows": []}', "metric": None}.items():
+        whole = (tmp_path / "pruning" / f"{names[0]}.json").read_text()
+        (tmp_path / "pruning" / f"{name}.json").write_text(content or whole.replace('"top1"', '"magic"'))
+    (tmp_path / "pruning" / ".half.json.1.part").write_text("{")
+    assert run("list", "pruning", "--json", *cache) == 0
+    captured = capsys.readouterr()
+    listed = json.loads(captured.out)["pruning"]
+    assert [row["name"] for row in listed] == names[::-1] and [row["by"] for row in listed] == ["taylor", "l1"]
+    assert sorted(re.findall(r"(\w+)\.json is no record", captured.err)) == ["metric", "other", "torn"]
+    assert run("list", "pruning", *cache) == 0 and run("cache", "--json", *cache) == 0
+    captured = capsys.readouterr().out
+    assert all(name in captured for name in names) and json.loads(captured.splitlines()[-1])["pruning"] > 1000
+    assert run("cache", "delete", "--pruning", "../results", "--yes", *cache) == 1
+    assert "unknown pruning '../results'" in capsys.readouterr().err
+    delete = [word for name in (names[0], "torn", "other", "metric") for word in ("--pruning", name)]
+    assert run("cache", "delete", *delete, "--yes", "--json", *cache) == 0
+    assert json.loads(capsys.readouterr().out)["pruning"] == sorted([names[0], "torn", "other", "metric"])
+    curves, problems = list_curves(Cache(tmp_path))
+    assert [curve.name for curve in curves] == names[1:] and not problems
+    assert run("cache", "delete", "--older-than", "0", "--yes", *cache) == 0 and not list_curves(Cache(tmp_path))[0]
+    for name in ("../evil", "a/b", "", ".hidden"):
+        with pytest.raises(StoreError, match="no name of a pruning"):
+            Cache(tmp_path).pruning_file(name)
+
+
+def test_a_curve_that_cannot_be_kept_is_said_and_the_network_is_there(tmp_path) -> None:
+    (tmp_path / "pruning").write_text("in the way")
+    said: list[str] = []
+    result = prune(small(), images(6), "l1", 0.5, cache=tmp_path, curve=(), say=said.append)
+    assert result.path is None and any("not kept" in line and "cannot be written" in line for line in said)
+    assert len(result.table) == 1 and (result.model.net[0].weight == 0).any()
 
 
 def test_the_network_itself_is_never_overwritten(tmp_path, capsys, checkpoint) -> None:

@@ -83,12 +83,20 @@ def test_a_kernel_s_page_shows_the_masks_that_it_was_needed_for(opened):
     assert len(classes) == 11
 
 
-@pytest.mark.parametrize("page", ["overview", "magnitude", "compare", "runs"])
+@pytest.mark.parametrize("page", ["overview", "images", "magnitude", "compare", "runs"])
 def test_every_other_page_opens(opened, page):
     app = open_page(page)
     is_well(app)
     if page == "runs":
         assert "mean IoU (%)" in app.selectbox(key="metric").options
+    if page == "images":
+        with Store.open(opened.results) as store:
+            images = store.pixel_images(store.find("where-1"))
+        falls = images[images["changed"] > 0].sort_values("mean_drop", ascending=False)["mean_drop"]
+        said = [text.value for text in app.markdown if text.value.startswith("IoU")]
+        assert [text.split(", ")[1].replace("−", "-").replace("±", "") for text in said] == [
+            "0.00" if abs(fall) < 0.005 else f"{-fall:+.2f}" for fall in falls
+        ]
 
 
 def test_masks_are_shown_as_they_were_measured(kept):
@@ -172,7 +180,8 @@ def test_networks_and_studies_are_compared_by_their_mean_iou(kept):
     assert of_class.places["difference"].notna().all()
 
 
-def test_kernels_are_scored_by_the_loss_of_pixels_and_pruned(kept):
+def test_kernels_are_scored_by_the_loss_of_pixels_and_pruned(opened):
+    kept = opened
     model = load_network(str(kept.root / "net0.safetensors"))
     data = wa.load_data("digit-scenes", image_size=SIDE, num_images=8)
     maps = wa.saliency_maps(model, data, "taylor", layers="conv1", cache=kept).maps
@@ -188,6 +197,9 @@ def test_kernels_are_scored_by_the_loss_of_pixels_and_pruned(kept):
     row = pruned.table.iloc[0]
     assert [row["intact"], row["ablated"]] == pytest.approx(values) and math.isnan(row["num_flipped"])
     assert pruned.about["metric"] == "miou" and "mean IoU" in pruned.model.notes[-1]
+    app = open_page("pruning")
+    is_well(app)
+    assert "unpruned mean IoU" in words(app) and charts(app)[0]["layout"]["yaxis"]["title"]["text"] == "mean IoU (%)"
 
 
 def test_an_unknown_task_of_the_demo_is_one_line(capsys):

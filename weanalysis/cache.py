@@ -59,6 +59,16 @@ class Cache:
         return self.saliency / f"{key}.safetensors"
 
     @property
+    def pruning(self) -> Path:
+        return self.root / "pruning"
+
+    def pruning_file(self, name: str) -> Path:
+        """What `prune` measured under a name; raise StoreError for a name that is none of a file there."""
+        if name != safe_name(name):
+            raise StoreError(f"{name!r} is no name of a pruning; give one that `weanalysis list pruning` shows")
+        return self.pruning / f"{name}.json"
+
+    @property
     def locks(self) -> Path:
         return self.root / "locks"
 

@@ -361,3 +361,47 @@ RESULT = Record(
     needed=("top1", "best_top1", "best_epoch", "epochs", "seconds"),
     others=True,
 )
+
+_POINT = Optional(Number())
+_SIZES = dict.fromkeys(("num_params", "num_nonzero", "gflops"), _POINT)
+_SCORES = dict.fromkeys(
+    (
+        *("intact", "ablated", "drop", "drop_low", "drop_high", "q_value"),
+        *("loss_intact", "loss", "loss_drop", "loss_low", "loss_high"),
+    ),
+    _POINT,
+)
+_CURVE: dict[str, Check] = {"sparsity": Number(1.0), "num_units": Number(), "num_pruned": Number(), **_SIZES, **_SCORES}
+_PRUNED_BY: dict[str, Check] = {
+    "model": Text(),
+    "weights": Text(10_000),
+    "weights_hash": _NAME,
+    "data": Text(10_000),
+    "fingerprint": Text(),
+    "seed": Whole(),
+    "num_images": Whole(1),
+    "metric": _NAME,
+    "by": _NAME,
+    "source": Text(10_000),
+    "unit": _NAME,
+    "scope": _NAME,
+    "layers": ListOf(_LAYER, 100_000, 1),
+    "intact_params": Record(_SIZES, needed=("num_params",)),
+    "created": Number(),
+    "command": Text(1_000_000),
+    "rows": ListOf(
+        Record(
+            {**_CURVE, **dict.fromkeys(("p_value", "num_images", "num_flipped"), _POINT)},
+            needed=tuple(_CURVE),
+        ),
+        10_000,
+        1,
+    ),
+}
+
+#: A curve of accuracy over sparsity that `prune` keeps; what else it says of itself is for its reader.
+PRUNING = Record(
+    {**_PRUNED_BY, "checkpoint": Optional(Text(10_000)), "excitation": Optional(_NAME)},
+    needed=tuple(_PRUNED_BY),
+    others=True,
+)

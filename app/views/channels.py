@@ -73,7 +73,7 @@ word = SELECTIONS[side].called
 def shown() -> None:
     now = reading.again(study)
     table = reading.table(now)
-    findings.headline(now, table, on_choose=units.take_row)
+    findings.headline(now, table, on_choose=take_unit)
     rows = table[(table["selection"] == side) & table["layer"].notna()]
     network.show(now, rows, st.session_state.get("unit-layer"), on_choose=units.take_layer)
     confirmed = reading.confirmed(now) if now["state"] != shared.RUNNING else []
@@ -99,10 +99,17 @@ def shown() -> None:
         findings.most_important(rows, word, bool(now["stopping"]), on_choose=units.take_row)
     if now["state"] != shared.RUNNING:
         with grid.cell(column_span="all"):
-            improvements.show(now)
+            improvements.show(now, on_choose=take_unit)
     if position is not None:
         with images:  # last, since finding them may take a while
             pictures.changed_images(now, rows.loc[position], "changed")
+
+
+def take_unit(row: pd.Series) -> None:
+    """Choose what a row zeroes, whether filters or input channels are shown now."""
+    if len(sides) > 1:
+        st.session_state["side"] = row["selection"]
+    units.take_row(row)
 
 
 def strips(now: pd.Series, rows: pd.DataFrame, confirmed: list[int], position: int | None) -> None:

@@ -6,6 +6,7 @@ import shlex
 from functools import partial
 
 import choosing
+import findings
 import kernels
 import networks
 import pandas as pd
@@ -84,6 +85,22 @@ def accuracies(compared: StudyComparison | None) -> None:
             metric.interval(apart.difference_low, apart.difference_high),
             help=f"{tested} on {apart.num_images:,} images. {test}: p = {apart.p_value:.2g}.",
         )
+
+
+def links() -> None:
+    """Lead to either study's own page, at the kernel that is chosen here."""
+    if (page := kind_of(first["kind"]).page) is None:
+        return
+    with st.container(horizontal=True, gap="medium"):
+        for study in (first, second):
+            st.page_link(
+                f"views/{page}.py",
+                label=shared.plain(label_of[int(study["id"])]),
+                icon=":material/open_in_new:",
+                query_params={"study": str(study["id"]), **kernels.address()},
+                help="Opens the study.",
+                width="content",
+            )
 
 
 def needed(compared: StudyComparison) -> None:
@@ -327,7 +344,10 @@ def agreement(compared: StudyComparison) -> None:
 
 
 def largest(compared: StudyComparison) -> None:
-    """List the places of the largest differences, with intervals that count with their having been chosen."""
+    """List the places of the largest differences, with intervals that count with their having been chosen.
+
+    A row that is selected opens: on this page where it has maps, else on that of the study that is needed more there.
+    """
     rows, metric = compared.largest(SHOWN), compared.measured_in
     form = f"%+.{metric.decimals}f"
     st.markdown(
@@ -335,6 +355,13 @@ def largest(compared: StudyComparison) -> None:
         help="The largest of many noisy differences is likely too large. Of intervals adjusted for the choice, five in "
         "a hundred of those shown miss the true difference at most.",
     )
+    kind = kind_of(first["kind"])
+    on_maps, opens = kind.drawing == "maps", bool(kind.page and kind.units)
+
+    def choose() -> None:
+        if on_maps and (selected := st.session_state["largest"].selection.rows):
+            kernels.take_row(rows.iloc[selected[0]])
+
     st.dataframe(
         pd.DataFrame(
             {
@@ -352,8 +379,17 @@ def largest(compared: StudyComparison) -> None:
         key="largest",
         hide_index=True,
         placeholder="–",
+        on_select=choose if on_maps else "rerun" if opens else "ignore",
+        selection_mode="single-row",
         column_config={
-            "zeroed": st.column_config.TextColumn("Zeroed"),
+            "zeroed": st.column_config.TextColumn(
+                "Zeroed",
+                help="Select a row: it is framed in the maps, and its images open below these."
+                if on_maps
+                else "Select a row to open it."
+                if opens
+                else None,
+            ),
             "first": st.column_config.NumberColumn("D in the first", format=form),
             "second": st.column_config.NumberColumn("D in the second", format=form),
             "difference": st.column_config.NumberColumn(f"Second − first ({metric.unit})", format=form),
@@ -361,6 +397,10 @@ def largest(compared: StudyComparison) -> None:
             "q": st.column_config.NumberColumn("q", format="%.2g", help="False discovery rate, Benjamini-Hochberg."),
         },
     )
+    if opens and not on_maps and (chosen := st.session_state["largest"].selection.rows):
+        row = rows.iloc[chosen[0]]
+        study = second if row["difference"] > 0 else first
+        st.switch_page(f"views/{kind.page}.py", query_params={"study": str(study["id"]), **findings.address_of(row)})
 
 
 compared, problem = None, ""
@@ -370,6 +410,7 @@ try:
     second["metric"] = compared.metric  # one for both, so that all of the page speaks of the same D
 except StudyError as error:
     problem = str(error)
+links()
 accuracies(compared)
 costs()
 one, two = reading.table(first), reading.table(second)
@@ -379,6 +420,8 @@ else:
     needed(compared)
 drawing = kind_of(first["kind"]).drawing
 if drawing == "maps":
+    if compared is not None:
+        largest(compared)  # before the maps, in which what is selected here is framed
     kernel_by_kernel()
 elif drawing == "curves":
     curves()
@@ -390,5 +433,6 @@ with grid.cell():
 if compared is not None:
     with grid.cell():
         agreement(compared)
-    with grid.cell(column_span="all"):
-        largest(compared)
+    if drawing != "maps":
+        with grid.cell(column_span="all"):
+            largest(compared)

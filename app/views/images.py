@@ -28,7 +28,7 @@ st.caption(
     help="Each image counts under every ablation of the study. One whose intact answer is close to another class "
     "changes easily, so that the most dependent images are often those on which the network is least sure.",
 )
-study = choosing.choose_study()
+study = choosing.choose_study(first=lambda kind: kind.has_kernels)
 about = reading.describe(study)
 row = kind_of(study["kind"]).row
 if about.get("task") == NUMBERS:
@@ -91,6 +91,12 @@ def shown_images(images: pd.DataFrame) -> pd.DataFrame:
     return ordered.iloc[(number - 1) * pictures.A_PAGE : number * pictures.A_PAGE]
 
 
+def change_words(fall: float) -> str:
+    """Word what becomes of an IoU that falls by so many points; one that rises has a plus."""
+    text = f"{-fall:+.2f}"
+    return "±0.00" if float(text) == 0 else text.replace("-", "−")
+
+
 def gallery(images: pd.DataFrame) -> None:
     """Show images with what they are, and under how many rows each changes."""
     try:
@@ -109,7 +115,11 @@ def gallery(images: pd.DataFrame) -> None:
         with grid.cell():
             st.image(picture, width=pictures.shown_width(picture), alt=file)
             if in_pixels:
-                st.markdown(f"IoU {image.iou_before:.0f} %, −{image.mean_drop:.2f}", help=shared.plain(file))
+                st.markdown(
+                    f"IoU {image.iou_before:.0f} %, {change_words(image.mean_drop)}",
+                    help=f"{shared.plain(file)}: its IoU when intact, and by how many points a {row} changes it, on "
+                    f"average over all {image.num_rows:,}.",
+                )
             else:
                 target, before = (pictures.class_name(names, one) for one in (image.target, image.before))
                 said = pictures.coloured(before, image.correct_before)
@@ -138,7 +148,9 @@ def one_image(now: pd.Series, rows: pd.DataFrame, image: Any) -> None:
     names = classes or list(known_by)
     st.markdown(f"Changed by **{image.changed:,}** of {image.num_rows:,} {row}s")
     if in_pixels:
-        st.markdown(f"Intact IoU {image.iou_before:.1f} %; at the most it falls by {image.largest_drop:.1f} points.")
+        st.markdown(
+            f"Intact IoU {image.iou_before:.1f} %; at the most it falls by {max(image.largest_drop, 0):.1f} points."
+        )
     else:
         target, before = (pictures.class_name(names, int(one)) for one in (image.target, image.before))
         st.markdown(f"Label {shared.plain(target)}, intact answer {pictures.coloured(before, image.correct_before)}")
@@ -238,6 +250,14 @@ def page() -> None:
         st.info("No image has been measured yet.", icon=":material/hourglass_top:")
         return
     number = chosen_image(images)
+    if number is None and not (images["changed"] > 0).any():
+        what = "pixel" if in_pixels else "answer"
+        st.info(
+            f"No {row} that was measured changes any {what}, so that there is nothing to show of single images. More "
+            f"{row}s, or more images, may: D of the loss tells smaller changes.",
+            icon=":material/check:",
+        )
+        return
     grid = st.grid(columns=3, min_column_width=300, gap="medium", dense=True)
     with grid.cell(column_span=2):
         shared.show(

@@ -104,7 +104,7 @@ def maps() -> None:
         findings.most_important(rows, kind_of(now["kind"]).row, bool(now["stopping"]), on_choose=kernels.take_row)
     if now["state"] != shared.RUNNING:
         with grid.cell(column_span="all"):
-            improvements.show(now)
+            improvements.show(now, on_choose=kernels.take_row)
     if position is not None:
         with images:  # last, since finding them may take a while
             pictures.changed_images(now, rows.loc[position], "changed")

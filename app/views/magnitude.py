@@ -31,56 +31,77 @@ def curves() -> None:
     findings.headline(now, rows)
     own_layers = list(rows.dropna(subset=["layer"]).sort_values("depth")["layer"].unique())
     layers = own_layers or reading.describe(now).get("layers") or []
+    percentiles = sorted(rows["percentile"].dropna().unique().tolist())
+    measured = rows.loc[rows["drop"].notna() & (rows["percentile"] >= ENLARGED), "percentile"]
+    has_end = measured.nunique() > 2
+    whole = st.container()
     grid = st.grid(columns=3, min_column_width=300, gap="medium", dense=True)
-    drawn = grid.cell(column_span=2)
+    drawn = grid.cell(column_span=2) if has_end or own_layers else None
     with grid.cell():
         st.markdown("##### One percentile", help="Click on a point of the curve or of the map, or choose here.")
-        percentiles = sorted(rows["percentile"].dropna().unique().tolist())
         layer = choosing.choose_layer(layers) if layers else None
         b = st.select_slider(
             "Percentile b", percentiles, value=percentiles[-1], format_func=word, key="b", bind="query-params"
         )
         shown = rows[rows["layer"] == layer] if own_layers else rows
         row = choose_draw(shown[shown["percentile"] == b])
-        show_weight(now, layer, b)
-    with drawn:
-        shared.show(
-            figures.magnitude_curve(shown, mark=b, theme=shared.theme()),
-            key="curve",
-            data=shown,
-            name=f"magnitude-{now['name']}" + (f"-{layer}" if own_layers else ""),
-            alt="D against the percentile of the zeroed weight's magnitude, with its 95 % interval",
-            on_click=lambda: take_click("curve"),
-        )
-        if shown.loc[shown["drop"].notna() & (shown["percentile"] >= ENLARGED), "percentile"].nunique() > 2:
-            st.markdown(
-                f"##### b = {ENLARGED} to 100, enlarged",
-                help="Where the largest weights are. Their axis of D is their own.",
-            )
-            enlarged = shown[shown["percentile"] >= ENLARGED]
-            shared.show(
-                figures.magnitude_curve(enlarged, mark=b if b >= ENLARGED else None, theme=shared.theme()).update_xaxes(
-                    range=[ENLARGED - 0.5, 100.5], dtick=1
-                ),
-                key="curve-end",
-                data=enlarged,
-                name=f"magnitude-{now['name']}-largest",
-                alt=f"D against the percentile, from {ENLARGED} to 100",
-                on_click=lambda: take_click("curve-end"),
-            )
+        if drawn is not None:
+            show_weight(now, layer, b)
+    if drawn is None:  # nothing else is beside the choice
+        with grid.cell(column_span=2):
+            show_weight(now, layer, b)
+    name = f"magnitude-{now['name']}" + (f"-{layer}" if own_layers else "")
+    with whole:
         if own_layers:
-            st.markdown("##### All layers", help="Rows are layers in network order; colour is D, mean over the draws.")
-            shared.show(
-                figures.magnitude_map(rows, selected=(str(layer), b), theme=shared.theme()),
-                key="map",
-                data=rows,
-                name=f"magnitude-map-{now['name']}",
-                alt="D by layer and percentile",
-                on_click=lambda: take_click("map"),
-            )
+            st.markdown(f"##### {shared.plain(layer)}")
+        whole_curve(shown, b, name)
+    if drawn is not None:
+        with drawn:
+            if has_end:
+                end(shown[shown["percentile"] >= ENLARGED], b, name)
+            if own_layers:
+                st.markdown(
+                    "##### All layers", help="Rows are layers in network order; colour is D, mean over the draws."
+                )
+                shared.show(
+                    figures.magnitude_map(rows, selected=(str(layer), b), theme=shared.theme()),
+                    key="map",
+                    data=rows,
+                    name=f"magnitude-map-{now['name']}",
+                    alt="D by layer and percentile",
+                    on_click=lambda: take_click("map"),
+                )
     if row is not None:
         with grid.cell(column_span="all"):
             pictures.changed_images(now, row, "changed")
+
+
+def whole_curve(shown: pd.DataFrame, b: float, name: str) -> None:
+    """Show D over the percentiles of some rows, as wide as the page, with the one that is chosen marked."""
+    shared.show(
+        figures.magnitude_curve(shown, mark=b, theme=shared.theme()),
+        key="curve",
+        data=shown,
+        name=name,
+        alt="D against the percentile of the zeroed weight's magnitude, with its 95 % interval",
+        on_click=lambda: take_click("curve"),
+    )
+
+
+def end(shown: pd.DataFrame, b: float, name: str) -> None:
+    """Show the end of the curve a second time: the largest weights, where D rises."""
+    st.markdown(
+        f"##### b = {ENLARGED} to 100, enlarged", help="Where the largest weights are. Their axis of D is their own."
+    )
+    figure = figures.magnitude_curve(shown, mark=b if b >= ENLARGED else None, theme=shared.theme())
+    shared.show(
+        figure.update_xaxes(range=[ENLARGED - 0.5, 100.5], dtick=1),
+        key="curve-end",
+        data=shown,
+        name=f"{name}-largest",
+        alt=f"D against the percentile, from {ENLARGED} to 100",
+        on_click=lambda: take_click("curve-end"),
+    )
 
 
 def word(percentile: float) -> str:

@@ -1,4 +1,4 @@
-"""Saliency: a criterion's map of every kernel, the measured grid beside it, and whether the two agree."""
+"""Saliency: a criterion's score of what a study zeroed, the measured D beside it, and whether the two agree."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import shared
 import streamlit as st
 
 from weanalysis import figures
-from weanalysis.kinds import kind_of, kinds_where
+from weanalysis.kinds import KERNEL, SELECTIONS, kind_of, kinds_where
 from weanalysis.results.saliency import MappedLayer, SaliencyMaps
 from weanalysis.results.statistics import MeasuredColumn, agreement_table
 from weanalysis.tasks import find_metric
@@ -28,8 +28,9 @@ WITHIN = {"Network": "network", "Layer": "layer"}
 
 st.title("Saliency")
 st.caption(
-    "Cheap scores of every kernel beside the measured D of some: would the score have found what matters?",
-    help="A criterion costs a few passes over the images for the whole network; D costs one evaluation a kernel.",
+    "Cheap scores beside the measured D: would the score have found the kernels, channels or layers that matter?",
+    help="A criterion costs a few passes over the images for the whole network; D costs one evaluation of each kernel, "
+    "channel or layer.",
 )
 
 kept = reading.saliency()
@@ -60,15 +61,6 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         bind="query-params",
         width=220,
     )
-    within = st.segmented_control(
-        "Rank within",
-        list(WITHIN),
-        default="Network",
-        required=True,
-        key="within",
-        bind="query-params",
-        help="**Network** shows where in the network the score is high; **Layer** the pattern inside each layer.",
-    )
     if measured.empty:
         chosen = None
         st.caption("No study of these weights yet.")
@@ -77,6 +69,17 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         chosen = choosing.choose_among("Measured by study", measured, "study", width=420, help=how)
         # In which D is read: first-order criteria predict that of the loss by construction.
         chosen = choosing.choose_metric(chosen)
+    within = next(iter(WITHIN))
+    if chosen is None or any(SELECTIONS[unit].channels for unit in kind_of(chosen["kind"]).units):
+        within = st.segmented_control(
+            "Rank within",
+            list(WITHIN),
+            default="Network",
+            required=True,
+            key="within",
+            bind="query-params",
+            help="**Network** shows where in the network the score is high; **Layer** the pattern inside each layer.",
+        )
 st.caption(
     f"**{shared.plain(criterion)}**: {shared.plain(about['formulas'][criterion])}. "
     f"{shared.plain(about['sources'][criterion])}."
@@ -102,7 +105,8 @@ def drawn(layer: MappedLayer, maps: SaliencyMaps) -> pd.DataFrame:
     )
 
 
-def show_map() -> None:
+def kernel_map() -> None:
+    """Show the score of every kernel: of the layers that the study measured, or of all."""
     st.markdown(f"##### {shared.plain(criterion)} of every kernel", help="Rows are output, columns input channels.")
     shared.show(
         figures.saliency_mosaic(shown, criterion, WITHIN[within], num_columns=columns, theme=shared.theme()),
@@ -115,16 +119,46 @@ def show_map() -> None:
         st.caption(f"Layers with more than {CHANNELS_A_SIDE} channels a side are drawn by equidistant ones.")
 
 
-def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
-    """Show, for every kind of unit that the study zeroed, how well the criteria predict its D."""
-    scored = rows.copy()
-    for name in usable:
-        scored[name] = maps.scores(name, rows)
-    kinds = list(scored.loc[scored["num_images"] > 0, "selection"].unique())
-    if not kinds:
+def score_and_drop(study: pd.Series, rows: pd.DataFrame, unit: str, grid: Any) -> None:
+    """Show the score of what the study zeroed, and beside it in the same shape the D that was measured."""
+    if unit == KERNEL.name:
+        rows = rows[rows["layer"].isin(shown["layer"].unique())]
+        drawn = figures.location_mosaic(rows, num_columns=columns, theme=shared.theme())
+    elif SELECTIONS[unit].channels:
+        drawn = figures.channel_strips(rows, theme=shared.theme())
+    else:
+        drawn = figures.drop_by_layer(rows, theme=shared.theme())
+    with grid.cell():
+        if unit == KERNEL.name:
+            kernel_map()
+        else:
+            st.markdown(f"##### {shared.plain(criterion)} of every {unit}")
+            of_channels = bool(SELECTIONS[unit].channels)
+            shared.show(
+                figures.score_strips(rows, criterion, WITHIN[within], theme=shared.theme())
+                if of_channels
+                else figures.score_by_layer(rows, criterion, theme=shared.theme()),
+                key="criterion-map",
+                data=rows,
+                name=f"saliency-{about['model']}-{criterion}-{unit}",
+                alt=f"{criterion} of the {unit}s of {rows['layer'].nunique()} layers",
+            )
+    with grid.cell():
+        st.markdown("##### Measured D", help=f"What zeroing one {unit} costs. What is high or red was needed.")
+        shared.show(
+            drawn,
+            key="measured",
+            data=rows,
+            name=f"{study['kind']}-{study['name']}",
+            alt=f"Measured D of the {unit}s",
+        )
+
+
+def show_agreement(scored: pd.DataFrame, study: pd.Series, grid: Any) -> None:
+    """Show how well the criteria predict the D of units of one kind, given their rows with all scores."""
+    if not (scored["num_images"] > 0).any():
         st.caption("The study has not measured anything yet.")
         return
-    kind = kinds[0]
     with grid.cell(column_span="all"):
         st.subheader("Agreement with what was measured")
         with st.container(horizontal=True, gap="medium"):
@@ -141,11 +175,6 @@ def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
                 "many turned right or wrong. **Size of D**: D for better or worse. **D**: only what makes the network "
                 "worse counts as important.",
             )
-            if len(kinds) > 1:
-                kind = st.segmented_control(
-                    "Units", kinds, default=kinds[0], required=True, key="unit", bind="query-params"
-                )
-    scored = scored[scored["selection"] == kind]
     agreement = agreement_table(scored, usable, TOP, measured=AGAINST[against])
     whole = agreement[agreement["layer"].isna()]
     own = agreement[agreement["criterion"] == criterion]
@@ -174,15 +203,16 @@ def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
             name=f"{criterion}-against-d-{study['name']}",
             alt=f"{against} against {criterion}",
         )
-    with grid.cell():
-        st.markdown(f"##### {shared.plain(criterion)}, layer by layer", help="Grey: the interval holds 0.")
-        shared.show(
-            figures.agreement_by_layer(own, theme=shared.theme()),
-            key="by-layer",
-            data=own[own["layer"].notna()],
-            name=f"agreement-{criterion}-{study['name']}",
-            alt=f"Rank correlation of {criterion} in each layer",
-        )
+    if SELECTIONS[scored["selection"].iloc[0]].channels:  # else a layer has one score, and nothing to be ranked
+        with grid.cell():
+            st.markdown(f"##### {shared.plain(criterion)}, layer by layer", help="Grey: the interval holds 0.")
+            shared.show(
+                figures.agreement_by_layer(own, theme=shared.theme()),
+                key="by-layer",
+                data=own[own["layer"].notna()],
+                name=f"agreement-{criterion}-{study['name']}",
+                alt=f"Rank correlation of {criterion} in each layer",
+            )
     with grid.cell():
         st.markdown(f"##### The top {TOP:.0%}", help="The share of the highest places that score and measurement name.")
         table_of(whole)
@@ -218,13 +248,15 @@ def table_of(whole: pd.DataFrame) -> None:
 
 # Beside a measured grid, the layers that it has: so both pictures have the same tiles.
 has_grid = chosen is not None and kind_of(chosen["kind"]).has_kernels
-of_study = set(reading.describe(chosen).get("layers") or ()) if has_grid else set()
-layers = [layer for layer in maps.layers if layer.name in of_study] or maps.layers
-shown = pd.concat([drawn(layer, maps) for layer in layers])
-shown = shown[shown["layer"].isin(kernels.page_of_layers(shown, KERNELS_A_PAGE))]
-columns = min(shared.columns(5) or 5, shown["layer"].nunique())
+layers = list(maps.layers)
+if chosen is None or has_grid:
+    of_study = set(reading.describe(chosen).get("layers") or ()) if chosen is not None else set()
+    layers = [layer for layer in maps.layers if layer.name in of_study] or layers
+    shown = pd.concat([drawn(layer, maps) for layer in layers])
+    shown = shown[shown["layer"].isin(kernels.page_of_layers(shown, KERNELS_A_PAGE))]
+    columns = min(shared.columns(5) or 5, shown["layer"].nunique())
 if chosen is None:
-    show_map()
+    kernel_map()
     st.info(
         "No study has measured D of these weights yet, so nothing says how well the score predicts it.",
         icon=":material/rocket_launch:",
@@ -238,21 +270,27 @@ def side_by_side() -> None:
     study = reading.again(chosen)
     rows = reading.table(study)
     findings.headline(study, rows)
+    units = [name for name in kind_of(study["kind"]).units if (rows["selection"] == name).any()]
+    if not units:
+        st.caption("The study names nothing that a criterion scores.")
+        return
+    unit = units[0]
+    if len(units) > 1:
+        unit = st.segmented_control(
+            "Units",
+            units,
+            default=unit,
+            required=True,
+            format_func=lambda name: f"{name.capitalize()}s",
+            key="unit",
+            bind="query-params",
+        )
+    scored = rows[(rows["selection"] == unit) & rows["layer"].notna()].copy()
+    for name in usable:
+        scored[name] = maps.scores(name, scored)
     grid = st.grid(columns=2, min_column_width=380, gap="medium")
-    with grid.cell(column_span=1 if has_grid else "all"):
-        show_map()
-    if has_grid:
-        with grid.cell():
-            st.markdown("##### Measured D", help="Each cell is one kernel of the grid, set to zero. Red was needed.")
-            here = rows[rows["layer"].isin(shown["layer"].unique())]
-            shared.show(
-                figures.location_mosaic(here, num_columns=columns, theme=shared.theme()),
-                key="measured",
-                data=here,
-                name=f"location-{study['name']}",
-                alt="Measured D of the grid's kernels",
-            )
-    show_agreement(rows, study, grid)
+    score_and_drop(study, scored, unit, grid)
+    show_agreement(scored, study, grid)
 
 
 side_by_side()

@@ -24,7 +24,8 @@ ACTION:
   verify    read all results, and compare them with their checksums
   salvage   write what is sound of a damaged file of results into a new one (--output)
   compact   give back the room of what was deleted
-  delete    delete studies (--study), runs (--run), or all older than --older-than DAYS; asks first
+  delete    delete studies (--study), runs (--run), curves of pruning (--pruning), or all older than --older-than DAYS;
+            asks first
   rename    call a study (--study) what --name says, and keep a --note beside it; "" takes either away
   merge     add another cache's results to this one's (--from)
 
@@ -44,7 +45,8 @@ Examples:
 @click.argument("action", default="sizes", metavar="[ACTION]")
 @click.option("--study", "studies", multiple=True, metavar="STUDY", help="delete, rename: a study, by number or name.")
 @click.option("--run", "runs", multiple=True, metavar="RUN", help="delete: a training run, by name.")
-@click.option("--older-than", type=float, metavar="DAYS", help="delete: studies and runs not changed for so long.")
+@click.option("--pruning", "pruning", multiple=True, metavar="NAME", help="delete: a curve of pruning, by name.")
+@click.option("--older-than", type=float, metavar="DAYS", help="delete: all of these not changed for so long.")
 @click.option("--yes", "-y", is_flag=True, help="delete: do not ask.")
 @click.option("--name", metavar="TEXT", help="rename: what the study is called.")
 @click.option("--note", metavar="TEXT", help="rename: what is noted about it.")
@@ -58,7 +60,7 @@ def cache(action: str, cache: str | None, as_json: bool, **given: Any) -> None:
     if action not in ACTIONS:
         raise StoreError(unknown_name("action", action, ACTIONS))
     names = {"studies": "--study", "runs": "--run", "older_than": "--older-than", "other": "--from"}
-    belongs = {"delete": {"studies", "runs", "older_than", "yes"}, "salvage": {"output"}, "merge": {"other"}}
+    belongs = {"delete": {"studies", "runs", "pruning", "older_than", "yes"}, "salvage": {"output"}, "merge": {"other"}}
     belongs |= {"rename": {"studies", "name", "note"}}
     for name, value in given.items():
         if value not in (None, (), False) and name not in belongs.get(action, set()):
@@ -78,7 +80,7 @@ def cache(action: str, cache: str | None, as_json: bool, **given: Any) -> None:
 
 def _sizes(cache: Cache, given: dict[str, Any]) -> dict[str, Any]:
     places = {"results": cache.results, "jobs": cache.jobs, "runs": cache.runs, "data": cache.data}
-    places |= {"weights": cache.weights, "saliency": cache.saliency}
+    places |= {"weights": cache.weights, "saliency": cache.saliency, "pruning": cache.pruning}
     sizes = {what: _bytes(place) for what, place in places.items()}
     return {**sizes, "all": _bytes(cache.root), "free on this disk": shutil.disk_usage(_existing(cache.root)).free}
 
@@ -152,18 +154,24 @@ def _results(cache: Cache) -> Path:
 def _delete(cache: Cache, given: dict[str, Any]) -> dict[str, Any]:
     from weanalysis.results.store.upkeep import delete_studies
 
-    studies, runs = _chosen_studies(cache, given), _chosen_runs(cache, given)
-    if not studies and not runs:
-        raise StoreError("nothing is chosen: give --study, --run, or --older-than DAYS of which something is that old")
+    studies, runs, curves = _chosen_studies(cache, given), _chosen_runs(cache, given), _chosen_pruning(cache, given)
+    if not studies and not runs and not curves:
+        raise StoreError(
+            "nothing is chosen: give --study, --run, --pruning, or --older-than DAYS of which something is that old"
+        )
     listed = [f"study {number} ({name})" for number, name in studies.items()] + [f"run {path.name}" for path in runs]
+    listed += [f"pruning {path.stem}" for path in curves]
     if not given["yes"]:
         click.confirm(f"delete {', '.join(listed)}?", abort=True, err=True)
     with cache.hold({f"run-{path.name}": f"the run {path.name!r}" for path in runs}):
         blocks = delete_studies(cache, studies)
         for path in runs:
             shutil.rmtree(path)
+    for path in curves:
+        path.unlink(missing_ok=True)
     line = f"deleted {', '.join(listed)} ({blocks:,} blocks); `weanalysis cache compact` gives back the room"
-    return {"line": line, "studies": list(studies), "runs": [path.name for path in runs], "blocks": blocks}
+    names = {"runs": [path.name for path in runs], "pruning": [path.stem for path in curves]}
+    return {"line": line, "studies": list(studies), **names, "blocks": blocks}
 
 
 def _chosen_studies(cache: Cache, given: dict[str, Any]) -> dict[int, str]:
@@ -190,6 +198,15 @@ def _chosen_runs(cache: Cache, given: dict[str, Any]) -> list[Path]:
         raise StoreError(unknown_name("run", missing[0], there))
     old = [path for path in there.values() if given["older_than"] is not None and _is_old(path.stat().st_mtime, given)]
     return sorted({*old, *(there[name] for name in given["runs"])})
+
+
+def _chosen_pruning(cache: Cache, given: dict[str, Any]) -> list[Path]:
+    """The files of the curves that are named, also of those that cannot be read any more, and of all that are old."""
+    there = {path.stem: path for path in cache.pruning.glob("[!.]*.json")}
+    if missing := [name for name in given["pruning"] if name not in there]:
+        raise StoreError(unknown_name("pruning", missing[0], there))
+    old = [path for path in there.values() if given["older_than"] is not None and _is_old(path.stat().st_mtime, given)]
+    return sorted({*old, *(there[name] for name in given["pruning"])})
 
 
 def _rename(cache: Cache, given: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from weanalysis.tasks import find_metric
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from weanalysis.cache import Cache
     from weanalysis.data import ImageData
     from weanalysis.pruning import Pruned
 
@@ -31,7 +32,8 @@ PRUNE_HELP = """Prune the kernels or channels that matter least, and measure acc
 CHECKPOINT is a checkpoint file of this program, or a run; without one, --model and --weights say which network. Kernels
 are set to 0 by masks; channels are removed with all that reads them, so that the network becomes smaller. --by names a
 criterion of `weanalysis saliency`, or drop: the D that a study measured for every one of them. Nothing is trained
-afterwards. The file that -o writes is a network like any other: `weanalysis ablate --model pruned.safetensors`.
+afterwards. The file that -o writes is a network like any other: `weanalysis ablate --model pruned.safetensors`. The
+curve is kept in the cache: the dashboard's page Pruning shows those of one network in one picture.
 
 \b
 Examples:
@@ -139,13 +141,14 @@ def prune(ctx: click.Context, /, **given: Any) -> None:
                     "data": given["data"],
                     **about,
                     "output": str(output) if output else None,
+                    "kept": str(pruned.path) if pruned.path else None,
                     "rows": to_json_rows(pruned.table),
                 },
                 allow_nan=False,
             )
         )
         return
-    _print(open_console(), pruned, output)
+    _print(open_console(), pruned, output, cache)
 
 
 def _save(pruned: Pruned, data: ImageData, output: Path) -> None:
@@ -186,8 +189,10 @@ def _shares(text: str) -> tuple[float, ...]:
         raise StudyError(f"--curve {text!r} is malformed: give shares such as 0.2,0.4,0.6") from None
 
 
-def _print(console: Console, pruned: Pruned, output: Path | None) -> None:
+def _print(console: Console, pruned: Pruned, output: Path | None, cache: Cache) -> None:
     from rich.table import Table
+
+    from weanalysis.cli.display import cache_words, print_next
 
     about, table, metric = pruned.about, pruned.table, find_metric(pruned.about["metric"])
     intact = about["intact_params"]
@@ -224,5 +229,11 @@ def _print(console: Console, pruned: Pruned, output: Path | None) -> None:
         "Nothing was trained after pruning.",
     )
     if output is not None:
-        console.print(f"\nThe network at sparsity {about['sparsity']:g} is in {output}. Next:")
-        console.print(f"  weanalysis ablate --model {output} --data {about['data']}", soft_wrap=True, markup=False)
+        console.print(f"\nThe network at sparsity {about['sparsity']:g} is in {output}.", soft_wrap=True, markup=False)
+    if pruned.path is not None:
+        console.print(f"\nThe curve is kept as {pruned.path}.", soft_wrap=True, markup=False)
+    following = [(f"weanalysis dashboard{cache_words(cache)}", "its page Pruning shows the curves of all criteria")]
+    if output is not None:
+        following.insert(0, (f"weanalysis ablate --model {output} --data {about['data']}", "measures what is left"))
+    console.print("Next:")
+    print_next(console, following)

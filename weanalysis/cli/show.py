@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
     from weanalysis.cache import Cache
 
-LIST_HELP = """List studies, runs, models or data sources.
+LIST_HELP = """List studies, runs, curves of pruning, models or data sources.
 
 \b
 Examples:
   weanalysis list                 the studies in the cache
   weanalysis list models          every network that --model knows
   weanalysis list runs --json
+  weanalysis list pruning         the curves that `weanalysis prune` left
 """
 
 EXPORT_HELP = """Write a study's table to a file: .parquet, .csv or .json.
@@ -86,6 +87,23 @@ def _runs(cache: Any) -> Listing:
     return to_json_rows(list_runs(cache)), unreadable_runs(cache)
 
 
+def _pruning(cache: Any) -> Listing:
+    from weanalysis.results.export import to_json_value
+    from weanalysis.results.pruning import list_curves
+
+    curves, problems = list_curves(cache)
+    fields = ("model", "weights", "data", "by", "source", "unit", "scope", "num_images", "created", "command")
+    rows = [
+        {
+            "name": curve.name,
+            **{field: to_json_value(curve.about[field]) for field in fields},
+            "sparsities": curve.table["sparsity"].tolist(),
+        }
+        for curve in curves
+    ]
+    return rows, problems
+
+
 def _models(cache: Any) -> Listing:
     from weanalysis.models import list_models
 
@@ -98,11 +116,11 @@ def _data(cache: Any) -> Listing:
     return list_sources(), []
 
 
-LISTINGS = {"studies": _studies, "runs": _runs, "models": _models, "data": _data}
+LISTINGS = {"studies": _studies, "runs": _runs, "pruning": _pruning, "models": _models, "data": _data}
 
 
 @click.command("list", help=LIST_HELP)
-@click.argument("what", default="studies", metavar="[studies|runs|models|data]")
+@click.argument("what", default="studies", metavar="[studies|runs|pruning|models|data]")
 @json_option
 @cache_option
 def list_(what: str, as_json: bool, cache: str | None) -> None:
@@ -212,6 +230,16 @@ def _run_columns(rows: list[dict[str, Any]], shown: pd.DataFrame, cache: Cache) 
     return _without_constants(shown[columns], ["state", "model", "data", "attention", "norm"])
 
 
+def _pruning_columns(rows: list[dict[str, Any]], shown: pd.DataFrame, cache: Cache) -> Laid:
+    """Lay out curves of pruning: the name, by which one is deleted, and the ranking come first."""
+    made = [f"{datetime.fromtimestamp(row['created']):%Y-%m-%d %H:%M}" for row in rows]
+    shown = shown.assign(
+        sparsities=[f"{min(row['sparsities']):g} to {max(row['sparsities']):g}" for row in rows], made=made
+    )
+    columns = ["name", "source", "unit", "scope", "num_images", "sparsities", "model", "data", "made", "weights"]
+    return _without_constants(shown[columns], ["unit", "scope", "num_images", "sparsities", "model", "data", "weights"])
+
+
 def _date(text: Any) -> datetime | None:
     try:
         return datetime.fromisoformat(str(text))
@@ -222,6 +250,7 @@ def _date(text: Any) -> datetime | None:
 _LAYOUTS: dict[str, Callable[..., Laid]] = {
     "studies": _study_columns,
     "runs": _run_columns,
+    "pruning": _pruning_columns,
 }
 
 

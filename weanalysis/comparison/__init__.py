@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from weanalysis.comparison.entry import compare
-    from weanalysis.comparison.identity import BASELINE, Identity, distinct_words, identify_run, identify_study
+    from weanalysis.comparison.identity import (
+        BASELINE,
+        Identity,
+        distinct_words,
+        identify_network,
+        identify_run,
+        identify_study,
+    )
     from weanalysis.comparison.named import StudyOf, find_named, find_run_folder
     from weanalysis.comparison.networks import NetworkComparison
     from weanalysis.comparison.pairs import Candidate, partners, usual_pair
@@ -30,6 +37,7 @@ __all__ = [
     "find_checkpoint",
     "find_named",
     "find_run_folder",
+    "identify_network",
     "identify_run",
     "identify_study",
     "partners",
@@ -38,7 +46,7 @@ __all__ = [
 
 _MODULES = {
     "entry": ("compare",),
-    "identity": ("BASELINE", "Identity", "distinct_words", "identify_run", "identify_study"),
+    "identity": ("BASELINE", "Identity", "distinct_words", "identify_network", "identify_run", "identify_study"),
     "named": ("StudyOf", "find_named", "find_run_folder"),
     "networks": ("NetworkComparison",),
     "pairs": ("Candidate", "partners", "usual_pair"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,18 @@ def identify_study(about: Mapping[str, Any], cache: Cache) -> Identity:
     >>> identify_study({**about, "excitation": "lwe"}, Cache(Path("cache"))).words
     'resnet20 · LWE · 5×5 · 250 images'
     """
+    named = identify_network(about, cache)
+    renamed = about.get("measured_as", about["name"]) != about["name"]
+    return replace(named, number=int(about["id"]), settings=tuple(_settings(about)), renamed=renamed)
+
+
+def identify_network(about: Mapping[str, Any], cache: Cache) -> Identity:
+    """Tell of what network and training something is that was measured, given what it says of itself.
+
+    >>> about = {"name": "a", "model": "resnet20", "data": "digits", "excitation": "lwe"}
+    >>> identify_network(about, Cache(Path("cache"))).network
+    'resnet20 · LWE'
+    """
     recipe = _recipe_of(about.get("checkpoint"), cache)
     known = about.get("excitation") or (recipe or {}).get("excitation")
     if known is None and about.get("checkpoint") and "excitation" in about:
@@ -80,14 +92,12 @@ def identify_study(about: Mapping[str, Any], cache: Cache) -> Identity:
     weights = str(about.get("weights") or "")
     own_weights = [] if recipe or weights in _UNNAMED_WEIGHTS else [Path(weights).name]
     return Identity(
-        number=int(about["id"]),
+        number=0,
         name=str(about["name"]),
         model=" · ".join([str(about["model"]), *own_weights]),
         way=WAYS.get(str(known), str(known)) if known else "",
         seed=None if recipe is None else int(recipe.get("seed", 0)),
         data=str(about["data"]),
-        settings=tuple(_settings(about)),
-        renamed=about.get("measured_as", about["name"]) != about["name"],
     )
 
 
@@ -135,7 +145,7 @@ def _settings(about: Mapping[str, Any]) -> Iterable[str]:
     for option in kind_of(str(about["kind"])).options:
         value = options.get(option.name, option.default)
         if option.name == "grid" and value:
-            yield "all kernels" if value == "all" else str(value).replace("x", "×")
+            yield f"all {kind_of(str(about['kind'])).row}s" if value == "all" else str(value).replace("x", "×")
         elif value not in (None, option.default) and not isinstance(value, list | tuple):
             yield f"{option.name.replace('_', ' ')} {value}"
     if about.get("stopping"):

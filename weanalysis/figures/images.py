@@ -14,6 +14,7 @@ from weanalysis.figures.style import colour_bar, diamond, each, layer_ticks, mes
 
 _MOST_CLASSES = 20  # of a matrix; more are too small to be read
 _MOST_WORDED = 12  # of a matrix whose cells carry their counts
+_MOST_SINGLE_TICKS = 6
 _MOST_POINTS = 600  # of a curve over images
 
 
@@ -61,8 +62,13 @@ def images_by_rows(images: pd.DataFrame, row: str, *, selected: int | None = Non
     if len(chosen := rows.index[rows["image_id"] == selected]):
         figure.add_trace(diamond(int(chosen[0]) + 1, int(rows.loc[chosen[0], "changed"]), theme))
     figure.update_xaxes(showgrid=False, zeroline=False)
-    figure.update_yaxes(rangemode="tozero")
+    figure.update_yaxes(rangemode="tozero", dtick=_whole_step(shown["changed"].max()))
     return figure
+
+
+def _whole_step(most: float) -> int | None:
+    """Return how far ticks of an axis of counts are apart, where Plotly would put some between whole numbers."""
+    return 1 if most <= _MOST_SINGLE_TICKS else None
 
 
 def confusion_of_changes(confusion: pd.DataFrame, classes: Sequence[str], *, theme: str = "light") -> go.Figure:
@@ -190,7 +196,7 @@ def layers_of_image(rows: pd.DataFrame, changing: Sequence[int], row: str, *, th
     )
     ticks = layer_ticks(layers, most=12)
     figure.update_xaxes(**ticks, tickangle=-45, showgrid=False, zeroline=False, range=[-0.7, len(layers) - 0.3])
-    figure.update_yaxes(rangemode="tozero")
+    figure.update_yaxes(rangemode="tozero", dtick=_whole_step(of_layer.max()))
     return figure
 
 

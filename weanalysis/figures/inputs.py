@@ -11,6 +11,7 @@ from weanalysis.figures.colours import CATEGORICAL
 
 _GAP = 3
 _MOST_FRAMES = 8
+_WIDER = 1.75  # a line than it is high
 _FINER = 4  # a line is drawn so many times as large, which makes it smooth
 _MOST_LINES = len(CATEGORICAL)
 
@@ -47,7 +48,7 @@ def array_picture(array: np.ndarray, side: int = 112) -> Image.Image:
     low, high = float(numbers.min()), float(numbers.max())
     shares = (numbers - low) / (high - low) if high > low else np.zeros_like(numbers)
     if numbers.ndim == 2:
-        return _lines(shares, (2 * side, side))
+        return _lines(shares, (round(_WIDER * side), side))
     if numbers.ndim == 4:
         return frame_strip([_grey_or_colour(shares[:, moment]) for moment in range(numbers.shape[1])])
     return _of_height(_grey_or_colour(shares), side)

@@ -93,6 +93,7 @@ def _add_curve(figure: go.Figure, name: str, rows: pd.DataFrame, colour: str, me
     curve = curve.assign(screened=screenings(curve))
     num_draws = rows.groupby("percentile").size().to_numpy()
     title = html.escape(name)
+    group = None if alone else name  # members of a group stand below each other in the legend
     figure.add_trace(
         go.Scatter(
             x=pd.concat([curve["percentile"], curve["percentile"][::-1]]),
@@ -102,7 +103,7 @@ def _add_curve(figure: go.Figure, name: str, rows: pd.DataFrame, colour: str, me
             line={"width": 0},
             mode="lines",
             hoverinfo="skip",
-            legendgroup=name,
+            legendgroup=group,
             showlegend=alone,
             name="95 % interval",
         )
@@ -115,7 +116,7 @@ def _add_curve(figure: go.Figure, name: str, rows: pd.DataFrame, colour: str, me
                 y=dots["drop"],
                 mode="markers",
                 name="one draw" + (f" ({len(dots):,} of {len(rows):,})" if len(dots) < len(rows) else ""),
-                legendgroup=name,
+                legendgroup=group,
                 showlegend=alone,
                 marker={"size": 5, "color": translucent(CATEGORICAL[8] if alone else colour, 0.5)},
                 customdata=[[percentile] for percentile in dots["percentile"].tolist()],
@@ -128,7 +129,7 @@ def _add_curve(figure: go.Figure, name: str, rows: pd.DataFrame, colour: str, me
             y=curve["drop"],
             mode="lines+markers",
             name="mean D of the draws" if alone and num_draws.max() > 1 else title,
-            legendgroup=name,
+            legendgroup=group,
             line={"color": colour, "width": 2},
             marker={"size": 5, "maxdisplayed": MOST_MARKERS},
             customdata=[[percentile] for percentile in curve["percentile"].tolist()],

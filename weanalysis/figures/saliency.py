@@ -95,6 +95,50 @@ def saliency_mosaic(
     return figure
 
 
+def score_by_layer(layers: pd.DataFrame, criterion: str, *, theme: str = "light") -> go.Figure:
+    """Draw a criterion's score of every whole layer by depth, as `drop_by_layer` draws its D.
+
+    `layers` has a row a layer with the columns layer, depth and one called `criterion`. The axis is logarithmic where
+    all scores are above 0.
+
+    >>> layers = pd.DataFrame({"layer": ["conv1", "conv2"], "depth": [0, 1], "l1": [2.0, 30.0]})
+    >>> figure = score_by_layer(layers, "l1")
+    >>> figure.data[0].y.tolist(), figure.layout.yaxis.type
+    ([2.0, 30.0], 'log')
+    """
+    rows = layers.dropna(subset=["layer", criterion]).sort_values(["depth", "layer"], kind="stable")
+    if rows.empty:
+        return message_figure(f"{criterion} says nothing of these layers.", theme)
+    figure = new_figure(
+        theme,
+        400,
+        margin={"l": 8, "r": 12, "t": 28, "b": 8},
+        yaxis_title_text=html.escape(criterion),
+        hovermode="closest",
+        showlegend=False,
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=np.arange(len(rows)),
+            y=rows[criterion],
+            mode="markers",
+            marker={"size": 8, "color": THEMES[theme].line},
+            text=[
+                f"<b>{html.escape(str(layer))}</b><br>{html.escape(criterion)} = {score:.3g}"
+                for layer, score in each(rows, "layer", criterion)
+            ],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    )
+    names = rows["layer"].tolist()
+    figure.update_xaxes(
+        **layer_ticks(names, most=20), tickangle=-45, showgrid=False, zeroline=False, range=[-0.7, len(names) - 0.3]
+    )
+    if (rows[criterion] > 0).all():
+        figure.update_yaxes(type="log", exponentformat="power", zeroline=False)
+    return figure
+
+
 def score_against_drop(
     scored: pd.DataFrame, criterion: str, measured: str = "drop", *, theme: str = "light"
 ) -> go.Figure:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from weanalysis.figures.colours import CATEGORICAL, THEMES, translucent
+from weanalysis.figures.colours import CATEGORICAL, SEQUENTIAL, THEMES, translucent
 from weanalysis.figures.location import measurements, significance
 from weanalysis.figures.scale import scale_of
 from weanalysis.figures.style import (
@@ -69,17 +69,14 @@ def channel_strips(
         return message_figure(_NOTHING, theme)
     rows = _laid_out(rows, column, order)
     layers = list(dict.fromkeys(rows["layer"]))
-    width = int(rows["right"].max())
     shades = rows["drop"].astype(float)
     if hide_insignificant:
         shades = shades.where(significance(rows) <= SIGNIFICANT_Q)
     metric = metric_of(rows)
     scale = scale_of(rows, rows["drop"])
     limit, marks, shades = scale.end, scale.marks(metric, f"{quantity}, {metric.unit}"), scale.places(shades)
-    z = np.full((len(layers), width), np.nan, dtype=np.float32)
-    for strip, left, right, shade in zip(rows["strip"], rows["left"], rows["right"], shades, strict=True):
-        z[strip, left:right] = shade
-    figure = _strips_figure(z, layers, limit, marks, order, theme)
+    scale_of_colours = {"colorscale": THEMES[theme].diverging, "zmin": -limit, "zmax": limit}
+    figure = _strips_figure(_cells(rows, shades), layers, scale_of_colours, marks, order, theme)
     middles = (rows["left"] + rows["right"] - 1) / 2
     figure.update_layout(
         shapes=[*_grounds(rows, theme), *_frame(rows, selected, theme)],
@@ -102,8 +99,49 @@ def channel_strips(
     return figure
 
 
+def score_strips(units: pd.DataFrame, criterion: str, within: str = "network", *, theme: str = "light") -> go.Figure:
+    """Draw a saliency criterion's score of every channel as `channel_strips` draws D: each layer a strip of cells.
+
+    `units` holds rows of a channel study of units of one kind with a column called `criterion`. The colour is the share
+    of channels with a lower score, `within` the "network" or the "layer", in percent, as in a `saliency_mosaic`.
+
+    >>> units = pd.DataFrame({"layer": "conv1", "depth": 0, "selection": "filter", "out_channel": [0, 1]})
+    >>> score_strips(units.assign(l1=[0.1, 0.4]), "l1").data[0].z.tolist()
+    [[50.0, 100.0]]
+    """
+    rows, column = _units(units)
+    if rows.empty or column is None or rows[criterion].isna().all():
+        return message_figure(f"{criterion} says nothing of these channels.", theme)
+    rows = _laid_out(rows, column, "channel")
+    scores = rows[criterion].groupby(rows["layer"]) if within == "layer" else rows[criterion]
+    ranks = 100 * scores.rank(pct=True)
+    marks = {"title": "rank, %"}
+    colours = {"colorscale": SEQUENTIAL, "zmin": 0, "zmax": 100}
+    layers = list(dict.fromkeys(rows["layer"]))
+    figure = _strips_figure(_cells(rows, ranks), layers, colours, marks, "channel", theme)
+    figure.update_layout(shapes=_grounds(rows, theme), showlegend=False)
+    if len(rows) <= _MOST_MARKERS:
+        said = [
+            f"<b>{html.escape(str(layer))}</b><br>{html.escape(str(selection))} {channel:.0f}<br>"
+            f"{html.escape(criterion)} = {score:.3g}<br>higher than {rank:.1f} % of the {within}"
+            for layer, selection, channel, score, rank in zip(
+                rows["layer"], rows["selection"], rows[column], rows[criterion], ranks, strict=True
+            )
+        ]
+        figure.add_trace(clickable((rows["left"] + rows["right"] - 1) / 2, rows["strip"], _keys(rows, column), said))
+    return figure
+
+
+def _cells(rows: pd.DataFrame, shades: pd.Series) -> np.ndarray:
+    """Lay the shade of each row into its cells of the strips: (layers, width), NaN where there is none."""
+    z = np.full((int(rows["strip"].max()) + 1, int(rows["right"].max())), np.nan, dtype=np.float32)
+    for strip, left, right, shade in zip(rows["strip"], rows["left"], rows["right"], shades, strict=True):
+        z[strip, left:right] = shade
+    return z
+
+
 def _strips_figure(
-    z: np.ndarray, layers: list[str], limit: float, marks: dict[str, Any], order: Order, theme: str
+    z: np.ndarray, layers: list[str], colours: dict[str, Any], marks: dict[str, Any], order: Order, theme: str
 ) -> go.Figure:
     """Draw the cells (layers, width) of all strips, and name the layers."""
     height = max(_LEAST_PIXELS, _STRIP_PIXELS * len(layers))
@@ -123,9 +161,7 @@ def _strips_figure(
             z=z,
             hoverinfo="skip",
             ygap=max(3, round(0.2 * height / len(layers))),
-            colorscale=THEMES[theme].diverging,
-            zmin=-limit,
-            zmax=limit,
+            **colours,
             colorbar=colour_bar(theme, height=height, **marks),
         )
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -15,14 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from weanalysis.ablation.inputs import UNNAMED_SOURCE, as_model
+from weanalysis.ablation.inputs import UNNAMED_SOURCE, as_model, checkpoint_of, excitation_kind
 from weanalysis.ablation.preparation import prepare_on
 from weanalysis.ablation.studies import Layer, find_layers
 from weanalysis.ablation.studies.layers import select_layers
 from weanalysis.cache import Cache, find_cache
 from weanalysis.data import as_images
 from weanalysis.devices import find_devices
-from weanalysis.errors import ModelError, StudyError, unknown_name
+from weanalysis.errors import ModelError, StoreError, StudyError, unknown_name
 from weanalysis.models import Model, build
 from weanalysis.models.pruned import sizes_of
 from weanalysis.provenance import called_as
@@ -30,6 +32,7 @@ from weanalysis.pruning.channels import find_groups, group_scores, remove_channe
 from weanalysis.pruning.curve import curve_table
 from weanalysis.pruning.units import Scope, Scores, Unit, choose_lowest, scores_of_criterion, scores_of_study
 from weanalysis.results import Store
+from weanalysis.results.pruning import save_curve
 from weanalysis.saliency import CRITERIA, saliency_maps
 from weanalysis.tasks import default_metric, find_metric
 
@@ -47,7 +50,8 @@ class Pruned:
     image; masks alone save none) of the pruned network, intact, ablated, drop, drop_low, drop_high (Tango's paired
     interval), p_value (McNemar), q_value, num_images, num_flipped; of masks they are of the mean IoU, with its
     linearized interval; and of the mean loss in nats loss_intact, loss, loss_drop (its increase), loss_low and
-    loss_high (Student's t). `about` says how it was pruned (JSON).
+    loss_high (Student's t). `about` says how it was pruned (JSON); `path` is the file that keeps both in the cache,
+    None where that could not be written.
 
     >>> from torch import rand
     >>> from weanalysis.data.images import load_data
@@ -60,6 +64,7 @@ class Pruned:
     model: Model
     table: pd.DataFrame
     about: dict[str, Any]
+    path: Path | None = None
 
 
 def prune(
@@ -87,7 +92,8 @@ def prune(
     torch.nn.utils.prune); "channel" removes filters with all that reads them, so that shapes become smaller
     (Torch-Pruning). `sparsity` and `curve` are shares of the units, ranked
     over the whole network or, with `scope` "layer", in each layer. An excited network is pruned in its folded weights;
-    the network given is not changed. Nothing is trained afterwards. Raises WeanalysisError for unusable input.
+    the network given is not changed. Nothing is trained afterwards. The curve is kept in the cache. Raises
+    WeanalysisError for unusable input.
 
     >>> import weanalysis as wa
     >>> model = wa.load_model("resnet20", weights="none", num_classes=10)
@@ -134,7 +140,37 @@ def prune(
         },
         **{"of": plain.weights, "of_weights_hash": plain.weights_hash, "command": command},
     }
-    return Pruned(_pruned_model(plain, nets[asked.index(sparsity)], table, about), table, about)
+    path = _kept(cache, given, plain, images, about | {"study": study, "ranked_in": metric}, table, say)
+    return Pruned(_pruned_model(plain, nets[asked.index(sparsity)], table, about), table, about, path)
+
+
+def _kept(
+    cache: Cache,
+    given: Model,
+    plain: Model,
+    images: Any,
+    about: Mapping[str, Any],
+    table: pd.DataFrame,
+    say: Callable[[str], None],
+) -> Path | None:
+    """Keep the curve in the cache, with all that it hangs on; say so where that fails, and nothing else is lost."""
+    record = {
+        **about,
+        "model": given.name,
+        "weights": plain.weights,
+        "weights_hash": plain.weights_hash,
+        "architecture": plain.architecture,
+        "checkpoint": checkpoint_of(given),
+        "excitation": excitation_kind(given),
+        "fingerprint": images.fingerprint,
+        "seed": images.seed,
+        "created": time.time(),
+    }
+    try:
+        return save_curve(cache, record, table)
+    except StoreError as error:
+        say(f"not kept: {error}")
+        return None
 
 
 def _scores_of_study(
