@@ -1,4 +1,4 @@
-"""Three hosts with 30 ms between them, one of which is cut off in the middle of a study: does it end with the same rows?
+"""Three hosts with 30 ms between them, one of which is cut off in the middle of a study: are its rows the same?
 
     python -m benchmarks.hosts --cut 3
 
