@@ -1,10 +1,11 @@
 """Kill whatever takes part in a study, again and again; at the end nothing may be lost, doubled or different.
 
-    python benchmarks/soak.py --minutes 10
+    python -m benchmarks.soak --minutes 10
 
 Rounds follow one another: a study is run by a scheduler's workers, by processes of this machine, and so on in turn. Now
 and then the study itself, a worker, or the scheduler is killed (SIGKILL) or halted for a while (SIGSTOP), and started
-again. When a round's study is complete, its table is compared with an undisturbed one's. Exit status 1 where not.
+again at once, as a copy of this process, which has imported what they need. When a round's study is complete, its
+table is compared with an undisturbed one's. Exit status 1 where one of them is not, or not the same.
 """
 
 from __future__ import annotations
@@ -15,43 +16,70 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from multiprocessing.context import ForkProcess
 from pathlib import Path
+
+# Before torch is imported: a process of one thread can be copied.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pandas as pd
 import psutil
+import torch
+from distributed.cli import dask_scheduler, dask_worker
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": str(CHECKOUT),
-    "OMP_NUM_THREADS": "1",
-    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "3",
-}
+from weanalysis import cli
+from weanalysis.ablation.schedule import cluster, processes
+from weanalysis.models import build, save_checkpoint
+from weanalysis.results import Store
 
-# How long one waits between two blows, and how long something is halted: seconds.
-BETWEEN, HALTED = (8.0, 25.0), (1.0, 5.0)
+# What a copy would have to import itself, else.
+PRELOADED = (cluster, processes)
+PROGRAMS = {"scheduler": dask_scheduler.main, "worker": dask_worker.main, "study": cli.main}
+
+# How often processes are disturbed, beside workers: these begin at once, and those have to import torch.
+SELDOMER = 2
 
 # A pair of an ablation and a shard, as the results file has it.
 Pair = tuple[int, int, int, int]
 
 
-class Round:
-    """One study that is disturbed until it is complete."""
+def start(program: str, words: list[str], folder: Path) -> ForkProcess:
+    """Start a copy of this process that is a program; what it prints goes into a file of the folder."""
+    assert threading.active_count() == 1, "a process of several threads cannot be copied"
+    process = ForkProcess(target=_become, args=(program, words, folder))
+    process.start()
+    return process
 
-    def __init__(self, folder: Path, study: list[str], by_cluster: bool, chance: random.Random):
-        self._folder, self._by_cluster, self._chance = folder, by_cluster, chance
-        self._file, self._log = folder / "scheduler.json", folder / "log.txt"
-        how = ["--scheduler", str(self._file), "--scheduler-wait", "300"] if by_cluster else ["--jobs", "2"]
-        self._command = ["-m", "weanalysis", "ablate", *study, *how, "--quiet", "--cache", str(folder)]
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+def _become(program: str, words: list[str], folder: Path) -> None:
+    log = os.open(folder / f"{program}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
+        os.dup2(file, number)
+    os.chdir(folder)
+    sys.argv = ["weanalysis" if program == "study" else f"dask {program}", *words]
+    PROGRAMS[program]()
+
+
+class Round:
+    """One study that is disturbed until it is complete, with pauses `between` (shortest and longest, in seconds)."""
+
+    def __init__(
+        self, folder: Path, study: list[str], by_workers: bool, between: tuple[float, float], chance: random.Random
+    ):
+        self._folder, self._by_workers, self._chance = folder, by_workers, chance
+        self._between = between if by_workers else (SELDOMER * between[0], SELDOMER * between[1])
+        self._file = folder / "scheduler.json"
+        self._how = ["--scheduler", str(self._file), "--scheduler-wait", "300"] if by_workers else ["--jobs", "2"]
+        self._study = ["ablate", *study, *self._how, "--quiet", "--cache", str(folder)]
+        self._running: dict[str, ForkProcess] = {}
         self.blows: Counter[str] = Counter()
         self.kept: set[Pair] = set()
         self.num_lost = 0
@@ -61,65 +89,64 @@ class Round:
         """The results file of the study."""
         return self._folder / "results.sqlite"
 
+    @property
+    def printed(self) -> str:
+        """The end of what the study printed."""
+        return (self._folder / "study.txt").read_text(encoding="utf-8", errors="replace")[-2000:]
+
     def run(self, deadline: float) -> bool:
         """Disturb the study until it is complete, or the time is over; return whether it is."""
         try:
             while time.monotonic() < deadline:
                 self._start_missing()
-                pause = min(self._chance.uniform(*BETWEEN), max(0.1, deadline - time.monotonic()))
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    if self._running["study"].wait(pause) == 0:
-                        return True
-                    del self._running["study"]  # it was killed, or gave up a task that cost three workers their lives
+                # Killed, or given up for a task that cost three workers their lives, it is started again.
+                if self._ended(min(self._chance.uniform(*self._between), max(0.1, deadline - time.monotonic()))):
+                    return True
                 self._look()
                 self._strike()
             self._start_missing()
-            return self._running["study"].wait(600) == 0  # undisturbed to the end
+            return self._ended(600)  # undisturbed to the end
         finally:
             for process in self._running.values():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     for child in psutil.Process(process.pid).children(recursive=True):
                         child.kill()
                 process.kill()
-                process.wait()
+                process.join()
+
+    def _ended(self, seconds: float) -> bool:
+        """Wait for the study, though not for longer; return whether it is complete."""
+        self._running["study"].join(seconds)
+        return self._running["study"].exitcode == 0
 
     def _start_missing(self) -> None:
-        commands = {"study": self._command}
-        if self._by_cluster:
-            dask = {what: ["-m", f"distributed.cli.dask_{what}", "--no-dashboard"] for what in ("scheduler", "worker")}
-            file = ["--scheduler-file", str(self._file), "--host", "127.0.0.1"]
-            worker = [*dask["worker"], *file, "--no-nanny", "--nthreads", "1", "--death-timeout", "60"]
-            commands = {
-                "scheduler": [*dask["scheduler"], *file, "--port", "0"],
-                "worker 1": worker,
-                "worker 2": worker,
-                **commands,
-            }
-        with open(self._log, "ab") as log:
-            for what, command in commands.items():
-                if what not in self._running or self._running[what].poll() is not None:
-                    if what == "scheduler":
-                        self._file.unlink(missing_ok=True)
-                    self._running[what] = subprocess.Popen(
-                        [sys.executable, *command], env=ENVIRONMENT, stdout=log, stderr=log, cwd=self._folder
-                    )
+        programs = {"study": self._study}
+        if self._by_workers:
+            words = ["--no-dashboard", "--scheduler-file", str(self._file), "--host", "127.0.0.1"]
+            worker = [*words, "--no-nanny", "--nthreads", "1", "--death-timeout", "60"]
+            programs = {"scheduler": [*words, "--port", "0"], "worker 1": worker, "worker 2": worker, **programs}
+        for name, words in programs.items():
+            if name not in self._running or not self._running[name].is_alive():
+                if name == "scheduler":
+                    self._file.unlink(missing_ok=True)
+                self._running[name] = start(name.split()[0], words, self._folder)
 
     def _strike(self) -> None:
         """Kill or halt one of those who take part, its children too where a child is drawn."""
-        victims = {what: process.pid for what, process in self._running.items() if process.poll() is None}
+        victims = {name: process.pid for name, process in self._running.items() if process.is_alive()}
         with contextlib.suppress(psutil.NoSuchProcess, KeyError):
-            children = psutil.Process(victims["study"]).children(recursive=True) if not self._by_cluster else []
+            children = psutil.Process(victims["study"]).children(recursive=True) if not self._by_workers else []
             victims |= {f"process {one}": child.pid for one, child in enumerate(children)}
         if not victims:
             return
-        what = self._chance.choice(sorted(victims))
-        halted = self._chance.random() < 0.25
-        self.blows[("halted " if halted else "killed ") + what.split()[0]] += 1
+        name = self._chance.choice(sorted(victims))
+        is_halted = self._chance.random() < 0.25
+        self.blows[("halted " if is_halted else "killed ") + name.split()[0]] += 1
         with contextlib.suppress(ProcessLookupError):
-            os.kill(victims[what], signal.SIGSTOP if halted else signal.SIGKILL)
-            if halted:
-                time.sleep(self._chance.uniform(*HALTED))
-                os.kill(victims[what], signal.SIGCONT)
+            os.kill(victims[name], signal.SIGSTOP if is_halted else signal.SIGKILL)
+            if is_halted:
+                time.sleep(self._chance.uniform(*self._between))
+                os.kill(victims[name], signal.SIGCONT)
 
     def _look(self) -> None:
         """Count what was kept before and is there no more."""
@@ -139,18 +166,18 @@ def pairs(results: Path) -> Iterator[Pair]:
 
 def table_of(results: Path) -> pd.DataFrame:
     """The table of the only study."""
-    from weanalysis.results import Store
-
     with Store.open(results) as store:
         return store.table(int(store.studies()["id"].iloc[0]))
 
 
+def num_different(table: pd.DataFrame, expected: pd.DataFrame) -> int:
+    """How many rows of a study's table are not what was expected."""
+    same = [table[name].eq(expected[name]) | (table[name].isna() & expected[name].isna()) for name in expected]
+    return int((~pd.concat(same, axis=1).all(axis=1)).sum())
+
+
 def prepare(folder: Path, grid: str) -> tuple[list[str], pd.DataFrame]:
     """A network that uses several classes, the words of its study, and the table of the undisturbed study."""
-    import torch
-
-    from weanalysis.models import build, save_checkpoint
-
     architecture = {"source": "builtin", "name": "resnet20", "num_classes": 10, "options": {}}
     torch.manual_seed(0)
     net = build(architecture).eval()
@@ -159,8 +186,10 @@ def prepare(folder: Path, grid: str) -> tuple[list[str], pd.DataFrame]:
     save_checkpoint(folder / "net.safetensors", net, architecture, {})
     study = ["--model", str(folder / "net.safetensors"), "--data", "digits", "--images", "80", "--grid", grid]
     study += ["--shard-size", "10", "--evaluate", "naive", "--layers", "layer3*"]
-    command = [sys.executable, "-m", "weanalysis", "ablate", *study, "--jobs", "1", "--quiet", "--cache", str(folder)]
-    subprocess.run(command, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+    alone = start("study", ["ablate", *study, "--jobs", "1", "--quiet", "--cache", str(folder)], folder)
+    alone.join()
+    if alone.exitcode != 0:
+        raise SystemExit((folder / "study.txt").read_text(encoding="utf-8"))
     return study, table_of(folder / "results.sqlite")
 
 
@@ -168,10 +197,13 @@ def main(words: list[str] | None = None) -> int:
     """Run rounds, and print what came of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--by", choices=["workers", "processes", "both"], default="both", help="in turn, where both")
+    parser.add_argument("--between", type=float, nargs=2, default=(2.0, 8.0), help="pauses: shortest, longest, seconds")
     parser.add_argument("--grid", default="3x3", help="how long a round is")
-    parser.add_argument("--seed", type=int, default=0, help="odd: processes before workers")
+    parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(words)
     chance, blows, sums = random.Random(given.seed), Counter[str](), Counter[str]()
+    ways = {"workers": [True], "processes": [False], "both": [True, False]}[given.by]
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "undisturbed"
         folder.mkdir()
@@ -180,27 +212,24 @@ def main(words: list[str] | None = None) -> int:
         while time.monotonic() < deadline or not sums["rounds"]:
             folder = Path(root) / f"round-{sums['rounds']}"
             folder.mkdir()
-            one = Round(folder, study, (sums["rounds"] + given.seed) % 2 == 0, chance)
+            one = Round(folder, study, ways[sums["rounds"] % len(ways)], tuple(given.between), chance)
             if not one.run(deadline):
-                print((folder / "log.txt").read_text()[-2000:])
+                print(one.printed)
                 sums["unfinished"] += 1
             kept = Counter(pairs(one.results))
             sums["lost"] += one.num_lost + len(one.kept - kept.keys())
             sums["doubled"] += sum(number - 1 for number in kept.values())
             if one.results.is_file():
-                table = table_of(one.results)
-                same = [
-                    table[name].eq(expected[name]) | (table[name].isna() & expected[name].isna()) for name in expected
-                ]
-                sums["different"] += int((~pd.concat(same, axis=1).all(axis=1)).sum())
+                sums["different"] += num_different(table_of(one.results), expected)
+            sums["shards"] += len({pair[:3] for pair in kept})
             blows += one.blows
             sums["rounds"] += 1
     print(
-        f"{sums['rounds']} rounds of {len(expected)} rows in {given.minutes:g} minutes; "
-        + ", ".join(f"{what}: {number}" for what, number in sorted(blows.items()))
+        f"{sums['rounds']} studies of {len(expected)} rows by {given.by} in {given.minutes:g} minutes, {blows.total()} "
+        f"blows: " + ", ".join(f"{name} {number}" for name, number in sorted(blows.items()))
     )
-    wrong = {what: sums[what] for what in ("unfinished", "lost", "doubled", "different")}
-    print(", ".join(f"{what}: {number}" for what, number in wrong.items()))
+    wrong = {name: sums[name] for name in ("unfinished", "lost", "doubled", "different")}
+    print(f"{sums['shards']} shards; " + ", ".join(f"{name}: {number}" for name, number in wrong.items()))
     return int(any(wrong.values()))
 
 

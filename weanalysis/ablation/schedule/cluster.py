@@ -7,14 +7,15 @@ import json
 import logging
 import pkgutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from weanalysis.ablation.schedule.crew import LOOK_SECONDS, Crew, Errand
+from weanalysis.ablation.schedule.crew import LOOK_SECONDS, MOST_DEATHS, Crew, Errand
 from weanalysis.ablation.schedule.stops import StopRequest
 from weanalysis.ablation.schedule.tasks import Task
 from weanalysis.ablation.schedule.work import ANY_GPU, WORKPLACE, Answer, Parcel, Unfit, Work
@@ -50,6 +51,19 @@ async def _leave(key: str) -> None:
     WORKPLACE.leave(key)
 
 
+@dataclass(eq=False)
+class Sent:
+    """How the scheduler knows a task: its `key`, which `workers` may have it (None: any), and how many died of it."""
+
+    key: str
+    workers: set[str] | None
+    deaths: int = 0
+
+    def die(self, times: int) -> None:
+        """So many more workers died of it."""
+        self.deaths += times
+
+
 class Cluster(Crew):
     """The workers of one scheduler, whoever has started them; this process alone keeps what they measure.
 
@@ -68,6 +82,7 @@ class Cluster(Crew):
         self._checked: set[str] = set()
         self._unfit: dict[str, str] = {}
         self._num_sent = 0
+        self._killed: Counter[str] = Counter()  # keys of tasks, each as often as a worker that had it in hand died
         self._seen: tuple[int, int] | None = None
         self._next_look = 0.0
         logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong there is said here, in one line
@@ -94,6 +109,7 @@ class Cluster(Crew):
                 address = scheduler_address(self._scheduler)
                 timeout = max(1.0, min(_ANSWER_SECONDS, left))
                 client = Client(address, timeout=timeout, set_as_default=False, name="weanalysis")
+                client.subscribe_topic("all", self._hear)
                 self._take_stock(client)
                 return client
             except (OSError, ValueError, TypeError) as error:  # TimeoutError is an OSError
@@ -105,8 +121,30 @@ class Cluster(Crew):
                 ) from why
             time.sleep(LOOK_SECONDS)
 
+    def _hear(self, event: tuple[float, Any]) -> None:
+        """What the scheduler says of its workers; the client's own thread calls it.
+
+        A worker that was lost in the middle of a task is counted here, since the scheduler has others do the task and
+        tells of it only when it gives up, after as many deaths as it was configured to allow.
+        """
+        said = event[1]
+        if isinstance(said, dict) and said.get("action") == "remove-worker" and not said.get("expected"):
+            tasks = said.get("processing-tasks")
+            self._killed.update(tasks if isinstance(tasks, set | list | tuple | frozenset) else ())
+            self._ended.put(None)  # so that whoever waits for a task looks at once
+
+    def _count_deaths(self, errand: Errand) -> None:
+        """Count the workers that are known to have died of a task since that was asked last."""
+        if times := self._killed.pop(errand.place.key, 0):
+            errand.place.die(times)
+            errand.die(times)
+
     def _look_around(self, stop: StopRequest) -> None:
         """See which workers are there, and find the scheduler again where it is gone."""
+        for future, errand in self._in_hand.items():
+            self._count_deaths(errand)
+            if errand.deaths >= MOST_DEATHS:
+                future.cancel()  # whose error comes back like any other
         if time.monotonic() < self._next_look and self._client.status == "running":
             return
         try:
@@ -121,6 +159,8 @@ class Cluster(Crew):
     def _find_again(self, stop: StopRequest) -> None:
         """Connect to a scheduler that went away, or to the one in its place; what was in hand is sent again."""
         self._say(f"the scheduler at {self._scheduler} is away: it is looked for during {self._longest_away:,.0f} s")
+        for errand in self._in_hand.values():
+            self._count_deaths(errand)
         self._back.extend(self._in_hand.values())
         self._in_hand.clear()
         self._workers = set()
@@ -135,9 +175,10 @@ class Cluster(Crew):
         self._unfit = {worker: why for worker, why in self._unfit.items() if worker in self._workers}
         self._checked &= self._workers
         self._check_new(client)
-        for errand in [one for one in self._in_hand.values() if one.place and not one.place & self._workers]:
-            self._take_away(errand)
-            self._back.append(errand)
+        for errand in [one for one in self._in_hand.values() if one.place.workers is not None]:
+            if not errand.place.workers & self._workers:
+                self._take_away(errand)
+                self._back.append(errand)
         seen = len(self._workers), len(self._fit)
         if seen != self._seen:
             if not self._fit and not self._unfit:
@@ -188,14 +229,15 @@ class Cluster(Crew):
                 allowed, others_may = {errand.asked_by}, True
             except (OSError, ValueError):
                 parcel = None  # it has left meanwhile, and another one will ask
-        errand.begin(None if others_may or allowed is None else set(allowed))
         self._num_sent += 1
+        key = f"weanalysis-{self._work.key[:16]}-{self._client.id}-{self._num_sent}"
+        errand.begin(Sent(key, None if others_may or allowed is None else set(allowed)))
         return self._client.submit(
             _measure,
             self._work.key,
             errand.task,
             parcel,
-            key=f"weanalysis-{self._work.key[:16]}-{self._client.id}-{self._num_sent}",
+            key=key,
             workers=None if allowed is None else sorted(allowed),
             allow_other_workers=others_may,
             pure=False,
@@ -207,16 +249,18 @@ class Cluster(Crew):
     def _failed(self, errand: Errand, error: BaseException) -> Exception | None:
         from distributed.scheduler import KilledWorker
 
-        if isinstance(error, KilledWorker):
-            return self._died(errand, "died", error.allowed_failures + 1)  # so many, by the scheduler's own count
+        self._count_deaths(errand)
+        is_there = self._client.status == "running"
         is_cancelled = isinstance(error, (CancelledError, asyncio.CancelledError))
-        if is_cancelled and errand.carries_work and self._client.status == "running":
-            return self._died(errand, "died")  # what a worker is sent is with it alone
-        if is_cancelled or isinstance(error, OSError) or self._client.status != "running":
-            self._back.append(errand)  # the scheduler went away, or a worker with what it had measured
-            return None
+        if isinstance(error, KilledWorker):
+            return self._died(errand, "died", max(0, error.allowed_failures + 1 - errand.place.deaths))
+        if is_cancelled and errand.carries_work and is_there:  # what a worker is sent is with it alone
+            return self._died(errand, "died", 0 if errand.place.deaths else 1)
+        if is_cancelled or isinstance(error, OSError) or not is_there:
+            # The scheduler went away, or a worker with what it had measured, or too many died of it.
+            return self._died(errand, "died", 0)
         assert isinstance(error, Exception)
-        if isinstance(error, ImportError):  # a worker that has just joined, and is found out in a moment
+        if isinstance(error, ImportError):  # a worker that has just joined, and is seen to lack it in a moment
             return self._died(errand, "could not begin")
         return error
 
@@ -227,6 +271,7 @@ class Cluster(Crew):
 
     def _take_away(self, errand: Errand) -> None:
         """Have nobody go on with a task."""
+        self._count_deaths(errand)
         (future,) = [one for one, its in self._in_hand.items() if its is errand]
         del self._in_hand[future]
         future.cancel()
