@@ -59,6 +59,10 @@ class Cache:
         return self.saliency / f"{key}.safetensors"
 
     @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    @property
     def locks(self) -> Path:
         return self.root / "locks"
 
