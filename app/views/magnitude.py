@@ -42,7 +42,6 @@ def curves() -> None:
         )
         shown = rows[rows["layer"] == layer] if own_layers else rows
         row = choose_draw(shown[shown["percentile"] == b])
-        show_weight(now, layer, b)
     with drawn:
         shared.show(
             figures.magnitude_curve(shown, mark=b, theme=shared.theme()),
@@ -52,35 +51,46 @@ def curves() -> None:
             alt="D against the percentile of the zeroed weight's magnitude, with its 95 % interval",
             on_click=lambda: take_click("curve"),
         )
-        if shown.loc[shown["drop"].notna() & (shown["percentile"] >= ENLARGED), "percentile"].nunique() > 2:
-            st.markdown(
-                f"##### b = {ENLARGED} to 100, enlarged",
-                help="Where the largest weights are. Their axis of D is their own.",
-            )
-            enlarged = shown[shown["percentile"] >= ENLARGED]
-            shared.show(
-                figures.magnitude_curve(enlarged, mark=b if b >= ENLARGED else None, theme=shared.theme()).update_xaxes(
-                    range=[ENLARGED - 0.5, 100.5], dtick=1
-                ),
-                key="curve-end",
-                data=enlarged,
-                name=f"magnitude-{now['name']}-largest",
-                alt=f"D against the percentile, from {ENLARGED} to 100",
-                on_click=lambda: take_click("curve-end"),
-            )
-        if own_layers:
-            st.markdown("##### All layers", help="Rows are layers in network order; colour is D, mean over the draws.")
-            shared.show(
-                figures.magnitude_map(rows, selected=(str(layer), b), theme=shared.theme()),
-                key="map",
-                data=rows,
-                name=f"magnitude-map-{now['name']}",
-                alt="D by layer and percentile",
-                on_click=lambda: take_click("map"),
-            )
+    has_end = shown.loc[shown["drop"].notna() & (shown["percentile"] >= ENLARGED), "percentile"].nunique() > 2
+    second_line = [*([show_end] if has_end else []), *([show_layers] if own_layers else [])]
+    for place, part in enumerate(second_line or [None]):
+        if part is not None:
+            with grid.cell(column_span=2 if place == 0 else "all"):
+                part(now, shown if part is show_end else rows, layer, b)
+        if place == 0:
+            with grid.cell():
+                show_weight(now, layer, b)
     if row is not None:
         with grid.cell(column_span="all"):
             pictures.changed_images(now, row, "changed")
+
+
+def show_end(now: pd.Series, shown: pd.DataFrame, layer: str | None, b: float) -> None:
+    st.markdown(
+        f"##### b = {ENLARGED} to 100, enlarged", help="Where the largest weights are. Their axis of D is their own."
+    )
+    enlarged = shown[shown["percentile"] >= ENLARGED]
+    figure = figures.magnitude_curve(enlarged, mark=b if b >= ENLARGED else None, theme=shared.theme())
+    shared.show(
+        figure.update_xaxes(range=[ENLARGED - 0.5, 100.5], dtick=1),
+        key="curve-end",
+        data=enlarged,
+        name=f"magnitude-{now['name']}-largest",
+        alt=f"D against the percentile, from {ENLARGED} to 100",
+        on_click=lambda: take_click("curve-end"),
+    )
+
+
+def show_layers(now: pd.Series, rows: pd.DataFrame, layer: str | None, b: float) -> None:
+    st.markdown("##### All layers", help="Rows are layers in network order; colour is D, mean over the draws.")
+    shared.show(
+        figures.magnitude_map(rows, selected=(str(layer), b), theme=shared.theme()),
+        key="map",
+        data=rows,
+        name=f"magnitude-map-{now['name']}",
+        alt="D by layer and percentile",
+        on_click=lambda: take_click("map"),
+    )
 
 
 def word(percentile: float) -> str:

@@ -109,7 +109,7 @@ def show_map() -> None:
         key="criterion-map",
         data=shown,
         name=f"saliency-{about['model']}-{criterion}",
-        alt=f"{criterion} of the kernels of {shown['layer'].nunique()} layers",
+        alt=f"{criterion} of the kernels of {shown['layer'].nunique()} layers: {shared.AXES}",
     )
     if any(max(layer.shape) > CHANNELS_A_SIDE for layer in layers):
         st.caption(f"Layers with more than {CHANNELS_A_SIDE} channels a side are drawn by equidistant ones.")
@@ -250,7 +250,7 @@ def side_by_side() -> None:
                 key="measured",
                 data=here,
                 name=f"location-{study['name']}",
-                alt="Measured D of the grid's kernels",
+                alt=f"Measured D of the grid's kernels: {shared.AXES}",
             )
     show_agreement(rows, study, grid)
 

@@ -124,7 +124,7 @@ def _check_network(given: Mapping[str, Any], cache: Cache) -> None:
 
 @lru_cache(maxsize=64)
 def _in_torchvision(name: str) -> bool:
-    """Whether torchvision's files define a network of that name, without importing them; yes where it is not package."""
+    """Whether torchvision's files define a network of that name, without importing them; yes without torchvision."""
     package = importlib.util.find_spec("torchvision")
     if package is None or not package.submodule_search_locations:
         return True
