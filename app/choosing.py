@@ -37,7 +37,9 @@ def choose_among(title: str, studies: pd.DataFrame, key: str, default: int | Non
     """Let the reader choose one of `studies`; the address's `key` is its number."""
     by_id = {str(study["id"]): study for _, study in studies.iterrows()}
     labels = {str(number): words for number, words in reading.labels(studies).items()}
-    return by_id[choose(title, labels, key, "study", None if default is None else str(default), **options)]
+    chosen = choose(title, labels, key, "study", None if default is None else str(default), **options)
+    shared.pictured(labels[chosen])
+    return by_id[chosen]
 
 
 def choose_metric(study: pd.Series, *others: pd.Series) -> pd.Series:

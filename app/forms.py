@@ -11,14 +11,13 @@ import click
 import shared
 import streamlit as st
 
+from weanalysis.cli.options import choices_of
+
 # What the page decides itself: where results lie, and what is printed.
 _ELSEWHERE = frozenset({"cache", "as_json", "quiet"})
 
 # Where the name of an option says too little.
 TITLES = {"until_ci": "Stop at interval width", "until_significant": "Stop when significant"}
-
-# A metavar that lists what is allowed, such as exact|naive; N1xN2|all is none.
-_CHOICES = re.compile(r"[a-z0-9.+-]+(\|[a-z0-9.+-]+)*")
 
 # What a help text says of an option that is not given: "(default: all)", "(default 5x5)".
 _DEFAULT = re.compile(r"\([Dd]efault:? ([^);]+?)\.?\)")
@@ -67,7 +66,7 @@ def _field(option: click.Option, key: str, first: str | None, words: Mapping[str
     hint = f"`{flag}{f' {metavar}' if metavar else ''}`: {shared.plain(option.help or '')}"
     default = option.default if isinstance(option.default, str | int | float) else None
     usually = _DEFAULT.search(option.help or "")
-    choices = _choices(option)
+    choices = choices_of(option)
     unset = usually[1] if usually else "not given" if choices else metavar or "default"
     if option.secondary_opts:
         answers = {"yes": [flag], "no": [option.secondary_opts[0]]}
@@ -108,13 +107,6 @@ def _field(option: click.Option, key: str, first: str | None, words: Mapping[str
 def _given(flag: str, value: str) -> list[str]:
     """Return an option and its value as words of which the second cannot be taken for an option of its own."""
     return [f"{flag}={value}"] if value.startswith("-") else [flag, value]
-
-
-def _choices(option: click.Option) -> list[str]:
-    if isinstance(option.type, click.Choice):
-        return [str(choice) for choice in option.type.choices]
-    metavar = option.metavar or ""
-    return metavar.split("|") if _CHOICES.fullmatch(metavar) else []
 
 
 def _place(choices: Collection[str], one: object) -> int | None:

@@ -42,6 +42,7 @@ page = st.navigation(
 has_figures = page.title not in ("Overview", "Jobs")
 if has_figures:
     shared.preload_plotly()
+shared.pictured()
 with shared.faults():
     page.run()
 if not has_figures:

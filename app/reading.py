@@ -310,6 +310,16 @@ def layers_with_weights(study: pd.Series) -> list[str]:
     return _layers(*_weights_file(study))
 
 
+def shapes(study: pd.Series) -> dict[str, tuple[int, ...]]:
+    """Return the shape of the weight of each convolution that a study kept; empty where they are gone."""
+    try:
+        with safe_open(_weights_file(study)[0], framework="np") as weights:
+            named = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return {}
+    return {name.removesuffix(".weight"): shape for name, shape in named.items() if len(shape) > 2}
+
+
 def multipliers(study: pd.Series) -> dict[str, np.ndarray]:
     """Return LWE's m of every layer of the network of a study, (Out, In/groups); empty for a network without LWE."""
     path = _multipliers_file(study)

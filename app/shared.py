@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import browser
 import pandas as pd
 import plotly.graph_objects as go
 import reading
@@ -24,8 +25,10 @@ Colour = Literal["blue", "green", "orange", "red", "gray"]
 
 POLL_SECONDS = 3.0
 RUNNING = "running"
-_NARROW = "window-is-narrow"
+_ROOM, _PICTURED = "window-room", "figures-are-of"
 SILENT_MINUTES = 10
+
+AXES = "each row is an output channel, each column an input channel"  # of a layer's map
 
 INTERVALS = "Tango's paired score interval; anytime-valid where ablations were stopped early"
 SCREENED = (
@@ -38,6 +41,11 @@ _STYLE = """
 <style>
 .stMainBlockContainer {padding: 2.6rem 2rem 3rem 2rem;}
 [data-testid="stMetricValue"] {font-size: 1.5rem;}
+.weanalysis-names {position: absolute; inset: 0; overflow: hidden; pointer-events: none;}
+.weanalysis-names span {
+    position: absolute; padding: 0 0.25rem; font-size: 12px; line-height: 16px;
+    background: var(--st-background-color); color: var(--st-text-color);
+}
 .st-key-preload, .st-key-keep-zoom {display: none;}
 [class*="st-key-link-"] button p {text-decoration: underline; color: var(--st-primary-color);}
 /* Captions at less than full strength fall below a contrast of 4.5 : 1. */
@@ -54,103 +62,35 @@ h4 {font-size: 1.05rem !important; padding-bottom: 0.2rem !important;}
 
 _NOTHING = go.Figure()
 
-_SAVE_BUTTONS = st.components.v2.component(
-    "weanalysis_save_figure",
-    html="<div><button data-format='png'>PNG</button><button data-format='svg'>SVG</button></div>",
-    css="""
-    div {display: flex; gap: 1rem;}
-    button {
-        font: inherit; cursor: pointer; padding: 0.3rem 0.75rem; font-size: 0.875rem; color: var(--st-text-color);
-        background: var(--st-background-color); border: 1px solid var(--st-border-color);
-        border-radius: var(--st-button-radius, 0.5rem);
-    }
-    button:hover, button:focus-visible {border-color: var(--st-primary-color); color: var(--st-primary-color);}
-    """,
-    # Plotly's own camera button does the work; it reads the format from the options at the moment of the click.
-    js="""
-    export default function ({ parentElement, data }) {
-        for (const button of parentElement.querySelectorAll("button")) {
-            button.onclick = () => {
-                const plot = document.querySelector(`.st-key-${data.key} .js-plotly-plot`);
-                const camera = plot?.querySelector('.modebar-btn[data-title^="Download plot"]');
-                if (!camera) return;
-                const options = { filename: data.name, scale: button.dataset.format === "png" ? 2 : 1 };
-                plot._context.toImageButtonOptions = { ...options, format: button.dataset.format };
-                camera.click();
-            };
-        }
-    }
-    """,
-)
-
-# Streamlit puts a new figure in the place of one that changed, and with it goes what the reader zoomed into. This sets
-# it again on the new one: Plotly's own “Reset axes” goes to the range that it remembers as the first.
-_KEEP_ZOOM = st.components.v2.component(
-    "weanalysis_keep_zoom",
-    html="<span></span>",
-    js="""
-    export default function () {
-        if (window.weanalysisZoom) return;
-        const zooms = window.weanalysisZoom = new Map(), known = new WeakSet();
-        const axesOf = plot => Object.values(plot._fullLayout).filter(one => /^[xy]axis[0-9]*$/.test(one?._name ?? ""));
-        const attend = plot => {
-            const home = plot.closest('[class*="st-key-"]'), reset = plot.querySelector('[data-val="reset"]');
-            if (known.has(plot) || !home || !reset || !plot.on || !plot._fullLayout?._has("cartesian")) return;
-            known.add(plot);
-            // By its key alone: the container's other classes change while a script runs.
-            const key = [...home.classList].find(name => name.startsWith("st-key-"));
-            const picture = [location.pathname, key, plot.layout.uirevision].join();
-            plot.on("plotly_relayout", () => {
-                const axes = axesOf(plot);
-                const same = axes.every(axis => axis.range[0] === axis._rangeInitial0
-                    && axis.range[1] === axis._rangeInitial1 || axis.autorange);
-                if (same) zooms.delete(picture);
-                else zooms.set(picture, Object.fromEntries(axes.map(axis => [axis._name, [...axis.range]])));
-            });
-            const zoom = zooms.get(picture);
-            if (!zoom) return;
-            const axes = axesOf(plot), first = axes.map(axis => [axis._rangeInitial0, axis._rangeInitial1]);
-            for (const axis of axes) [axis._rangeInitial0, axis._rangeInitial1] = zoom[axis._name] ?? axis.range;
-            reset.click();
-            axesOf(plot).forEach((axis, i) => [axis._rangeInitial0, axis._rangeInitial1] = first[i]);
-        };
-        new MutationObserver(() => document.querySelectorAll(".js-plotly-plot").forEach(attend))
-            .observe(document.body, { childList: true, subtree: true });
-    }
-    """,
-)
-
-
-# How wide the window is, Streamlit does not say. A wide one needs no second run of the page.
-_WIDTH = st.components.v2.component(
-    "weanalysis_width",
-    html="<span></span>",
-    js="""
-    export default function ({ data, setStateValue }) {
-        const narrow = window.innerWidth < 640;
-        if (narrow !== data.narrow) setStateValue("narrow", narrow);
-    }
-    """,
-)
-
 
 def style() -> None:
     """Set what Streamlit's configuration cannot: the margins of the page, and that a zoom outlives a new figure."""
     st.html(_STYLE)
     with st.container(key="keep-zoom"):
-        _KEEP_ZOOM(key="keeps-zoom")
-        known = _WIDTH(key="width", data={"narrow": is_narrow()}, on_narrow_change=lambda: None)
-        st.session_state[_NARROW] = bool(known.narrow) if known.narrow is not None else False
+        browser.KEEP_ZOOM(key="keeps-zoom")
+        known = browser.WIDTH(key="width", data={"room": _room()}, on_room_change=lambda: None)
+        st.session_state[_ROOM] = known.room or "wide"
+
+
+def _room() -> str:
+    """Return how wide the window is: "narrow" on a telephone, "medium" on a tablet, else "wide"."""
+    return str(st.session_state.get(_ROOM, "wide"))
 
 
 def is_narrow() -> bool:
     """Whether the page is shown on a telephone, where a mosaic has room for two maps side by side."""
-    return bool(st.session_state.get(_NARROW, False))
+    return _room() == "narrow"
 
 
 def columns(wide: int | None) -> int | None:
-    """Return how many maps a mosaic has side by side, given how many where there is room."""
-    return 2 if is_narrow() else wide
+    """Return how many maps a mosaic has side by side, given how many where there is room (None: as it likes)."""
+    most = {"narrow": 2, "medium": 4}.get(_room())
+    return wide if most is None else min(most, wide or most)
+
+
+def pictured(*studies: str) -> None:
+    """Note what the figures of this page are of, which a saved picture says; without any, of nothing in particular."""
+    st.session_state[_PICTURED] = " beside ".join(studies)
 
 
 def preload_plotly() -> None:
@@ -238,11 +178,15 @@ def show(
 ) -> Any:
     """Show `figure` under `key` with buttons that save it as PNG or SVG and `data` as CSV, as files called `name`.
 
-    `on_click` is called when the reader clicks on a point; the point is then in st.session_state[key].
+    `alt` says what is drawn, with its axes where these are not named; a saved picture says it too. `on_click` is
+    called when the reader clicks on a point; the point is then in st.session_state[key].
     """
     figure.update_layout(uirevision=f"{name} {figure.layout.uirevision}")  # another study is another picture
+    figures.make_room(figure)
+    widest = (figure.layout.meta or {}).get("most_pixels")
     event = st.plotly_chart(
-        figures.make_room(figure),
+        figure,
+        width=widest + figure.layout.margin.l + figure.layout.margin.r if widest else "stretch",
         key=key,
         theme=None,
         alt=alt,
@@ -256,7 +200,8 @@ def show(
     )
     saving = st.popover("Save", icon=":material/download:", type="tertiary", key=f"{key}-save")
     with saving, st.container(horizontal=True, vertical_alignment="center"):
-        _SAVE_BUTTONS(key=f"{key}-picture", data={"key": key, "name": safe_name(name)}, width="content")
+        words = {"title": st.session_state.get(_PICTURED, ""), "about": alt}
+        browser.SAVE_BUTTONS(key=f"{key}-picture", data={"key": key, "name": safe_name(name), **words}, width="content")
         st.download_button(
             "CSV",
             lambda: data.to_csv(index=False).encode(),

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 from made_studies import location_plan, write_run, write_study
 from pages import is_well, open_page, words
-from processes import wait_until
+from processes import CHECKOUT, wait_until
 
 from weanalysis.cache import Cache
-from weanalysis.cli import cli
+from weanalysis.cli import checks, cli
+from weanalysis.cli.checks import check_start
+from weanalysis.errors import WeanalysisError
 from weanalysis.jobs import Jobs
 from weanalysis.kinds import KINDS
+
+FORMS = {
+    "Study": "ablate",
+    "Training": "train",
+    "Saliency": "saliency",
+    "Pruning": "prune",
+    "Comparison": "compare",
+    "Report": "report",
+}
 
 
 def test_the_job_form_writes_the_command_to_copy(cache: Path) -> None:
@@ -56,18 +70,20 @@ def test_the_training_form_writes_its_command(cache: Path) -> None:
     assert Jobs(Cache(cache)).all() == []
 
 
-@pytest.mark.parametrize("command", ["ablate", "train", "saliency"])
+@pytest.mark.parametrize("command", ["ablate", "train", "saliency", "prune", "compare", "report"])
 def test_the_forms_offer_every_option_of_their_commands(command: str, cache: Path) -> None:
     shown: dict[str, list[str] | None] = {}
     for kind in KINDS if command == "ablate" else [""]:
-        app = open_page("jobs", form={"train": "Training", "saliency": "Saliency"}.get(command, "Study"))
+        app = open_page("jobs", form=next(form for form, name in FORMS.items() if name == command))
         if kind:
             app.selectbox(key="ablate-study").select(kind).run()
         is_well(app)
         fields = (*app.selectbox, *app.text_input, *app.number_input, *app.checkbox)
         shown |= {field.key: getattr(field, "options", None) for field in fields}
-    own = {option.name: option for option in cli.commands[command].params}
-    elsewhere = {"cache", "as_json", "quiet"}
+    own = {option.name: option for option in cli.commands[command].params if isinstance(option, click.Option)}
+    # A comparison's sides are no options; where a report lies the page decides.
+    elsewhere = {"cache", "as_json", "quiet", *(["output"] if command == "report" else [])}
+    shown = {key: options for key, options in shown.items() if key not in {f"{command}-first", f"{command}-second"}}
     assert {key for key in shown if key} == {f"{command}-{name}" for name in own if name not in elsewhere}
     if command == "ablate":
         assert shown["ablate-evaluate"] == own["evaluate"].metavar.split("|")
@@ -122,9 +138,10 @@ def test_a_mistake_in_the_form_starts_nothing(field: str, value: str, line: str,
 def test_what_is_typed_into_a_field_is_its_value_and_never_an_option(
     form: str, fields: dict[str, str], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from weanalysis.cli import cli
+    from weanalysis.cli import checks, cli
 
     monkeypatch.setattr(Jobs, "_spawn", lambda jobs, job_id: subprocess.Popen(["true"]))
+    monkeypatch.setattr(checks, "check_start", lambda context, cache: None)  # which would refuse some of these
     app = open_page("jobs", form=form)
     for value in ("--cache", "--cache=/elsewhere", "-h", "--", "../../elsewhere", "$(id)"):
         for key in fields:
@@ -155,35 +172,170 @@ def test_a_job_works_in_the_cache_of_its_dashboard_alone(cache: Path) -> None:
     job = jobs.start(["ablate", "--model", "resnet21", "--cache", str(cache / "elsewhere")])
     jobs.kill(job.id)
     app = open_page("jobs")
-    app.button(key="again-1").click().run()
-    assert not app.exception and len(jobs.all()) == 1
+    assert not app.exception and "again-1" not in {button.key for button in app.button}
+    assert "--cache is not for jobs" in words(app).replace("\\", "")
     assert not (cache / "elsewhere").exists()
 
 
-def test_what_was_made_is_opened_what_cannot_work_is_not_resumed_and_own_networks_are_offered(cache: Path) -> None:
-    number = write_study(cache / "results.sqlite", "location", location_plan(grid=1), "made", num_images=250)
-    folder = write_run(cache, "mine", excitation="lwe")
-    (folder / "last.safetensors").write_bytes(b"weights")
+def end_jobs(cache: Path, *ended: tuple[list[str], str, str]) -> None:
+    """Enter jobs that have ended: their commands, states and logs."""
     jobs = Jobs(Cache(cache).ready())
-    with jobs._database() as db:
-        for command, state in ((["ablate"], "finished"), (["ablate", "--model", "x"], "failed"), (["train"], "lost")):
-            row = (json.dumps(command), state, time.time(), time.time(), time.time())
+    for number, (command, state, log) in enumerate(ended, start=1):
+        with jobs._database() as db:
+            row = (json.dumps(command), state, time.time() - 90, time.time(), time.time())
             db.execute("INSERT INTO jobs (command, state, created, heartbeat, ended) VALUES (?, ?, ?, ?, ?)", row)
-    for job, log in (
-        (1, f"100%  made\nKept as study {number}. Next:"),
-        (2, "error: unknown model x"),
-        (3, " 40%  so far"),
-    ):
-        path = Cache(cache).job_log(job)
+        path = Cache(cache).job_log(number)
         path.parent.mkdir(exist_ok=True)
         path.write_text(log)
+
+
+def test_what_each_job_made_is_opened_and_what_cannot_work_is_not_resumed(cache: Path) -> None:
+    """One page of jobs that have ended, of each command; of those that failed, only one may be given again."""
+    number = write_study(cache / "results.sqlite", "location", location_plan(grid=1), "made", num_images=250)
+    sides = [f"study:{number}"] * 2
+    (cache / "page.html").write_text("<h1>A report</h1>")
+    end_jobs(
+        cache,
+        (["ablate"], "finished", f"100%  made\nKept as study {number}. Next:"),
+        (["ablate", "--model", "x"], "failed", "error: unknown model x"),
+        (["train", "--model", "resnet20"], "lost", " 40%  so far"),
+        (["saliency"], "finished", f"Kept as {cache}/saliency/ab12.safetensors. Next:"),
+        (["prune"], "finished", "accuracy over sparsity"),
+        (["compare", *sides], "finished", "second minus first"),
+        (["report", *sides[:1], "-o", "x.html"], "finished", f"The report is in {cache}/page.html (0.1 MiB); any"),
+        (["saliency", "--images", "9"], "cancelled", " 40%  so far"),
+        (["ablate", "--model", f"{cache}/gone.safetensors"], "lost", " 40%  so far"),
+    )
     app = open_page("jobs")
     assert not app.exception and [error.value for error in app.error] == ["unknown model x"]
-    (link,) = (link.proto for link in app.get("page_link"))
-    assert link.label == "Open result" and f"study={number}" in link.query_string
-    assert {str(button.key) for button in app.button if str(button.key).startswith("again")} == {"again-1", "again-3"}
-    app.selectbox(key="ablate-own").set_value("mine").run()
-    assert app.code[0].value == f"weanalysis ablate --model {folder / 'last.safetensors'} --data digits"
+    opened = {link.proto.query_string for link in app.get("page_link") if link.proto.label == "Open result"}
+    assert {f"study={number}", "maps=ab12", f"first={number}&second={number}"} <= opened
+    assert [button.proto.label for button in app.get("download_button")] == ["Open result"]
+    assert len(opened) + len(app.get("popover")) >= 4, "the pruning on its page, or as it was printed"
+    again = {button.key: button.label for button in app.button if str(button.key).startswith("again")}
+    runs = dict.fromkeys(("again-1", "again-4", "again-5", "again-6", "again-7", "again-8"), "Run again")
+    assert again == runs | {"again-3": "Resume"}
+    assert "gone.safetensors is not there" in words(app).replace("\\", "")
+
+
+def test_own_networks_are_chosen_and_an_estimate_says_what_it_is_based_on(cache: Path) -> None:
+    folder = write_run(cache, "mine", excitation="lwe", epochs=8)
+    for name in ("last", "best"):
+        (folder / f"{name}.safetensors").write_bytes(b"weights")
+    write_study(
+        cache / "results.sqlite",
+        *("location", location_plan(), "made"),
+        num_images=500,
+        options={"grid": [5, 5], "kernel_size": "3", "layers": None},
+        dtype="float32",
+    )
+    end_jobs(cache, (["saliency", "--model", "resnet20"], "finished", ""))
+    app = open_page("jobs")
+    assert "About 1 s for every 500 images, since made took 1 s for 500 images" in words(app)
+    app.number_input(key="ablate-images").set_value(10_000_000).run()
+    assert re.search("About [1-9].* (min|h) .*, since made took 1 s for 500 images", words(app))
+    app.text_input(key="ablate-grid").set_value("all").run()
+    assert "No estimate yet" in words(app), "how many kernels all are, its weights would say"
+    path = str(folder / "best.safetensors")
+    app.selectbox(key="ablate-own").set_value(path).run()
+    assert app.code[0].value.startswith(f"weanalysis ablate --model {path} --data digits")
+    app = open_page("jobs", form="Training")
+    app.text_input(key="train-seeds").set_value("0-2")
+    app.text_input(key="train-epochs").set_value("4").run()
+    assert "About 4 min 00 s, 4 epochs × 3 seeds at 20 s each, as in 1 earlier run of resnet20" in words(app)
+    app = open_page("jobs", form="Saliency")
+    assert "About 1 min 30 s, since job 1 took 1 min 30 s" in words(app)
+    app = open_page("jobs", form="Comparison")
+    for side, name in (("first", "study:1"), ("second", "run:mine")):
+        app.selectbox(key=f"compare-{side}").set_value(name).run()
+    assert app.code[0].value == "weanalysis compare study:1 run:mine"
+    app = open_page("jobs", form="Report")
+    app.multiselect(key="report-named").set_value(["study:1", "run:mine"]).run()
+    is_well(app)
+    assert app.code[0].value == (f"weanalysis report study:1 run:mine --output {cache}/reports/study-1-run-mine.html")
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("ablate --model resnet21", "unknown model 'resnet21'"),
+        ("ablate --model gone.safetensors", "gone.safetensors is not there"),
+        ("ablate --weights gone.pt", "gone.pt is not there"),
+        ("ablate --data nowhere", "unknown data 'nowhere'"),
+        ("ablate --data imagefolder", "lacks what it reads"),
+        ("ablate --data imagefolder:/gone", "/gone is not there"),
+        ("ablate --model resnet18 --data imagefolder:.", "no finished run of resnet18"),
+        ("ablate --images 0", "--images 0 is not allowed"),
+        ("ablate --model resnet20 --study multiplier", "was not trained with LWE"),
+        ("ablate --study channel --percentiles 5", "does not belong to --study channel"),
+        ("ablate --metric top7", "unknown metric 'top7'"),
+        ("ablate --until-ci 0", "give a width above 0"),
+        ("ablate --max-error 0.1", "belongs to --evaluate screened"),
+        ("ablate --mean 1,2", "give three numbers"),
+        ("ablate --class-order gone.txt", "is no file"),
+        ("ablate --model-option x", "write KEY=VALUE"),
+        ("train --model resnet20 --epochs -1", "epochs -1"),
+        ("train --model resnet20 --seeds x", "--seeds 'x' is malformed"),
+        ("train --model resnet20 --excitation lwa", "lwa"),
+        ("saliency --criteria tailor", "unknown criterion 'tailor'"),
+        ("saliency --top 100", "--top 100 is not allowed"),
+        ("saliency --study 7", "7"),
+        ("saliency -o x.txt", "its name must end in"),
+        ("prune --sparsity 1", "--sparsity 1 is not allowed"),
+        ("prune --by nonsense", "unknown ranking 'nonsense'"),
+        ("prune --by drop", "--by drop needs a study of every kernel"),
+        ("prune --by l1 --study 1", "are for --by drop"),
+        ("prune gone.safetensors", "gone.safetensors is not there"),
+        ("prune -o /gone/x.safetensors", "the folder of /gone/x.safetensors does not exist"),
+        ("compare gone other", "unknown run or study 'gone'"),
+        ("report gone -o x.html", "unknown run or study 'gone'"),
+    ],
+)
+def test_what_can_never_work_is_refused_before_anything_is_imported(command: str, line: str, cache: Path) -> None:
+    name, *options = command.split()
+    context = cli.commands[name].make_context(name, options)
+    with pytest.raises(WeanalysisError, match=re.escape(line)):
+        check_start(context, Cache(cache))
+
+
+def test_what_may_work_is_not_refused(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "net.safetensors").write_bytes(b"")
+    for command in (
+        "ablate --model resnet20 --study magnitude --percentiles 5",
+        "ablate --model resnet50 --data imagenet:.",
+        "ablate --model timm:resnet10t --weights none",
+        f"ablate --model {tmp_path}/net.safetensors --study multiplier",
+        "train --model resnet20 --data hf:mnist",
+        "saliency --model fcn_resnet20 --data digit-scenes",
+        f"compare {tmp_path}/net.safetensors {tmp_path}/net.safetensors",
+    ):
+        name, *options = command.split()
+        check_start(cli.commands[name].make_context(name, options), Cache(cache))
+
+
+def test_the_names_that_are_checked_are_those_that_there_are() -> None:
+    from weanalysis.data import SOURCES
+    from weanalysis.models import list_models, parse_name
+    from weanalysis.models.cifar import BUILTIN
+    from weanalysis.models.formats import SUFFIXES
+    from weanalysis.saliency import CRITERIA
+
+    assert set(checks.BUILTIN) == set(BUILTIN) and set(checks.CRITERIA) == set(CRITERIA)
+    assert set(checks.IMAGES) == set(SOURCES) and set(checks._WEIGHT_FILES) == set(SUFFIXES)
+    others = {one["name"] for one in list_models() if one["source"] != "builtin"}
+    assert all(map(checks._in_torchvision, others)) and not checks._in_torchvision("resnet51")
+    assert parse_name("r3d_18")[0] == "video" and "r3d_18" in others
+
+
+def test_the_checks_import_no_torch() -> None:
+    program = (
+        "import sys, weanalysis.cli as c; from weanalysis.cache import find_cache; from weanalysis.cli.checks import "
+        "check_start; check_start(c.cli.commands['prune'].make_context('prune', []), find_cache()); "
+        "check_start(c.cli.commands['ablate'].make_context('ablate', ['--model', 'resnet18']), find_cache()); "
+        "print('torch' in sys.modules, 'torchvision' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "False"]
 
 
 @pytest.mark.slow

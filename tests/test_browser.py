@@ -230,17 +230,25 @@ def test_settings_are_in_the_address_and_open_elsewhere(
 
 
 def test_a_figure_is_saved_as_picture_drawing_and_table(visitor: Visitor, tmp_path: Path) -> None:
+    """All three from a menu that stays; a picture says of what it is, in the page's own font."""
     page = visitor.visit(f"/location?study={label(visitor.cache, 'baseline location')}")
     visitor.chart("mosaic")
+    page.locator(".st-key-mosaic-save button").first.click()
     for button, start in (("PNG", b"\x89PNG"), ("SVG", b"<svg"), ("CSV", b"study,layer,depth")):
-        page.locator(".st-key-mosaic-save button").first.click()
         with page.expect_download() as download:
             page.get_by_role("button", name=button, exact=True).click()
         target = tmp_path / download.value.suggested_filename
         download.value.save_as(target)
         assert target.name == f"location-baseline-location.{button.lower()}"
         assert target.read_bytes().startswith(start)
-        page.keyboard.press("Escape")
+    drawing = (tmp_path / "location-baseline-location.svg").read_text()
+    assert re.search("@font-face {[^}]*Source Sans[^}]*url[(]data:[^)]{20000}", drawing)
+    words = " ".join(re.findall("<text[^>]*>([^<]*)</text>", drawing))
+    assert "baseline location · resnet20 · 5×5 · 700 images" in words
+    assert "Importance maps of 19 layers: each row is an output channel, each column an input channel" in words
+    width, height = (float(re.search(f'{side}="([0-9.]+)"', drawing)[1]) for side in ("width", "height"))
+    png = (tmp_path / "location-baseline-location.png").read_bytes()
+    assert [int.from_bytes(png[at : at + 4], "big") for at in (16, 20)] == pytest.approx([2 * width, 2 * height], abs=2)
 
 
 def test_a_click_on_a_cell_opens_the_kernel_and_the_images_it_was_needed_for(
@@ -278,7 +286,7 @@ def test_a_running_study_sharpens_and_the_reader_s_zoom_and_kernel_stay(visitor:
     page = visitor.visit(f"/location?study={label(visitor.cache, 'begun location')}&kernel=layer1.0.conv1:0:0")
     page.get_by_text("on 250 images").wait_for()
     box, whole = visitor.chart("mosaic").bounding_box(), visitor.zoom()
-    page.mouse.move(box["x"] + 40, box["y"] + 60)
+    page.mouse.move(box["x"] + 40, box["y"] + 90)
     page.mouse.down()
     page.mouse.move(box["x"] + 300, box["y"] + 360, steps=4)
     page.mouse.up()
@@ -288,6 +296,11 @@ def test_a_running_study_sharpens_and_the_reader_s_zoom_and_kernel_stay(visitor:
         arg=whole,
     )
     zoomed = visitor.zoom()
+    across, down = (abs(end - begin) for begin, end in zoomed)
+    shown = page.locator(".st-key-mosaic .nsewdrag").first.bounding_box()
+    assert shown["width"] / across == pytest.approx(shown["height"] / down, rel=0.02), "cells are squares"
+    named = page.locator(".st-key-mosaic .weanalysis-names span").all_inner_texts()
+    assert named and all(name.startswith(("conv1", "layer")) for name in named), "whose own name is out of sight"
     write_study(
         visitor.cache / "results.sqlite",
         "location",

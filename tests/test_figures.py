@@ -42,6 +42,15 @@ def on_scale(drop: float, num_images: int = 2000) -> float:
     return float(np.sign(drop) * np.log10(1 + abs(drop) / (100 / num_images)))
 
 
+def cells_at(figure: go.Figure, x: float, y: float, half: float = 0.0) -> np.ndarray:
+    """Return what a heatmap with edges shows at a place of its axes, or so far about it."""
+    drawn = heatmap(figure)
+    (top, bottom), (left, right) = (
+        np.searchsorted(np.asarray(edges), [at - half, at + half]) for edges, at in ((drawn.y, y), (drawn.x, x))
+    )
+    return np.asarray(drawn.z)[top - 1 : bottom, left - 1 : right]
+
+
 def test_every_kernel_has_its_own_cell_with_its_own_drop(study: pd.DataFrame) -> None:
     shuffled = study.sample(frac=1, random_state=3).reset_index(drop=True)
     figure = figures.location_mosaic(shuffled)
@@ -51,7 +60,7 @@ def test_every_kernel_has_its_own_cell_with_its_own_drop(study: pd.DataFrame) ->
     for x, y, (layer, out_channel, in_channel, position) in zip(points.x, points.y, points.customdata, strict=True):
         row = shuffled.iloc[position]
         assert (row["layer"], row["out_channel"], row["in_channel"]) == (layer, out_channel, in_channel)
-        assert z[int(y), int(x)] == pytest.approx(on_scale(row["drop"]), abs=1e-5)
+        assert cells_at(figure, x, y).item() == pytest.approx(on_scale(row["drop"]), abs=1e-5)
         seen.add((x, y))
     assert len(seen) == 465
     assert np.isfinite(z).sum() == 465, "gutters must be NaN, and nothing else may be"
@@ -114,10 +123,10 @@ def test_what_cannot_be_told_from_zero_is_pale_and_what_differs_is_outlined(stud
 
 def test_a_scale_of_its_own_takes_each_layer_to_its_largest_value_and_not_to_a_single_flip(study: pd.DataFrame) -> None:
     figure = figures.location_mosaic(study, scale="layer")
-    z, points = np.asarray(heatmap(figure).z), markers(figure)
+    points = markers(figure)
     by_layer: dict[str, list[float]] = {}
     for x, y, key in zip(points.x, points.y, points.customdata, strict=True):
-        by_layer.setdefault(key[0], []).append(z[int(y), int(x)])
+        by_layer.setdefault(key[0], []).append(cells_at(figure, x, y).item())
     noise = ((study["drop_high"] - study["drop_low"]) / 2).median()
     tops = study["drop"].abs().groupby(study["layer"]).max()
     for layer, values in by_layer.items():
@@ -180,13 +189,25 @@ def test_the_selected_kernel_is_framed_where_it_lies(study: pd.DataFrame) -> Non
 def test_small_maps_are_enlarged_beside_large_ones() -> None:
     table = finished(location_plan([("small", 4, 3), ("large", 16, 16)], grid=16))
     figure = figures.location_mosaic(table)
-    z, points = np.asarray(heatmap(figure).z), markers(figure)
+    points = markers(figure)
     small = table[table["layer"] == "small"].set_index(["out_channel", "in_channel"])["drop"]
     for x, y, (layer, out_channel, in_channel, _) in zip(points.x, points.y, points.customdata, strict=True):
         if layer == "small":
-            block = z[int(y - 1.5) : int(y + 2.5), int(x - 1.5) : int(x + 2.5)]
+            block = cells_at(figure, x, y, half=1.5)
             assert block.shape == (4, 4)
             assert np.allclose(block, on_scale(small[out_channel, in_channel]))
+
+
+@pytest.mark.parametrize("grid", [1, 5, 16])
+def test_kernels_are_squares_and_names_have_little_room_whatever_the_grid(grid: int) -> None:
+    figure = figures.location_mosaic(finished(location_plan([("a", 16, 16), ("b", 16, 16)], grid=grid)))
+    layout, ground = figure.layout, figure.layout.shapes[0]
+    assert layout.yaxis.scaleanchor == "x" and layout.yaxis.constrain == layout.xaxis.constrain == "domain"
+    per_kernel = (layout.height - 30) / (layout.yaxis.range[0] - layout.yaxis.range[1])
+    above = (ground.y0 - layout.yaxis.range[1]) * per_kernel
+    assert above == pytest.approx(24, abs=1), "as high as a name, in pixels"
+    assert [ground.x1 - ground.x0, ground.y1 - ground.y0] == pytest.approx([grid, grid])
+    assert layout.meta["most_pixels"] == pytest.approx(2.1 * grid * per_kernel, abs=2)
 
 
 def test_names_are_text_whatever_they_hold() -> None:
@@ -455,14 +476,14 @@ def scored(num: int = 40) -> pd.DataFrame:
 def test_a_criterion_is_drawn_by_rank_each_kernel_in_its_cell() -> None:
     table = scored()
     figure = figures.saliency_mosaic(table, "good")
-    z, points = np.asarray(heatmap(figure).z), markers(figure)
+    points = markers(figure)
     ranks = 100 * table["good"].rank(pct=True)
     assert len(points.x) == len(table)
     marks = zip(points.x, points.y, points.hovertext, points.customdata, strict=True)
     for x, y, layer, (out, into, score, rank) in marks:
         own = table[(table["layer"] == layer) & (table["out_channel"] == out) & (table["in_channel"] == into)]
         assert score == pytest.approx(own["good"].iloc[0]) and rank == pytest.approx(ranks[own.index[0]])
-        assert z[round(y), round(x)] == pytest.approx(rank, abs=1e-3)
+        assert cells_at(figure, x, y).item() == pytest.approx(rank, abs=1e-3)
     within = markers(figures.saliency_mosaic(table, "good", "layer"))
     assert max(row[3] for row, layer in zip(within.customdata, within.hovertext, strict=True) if layer == "b") == 100
     assert "says nothing" in figures.saliency_mosaic(table, "none").layout.annotations[0].text

@@ -69,6 +69,10 @@ class Cache:
         return self.pruning / f"{name}.json"
 
     @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    @property
     def locks(self) -> Path:
         return self.root / "locks"
 

@@ -26,7 +26,9 @@ import psutil
 from weanalysis.cache import ENVIRONMENT_VARIABLE, Cache
 from weanalysis.errors import StoreError, one_line
 
-COMMANDS = ("ablate", "demo", "saliency", "train")
+COMMANDS = ("ablate", "compare", "demo", "prune", "report", "saliency", "train")
+# Those that, given again, go on where they were stopped; the others begin anew.
+RESUMABLE = ("ablate", "demo", "train")
 
 ACTIVE = "running"
 STATES = (ACTIVE, "finished", "failed", "cancelled", "lost")
@@ -272,17 +274,25 @@ def complaint(log: str) -> str:
 
 
 def result_of(log: str) -> tuple[str, str] | None:
-    """Return what a finished command made, from what it printed last: ("study", number) or ("run", name).
+    """Return what a finished command made, from what it printed last, and its number, name or path.
+
+    It is a "study" (number), a "run" (name), "maps" of saliency (name of their file) or a "report" (path).
 
     >>> result_of("Kept as study 3. Next:")
     ('study', '3')
     >>> result_of("resnet20-digits-8049132b: top-1 99.03 % after 10 epochs of the recipe digits (best …")
     ('run', 'resnet20-digits-8049132b')
+    >>> result_of("The report is in /cache/reports/study-3.html (0.3 MiB); any browser opens it.")
+    ('report', '/cache/reports/study-3.html')
     """
     if studies := re.findall(r"^Kept as study (\d+)\b", log, re.M):
         return "study", studies[-1]
     if runs := re.findall(r"^(\S+): .* epochs of the recipe ", log, re.M):
         return "run", runs[-1]
+    if maps := re.findall(r"^Kept as (.+\.safetensors)\. Next:", log, re.M):
+        return "maps", Path(maps[-1]).stem
+    if pages := re.findall(r"^The report is in (.+) \([\d.]+ MiB\)", log, re.M):
+        return "report", pages[-1]
     return None
 
 

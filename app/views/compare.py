@@ -52,6 +52,7 @@ with st.container(horizontal=True):
     second = choosing.choose_among("Second", offered, "second", default=partner)
     first = choosing.choose_metric(first, second)
 first_label, second_label = reading.labels(pd.DataFrame([first, second])).values()
+shared.pictured(first_label, second_label)
 label_of = {int(first["id"]): first_label, int(second["id"]): second_label}
 ways = {label_of[number]: one.way for number, one in reading.identities(pd.DataFrame([first, second])).items()}
 colours = figures.colours_by_way(ways)
@@ -203,7 +204,7 @@ def maps(compared: StudyComparison | None) -> None:
                     key=key,
                     data=rows,
                     name=f"location-{study['name']}",
-                    alt=f"Importance maps of {study['name']}",
+                    alt=f"Importance maps of {study['name']}: {shared.AXES}",
                     on_click=partial(kernels.take_click, key),
                 )
 
@@ -240,7 +241,7 @@ def difference_map(compared: StudyComparison, layers: list[str]) -> None:
         key="mosaic-difference",
         data=compared.places,
         name=f"difference-{first['name']}-{second['name']}",
-        alt="Difference of the two importance maps",
+        alt=f"Difference of the two importance maps: {shared.AXES}",
         on_click=lambda: kernels.take_click("mosaic-difference"),
     )
     certain = sum(compared.num_certain)

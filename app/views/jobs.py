@@ -1,4 +1,4 @@
-"""Jobs: start a study or a training run from a form, watch it, stop it, take it up again."""
+"""Jobs: start any of the commands from a form, watch it, stop it, take it up again, open what it made."""
 
 from __future__ import annotations
 
@@ -6,37 +6,19 @@ import math
 import shlex
 import time
 from datetime import timedelta
+from pathlib import Path
 
-import click
-import curves
-import forms
+import commands
+import estimates
 import reading
 import shared
 import streamlit as st
 
 from weanalysis.cache import storable
-from weanalysis.cli import cli
-from weanalysis.comparison import identify_run
-from weanalysis.errors import StoreError
-from weanalysis.jobs import Job, Jobs, complaint, progress, result_of
-from weanalysis.kinds import DEFAULT, KINDS, kind_of, options_by_name
-from weanalysis.training import Run
+from weanalysis.errors import WeanalysisError
+from weanalysis.jobs import RESUMABLE, Job, Jobs, complaint, progress, result_of
+from weanalysis.kinds import kind_of
 
-# What the choices mean; which there are, the commands say.
-WORDS = {
-    "study": {kind.name: kind.zeroes for kind in KINDS.values()},
-    "excitation": {
-        "none": "a baseline",
-        "lwe": "by location",
-        "mwe": "by magnitude",
-        "lwe+mwe": "both",
-        "we": "LWE, and MWE on depthwise convolutions",
-        "ws": "weight standardization",
-        "wn": "weight normalization",
-        "sn": "spectral normalization",
-    },
-}
-FIRST = {"model": "resnet20", "data": "digits"}  # what is ready in a few minutes
 COLOURS: dict[str, shared.Colour] = {
     "running": "blue",
     "finished": "green",
@@ -47,99 +29,50 @@ COLOURS: dict[str, shared.Colour] = {
 STATES = {"lost": "killed"}
 SHOWN = 20
 LOG_LINES = 40
+OPEN = {"label": "Open result", "icon": ":material/open_in_new:"}
 
 jobs = Jobs(reading.cache())
 
 st.title("Jobs")
 st.caption(
-    "Start a study or a training run here instead of in a terminal. It goes on when this page or the dashboard "
-    "is closed.",
+    "Start a command here instead of in a terminal. It goes on when this page or the dashboard is closed.",
     help="A job is the command itself, in a process of its own; what is measured is kept step by step.",
 )
 
 
-def study_command() -> list[str]:
-    """Return the command that the form describes."""
-    kind = KINDS[st.session_state.get("ablate-study", DEFAULT)]
-    own = {option.name: (option.metavar, option.help_with_default) for option in kind.options if option.on_command}
-    others = set(options_by_name()) - set(own)
-    rows = [["study"], ["model", "weights", "data"], [*own], ["images", "evaluate", "name"]]
-    return ["ablate", *forms.fill_in(cli.commands["ablate"], rows, others, FIRST, WORDS, own)]
-
-
-def training_command() -> list[str]:
-    """Return the command that trains what the form describes."""
-    rows = [["model", "data", "excitation"], ["preset", "epochs", "seeds", "name"]]
-    return ["train", *forms.fill_in(cli.commands["train"], rows, (), FIRST, WORDS)]
-
-
-def saliency_command() -> list[str]:
-    """Return the command that scores the weights that the form describes."""
-    return ["saliency", *forms.fill_in(cli.commands["saliency"], [["model", "weights", "data"], ["images"]], (), FIRST)]
-
-
-def check_command(command: list[str]) -> None:
-    """Raise StoreError, in the command line's own words, for options that the command does not have.
-
-    A job's results lie in the cache that is shown here, and nowhere else.
-    """
-    registered = cli.commands.get(command[0])
-    try:
-        if registered is not None:
-            parsed = registered.make_context(command[0], list(command[1:]), resilient_parsing=False)
-            if parsed.params.get("cache") is not None:
-                raise StoreError("--cache is not for jobs: they work in the cache that this dashboard shows")
-    except click.ClickException as error:
-        raise StoreError(error.format_message()) from error
-    except click.exceptions.Exit:
-        raise StoreError("--help and --version are not for jobs; leave them out") from None
-
-
 def start(command: list[str]) -> None:
-    """Start a job; a mistake in the words of the command is said before any process begins."""
+    """Start a job; what can never work is said before any process begins."""
     try:
-        check_command(command)
+        commands.check(command)
+        if command[0] == "report":
+            reading.cache().reports.mkdir(parents=True, exist_ok=True)
         job = jobs.start(command)
-    except StoreError as error:
+    except (WeanalysisError, OSError) as error:
         st.error(shared.plain(error), icon=":material/error:")
     else:
         st.toast(f"Job {job.id} has begun.", icon=":material/play_arrow:")
 
 
-def choose_own_network(command: str) -> None:
-    """Offer the networks that were trained here, so that nobody has to type where their files lie."""
-    own = [run for run in curves.find_curves(reading.cache()) if run.recipe]
-    runs = {run.name: run.recipe for run in own if Run(reading.cache().runs / run.name).checkpoint.is_file()}
-    if not runs:
-        return
-
-    def take() -> None:
-        if name := st.session_state[f"{command}-own"]:
-            st.session_state[f"{command}-model"] = str(Run(reading.cache().runs / name).checkpoint)
-            st.session_state[f"{command}-data"] = str(runs[name].get("data", ""))
-
-    st.selectbox(
-        "A network that was trained here",
-        list(runs),
-        index=None,
-        key=f"{command}-own",
-        format_func=lambda name: f"{identify_run(name, runs[name]).network} · {runs[name].get('data')} · {name}",
-        on_change=take,
-        placeholder="none: what is typed below",
-        width=640,
-    )
+def show_estimate(command: list[str]) -> None:
+    """Say how long the command will take, and how that is known, or that nothing is."""
+    try:
+        parsed = commands.parse(command)
+    except WeanalysisError:
+        return  # what is wrong is said when it is started
+    known = parsed and estimates.estimate(command[0], parsed.params, jobs.all())
+    st.caption(known.words() if known else "No estimate yet: nothing like it has been run here.")
 
 
-FORMS = {"Study": "ablate", "Training": "train", "Saliency": "saliency"}
 above = st.container()  # what runs now stands above the form
 with st.container(border=True):
-    form = st.segmented_control("New", list(FORMS), default="Study", required=True, key="form", bind="query-params")
-    kind = FORMS[form]
+    form = st.segmented_control(
+        "New", list(commands.FORMS), default="Study", required=True, key="form", bind="query-params"
+    )
+    kind = commands.FORMS[form]
     with st.container(key=f"form-{kind}"):
-        if kind != "train":
-            choose_own_network(kind)
-        command = {"ablate": study_command, "train": training_command, "saliency": saliency_command}[kind]()
+        command = commands.ask(kind)
         st.code(shlex.join(["weanalysis", *command]), language="bash", wrap_lines=True)
+        show_estimate(command)
     if st.button("Start", type="primary", icon=":material/play_arrow:", key="start"):
         start(command)
 
@@ -195,27 +128,58 @@ def times(job: Job) -> str:
     return f"begun {begun}, {'for' if job.active else 'took'} {lasted}"
 
 
-def open_result(log: str) -> None:
+def open_result(job: Job, log: str) -> None:
     """Lead to what a job made, where it is there."""
-    made = result_of(log)
-    if made is None:
-        return
-    what, name = made
+    what, name = result_of(log) or ("", "")
+    compared = _sides_of(job)
     if what == "run":
-        st.page_link("views/runs.py", label="Open result", icon=":material/open_in_new:", query_params={"runs": name})
-        return
+        link("runs", runs=name)
+    elif what == "study" and (page := _page_of_study(name)):
+        link(page, study=name)
+    elif what == "maps":
+        link("saliency", maps=name)
+    elif what == "report" and Path(name).is_file():
+        st.download_button(OPEN["label"], Path(name).read_bytes, Path(name).name, "text/html", icon=OPEN["icon"])
+    elif job.command[0] == "prune" and (Path(__file__).parent / "pruning.py").is_file():
+        link("pruning")
+    elif all(side.startswith("study:") for side in compared) and compared:
+        link("compare", **dict(zip(("first", "second"), (side[len("study:") :] for side in compared), strict=False)))
+    else:
+        with st.popover(OPEN["label"], icon=OPEN["icon"], width="content"):
+            st.code("\n".join(log.splitlines()[-LOG_LINES:]), language=None)
+
+
+def link(page: str, **query: str) -> None:
+    st.page_link(f"views/{page}.py", label=OPEN["label"], icon=OPEN["icon"], query_params=query)
+
+
+def _sides_of(job: Job) -> list[str]:
+    """Return what a comparison is of, as its command names it."""
+    try:
+        parsed = commands.parse(list(job.command)) if job.command[0] == "compare" else None
+    except WeanalysisError:
+        return []
+    return [str(parsed.params[side]) for side in ("first", "second")] if parsed else []
+
+
+def _page_of_study(number: str) -> str | None:
     known = reading.studies()
-    kinds = known.loc[known["id"].astype(str) == name, "kind"]
-    if len(kinds) and (page := kind_of(kinds.iloc[0]).page):
-        link = {"study": name}
-        st.page_link(f"views/{page}.py", label="Open result", icon=":material/open_in_new:", query_params=link)
+    kinds = known.loc[known["id"].astype(str) == number, "kind"]
+    return kind_of(kinds.iloc[0]).page if len(kinds) else None
+
+
+def why_never(job: Job, log: str) -> str:
+    """Say why the same command would fail again; nothing where it may work."""
+    if job.state == "failed" and complaint(log) and math.isnan(progress(log)[0]):
+        return complaint(log)  # it was refused before anything was done
+    try:
+        commands.check(list(job.command))
+    except WeanalysisError as error:
+        return str(error)
+    return ""
 
 
 def buttons(job: Job, log: str) -> None:
-    if not job.active:
-        open_result(log)
-        if job.state == "failed" and complaint(log) and math.isnan(progress(log)[0]):
-            return  # it was refused before anything was done, and would be again
     if job.active:
         if st.button("Cancel", key=f"cancel-{job.id}", icon=":material/stop:", disabled=job.cancel):
             jobs.cancel(job.id)
@@ -228,11 +192,19 @@ def buttons(job: Job, log: str) -> None:
         ):
             jobs.kill(job.id)
             st.rerun()
-    elif st.button(
-        "Run again" if job.state == "finished" else "Resume",
+        return
+    if job.state == "finished":
+        open_result(job, log)
+    if reason := why_never(job, log):
+        if reason != complaint(log):
+            st.caption(f"It cannot be run again: {shared.plain(reason)}")
+        return
+    goes_on = job.state != "finished" and job.command[0] in RESUMABLE
+    if st.button(
+        "Resume" if goes_on else "Run again",
         key=f"again-{job.id}",
         icon=":material/replay:",
-        help="The same command; what was measured is not done again.",
+        help="The same command; what was measured is not done again." if job.command[0] in RESUMABLE else None,
     ):
         start(list(job.command))
         st.rerun()

@@ -91,7 +91,7 @@ def maps() -> None:
             key="mosaic",
             data=rows,
             name=f"location-{now['name']}",
-            alt=f"Importance maps of {rows['layer'].nunique()} layers",
+            alt=f"Importance maps of {rows['layer'].nunique()} layers: {shared.AXES}",
             on_click=lambda: kernels.take_click("mosaic"),
         )
     if position is not None:

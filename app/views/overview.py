@@ -98,9 +98,10 @@ def studies() -> None:
     shown = shown.reset_index(drop=True)
     networks = {number: one.network for number, one in reading.identities(all_studies).items()}
     st.caption(f"{len(shown):,} of {len(all_studies):,} studies. Select a row to open its page.")
-    # What a narrow window still shows comes first.
-    columns = ["name", "kind", "model", "state", "intact", "progress", "data", "updated", "num_images", "weights"]
+    # What a window still shows without scrolling comes first; a telephone has room for two.
+    columns = ["name", "state", "kind", "model", "intact", "progress", "data", "updated", "num_images", "weights"]
     columns += ["stopping"] if shown["stopping"].notna().any() else []
+    columns = columns[:2] if shared.is_narrow() else columns
     picked = st.dataframe(
         pd.DataFrame(
             {
@@ -124,7 +125,7 @@ def studies() -> None:
         on_select="rerun",
         selection_mode="single-row",
         column_config={
-            "name": st.column_config.TextColumn("Name", width="medium"),
+            "name": st.column_config.TextColumn("Name", width=180 if shared.is_narrow() else "medium"),
             "kind": st.column_config.TextColumn(
                 "Study", help="What is zeroed: kernels by location, weights by magnitude…"
             ),
@@ -163,24 +164,25 @@ def trained() -> None:
             [
                 {
                     "run": run.name,
+                    "state": run.state,
                     "model": run.recipe.get("model"),
                     "data": run.recipe.get("data"),
                     "excitation": run.recipe.get("excitation"),
                     "best": score_by_epoch(run.frame).max(),
                     "epochs": len(run.frame),
-                    "state": run.state,
                     "created": pd.Timestamp(run.created) if run.created else pd.NaT,
                 }
                 for run in runs
             ]
         ),
         key="trained",
+        column_order=["run", "state"] if shared.is_narrow() else None,
         hide_index=True,
         placeholder="–",
         on_select="rerun",
         selection_mode="single-row",
         column_config={
-            "run": st.column_config.TextColumn("Run", width="medium"),
+            "run": st.column_config.TextColumn("Run", width=180 if shared.is_narrow() else "medium"),
             "model": st.column_config.TextColumn("Network"),
             "data": st.column_config.TextColumn("Data"),
             "excitation": st.column_config.TextColumn(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -43,7 +43,7 @@ def _names(test: Callable[[Kind], object]) -> str:
     return ", ".join(kinds_where(test))
 
 
-def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def add_study_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give the command every option of every kind of study, with what each kind says of it."""
     for homes in reversed(options_by_name().values()):
         first = next(iter(homes.values()))
@@ -67,7 +67,7 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="|".join(KINDS),
     help=f"What to zero ({_names(lambda kind: kind.needs_multipliers)}: of a network trained with LWE).",
 )
-@study_options
+@add_study_options
 @click.option(
     "--metric",
     metavar="|".join([*METRICS, f"{IOU_OF_CLASS}CLASS"]),
@@ -182,7 +182,7 @@ def ablate(ctx: click.Context, /, **given: Any) -> None:
 
     kind = kind_called(given["study"])
     given["metric"] = given["metric"] or default_metric(task_of_data(given["data"]))
-    options = _study_options(ctx, kind, given)
+    options = study_options(ctx, kind, given)
     settings = _checked_settings(kind, given)
 
     def check(net: Any) -> None:
@@ -270,7 +270,7 @@ def _checked_settings(kind: Kind, given: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _study_options(ctx: click.Context, kind: Kind, given: dict[str, Any]) -> dict[str, Any]:
+def study_options(ctx: click.Context, kind: Kind, given: Mapping[str, Any]) -> dict[str, Any]:
     """Collect the options of a study that were given; refuse those of another study."""
     chosen = {}
     for name, homes in sorted(options_by_name().items()):

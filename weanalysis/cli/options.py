@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 # A line for each of a hundred thousand classes.
 MAX_NAMES_BYTES = 2**22
+
+# A metavar that lists what is allowed, such as exact|naive; N1xN2|all is none.
+_CHOICES = re.compile(r"[a-z0-9.+-]+(\|[a-z0-9.+-]+)*")
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -100,6 +104,14 @@ data_options = stacked(
         "names: of text (the default), of their numbers, or that of a file's lines.",
     ),
 )
+
+
+def choices_of(option: click.Option) -> list[str]:
+    """Return what may be given to an option, where its type or its metavar lists that; else nothing."""
+    if isinstance(option.type, click.Choice):
+        return [str(choice) for choice in option.type.choices]
+    metavar = option.metavar or ""
+    return metavar.split("|") if _CHOICES.fullmatch(metavar) else []
 
 
 def parse_triple(name: str, text: str | None) -> tuple[float, float, float] | None:

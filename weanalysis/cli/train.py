@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
@@ -160,7 +161,7 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
         raise TrainingError(f"--{name} {text!r} is malformed: give numbers, such as 30,60,90") from None
 
 
-def _given_values(given: dict[str, Any]) -> dict[str, Any]:
+def _given_values(given: Mapping[str, Any]) -> dict[str, Any]:
     """Collect the recipe's fields that were given, as the recipe takes them."""
     values = {field.name: given[field.name] for field in fields(Recipe) if given[field.name] not in (None, ())}
     if "options" in values:
@@ -205,6 +206,18 @@ def _preset_for(data: str) -> str:
     return _PRESETS_FOR.get(source, "cifar" if source.startswith("cifar") else "imagenet")
 
 
+def check_recipe(given: Mapping[str, Any]) -> tuple[str, list[Recipe]]:
+    """Return the name of the recipe and what is trained, one for each seed; raise TrainingError for what cannot be."""
+    if given["seeds"] is not None and given["seed"] is not None:
+        raise TrainingError("--seed and --seeds say different things; give one of them")
+    if given["workers"] is not None and given["workers"] < 0:
+        raise TrainingError(f"--workers {given['workers']} is not allowed; give 0 or more")
+    values = _given_values(given)
+    preset = given["preset"] or _preset_for(values.get("data", "digits"))
+    seeds = [values.pop("seed", 0)] if given["seeds"] is None else parse_seeds(given["seeds"])
+    return preset, [Recipe.from_preset(preset, **{**values, "seed": seed}) for seed in seeds]
+
+
 def _is_first_process() -> bool:
     """Tell whether this process speaks for those that `accelerate launch` or `torchrun` started."""
     return os.environ.get("RANK", "0") == "0"
@@ -240,22 +253,15 @@ def train(**given: Any) -> None:
     from weanalysis.cli.display import Watcher, open_console
     from weanalysis.training import train as run_training
 
-    if given["seeds"] is not None and given["seed"] is not None:
-        raise TrainingError("--seed and --seeds say different things; give one of them")
-    if given["workers"] is not None and given["workers"] < 0:
-        raise TrainingError(f"--workers {given['workers']} is not allowed; give 0 or more")
+    preset, recipes = check_recipe(given)
     cache = find_cache(given["cache"])
-    values = _given_values(given)
-    preset = given["preset"] or _preset_for(values.get("data", "digits"))
-    seeds = [values.pop("seed", 0)] if given["seeds"] is None else parse_seeds(given["seeds"])
     first_process = _is_first_process()
     runs: list[Run] = []
     with Watcher(given["quiet"] or not first_process) as watcher:
-        for seed in seeds:
-            recipe = Recipe.from_preset(preset, **{**values, "seed": seed})
+        for recipe in recipes:
             name = given["name"]
             if name is not None and given["seeds"] is not None:
-                name = f"{name}-seed{seed}"
+                name = f"{name}-seed{recipe.seed}"
             reports = 0
 
             def report(progress: Any) -> None:

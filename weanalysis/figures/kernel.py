@@ -21,6 +21,7 @@ from weanalysis.figures.style import (
     new_figure,
     new_panels,
     screenings,
+    whole_numbers,
 )
 
 _MOST_WRITTEN = 49  # weights of a kernel that are written as numbers
@@ -132,9 +133,8 @@ def kernel_neighbours(
             row=place + 1,
             col=1,
         )
-        # Channels are whole numbers.
-        step = 1 if np.ptp(channels) <= 12 else None
-        figure.update_xaxes(title_text=title, dtick=step, tickformat="d", row=place + 1, col=1)
+        ticks = whole_numbers(int(channels.max()) if len(channels) else 0)
+        figure.update_xaxes(title_text=title, **ticks, row=place + 1, col=1)
     figure.update_xaxes(zeroline=False)
     figure.update_yaxes(title_text=drop_title(metric), zeroline=True, zerolinecolor=THEMES[theme].muted)
     return figure

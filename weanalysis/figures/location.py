@@ -93,14 +93,15 @@ def location_mosaic(
         hoverdistance=-1,
         showlegend=False,
         uirevision=f"{mosaic.tiles[0].layer} to {mosaic.tiles[-1].layer}",  # other layers lie elsewhere
-        xaxis={"visible": False, "range": [-0.5, mosaic.width - 0.5]},
-        yaxis={"visible": False, "range": [mosaic.height - 0.5, -0.5]},
+        **mosaic.layout(),
     )
     # Lines between the kernels, as long as a kernel is much larger than a line.
     gaps = dict.fromkeys(("xgap", "ygap"), 1 if mosaic.pixels / mosaic.height >= _LINED_PIXELS else 0)
     end = marks.pop("end")
     figure.add_trace(
         go.Heatmap(
+            x=mosaic.x_edges,
+            y=mosaic.y_edges,
             z=mosaic.spread(colours),
             hoverinfo="skip",
             **gaps,
@@ -152,6 +153,8 @@ def _veil(mosaic: Mosaic, kernels: pd.DataFrame, theme: str, gaps: dict[str, int
     held = (kernels["drop_low"] <= 0) & (kernels["drop_high"] >= 0) & (kernels["drop"] != 0)
     page = THEMES[theme].diverging_middle
     return go.Heatmap(
+        x=mosaic.x_edges,
+        y=mosaic.y_edges,
         z=mosaic.spread(held.astype(float).where(held)),
         hoverinfo="skip",
         **gaps,

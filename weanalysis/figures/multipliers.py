@@ -24,6 +24,7 @@ from weanalysis.figures.style import (
     metric_of,
     new_figure,
     thinned,
+    whole_numbers,
 )
 
 _MOST_CELLS = 512  # rows or columns of a map that are drawn; a screen has no more pixels for it
@@ -216,7 +217,7 @@ def multiplier_map(multiplier: ArrayLike, layer: str, *, theme: str = "light") -
         (figure.update_xaxes, values.shape[1], [-0.5, values.shape[1] - 0.5]),
         (figure.update_yaxes, values.shape[0], [values.shape[0] - 0.5, -0.5]),
     ):
-        update(range=ends, dtick=1 if side <= 10 else None, showgrid=False, zeroline=False)
+        update(range=ends, showgrid=False, zeroline=False, **whole_numbers(side - 1))
     return figure
 
 

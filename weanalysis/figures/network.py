@@ -76,7 +76,10 @@ def network_map(
         showlegend=False,
     )
     bottom = float((places.y).min())
-    figure.update_xaxes(visible=False, range=[-0.8, places.width - 0.2])
+    # The last name leans out to the right.
+    figure.update_xaxes(
+        visible=False, range=[-0.8, places.width + (0.9 if len(outline.names) <= _MOST_NAMED else -0.2)]
+    )
     figure.update_yaxes(visible=False, range=[bottom - 1.9, places.tops[0] + _MOST_ARC + 0.2])
     figure.add_trace(_edges(outline, places, theme))
     joins = [place for place, is_layer in enumerate(outline.are_layers) if not is_layer]
@@ -187,7 +190,8 @@ def _layers(
         bounds, shades = (-scale.end, scale.end), scale.places(values)
         # The bar is short: its ends and its middle have room.
         marks = scale.marks(metric, f"largest D, {metric.unit}")
-        ends = [place for place, value in enumerate(marks["tickvals"]) if value == 0 or abs(value) == scale.end]
+        last = max(marks["tickvals"])  # as computed for the ticks: another logarithm may differ in the last digit
+        ends = [place for place, value in enumerate(marks["tickvals"]) if abs(value) in (0, last)]
         bar: dict[str, Any] = marks | {name: [marks[name][end] for end in ends] for name in ("tickvals", "ticktext")}
     else:
         bounds, shades = (0.0, max(1.0, float(values.max()))), values
@@ -208,7 +212,7 @@ def _layers(
             "cmax": bounds[1],
             "colorscale": colours,
             "showscale": True,
-            "colorbar": colour_bar(theme, **bar) | {"len": 1.0, "y": 0.5},
+            "colorbar": colour_bar(theme, **bar) | {"len": 0.92, "y": 0.5, "ticklabeloverflow": "allow"},
             "line": {"width": [3 if name == selected else 1 for name in names], "color": frames},
         },
         customdata=np.array([[name] for name in names], dtype=object),

@@ -58,11 +58,12 @@ def saliency_mosaic(
         hovermode="closest",
         hoverdistance=-1,
         showlegend=False,
-        xaxis={"visible": False, "range": [-0.5, mosaic.width - 0.5]},
-        yaxis={"visible": False, "range": [mosaic.height - 0.5, -0.5]},
+        **mosaic.layout(),
     )
     figure.add_trace(
         go.Heatmap(
+            x=mosaic.x_edges,
+            y=mosaic.y_edges,
             z=mosaic.spread(ranks),
             hoverinfo="skip",
             colorscale=SEQUENTIAL,

@@ -24,6 +24,7 @@ from weanalysis.figures.style import (
     message_figure,
     metric_of,
     new_figure,
+    whole_numbers,
 )
 from weanalysis.kinds import channels_of
 
@@ -218,7 +219,7 @@ def channel_intervals(
         )
     if selected in rows.index:
         figure.add_trace(diamond(rows.loc[selected, column], rows.loc[selected, "drop"], theme))
-    figure.update_xaxes(showgrid=False, zeroline=False)
+    figure.update_xaxes(showgrid=False, zeroline=False, **whole_numbers(int(rows[column].max())))
     figure.update_yaxes(zeroline=True, zerolinecolor=THEMES[theme].muted)
     return figure
 

@@ -278,6 +278,16 @@ def layer_ticks(layers: Sequence[str], most: int, length: int = 20) -> dict[str,
     return {"tickvals": list(shown), "ticktext": [shorten(layers[place], length) for place in shown]}
 
 
+def whole_numbers(last: int) -> dict[str, Any]:
+    """Return the ticks of an axis that counts from 0 to `last`: whole numbers, about ten at the most.
+
+    >>> whole_numbers(3), whole_numbers(63)["dtick"]
+    ({'tick0': 0, 'dtick': 1, 'tickformat': ',d'}, 10)
+    """
+    step = next(digit * 10**power for power in range(10) for digit in (1, 2, 5) if last / (digit * 10**power) <= 10)
+    return {"tick0": 0, "dtick": step, "tickformat": ",d"}
+
+
 def points(value: float, signed: bool = True) -> str:
     """Word a D in percentage points: two decimals and a true minus sign, or "not measured".
 
