@@ -113,7 +113,7 @@ def kernel_map() -> None:
         key="criterion-map",
         data=shown,
         name=f"saliency-{about['model']}-{criterion}",
-        alt=f"{criterion} of the kernels of {shown['layer'].nunique()} layers",
+        alt=f"{criterion} of the kernels of {shown['layer'].nunique()} layers: {shared.AXES}",
     )
     if any(max(layer.shape) > CHANNELS_A_SIDE for layer in layers):
         st.caption(f"Layers with more than {CHANNELS_A_SIDE} channels a side are drawn by equidistant ones.")
@@ -150,7 +150,7 @@ def score_and_drop(study: pd.Series, rows: pd.DataFrame, unit: str, grid: Any) -
             key="measured",
             data=rows,
             name=f"{study['kind']}-{study['name']}",
-            alt=f"Measured D of the {unit}s",
+            alt=f"Measured D of the {unit}s" + (f": {shared.AXES}" if unit == KERNEL.name else ""),
         )
 
 
