@@ -64,7 +64,7 @@ def overlays(study: pd.Series, about: dict[str, Any], position: int, chosen: pd.
     for one, change in zip(shown, chosen.itertuples(), strict=True):
         st.caption(
             f"{shared.plain(one.label)}: IoU {change.iou_before:.1f} % → {change.iou_after:.1f} %, "
-            f"{int(change.pixels_changed):,} pixels changed"
+            f"{int(change.pixels_changed):,} pixel{'s' if change.pixels_changed != 1 else ''} changed"
         )
         with st.container(horizontal=True, gap="small"):
             st.image(_enlarged(one.pixels), width=_SIDE, caption="picture", alt=one.label)

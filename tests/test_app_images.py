@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from made_studies import label, location_plan, number, table, write_channels, write_study
 from pages import charts, click, decoded, drawings, is_well, open_page, words
 
@@ -69,7 +71,9 @@ def test_an_image_that_is_not_there_is_said(demo: Path) -> None:
     assert "has not measured the image 99999" in words(app)
 
 
-def test_the_newest_location_study_is_shown_first_and_one_that_changes_nothing_says_so(cache: Path) -> None:
+def test_the_newest_location_study_is_shown_first_and_one_that_changes_nothing_says_so(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = cache / "results.sqlite"
     quiet = location_plan([("conv1", 2, 2)], grid=2).assign(loses=0.0, gains=0.0)
     write_study(path, "location", quiet, "quiet", num_images=250)
@@ -81,6 +85,13 @@ def test_the_newest_location_study_is_shown_first_and_one_that_changes_nothing_s
         app
     )
     assert not drawings(app), "nothing is drawn where nothing changes"
-    app = open_page("images", study=label(cache, "channels"))
-    is_well(app)
-    assert app.selectbox(key="study").value == label(cache, "channels") and drawings(app)
+    write_study(path, "location", location_plan([("conv1", 2, 2)], grid=2), "noisy", num_images=250)
+    # Of a screened study it is not known of every image whether it changes.
+    reading = sys.modules["reading"]  # the pages' own, whose folder is on the path while they run
+    describe = reading.describe
+    monkeypatch.setattr(reading, "describe", lambda study: {**describe(study), "evaluate": "screened"})
+    monkeypatch.setattr(reading, "most_hidden", lambda study: 5.0)
+    for name, said in (("quiet", "is known to change"), ("noisy", "At least ")):
+        app = open_page("images", study=label(cache, name))
+        is_well(app)
+        assert said in words(app) and "5 more change at the most" in words(app)

@@ -387,6 +387,8 @@ def test_curves_are_listed_sized_and_deleted_and_one_that_cannot_be_read_is_name
     curves, problems = list_curves(Cache(tmp_path))
     assert [curve.name for curve in curves] == names[1:] and not problems
     assert run("cache", "delete", "--older-than", "0", "--yes", *cache) == 0 and not list_curves(Cache(tmp_path))[0]
+    capsys.readouterr()
+    assert run("list", "pruning", *cache) == 0 and "weanalysis prune --model" in capsys.readouterr().out
     for name in ("../evil", "a/b", "", ".hidden"):
         with pytest.raises(StoreError, match="no name of a pruning"):
             Cache(tmp_path).pruning_file(name)

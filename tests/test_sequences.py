@@ -473,9 +473,9 @@ def test_clips_are_strips_and_signals_lines() -> None:
     assert shades == [12 * moment for moment in (0, 3, 5, 8, 11, 14, 16, 19)]
     assert frame_strip(frames[:1], 24).size == (48, 24)
     rising = np.asarray(array_picture(np.linspace(-3, 5, 50)[None], 40))
-    tops = [int(np.flatnonzero(rising[:, column, 3] > 128).mean()) for column in (5, 40, 75)]
-    assert rising.shape == (40, 80, 4) and tops[0] > 33 and 17 < tops[1] < 23 and tops[2] < 7
-    assert array_picture(np.zeros((1, 1)), 40).size == (80, 40)
+    tops = [int(np.flatnonzero(rising[:, column, 3] > 128).mean()) for column in (5, 35, 65)]
+    assert rising.shape == (40, 70, 4) and tops[0] > 32 and 17 < tops[1] < 23 and tops[2] < 7
+    assert array_picture(np.zeros((1, 1)), 40).size == (70, 40)
     assert array_picture(np.random.rand(5, 8, 4), 16).size == (8, 16)
     colours = np.asarray(array_picture(np.stack([np.full((2, 2), k) for k in (0, 1, 2)]), 2))
     assert colours[0, 0].tolist() == [0, 128, 255]

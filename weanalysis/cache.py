@@ -68,6 +68,10 @@ class Cache:
             raise StoreError(f"{name!r} is no name of a pruning; give one that `weanalysis list pruning` shows")
         return self.pruning / f"{name}.json"
 
+    def pruning_files(self) -> list[Path]:
+        """The files of all that `prune` measured, those that are whole."""
+        return sorted(path for path in self.pruning.glob("*.json") if not path.name.startswith("."))
+
     @property
     def reports(self) -> Path:
         return self.root / "reports"

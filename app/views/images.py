@@ -38,7 +38,7 @@ if about.get("task") == NUMBERS:
         icon=":material/image_not_supported:",
     )
     st.stop()
-in_pixels = about.get("task") == SEGMENTATION
+in_pixels, is_screened = about.get("task") == SEGMENTATION, about["evaluate"] == "screened"
 classes = [str(name) for name in about.get("classes") or ()]
 
 
@@ -60,11 +60,14 @@ def sentence(images: pd.DataFrame, num_rows: int) -> str:
     hanging = images[images["changed"] > 0].sort_values("changed", ascending=False)
     what = "masks" if in_pixels else "answers"
     if hanging.empty:
-        return f"None of {len(images):,} {what} changes without any of {num_rows:,} {row}s" if len(images) else ""
+        changes = "is known to change" if is_screened else "changes"
+        return f"None of {len(images):,} {what} {changes} without any of {num_rows:,} {row}s" if len(images) else ""
     half = int((hanging["changed"].cumsum() < hanging["changed"].sum() / 2).sum()) + 1
+    least, changes = ("At least ", "known changes") if is_screened else ("", "changes")
     return (
-        f"{len(hanging):,} of {len(images):,} {what} change without some of {num_rows:,} {row}s; half of all changes "
-        f"are of {half:,} image{'s' if half > 1 else ''}, the most dependent changes by {hanging['changed'].iloc[0]:,}"
+        f"{least}{len(hanging):,} of {len(images):,} {what} change without some of {num_rows:,} {row}s; half of all "
+        f"{changes} are of {half:,} image{'s' if half > 1 else ''}, the most dependent changes by "
+        f"{hanging['changed'].iloc[0]:,}"
     )
 
 
@@ -149,7 +152,7 @@ def one_image(now: pd.Series, rows: pd.DataFrame, image: Any) -> None:
     st.markdown(f"Changed by **{image.changed:,}** of {image.num_rows:,} {row}s")
     if in_pixels:
         st.markdown(
-            f"Intact IoU {image.iou_before:.1f} %; at the most it falls by {max(image.largest_drop, 0):.1f} points."
+            f"Intact IoU {image.iou_before:.1f} %; at the most it falls by {max(image.largest_drop, 0):.2f} points."
         )
     else:
         target, before = (pictures.class_name(names, int(one)) for one in (image.target, image.before))
@@ -182,7 +185,7 @@ def one_image(now: pd.Series, rows: pd.DataFrame, image: Any) -> None:
         column_config={
             "zeroed": st.column_config.TextColumn("Without", help="Select a row to open its page." if page else None),
             "answer": st.column_config.TextColumn("Answer then"),
-            "fall": st.column_config.NumberColumn("IoU falls by", format="%.1f"),
+            "fall": st.column_config.NumberColumn("IoU falls by", format="%.2f"),
             "drop": st.column_config.NumberColumn("D", format="%+.2f", help="Over all images of the study."),
             "q": st.column_config.NumberColumn("q", format="%.2g"),
         },
@@ -241,7 +244,7 @@ def page() -> None:
     now = reading.again(study)
     rows, images = reading.table(now), reading.images(now)
     findings.headline(now, rows, sentence(images, len(rows)), with_choice=False)
-    if about["evaluate"] == "screened":
+    if is_screened:
         st.caption(
             f"Screened: an image changes by at least as many {row}s as is said. Of all pairs that were not computed "
             f"{reading.most_hidden(now):,.0f} more change at the most (95 %)."
@@ -251,9 +254,9 @@ def page() -> None:
         return
     number = chosen_image(images)
     if number is None and not (images["changed"] > 0).any():
-        what = "pixel" if in_pixels else "answer"
+        what, changes = "pixel" if in_pixels else "answer", "is known to change" if is_screened else "changes"
         st.info(
-            f"No {row} that was measured changes any {what}, so that there is nothing to show of single images. More "
+            f"No {row} that was measured {changes} any {what}, so that there is nothing to show of single images. More "
             f"{row}s, or more images, may: D of the loss tells smaller changes.",
             icon=":material/check:",
         )

@@ -202,7 +202,7 @@ def _chosen_runs(cache: Cache, given: dict[str, Any]) -> list[Path]:
 
 def _chosen_pruning(cache: Cache, given: dict[str, Any]) -> list[Path]:
     """The files of the curves that are named, also of those that cannot be read any more, and of all that are old."""
-    there = {path.stem: path for path in cache.pruning.glob("[!.]*.json")}
+    there = {path.stem: path for path in cache.pruning_files()}
     if missing := [name for name in given["pruning"] if name not in there]:
         raise StoreError(unknown_name("pruning", missing[0], there))
     old = [path for path in there.values() if given["older_than"] is not None and _is_old(path.stat().st_mtime, given)]

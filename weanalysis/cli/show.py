@@ -139,7 +139,8 @@ def list_(what: str, as_json: bool, cache: str | None) -> None:
         click.echo(json.dumps({what: rows}, allow_nan=False, default=str))
         return
     if not rows:
-        click.echo(f"no {what} in {opened.root} yet; begin with `weanalysis demo`")
+        begin = "prune --model resnet20" if what == "pruning" else "demo"
+        click.echo(f"no {what} in {opened.root} yet; begin with `weanalysis {begin}`")
         return
     print_listing(open_console(), what, rows, opened)
 

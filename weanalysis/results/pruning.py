@@ -74,9 +74,7 @@ def load_curve(path: Path) -> PruningCurve:
 def list_curves(cache: Cache) -> tuple[list[PruningCurve], list[str]]:
     """Return the curves that a cache keeps, the newest first, and a line for each file there that cannot be read."""
     curves, problems = [], []
-    for path in sorted(cache.pruning.glob("*.json")):
-        if path.name.startswith("."):
-            continue  # not whole yet
+    for path in cache.pruning_files():
         try:
             curves.append(load_curve(path))
         except StoreError as error:
