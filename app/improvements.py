@@ -15,7 +15,7 @@ from weanalysis.kinds import kind_of
 def show(study: pd.Series) -> None:
     """Say which ablations of a finished study improve the network, chosen and confirmed on different images."""
     st.markdown(
-        f"##### Does removing any {kind_of(study['kind']).row} help?",
+        f"## Does removing any {kind_of(study['kind']).row} help?",
         help="Ablations that improve the network on one half of the images (one-sided exact McNemar p ≤ 0.05) are "
         "tested again on the other half, at a false discovery rate of 5 % over those chosen.",
     )

@@ -24,7 +24,7 @@ def test_saliency_is_held_against_a_layer_study_too(cache: Path) -> None:
     write_saliency(cache)
     app = open_page("saliency", study=label(cache, "layers"))
     is_well(app)
-    assert "Agreement with what was measured" in "".join(str(one.value) for one in app.subheader)
+    assert "Agreement with what was measured" in "".join(str(one.value) for one in app.header)
 
 
 def test_saliency_shows_the_map_the_measured_grid_and_their_agreement(cache: Path) -> None:

@@ -34,7 +34,7 @@ def curves() -> None:
     grid = st.grid(columns=3, min_column_width=300, gap="medium", dense=True)
     drawn = grid.cell(column_span=2)
     with grid.cell():
-        st.markdown("##### One percentile", help="Click on a point of the curve or of the map, or choose here.")
+        st.markdown("## One percentile", help="Click on a point of the curve or of the map, or choose here.")
         percentiles = sorted(rows["percentile"].dropna().unique().tolist())
         layer = choosing.choose_layer(layers) if layers else None
         b = st.select_slider(
@@ -52,14 +52,15 @@ def curves() -> None:
             on_click=lambda: take_click("curve"),
         )
     has_end = shown.loc[shown["drop"].notna() & (shown["percentile"] >= ENLARGED), "percentile"].nunique() > 2
-    second_line = [*([show_end] if has_end else []), *([show_layers] if own_layers else [])]
-    for place, part in enumerate(second_line or [None]):
-        if part is not None:
-            with grid.cell(column_span=2 if place == 0 else "all"):
-                part(now, shown if part is show_end else rows, layer, b)
-        if place == 0:
-            with grid.cell():
-                show_weight(now, layer, b)
+    parts = [*([show_end] if has_end else []), *([show_layers] if own_layers else [])]
+    if parts:
+        with grid.cell(column_span=2):
+            parts[0](now, rows if parts[0] is show_layers else shown, layer, b)
+    with grid.cell():
+        show_weight(now, layer, b)
+    if len(parts) > 1:
+        with grid.cell(column_span="all"):
+            show_layers(now, rows, layer, b)
     if row is not None:
         with grid.cell(column_span="all"):
             pictures.changed_images(now, row, "changed")
@@ -67,7 +68,7 @@ def curves() -> None:
 
 def show_end(now: pd.Series, shown: pd.DataFrame, layer: str | None, b: float) -> None:
     st.markdown(
-        f"##### b = {ENLARGED} to 100, enlarged", help="Where the largest weights are. Their axis of D is their own."
+        f"## b = {ENLARGED} to 100, enlarged", help="Where the largest weights are. Their axis of D is their own."
     )
     enlarged = shown[shown["percentile"] >= ENLARGED]
     figure = figures.magnitude_curve(enlarged, mark=b if b >= ENLARGED else None, theme=shared.theme())
@@ -82,7 +83,7 @@ def show_end(now: pd.Series, shown: pd.DataFrame, layer: str | None, b: float) -
 
 
 def show_layers(now: pd.Series, rows: pd.DataFrame, layer: str | None, b: float) -> None:
-    st.markdown("##### All layers", help="Rows are layers in network order; colour is D, mean over the draws.")
+    st.markdown("## All layers", help="Rows are layers in network order; colour is D, mean over the draws.")
     shared.show(
         figures.magnitude_map(rows, selected=(str(layer), b), theme=shared.theme()),
         key="map",

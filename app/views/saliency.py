@@ -103,7 +103,7 @@ def drawn(layer: MappedLayer, maps: SaliencyMaps) -> pd.DataFrame:
 
 
 def show_map() -> None:
-    st.markdown(f"##### {shared.plain(criterion)} of every kernel", help="Rows are output, columns input channels.")
+    st.markdown(f"## {shared.plain(criterion)} of every kernel", help="Rows are output, columns input channels.")
     shared.show(
         figures.saliency_mosaic(shown, criterion, WITHIN[within], num_columns=columns, theme=shared.theme()),
         key="criterion-map",
@@ -126,7 +126,7 @@ def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
         return
     kind = kinds[0]
     with grid.cell(column_span="all"):
-        st.subheader("Agreement with what was measured")
+        st.header("Agreement with what was measured")
         with st.container(horizontal=True, gap="medium"):
             counts_images = find_metric(study["metric"]).counts_images
             offered = [name for name, column in AGAINST.items() if column != "num_flipped" or counts_images]
@@ -151,7 +151,7 @@ def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
     own = agreement[agreement["criterion"] == criterion]
     with grid.cell():
         st.markdown(
-            "##### All criteria, over the network",
+            "### All criteria, over the network",
             help="Spearman's rank correlation of score and measurement with its 95 % interval, for which the layers "
             "are the sample (one left out at a time); random scores lie at 0. The images' noise keeps every "
             "correlation below 1.",
@@ -164,9 +164,7 @@ def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
             alt="Rank correlation of each criterion with what was measured",
         )
     with grid.cell():
-        st.markdown(
-            f"##### {shared.plain(criterion)} against {against}", help="Each point is one place that was zeroed."
-        )
+        st.markdown(f"### {shared.plain(criterion)} against {against}", help="Each point is one place that was zeroed.")
         shared.show(
             figures.score_against_drop(scored, criterion, AGAINST[against], theme=shared.theme()),
             key="scatter",
@@ -175,7 +173,7 @@ def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
             alt=f"{against} against {criterion}",
         )
     with grid.cell():
-        st.markdown(f"##### {shared.plain(criterion)}, layer by layer", help="Grey: the interval holds 0.")
+        st.markdown(f"### {shared.plain(criterion)}, layer by layer", help="Grey: the interval holds 0.")
         shared.show(
             figures.agreement_by_layer(own, theme=shared.theme()),
             key="by-layer",
@@ -184,7 +182,7 @@ def show_agreement(rows: pd.DataFrame, study: pd.Series, grid: Any) -> None:
             alt=f"Rank correlation of {criterion} in each layer",
         )
     with grid.cell():
-        st.markdown(f"##### The top {TOP:.0%}", help="The share of the highest places that score and measurement name.")
+        st.markdown(f"### The top {TOP:.0%}", help="The share of the highest places that score and measurement name.")
         table_of(whole)
 
 
@@ -243,7 +241,7 @@ def side_by_side() -> None:
         show_map()
     if has_grid:
         with grid.cell():
-            st.markdown("##### Measured D", help="Each cell is one kernel of the grid, set to zero. Red was needed.")
+            st.markdown("## Measured D", help="Each cell is one kernel of the grid, set to zero. Red was needed.")
             here = rows[rows["layer"].isin(shown["layer"].unique())]
             shared.show(
                 figures.location_mosaic(here, num_columns=columns, theme=shared.theme()),
