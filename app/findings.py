@@ -37,7 +37,7 @@ def headline(
         finding = sentence(study, rows)
     if finding:
         st.markdown(
-            f"#### {finding}",
+            f"## {finding}",
             help="After correction for the number of ablations (Benjamini-Hochberg). The interval counts with the "
             "choice of the largest, which is likely overestimated."
             if with_choice

@@ -20,7 +20,7 @@ def show(study: pd.Series, on_choose: Callable[[pd.Series], None]) -> None:
     `on_choose` is called with the row that the reader selects.
     """
     st.markdown(
-        f"##### Does removing any {kind_of(study['kind']).row} help?",
+        f"## Does removing any {kind_of(study['kind']).row} help?",
         help="Ablations that improve the network on one half of the images (one-sided exact McNemar p ≤ 0.05) are "
         "tested again on the other half, at a false discovery rate of 5 % over those chosen.",
     )

@@ -59,7 +59,7 @@ def choose(rows: pd.DataFrame, hint: str) -> int | None:
 
     None, and the `hint`, as long as none is chosen. The choice is in the page's address, and stays on other pages.
     """
-    st.markdown("##### One kernel", help="Click on a cell of the maps, or choose a layer and its channels here.")
+    st.markdown("## One kernel", help="Click on a cell of the maps, or choose a layer and its channels here.")
     kernels = rows.dropna(subset=["layer", "out_channel", "in_channel"])
     gone = _follow_address(kernels)
     layer = st.selectbox(

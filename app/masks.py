@@ -24,7 +24,7 @@ def changed_masks(study: pd.Series, row: pd.Series, about: dict[str, Any], key: 
     position = int(row.name)
     changes = reading.pixel_changes(study, position)
     st.markdown(
-        "##### Images whose IoU fell most",
+        "## Images whose IoU fell most",
         help="IoU of an image: the mean over the classes that it has. Colours are classes, stripes are pixels without "
         "one.",
     )
@@ -41,7 +41,7 @@ def changed_masks(study: pd.Series, row: pd.Series, about: dict[str, Any], key: 
     except WeanalysisError as error:
         st.warning(f"The masks cannot be shown: {shared.plain(error)}", icon=":material/image_not_supported:")
         st.dataframe(chosen.rename(columns={"image_id": "image"}), hide_index=True, placeholder="–")
-    st.markdown("##### IoU of each class", help="Over all images, intact and without these weights.")
+    st.markdown("## IoU of each class", help="Over all images, intact and without these weights.")
     classes = reading.class_table(study, position)
     shared.show(
         figures.iou_by_class(classes, theme=shared.theme()),

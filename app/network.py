@@ -30,7 +30,7 @@ def show(
     if not outline.names:
         return
     st.markdown(
-        "##### The network",
+        "## The network",
         help="From left to right in the order of computation; circles are sums or other joins, arcs are shortcuts. "
         f"The colour is the largest D of a layer's {row}s that differ from 0 (q ≤ {figures.SIGNIFICANT_Q:g}), white "
         "where none does. Click on a layer to see it below.",

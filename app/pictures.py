@@ -44,7 +44,7 @@ def changed_images(study: pd.Series, row: pd.Series, key: str) -> None:
     )
     counts = {name: int((kind == name).sum()) for name in KINDS}
     st.markdown(
-        "##### Images whose prediction changed",
+        "## Images whose prediction changed",
         help="What the network answered before → after the zeroing; the right answer is bold.",
     )
     if not len(changes):
@@ -97,7 +97,7 @@ def _changed_numbers(study: pd.Series, row: pd.Series) -> None:
     metric = find_metric(study["metric"])
     changes = reading.value_changes(study, int(row.name), metric.statistic)
     st.markdown(
-        f"##### Images whose {metric.label} changed most", help="Images have no class here: none is right or wrong."
+        f"## Images whose {metric.label} changed most", help="Images have no class here: none is right or wrong."
     )
     by_size = (changes["after"] - changes["before"]).abs().sort_values(ascending=False, kind="stable").index
     st.dataframe(changes.loc[by_size[:A_PAGE]].rename(columns={"image_id": "image"}), hide_index=True, placeholder="–")

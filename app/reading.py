@@ -214,14 +214,15 @@ def compare_studies(first: pd.Series, second: pd.Series) -> comparison.StudyComp
     """Compare two studies in the metric of the first; raise StudyError where they cannot be paired."""
     numbers = int(first["id"]), int(second["id"])
     updated = float(first["updated"]), float(second["updated"])
-    return _compared(str(cache().root), numbers, first["metric"], updated)
+    names = str(first["name"]), str(second["name"])
+    return _compared(str(cache().root), numbers, first["metric"], updated, names)
 
 
 @st.cache_resource(show_spinner="Pairing the images of every place…", max_entries=8)
 def _compared(
-    root: str, numbers: tuple[int, int], metric: str, updated: tuple[float, float]
+    root: str, numbers: tuple[int, int], metric: str, updated: tuple[float, float], names: tuple[str, str]
 ) -> comparison.StudyComparison:
-    """Compare two studies once for every state that they were in; nobody changes what is found."""
+    """Compare two studies once for every state that they were in and name that they had; nobody changes the result."""
     return comparison.compare_studies(*numbers, Cache(Path(root)), metric)
 
 

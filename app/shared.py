@@ -48,15 +48,29 @@ _STYLE = """
 }
 .st-key-preload, .st-key-keep-zoom {display: none;}
 [class*="st-key-link-"] button p {text-decoration: underline; color: var(--st-primary-color);}
+/* What Streamlit draws paler than a contrast of 4.5 : 1. */
+[data-testid="stCode"] .token.parameter, [data-testid="stPaginationEllipsis"] {color: var(--st-text-color);}
 /* Captions at less than full strength fall below a contrast of 4.5 : 1. */
 [data-testid="stCaptionContainer"] {color: var(--st-text-color); opacity: 0.8;}
 [data-testid="stCaptionContainer"] * {color: inherit; opacity: 1;}
-[data-testid="stSidebarNavLink"]:focus-visible {outline: 2px solid var(--st-primary-color); outline-offset: -2px;}
-h5 {font-size: 1rem !important; font-weight: 600 !important; padding: 0.2rem 0 !important;}
-h4 {font-size: 1.05rem !important; padding-bottom: 0.2rem !important;}
+[data-testid="stSidebar"] :focus-visible, [data-testid="stHeader"] :focus-visible {
+    outline: 2px solid var(--st-primary-color); outline-offset: -2px;
+}
+/* Headings are of the level that they have in the page, and smaller than those of a text. */
+[data-testid="stMarkdown"] :is(h2, h3) {font-size: 1rem !important; font-weight: 600 !important;}
+[data-testid="stMarkdown"] :is(h2, h3) {padding: 0.2rem 0 !important;}
+[data-testid="stHeading"] h2 {font-size: 1.25rem !important; font-weight: 600 !important; padding: 0.5rem 0 !important;}
 @media (max-width: 640px) {
     .stMainBlockContainer {padding: 2.6rem 0.75rem 3rem 0.75rem;}
 }
+</style>
+"""
+
+# White on a blue that is read on black cannot be read itself.
+_STYLE_IN_THE_DARK = """
+<style>
+button[data-testid="stBaseButton-primary"], [data-testid="stMultiSelect"] [data-baseweb="tag"],
+button[data-testid="stBaseButton-primary"] *, [data-testid="stMultiSelect"] [data-baseweb="tag"] * {color: #101317;}
 </style>
 """
 
@@ -65,7 +79,7 @@ _NOTHING = go.Figure()
 
 def style() -> None:
     """Set what Streamlit's configuration cannot: the margins of the page, and that a zoom outlives a new figure."""
-    st.html(_STYLE)
+    st.html(_STYLE + (_STYLE_IN_THE_DARK if theme() == "dark" else ""))
     with st.container(key="keep-zoom"):
         browser.KEEP_ZOOM(key="keeps-zoom")
         known = browser.WIDTH(key="width", data={"room": _room()}, on_room_change=lambda: None)
@@ -143,7 +157,7 @@ def how_to_begin(kind: str | None = None) -> None:
     study = f" --study {kind}" if kind else ""
     st.markdown("**On a network trained here on handwritten digits** (nothing to download, a few minutes):")
     st.code(f"weanalysis ablate --model resnet20{study}", language="bash")
-    st.markdown("##### On your own network and images:")
+    st.markdown("## On your own network and images:")
     st.code(f"weanalysis ablate --model resnet50 --weights FILE --data imagefolder:DIR{study}", language="bash")
     st.caption(f"Results are kept in {plain(reading.cache().root)}.")
 

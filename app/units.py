@@ -41,7 +41,7 @@ def choose(rows: pd.DataFrame, column: str | None, called: str, hint: str) -> in
     `column` numbers the channels, None where a row is a whole layer; `called` is what a row is called. None, and the
     `hint`, as long as none is chosen. The choice is in the page's address, and stays on other pages.
     """
-    st.markdown(f"##### One {called}", help="Click on it in a figure, or choose it here.")
+    st.markdown(f"## One {called}", help="Click on it in a figure, or choose it here.")
     gone = _follow_address(rows, column)
     layer = st.selectbox(
         "Layer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from pages import is_well, open_page, words
 from streamlit.testing.v1 import AppTest
 
 from weanalysis.cache import Cache
+from weanalysis.dashboard import app_folder
 from weanalysis.results import Store
+from weanalysis.results.store.titles import entitle
 
 LAYERS = resnet20_layers()[:2]
 
@@ -83,3 +86,18 @@ def test_a_study_is_taken_along_as_a_table_and_as_a_report(kept: Path, monkeypat
 
     page = keeping.report(reading.studies().set_index("name", drop=False).loc["resnet20-b"]).decode()
     assert "resnet20-b" in page and "weanalysis report" in page and "/tmp/" not in page
+
+
+def test_a_comparison_goes_by_the_names_that_studies_have_now(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(app_folder()))
+    reading = importlib.import_module("reading")
+    numbers = [int(label(kept, name)) for name in ("resnet20-a", "resnet20-b")]
+
+    def compared() -> tuple[str, str]:
+        studies = reading.studies().set_index("id", drop=False)
+        both = reading.compare_studies(*(studies.loc[number] for number in numbers))
+        return both.first, both.second
+
+    assert compared() == ("resnet20-a", "resnet20-b")
+    entitle(kept / "results.sqlite", numbers[0], "the stem", None)
+    assert compared() == ("the stem", "resnet20-b")

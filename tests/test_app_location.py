@@ -134,7 +134,7 @@ def test_the_finding_is_in_one_line_and_leads_to_its_kernels(demo: Path) -> None
     rows = table(demo, "baseline location")
     certain = rows[rows["q_value"] <= 0.05].nlargest(6, "drop")
     assert len(certain)
-    finding = next(text.value for text in app.markdown if text.value.startswith("####")).replace("\\", "")
+    finding = next(text.value for text in app.markdown if text.value.startswith("## ")).replace("\\", "")
     assert f"{(rows['q_value'] <= 0.05).sum()} of 465 kernels differ" in finding
     top = certain.iloc[0]
     named = f"{top['layer']}[{top['out_channel']:.0f}, {top['in_channel']:.0f}]"

@@ -25,7 +25,7 @@ def test_saliency_draws_layers_and_channels_where_the_study_measured_these(cache
     made = write_saliency(cache)
     app = open_page("saliency", study=label(cache, "layers"))
     is_well(app)
-    assert "Agreement with what was measured" in "".join(str(one.value) for one in app.subheader)
+    assert "Agreement with what was measured" in "".join(str(one.value) for one in app.header)
     assert "taylor of every layer" in words(app) and "of every kernel" not in words(app)
     scores, drops, *agreement = charts(app)
     assert len(agreement) == 2, "no ranks within a layer, which has one score"

@@ -140,9 +140,7 @@ def beside(now: pd.Series, rows: pd.DataFrame, position: int | None) -> None:
     if position is not None:
         layer = str(rows.loc[position, "layer"])
         with grid.cell():
-            st.markdown(
-                f"##### The {word}s of {shared.plain(layer)}", help="With 95 % intervals, each for its own row."
-            )
+            st.markdown(f"## The {word}s of {shared.plain(layer)}", help="With 95 % intervals, each for its own row.")
             shared.show(
                 figures.channel_intervals(rows, layer, selected=position, theme=shared.theme()),
                 key="intervals",
@@ -152,7 +150,7 @@ def beside(now: pd.Series, rows: pd.DataFrame, position: int | None) -> None:
                 on_click=lambda: units.take_click("intervals"),
             )
     with grid.cell(column_span=1 if position is not None else "all"):
-        st.markdown("##### How much D varies, by depth", help="Each point is one that was zeroed.")
+        st.markdown("## How much D varies, by depth", help="Each point is one that was zeroed.")
         shared.show(
             figures.drop_by_layer(rows, selected=position, theme=shared.theme()),
             key="depth",

@@ -109,7 +109,7 @@ def needed(compared: StudyComparison) -> None:
     metric = compared.measured_in
     mean = [metric.words(compared.places[side].mean()) for side in ("first", "second")]
     st.markdown(
-        f"#### {shared.plain(compared.verdict(sides[0], sides[1]))}",
+        f"## {shared.plain(compared.verdict(sides[0], sides[1]))}",
         help="Each image counts for both networks: the interval of a place combines both D with their correlation over "
         "the images (of one network's two studies it is Tango's); q is from an exact sign-flip test over the images, "
         "with a false discovery rate of 5 % over all places."
@@ -188,7 +188,7 @@ def maps(compared: StudyComparison | None) -> None:
         grid = st.grid(columns=2, min_column_width=420, gap="medium")
         for key, study, rows in (("mosaic-1", first, one), ("mosaic-2", second, two)):
             with grid.cell():
-                st.markdown(f"##### {shared.plain(label_of[int(study['id'])])}")
+                st.markdown(f"## {shared.plain(label_of[int(study['id'])])}")
                 if not (own := [layer for layer in layers if (rows["layer"] == layer).any()]):
                     st.caption("It has none of these layers.")
                     continue
@@ -311,7 +311,7 @@ def difference_strips(compared: StudyComparison) -> None:
 
 
 def distributions() -> None:
-    st.markdown("##### Share of ablations costing at least D", help="How much of either network is needed.")
+    st.markdown("## Share of ablations costing at least D", help="How much of either network is needed.")
     shared.show(
         figures.drop_distributions({first_label: one, second_label: two}, colours=colours, theme=shared.theme()),
         key="distributions",
@@ -324,7 +324,7 @@ def distributions() -> None:
 def agreement(compared: StudyComparison) -> None:
     places, correlation = compared.places, compared.agreement
     st.markdown(
-        "##### Do they agree about what matters?",
+        "## Do they agree about what matters?",
         help="Spearman's rank correlation of D over the places that both measured. Places of one layer resemble each "
         "other: with several layers, the interval leaves out one layer at a time. The noise of finitely many images "
         "makes it smaller than that of the true D.",

@@ -51,7 +51,7 @@ shared.show(
     alt=f"f_A and the gain of the gradient for ε = {eps:g}",
 )
 
-st.subheader("On the weights of a layer")
+st.header("On the weights of a layer")
 studies = reading.studies()
 with_weights = [bool(reading.layers_with_weights(study)) for _, study in studies.iterrows()]
 if not any(with_weights):
@@ -88,7 +88,7 @@ shared.show(
 )
 
 st.markdown(
-    f"##### LWE on {shared.plain(layer)}",
+    f"### LWE on {shared.plain(layer)}",
     help="LWE multiplies each kernel by a learned m between 0 and 1, one for all of its weights (equation 1). "
     "Paper, section 3.2.",
 )

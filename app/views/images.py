@@ -140,7 +140,7 @@ def gallery(images: pd.DataFrame) -> None:
 
 def one_image(now: pd.Series, rows: pd.DataFrame, image: Any) -> None:
     """Show one image, in which layers it hangs on rows, and on which; a row that is selected opens its page."""
-    st.markdown(f"##### Image {image.image_id}")
+    st.markdown(f"## Image {image.image_id}")
     changing = reading.rows_of_image(now, int(image.image_id))
     known_by: tuple[str, ...] = ()
     try:
@@ -209,7 +209,7 @@ def overlay(now: pd.Series, position: int, image_id: int) -> None:
 
 def classes_changed(now: pd.Series, rows: pd.DataFrame, images: pd.DataFrame) -> None:
     """Show which answers became which, of all rows or of one, and which classes suffer."""
-    st.subheader("What they are taken for")
+    st.header("What they are taken for")
     usual = rows[rows["num_flipped"] > 0].nlargest(ROWS_OFFERED, "num_flipped")
     labels = {"all": f"all {len(rows):,} {row}s"} | {str(one.Index): named(one) for one in usual.itertuples()}
     scope = choosing.choose("Without", labels, "without", row, width=420)
@@ -217,7 +217,7 @@ def classes_changed(now: pd.Series, rows: pd.DataFrame, images: pd.DataFrame) ->
     grid = st.grid(columns=2, min_column_width=380, gap="medium")
     with grid.cell():
         st.markdown(
-            "##### Answers before → after",
+            "### Answers before → after",
             help="How often the answer of the row became that of the column: an image counts once for each ablation "
             "that changed it.",
         )
@@ -229,7 +229,7 @@ def classes_changed(now: pd.Series, rows: pd.DataFrame, images: pd.DataFrame) ->
             alt="How often one answer became another",
         )
     with grid.cell():
-        st.markdown("##### Which classes suffer", help=f"Over all {row}s of the study, by the images' labels.")
+        st.markdown("### Which classes suffer", help=f"Over all {row}s of the study, by the images' labels.")
         shared.show(
             figures.changes_by_class(images, classes, row, theme=shared.theme()),
             key="by-class",
@@ -278,7 +278,7 @@ def page() -> None:
             gallery(listed)
     with grid.cell():
         if number is None:
-            st.markdown("##### One image")
+            st.markdown("## One image")
             st.caption(
                 f"Choose an image by the number below it, or in the curve: it opens here, with the {row}s it needs."
             )

@@ -106,7 +106,7 @@ def show(job: Job) -> None:
     log = jobs.log(job.id)
     with st.container(border=True, key=f"job-{job.id}"):
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(f"##### Job {job.id}")
+            st.markdown(f"## Job {job.id}")
             st.badge(STATES.get(job.state, job.state), color=COLOURS[job.state])
             st.caption(times(job))
         st.code(storable(shlex.join(["weanalysis", *job.command])), language="bash", wrap_lines=True)

@@ -130,7 +130,7 @@ def show_kernel(now: pd.Series, row: pd.Series) -> None:
 def show_spread(now: pd.Series, rows: pd.DataFrame) -> None:
     """Show how much D varies in each layer: kernel by kernel, or as the paper does, without the images' noise."""
     st.markdown(
-        "##### How much D varies, by depth",
+        "## How much D varies, by depth",
         help="Dots are kernels. The line is the standard deviation of D among the kernels of a layer with its "
         "95 % interval; it holds the noise of finitely many images too. "
         "Paper, section 3.1: early layers fluctuate more.",
@@ -166,9 +166,7 @@ def show_spread(now: pd.Series, rows: pd.DataFrame) -> None:
 def show_neighbours(rows: pd.DataFrame, position: int) -> None:
     row = rows.loc[position]
     layer, out, into = row["layer"], int(row["out_channel"]), int(row["in_channel"])
-    st.markdown(
-        "##### Its neighbours", help="Kernels with the same output or the same input channel; it is the diamond."
-    )
+    st.markdown("## Its neighbours", help="Kernels with the same output or the same input channel; it is the diamond.")
     shared.show(
         figures.kernel_neighbours(rows, layer, out, into, theme=shared.theme()),
         key="neighbours",

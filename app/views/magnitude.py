@@ -38,7 +38,7 @@ def curves() -> None:
     grid = st.grid(columns=3, min_column_width=300, gap="medium", dense=True)
     drawn = grid.cell(column_span=2) if has_end or own_layers else None
     with grid.cell():
-        st.markdown("##### One percentile", help="Click on a point of the curve or of the map, or choose here.")
+        st.markdown("## One percentile", help="Click on a point of the curve or of the map, or choose here.")
         layer = choosing.choose_layer(layers) if layers else None
         b = st.select_slider(
             "Percentile b", percentiles, value=percentiles[-1], format_func=word, key="b", bind="query-params"
@@ -53,7 +53,7 @@ def curves() -> None:
     name = f"magnitude-{now['name']}" + (f"-{layer}" if own_layers else "")
     with whole:
         if own_layers:
-            st.markdown(f"##### {shared.plain(layer)}")
+            st.markdown(f"## {shared.plain(layer)}")
         whole_curve(shown, b, name)
     if drawn is not None:
         with drawn:
@@ -61,7 +61,7 @@ def curves() -> None:
                 end(shown[shown["percentile"] >= ENLARGED], b, name)
             if own_layers:
                 st.markdown(
-                    "##### All layers", help="Rows are layers in network order; colour is D, mean over the draws."
+                    "## All layers", help="Rows are layers in network order; colour is D, mean over the draws."
                 )
                 shared.show(
                     figures.magnitude_map(rows, selected=(str(layer), b), theme=shared.theme()),
@@ -91,7 +91,7 @@ def whole_curve(shown: pd.DataFrame, b: float, name: str) -> None:
 def end(shown: pd.DataFrame, b: float, name: str) -> None:
     """Show the end of the curve a second time: the largest weights, where D rises."""
     st.markdown(
-        f"##### b = {ENLARGED} to 100, enlarged", help="Where the largest weights are. Their axis of D is their own."
+        f"## b = {ENLARGED} to 100, enlarged", help="Where the largest weights are. Their axis of D is their own."
     )
     figure = figures.magnitude_curve(shown, mark=b if b >= ENLARGED else None, theme=shared.theme())
     shared.show(

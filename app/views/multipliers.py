@@ -101,7 +101,7 @@ def lowest_and_highest() -> None:
     grid = st.grid(columns=2, min_column_width=380, gap="medium")
     with grid.cell():
         st.markdown(
-            f"##### More and more {unit.split()[-1]}s, in every layer at once",
+            f"## More and more {unit.split()[-1]}s, in every layer at once",
             help=f"{unit.capitalize()}s are zeroed in the order of their {value}, from either end, and in random "
             "orders beside.",
         )
@@ -113,7 +113,7 @@ def lowest_and_highest() -> None:
             alt=f"D against the share of {unit}s zeroed, lowest or highest multiplier first, and random",
         )
     with grid.cell():
-        st.markdown("##### Layer by layer", help=f"One layer at a time: its {unit} of the lowest and highest {value}.")
+        st.markdown("## Layer by layer", help=f"One layer at a time: its {unit} of the lowest and highest {value}.")
         shared.show(
             figures.multiplier_drops(rows, theme=shared.theme()),
             key="drops",
@@ -132,13 +132,11 @@ def learned(of_layers: dict[str, np.ndarray]) -> None:
             for channel, mean in enumerate(values.mean(axis=0))
         ]
     )
-    st.subheader("What was learned")
+    st.header("What was learned")
     above = st.container()
     layer = choosing.choose_layer(list(of_layers), first=telling_layer(of_layers), width=420)
     with above:
-        st.markdown(
-            "##### All layers", help="Bands hold all, 90 % and 50 % of a layer's multipliers. Click on a layer."
-        )
+        st.markdown("### All layers", help="Bands hold all, 90 % and 50 % of a layer's multipliers. Click on a layer.")
         shared.show(
             figures.multiplier_spread(of_layers, selected=layer, theme=shared.theme()),
             key="spread",
@@ -159,7 +157,7 @@ def learned(of_layers: dict[str, np.ndarray]) -> None:
             alt=f"Multipliers of {layer}",
         )
     with grid.cell():
-        st.markdown("##### How its m are distributed")
+        st.markdown("### How its m are distributed")
         shared.show(
             figures.multiplier_histogram(of_layers[layer], theme=shared.theme()),
             key="histogram",

@@ -53,7 +53,7 @@ def newest(place: Any) -> None:
             with shared.faults(), st.container(border=True):
                 rows = reading.table(study)
                 said = findings.sentence(study, rows)
-                st.markdown(f"##### {said or 'Nothing can be said yet.'}")
+                st.markdown(f"## {said or 'Nothing can be said yet.'}")
                 with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
                     st.caption(f"{shared.plain(labels[int(study['id'])])} · {kind.zeroes}", width="content")
                     if kind.page:
@@ -158,7 +158,7 @@ def studies() -> None:
 
 def trained() -> None:
     """List the training runs; a selected row opens its curves."""
-    st.subheader("Training runs")
+    st.header("Training runs")
     picked = st.dataframe(
         pd.DataFrame(
             [

@@ -139,7 +139,7 @@ def table() -> None:
 
 def limits() -> None:
     """Say what the curves do not allow to conclude."""
-    st.markdown("##### What this does not say")
+    st.markdown("## What this does not say")
     st.markdown(
         "- Which of two rankings is better: each is compared with the unpruned network, on the same images, and not "
         "with the other. That their intervals overlap or not decides nothing.\n"

@@ -226,7 +226,7 @@ def drawn() -> None:
 
     show({run.name: run.frame for run in now}, "curves")
     if last := last_rows({run.name: run.frame for run in now}, x):
-        st.markdown("##### The last epochs, enlarged", help="The last 30 %, where the lines lie close to each other.")
+        st.markdown("## The last epochs, enlarged", help="The last 30 %, where the lines lie close to each other.")
         show(last, "last-epochs")
     table, score = summary(now), score_words(run.frame for run in now)
     st.dataframe(
@@ -246,7 +246,7 @@ def drawn() -> None:
     over_seeds(by_title, table, score)
     if len(now) > 1:
         apart = differences(now)
-        st.markdown("##### What differs in their recipes", help="Settings that all of these runs share are left out.")
+        st.markdown("## What differs in their recipes", help="Settings that all of these runs share are left out.")
         if len(apart):
             st.dataframe(
                 apart.rename_axis("setting").reset_index(),

@@ -107,7 +107,7 @@ def drawn(layer: MappedLayer, maps: SaliencyMaps) -> pd.DataFrame:
 
 def kernel_map() -> None:
     """Show the score of every kernel: of the layers that the study measured, or of all."""
-    st.markdown(f"##### {shared.plain(criterion)} of every kernel", help="Rows are output, columns input channels.")
+    st.markdown(f"## {shared.plain(criterion)} of every kernel", help="Rows are output, columns input channels.")
     shared.show(
         figures.saliency_mosaic(shown, criterion, WITHIN[within], num_columns=columns, theme=shared.theme()),
         key="criterion-map",
@@ -132,7 +132,7 @@ def score_and_drop(study: pd.Series, rows: pd.DataFrame, unit: str, grid: Any) -
         if unit == KERNEL.name:
             kernel_map()
         else:
-            st.markdown(f"##### {shared.plain(criterion)} of every {unit}")
+            st.markdown(f"## {shared.plain(criterion)} of every {unit}")
             of_channels = bool(SELECTIONS[unit].channels)
             shared.show(
                 figures.score_strips(rows, criterion, WITHIN[within], theme=shared.theme())
@@ -144,7 +144,7 @@ def score_and_drop(study: pd.Series, rows: pd.DataFrame, unit: str, grid: Any) -
                 alt=f"{criterion} of the {unit}s of {rows['layer'].nunique()} layers",
             )
     with grid.cell():
-        st.markdown("##### Measured D", help=f"What zeroing one {unit} costs. What is high or red was needed.")
+        st.markdown("## Measured D", help=f"What zeroing one {unit} costs. What is high or red was needed.")
         shared.show(
             drawn,
             key="measured",
@@ -160,7 +160,7 @@ def show_agreement(scored: pd.DataFrame, study: pd.Series, grid: Any) -> None:
         st.caption("The study has not measured anything yet.")
         return
     with grid.cell(column_span="all"):
-        st.subheader("Agreement with what was measured")
+        st.header("Agreement with what was measured")
         with st.container(horizontal=True, gap="medium"):
             counts_images = find_metric(study["metric"]).counts_images
             offered = [name for name, column in AGAINST.items() if column != "num_flipped" or counts_images]
@@ -180,7 +180,7 @@ def show_agreement(scored: pd.DataFrame, study: pd.Series, grid: Any) -> None:
     own = agreement[agreement["criterion"] == criterion]
     with grid.cell():
         st.markdown(
-            "##### All criteria, over the network",
+            "### All criteria, over the network",
             help="Spearman's rank correlation of score and measurement with its 95 % interval, for which the layers "
             "are the sample (one left out at a time); random scores lie at 0. The images' noise keeps every "
             "correlation below 1.",
@@ -194,7 +194,7 @@ def show_agreement(scored: pd.DataFrame, study: pd.Series, grid: Any) -> None:
         )
     with grid.cell():
         st.markdown(
-            f"##### {shared.plain(criterion)} against {against}", help="Each point is one place that was zeroed."
+            f"### {shared.plain(criterion)} against {against}", help="Each point is one place that was zeroed."
         )
         shared.show(
             figures.score_against_drop(scored, criterion, AGAINST[against], theme=shared.theme()),
@@ -205,7 +205,7 @@ def show_agreement(scored: pd.DataFrame, study: pd.Series, grid: Any) -> None:
         )
     if SELECTIONS[scored["selection"].iloc[0]].channels:  # else a layer has one score, and nothing to be ranked
         with grid.cell():
-            st.markdown(f"##### {shared.plain(criterion)}, layer by layer", help="Grey: the interval holds 0.")
+            st.markdown(f"### {shared.plain(criterion)}, layer by layer", help="Grey: the interval holds 0.")
             shared.show(
                 figures.agreement_by_layer(own, theme=shared.theme()),
                 key="by-layer",
@@ -214,7 +214,7 @@ def show_agreement(scored: pd.DataFrame, study: pd.Series, grid: Any) -> None:
                 alt=f"Rank correlation of {criterion} in each layer",
             )
     with grid.cell():
-        st.markdown(f"##### The top {TOP:.0%}", help="The share of the highest places that score and measurement name.")
+        st.markdown(f"### The top {TOP:.0%}", help="The share of the highest places that score and measurement name.")
         table_of(whole)
 
 

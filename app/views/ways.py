@@ -180,12 +180,12 @@ settings = settings_of(runs, of_run)
 labels = reading.labels(all_studies) if len(all_studies) else {}
 count = st.toggle("Count parameters", key="count", bind="query-params", help="Builds the networks: some seconds.")
 for place, ways in enumerate(settings.values()):
-    st.subheader(shared.plain(heading(ways)))
+    st.header(shared.plain(heading(ways)))
     ordered = sorted(ways.values(), key=lambda way: way.name != BASELINE)
     grid = st.grid(columns=min(CARDS_A_ROW, len(ordered)), min_column_width=320, gap="medium", key=f"cards-{place}")
     for way in ordered:
         with grid.cell(), st.container(border=True), shared.faults():
-            st.markdown(f"##### {shared.plain(way.name)}")
+            st.markdown(f"### {shared.plain(way.name)}")
             accuracy(way, ways.get(BASELINE), score_words(run.frame for run in way.runs))
             contrast(way)
             costs(way, count)

@@ -261,7 +261,7 @@ def weight_histogram(weight: ArrayLike, percentile: float | None = None, *, them
             line={"color": CATEGORICAL[1], "width": 2},
             annotation={
                 "text": f"b = {percentile:g}: |w| = {marked:.3g}",
-                "font": {"color": CATEGORICAL[1]},
+                "font": {"color": THEMES[theme].ink},
                 "yref": "paper",
                 "y": 1,
                 "yanchor": "bottom",
