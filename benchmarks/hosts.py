@@ -26,6 +26,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pandas as pd
+
 from benchmarks.soak import num_different, pairs, prepare, table_of
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"}
@@ -157,7 +159,7 @@ class Trial:
         return (self._folder / "study.txt").read_text(encoding="utf-8", errors="replace")
 
     def run(self, num_pairs: int, cut: int | None, back: float | None) -> tuple[float, float | None]:
-        """Run the study to its end; return its seconds, and those from the cut to the end, which loses its worker."""
+        """Run the study to its end; return its seconds, and those since a host was cut off."""
         began, cut_at = time.monotonic(), None
         try:
             study = self._start()
@@ -177,6 +179,23 @@ class Trial:
             for process in self._running:
                 process.kill()
                 process.wait()
+
+    def compare(self, alone: Path, expected: pd.DataFrame, cut: int | None, back: float | None) -> int:
+        """Run the study, and print what came of it beside what one process measured; return how much is wrong."""
+        num_pairs = len(list(pairs(alone)))
+        seconds, since = self.run(num_pairs, cut, back)
+        kept = list(pairs(self.results))
+        wrong = {
+            "rows different": num_different(table_of(self.results), expected),
+            "lost": num_pairs - len(set(kept)),
+            "doubled": len(kept) - len(set(kept)),
+        }
+        what = "nothing is cut off" if since is None else f"host {cut} is cut off {since:.1f} s before the end"
+        numbers = ", ".join(f"{name}: {number}" for name, number in wrong.items())
+        print(f"{what}: {seconds:.1f} s for {len(expected)} rows; {numbers}; {self._wire.num_dropped} packets dropped")
+        lines = [line for line in self.said.splitlines() if " measurements, " not in line]
+        print("\n".join(f"  {line}" for line in lines if "worker" in line or "scheduler" in line), flush=True)
+        return sum(map(abs, wrong.values()))
 
     def _start(self) -> subprocess.Popen[bytes]:
         for number in (SCHEDULER, *range(1, NUM_HOSTS + 1)):
@@ -205,28 +224,19 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--delay", type=float, default=0.03, help="seconds between two hosts, one way")
     parser.add_argument("--grid", default="3x3", help="how long the study is")
     given = parser.parse_args(words)
-    with tempfile.TemporaryDirectory() as root, Wire(given.delay).laid() as wire:
-        alone, num_wrong = Path(root) / "alone", 0
+    with tempfile.TemporaryDirectory() as root:
+        alone = Path(root) / "alone"
         alone.mkdir()
         study, expected = prepare(alone, given.grid)
-        num_pairs = len(list(pairs(alone / "results.sqlite")))
-        asked = wire.on(1, [sys.executable, "-c", _ROUND_TRIP, address_of(3)], stdout=subprocess.PIPE)
-        print(f"a packet from one host to another and back takes {1000 * float(asked.communicate()[0]):.0f} ms")
-        for cut in (None, given.cut):
-            folder = Path(root) / f"cut-{cut}"
-            folder.mkdir()
-            trial = Trial(wire, folder, study)
-            seconds, since = trial.run(num_pairs, cut, given.back)
-            kept = list(pairs(trial.results))
-            num_different_rows = num_different(table_of(trial.results), expected)
-            num_wrong += num_different_rows + len(kept) - len(set(kept)) + num_pairs - len(set(kept))
-            what = f"host {cut} cut off {since:.1f} s before the end" if since is not None else "nothing cut off"
-            print(
-                f"{what}: {seconds:.1f} s; {len(expected)} rows, {num_different_rows} different; {len(kept)} pairs of "
-                f"an ablation and a shard, {num_pairs - len(set(kept))} lost, {len(kept) - len(set(kept))} doubled; "
-                f"{wire.num_dropped} packets dropped"
-            )
-            print("\n".join(f"  {line}" for line in trial.said.splitlines() if "worker" in line or "scheduler" in line))
+        with Wire(given.delay).laid() as wire:
+            asked = wire.on(1, [sys.executable, "-c", _ROUND_TRIP, address_of(3)], stdout=subprocess.PIPE)
+            print(f"a packet to another host and back takes {1000 * float(asked.communicate()[0]):.0f} ms")
+            num_wrong = 0
+            for cut in (None, given.cut):
+                folder = Path(root) / f"cut-{cut}"
+                folder.mkdir()
+                trial = Trial(wire, folder, study)
+                num_wrong += trial.compare(alone / "results.sqlite", expected, cut, given.back)
     return int(num_wrong > 0)
 
 
