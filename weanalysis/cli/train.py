@@ -206,7 +206,7 @@ def _preset_for(data: str) -> str:
 
 
 def _is_first_process() -> bool:
-    """Tell whether this process speaks for those that `accelerate launch` or `torchrun` started."""
+    """Tell whether this process speaks for those that `torchrun`, or `accelerate launch`, started."""
     return os.environ.get("RANK", "0") == "0"
 
 
