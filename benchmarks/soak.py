@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -47,8 +48,8 @@ PROGRAMS = {"scheduler": dask_scheduler.main, "worker": dask_worker.main, "study
 # How often processes are disturbed, beside workers: these begin at once, and those have to import torch.
 SELDOMER = 2
 
-# A study that a blow has just hit may give up once more after the last one; then it is started again.
-MOST_STARTS = 3
+# How long the last study may take once nothing disturbs it any more, in seconds.
+LONGEST_END = 900
 
 # A pair of an ablation and a shard, as the results file has it.
 Pair = tuple[int, int, int, int]
@@ -68,7 +69,17 @@ def _become(program: str, words: list[str], folder: Path) -> None:
         os.dup2(file, number)
     os.chdir(folder)
     sys.argv = ["weanalysis" if program == "study" else f"dask {program}", *words]
-    PROGRAMS[program]()
+    status = 0
+    try:
+        PROGRAMS[program]()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)  # else a copy waits for idle processes of its own, which end with it
 
 
 class Round:
@@ -107,9 +118,10 @@ class Round:
                     return True
                 self._look()
                 self._strike()
-            for _ in range(MOST_STARTS):  # undisturbed to the end
+            ends = time.monotonic() + LONGEST_END
+            while time.monotonic() < ends:  # undisturbed; what the last blow hit is started again
                 self._start_missing()
-                if self._ended(600):
+                if self._ended(self._between[0]):
                     return True
             return False
         finally:
