@@ -22,7 +22,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -55,15 +55,16 @@ LONGEST_END = 900
 Pair = tuple[int, int, int, int]
 
 
-def start(program: str, words: list[str], folder: Path) -> ForkProcess:
-    """Start a copy of this process that is a program; what it prints goes into a file of the folder."""
+def start(program: str, words: list[str], folder: Path, first: Callable[[], None] = lambda: None) -> ForkProcess:
+    """Start a copy of this process that is a program, after it did something `first`; its prints go into the folder."""
     assert threading.active_count() == 1, "a process of several threads cannot be copied"
-    process = ForkProcess(target=_become, args=(program, words, folder))
+    process = ForkProcess(target=_become, args=(program, words, folder, first))
     process.start()
     return process
 
 
-def _become(program: str, words: list[str], folder: Path) -> None:
+def _become(program: str, words: list[str], folder: Path, first: Callable[[], None]) -> None:
+    first()
     log = os.open(folder / f"{program}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
         os.dup2(file, number)
