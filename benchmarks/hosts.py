@@ -12,43 +12,53 @@ Exit status 1 where the study does not end, or its table is not that of one proc
 from __future__ import annotations
 
 import argparse
+import ctypes
 import fcntl
 import heapq
+import multiprocessing
 import os
 import selectors
+import socket
 import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
-from benchmarks.soak import num_different, pairs, prepare, table_of
+import pandas as pd
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"}
+from benchmarks.soak import num_different, pairs, prepare, start, table_of
 
 # Where the study and the scheduler are; a worker is on each.
 NUM_HOSTS, STUDY, SCHEDULER = 3, 1, 2
 
-# Linux's own numbers: `TUNSETIFF` of if_tun.h, a device of IP packets without a header of their own.
-_TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
+# Linux's own numbers: `TUNSETIFF` of if_tun.h, for a device of bare IP packets, and a network namespace.
+_TUNSETIFF, _IFF_TUN, _IFF_NO_PI, _CLONE_NEWNET = 0x400454CA, 0x0001, 0x1000, 0x40000000
 _MTU = 9000
+
+# The wire comes before the programs that use it, so that a busy machine does not make it a longer one.
+_NICENESS = -10
 
 
 class Wire:
-    """Three hosts, and the wire between them, which takes `delay` seconds each way."""
+    """Three hosts, and the wire between them, of `delay` seconds each way, which a copy of this process is."""
 
     def __init__(self, delay: float):
         self._delay = delay
         self._names = [f"weanalysis-{os.getpid()}-{one}" for one in range(1, NUM_HOSTS + 1)]
         self._devices: list[int] = []
-        self._cut: int | None = None
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._carry, daemon=True)
-        self.num_dropped = 0
+        self._cut, self._dropped = multiprocessing.Value("i", 0), multiprocessing.Value("i", 0)
+        self._carrier = ForkProcess(target=self._carry, daemon=True)
+
+    @property
+    def num_dropped(self) -> int:
+        """How many packets were dropped."""
+        return self._dropped.value
 
     @contextmanager
     def laid(self) -> Iterator[Wire]:
@@ -56,12 +66,11 @@ class Wire:
         try:
             for place, name in enumerate(self._names):
                 self._devices.append(self._add_host(name, place + 1))
-            self._thread.start()
+            self._carrier.start()
             yield self
         finally:
-            self._is_over.set()
-            if self._thread.is_alive():
-                self._thread.join()
+            if self._carrier.pid is not None:
+                self._carrier.kill()
             for device in self._devices:
                 os.close(device)
             for name in self._names:
@@ -82,40 +91,56 @@ class Wire:
             subprocess.run(["ip", *words], check=True)
         return device
 
-    def on(self, number: int, command: list[str], **how: object) -> subprocess.Popen[bytes]:
-        """Start a program on a host, which is counted from 1."""
-        return subprocess.Popen(["ip", "netns", "exec", self._names[number - 1], *command], **how)  # type: ignore[call-overload, no-any-return]
+    def enter(self, number: int) -> None:
+        """Have this process be on a host, which is counted from 1."""
+        with open(f"/run/netns/{self._names[number - 1]}", "rb") as name:
+            if ctypes.CDLL(None, use_errno=True).setns(name.fileno(), _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "the network namespace cannot be entered")
 
-    def cut(self, number: int | None) -> None:
-        """Drop whatever is from or for this host, from now on; None: of none."""
-        self._cut = number
+    def cut(self, number: int) -> None:
+        """Drop whatever is from or for this host, from now on; 0: of none."""
+        self._cut.value = number
+
+    def seconds_there_and_back(self) -> float:
+        """How long a packet takes from the first host to the last, where nobody listens, and back."""
+        reader, writer = multiprocessing.Pipe(duplex=False)
+        asking = ForkProcess(target=self._ask, args=(writer,))
+        asking.start()
+        asking.join()
+        return reader.recv()
+
+    def _ask(self, writer: multiprocessing.connection.Connection) -> None:
+        self.enter(1)
+        began = time.perf_counter()
+        with suppress(ConnectionRefusedError):
+            socket.create_connection((address_of(NUM_HOSTS), 9), timeout=10)
+        writer.send(time.perf_counter() - began)
 
     def _carry(self) -> None:
         """Hand packets on, in their order, each after the delay."""
+        with suppress(OSError):
+            os.nice(_NICENESS)
         under_way: list[tuple[float, int, int, bytes]] = []
         num_sent = 0
         with selectors.DefaultSelector() as ready:
             for place, device in enumerate(self._devices):
                 ready.register(device, selectors.EVENT_READ, place + 1)
-            while not self._is_over.is_set():
-                now = time.monotonic()
-                while under_way and under_way[0][0] <= now:
+            while True:
+                while under_way and under_way[0][0] <= time.monotonic():
                     _, _, target, packet = heapq.heappop(under_way)
-                    if self._cut == target:
-                        self.num_dropped += 1
+                    if self._cut.value == target:
+                        self._dropped.value += 1
                         continue
                     with suppress(OSError):  # a queue that is full drops it, as a network does
                         os.write(self._devices[target - 1], packet)
-                pause = min(0.1, max(0.0, under_way[0][0] - time.monotonic())) if under_way else 0.1
+                pause = max(0.0, under_way[0][0] - time.monotonic()) if under_way else None
                 for key, _ in ready.select(pause):
                     with suppress(BlockingIOError):
                         while True:
                             packet = os.read(key.fd, 65536)
-                            target = (
-                                packet[19] if packet[0] >> 4 == 4 else 0
-                            )  # the last byte of where an IPv4 packet goes
-                            if self._cut == key.data:
-                                self.num_dropped += 1
+                            target = packet[19] if packet[0] >> 4 == 4 else 0  # the last byte of an IPv4 address
+                            if self._cut.value == key.data:
+                                self._dropped.value += 1
                             elif 1 <= target <= NUM_HOSTS:
                                 num_sent += 1
                                 heapq.heappush(under_way, (time.monotonic() + self._delay, num_sent, target, packet))
@@ -126,25 +151,14 @@ def address_of(number: int) -> str:
     return f"10.77.0.{number}"
 
 
-# Run on a host: how long a packet takes to another one, where nobody listens, and back.
-_ROUND_TRIP = """
-import socket, sys, time
-began = time.perf_counter()
-try:
-    socket.create_connection((sys.argv[1], 9), timeout=10)
-except ConnectionRefusedError:
-    print(time.perf_counter() - began)
-"""
-
-
 class Trial:
     """A study by workers on three hosts, of which one may be cut off."""
 
     def __init__(self, wire: Wire, folder: Path, study: list[str]):
         self._wire, self._folder, self._file = wire, folder, folder / "scheduler.json"
         scheduler = ["--scheduler", str(self._file), "--scheduler-wait", "300"]
-        self._command = ["-m", "weanalysis", "ablate", *study, *scheduler, "--cache", str(folder)]
-        self._running: list[subprocess.Popen[bytes]] = []
+        self._words = ["ablate", *study, *scheduler, "--cache", str(folder)]
+        self._running: list[ForkProcess] = []
 
     @property
     def results(self) -> Path:
@@ -156,77 +170,78 @@ class Trial:
         """What the study printed."""
         return (self._folder / "study.txt").read_text(encoding="utf-8", errors="replace")
 
-    def run(self, num_pairs: int, cut: int | None, back: float | None) -> tuple[float, float | None]:
-        """Run the study to its end; return its seconds, and those from the cut to the end, which loses its worker."""
+    def run(self, num_pairs: int, cut: int, back: float | None) -> tuple[float, float | None]:
+        """Run the study to its end; return its seconds, and those since a host was cut off."""
         began, cut_at = time.monotonic(), None
         try:
             study = self._start()
-            while study.poll() is None and time.monotonic() - began < 1200:
-                if cut_at is None and cut is not None and len(list(pairs(self.results))) >= num_pairs / 3:
+            while study.is_alive() and time.monotonic() - began < 1200:
+                if cut_at is None and cut and len(list(pairs(self.results))) >= num_pairs / 3:
                     self._wire.cut(cut)
                     cut_at = time.monotonic()
                 if cut_at is not None and back is not None and time.monotonic() - cut_at > back:
-                    self._wire.cut(None)
-                time.sleep(0.1)
+                    self._wire.cut(0)
+                study.join(0.1)
             ended = time.monotonic()
-            if study.poll() != 0:
-                raise SystemExit(f"the study has not ended, or with status {study.poll()}: {self.said[-3000:]}")
+            if study.exitcode != 0:
+                raise SystemExit(f"the study has not ended, or with status {study.exitcode}: {self.said[-3000:]}")
             return ended - began, None if cut_at is None else ended - cut_at
         finally:
-            self._wire.cut(None)
+            self._wire.cut(0)
             for process in self._running:
                 process.kill()
-                process.wait()
+                process.join()
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def compare(self, alone: Path, expected: pd.DataFrame, cut: int, back: float | None) -> int:
+        """Run the study, and print what came of it beside what one process measured; return how much is wrong."""
+        num_pairs = len(list(pairs(alone)))
+        seconds, since = self.run(num_pairs, cut, back)
+        kept = list(pairs(self.results))
+        wrong = {
+            "rows different": num_different(table_of(self.results), expected),
+            "lost": num_pairs - len(set(kept)),
+            "doubled": len(kept) - len(set(kept)),
+        }
+        what = "nothing is cut off" if since is None else f"host {cut} is cut off {since:.1f} s before the end"
+        numbers = ", ".join(f"{name}: {number}" for name, number in wrong.items())
+        print(f"{what}: {seconds:.1f} s for {len(expected)} rows; {numbers}; {self._wire.num_dropped} packets dropped")
+        lines = [line for line in self.said.splitlines() if " measurements, " not in line]
+        print("\n".join(f"  {line}" for line in lines if "worker" in line or "scheduler" in line), flush=True)
+        return sum(map(abs, wrong.values()))
+
+    def _start(self) -> ForkProcess:
         for number in (SCHEDULER, *range(1, NUM_HOSTS + 1)):
-            what = "scheduler" if not self._running else "worker"
-            options = ["--port", "0"] if what == "scheduler" else ["--no-nanny", "--nthreads", "1"]
+            what = "worker" if self._running else "scheduler"
+            options = ["--no-nanny", "--nthreads", "1"] if self._running else ["--port", "0"]
             options += ["--host", address_of(number), "--scheduler-file", str(self._file), "--no-dashboard"]
-            self._on(number, what, ["-m", f"distributed.cli.dask_{what}", *options])
+            self._on(number, what, options)
             while not self._file.is_file():
                 time.sleep(0.05)
-        return self._on(STUDY, "study", self._command)
+        return self._on(STUDY, "study", self._words)
 
-    def _on(self, number: int, what: str, command: list[str]) -> subprocess.Popen[bytes]:
-        with open(self._folder / f"{what}.txt", "ab") as log:
-            process = self._wire.on(
-                number, [sys.executable, *command], env=ENVIRONMENT, stdout=log, stderr=log, cwd=self._folder
-            )
-        self._running.append(process)
-        return process
+    def _on(self, number: int, program: str, words: list[str]) -> ForkProcess:
+        self._running.append(start(program, words, self._folder, partial(self._wire.enter, number)))
+        return self._running[-1]
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run the study undisturbed, then with a host that is cut off; print what came of it."""
+    """Run the study with a host that is cut off; print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cut", type=int, choices=range(1, NUM_HOSTS + 1), default=3, help="the host that is cut off")
+    hosts = range(NUM_HOSTS + 1)
+    parser.add_argument("--cut", type=int, choices=hosts, default=3, help="the host that is cut off; 0: none")
     parser.add_argument("--back", type=float, help="seconds after which it is reached again (default: never)")
     parser.add_argument("--delay", type=float, default=0.03, help="seconds between two hosts, one way")
     parser.add_argument("--grid", default="3x3", help="how long the study is")
     given = parser.parse_args(words)
-    with tempfile.TemporaryDirectory() as root, Wire(given.delay).laid() as wire:
-        alone, num_wrong = Path(root) / "alone", 0
-        alone.mkdir()
+    with tempfile.TemporaryDirectory() as root:
+        alone, folder = Path(root) / "alone", Path(root) / "hosts"
+        for one in (alone, folder):
+            one.mkdir()
         study, expected = prepare(alone, given.grid)
-        num_pairs = len(list(pairs(alone / "results.sqlite")))
-        asked = wire.on(1, [sys.executable, "-c", _ROUND_TRIP, address_of(3)], stdout=subprocess.PIPE)
-        print(f"a packet from one host to another and back takes {1000 * float(asked.communicate()[0]):.0f} ms")
-        for cut in (None, given.cut):
-            folder = Path(root) / f"cut-{cut}"
-            folder.mkdir()
+        with Wire(given.delay).laid() as wire:
+            print(f"a packet to another host and back takes {1000 * wire.seconds_there_and_back():.0f} ms")
             trial = Trial(wire, folder, study)
-            seconds, since = trial.run(num_pairs, cut, given.back)
-            kept = list(pairs(trial.results))
-            num_different_rows = num_different(table_of(trial.results), expected)
-            num_wrong += num_different_rows + len(kept) - len(set(kept)) + num_pairs - len(set(kept))
-            what = f"host {cut} cut off {since:.1f} s before the end" if since is not None else "nothing cut off"
-            print(
-                f"{what}: {seconds:.1f} s; {len(expected)} rows, {num_different_rows} different; {len(kept)} pairs of "
-                f"an ablation and a shard, {num_pairs - len(set(kept))} lost, {len(kept) - len(set(kept))} doubled; "
-                f"{wire.num_dropped} packets dropped"
-            )
-            print("\n".join(f"  {line}" for line in trial.said.splitlines() if "worker" in line or "scheduler" in line))
+            num_wrong = trial.compare(alone / "results.sqlite", expected, given.cut, given.back)
     return int(num_wrong > 0)
 
 

@@ -20,8 +20,9 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -47,25 +48,39 @@ PROGRAMS = {"scheduler": dask_scheduler.main, "worker": dask_worker.main, "study
 # How often processes are disturbed, beside workers: these begin at once, and those have to import torch.
 SELDOMER = 2
 
+# How long the last study may take once nothing disturbs it any more, in seconds.
+LONGEST_END = 900
+
 # A pair of an ablation and a shard, as the results file has it.
 Pair = tuple[int, int, int, int]
 
 
-def start(program: str, words: list[str], folder: Path) -> ForkProcess:
-    """Start a copy of this process that is a program; what it prints goes into a file of the folder."""
+def start(program: str, words: list[str], folder: Path, first: Callable[[], None] = lambda: None) -> ForkProcess:
+    """Start a copy of this process that is a program, after it did something `first`; its prints go into the folder."""
     assert threading.active_count() == 1, "a process of several threads cannot be copied"
-    process = ForkProcess(target=_become, args=(program, words, folder))
+    process = ForkProcess(target=_become, args=(program, words, folder, first))
     process.start()
     return process
 
 
-def _become(program: str, words: list[str], folder: Path) -> None:
+def _become(program: str, words: list[str], folder: Path, first: Callable[[], None]) -> None:
+    first()
     log = os.open(folder / f"{program}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
         os.dup2(file, number)
     os.chdir(folder)
     sys.argv = ["weanalysis" if program == "study" else f"dask {program}", *words]
-    PROGRAMS[program]()
+    status = 0
+    try:
+        PROGRAMS[program]()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)  # else a copy waits for idle processes of its own, which end with it
 
 
 class Round:
@@ -90,22 +105,26 @@ class Round:
         return self._folder / "results.sqlite"
 
     @property
-    def printed(self) -> str:
-        """The end of what the study printed."""
-        return (self._folder / "study.txt").read_text(encoding="utf-8", errors="replace")[-2000:]
+    def given_up(self) -> list[str]:
+        """The errors with which the study ended by itself, such as that a task cost three workers their lives."""
+        printed = (self._folder / "study.txt").read_text(encoding="utf-8", errors="replace")
+        return [line for line in printed.splitlines() if line.startswith("error: ")]
 
     def run(self, deadline: float) -> bool:
         """Disturb the study until it is complete, or the time is over; return whether it is."""
         try:
             while time.monotonic() < deadline:
                 self._start_missing()
-                # Killed, or given up for a task that cost three workers their lives, it is started again.
                 if self._ended(min(self._chance.uniform(*self._between), max(0.1, deadline - time.monotonic()))):
                     return True
                 self._look()
                 self._strike()
-            self._start_missing()
-            return self._ended(600)  # undisturbed to the end
+            ends = time.monotonic() + LONGEST_END
+            while time.monotonic() < ends:  # undisturbed; what the last blow hit is started again
+                self._start_missing()
+                if self._ended(self._between[0]):
+                    return True
+            return False
         finally:
             for process in self._running.values():
                 with contextlib.suppress(psutil.NoSuchProcess):
@@ -203,6 +222,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(words)
     chance, blows, sums = random.Random(given.seed), Counter[str](), Counter[str]()
+    given_up: list[str] = []
     ways = {"workers": [True], "processes": [False], "both": [True, False]}[given.by]
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "undisturbed"
@@ -214,7 +234,6 @@ def main(words: list[str] | None = None) -> int:
             folder.mkdir()
             one = Round(folder, study, ways[sums["rounds"] % len(ways)], tuple(given.between), chance)
             if not one.run(deadline):
-                print(one.printed)
                 sums["unfinished"] += 1
             kept = Counter(pairs(one.results))
             sums["lost"] += one.num_lost + len(one.kept - kept.keys())
@@ -223,13 +242,19 @@ def main(words: list[str] | None = None) -> int:
                 sums["different"] += num_different(table_of(one.results), expected)
             sums["shards"] += len({pair[:3] for pair in kept})
             blows += one.blows
+            given_up += one.given_up
             sums["rounds"] += 1
     print(
         f"{sums['rounds']} studies of {len(expected)} rows by {given.by} in {given.minutes:g} minutes, {blows.total()} "
         f"blows: " + ", ".join(f"{name} {number}" for name, number in sorted(blows.items()))
     )
     wrong = {name: sums[name] for name in ("unfinished", "lost", "doubled", "different")}
-    print(f"{sums['shards']} shards; " + ", ".join(f"{name}: {number}" for name, number in wrong.items()))
+    print(
+        f"{sums['shards']} shards of {sums['rounds']} studies; "
+        + ", ".join(f"{name}: {number}" for name, number in wrong.items())
+    )
+    for line, number in Counter(given_up).items():
+        print(f"{number} times a study ended by itself, and was started again: {line}")
     return int(any(wrong.values()))
 
 

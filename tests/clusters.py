@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -90,6 +91,18 @@ class DaskHosts:
         words = [what, str(self._folder / f"{what}.log"), "--scheduler-file", str(self.file), "--host", "127.0.0.1"]
         print(json.dumps([*words, "--no-dashboard", *options]), file=self._forks.stdin, flush=True)
         return psutil.Process(int(self._forks.stdout.readline()))
+
+
+class Slow(Images):
+    """Images each of which takes so many seconds to read, but for the process that made them."""
+
+    def __init__(self, seconds: float):
+        super().__init__()
+        self.parent, self.seconds = os.getpid(), seconds
+
+    def __getitem__(self, index: int):
+        time.sleep(0 if os.getpid() == self.parent else self.seconds)
+        return super().__getitem__(index)
 
 
 HARMFUL = NUM_PROBES  # the first image that is not read before a process begins with a task

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -446,3 +448,47 @@ def test_one_line_for_clips_and_networks_that_do_not_fit(tmp_path: Path, capsys:
         assert run(*command.split(), "--cache", str(tmp_path)) == 1
         said = capsys.readouterr().err
         assert fits(said) and "Traceback" not in said and len(said.strip().splitlines()) == 1, said
+
+
+# What changes in the middle -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["a frame changes", "a frame comes", "a frame goes", "a video changes"])
+def test_a_clip_that_changes_after_it_was_loaded_is_named(what: str, tmp_path: Path) -> None:
+    for label, name in enumerate(("falling", "rising")):
+        write_frames(tmp_path / "val" / name / "1", 3 + label)
+        write_video(tmp_path / "val" / name / "2.mp4", 3 + label)
+    data = load_data(f"kinetics:{tmp_path}", frames=2, image_size=8)
+    before = data.batch(0, 4)[0]
+    clip = tmp_path / "val" / "rising" / ("2.mp4" if "video" in what else "1")
+    file = clip if "video" in what else clip / "00002.jpg"
+    content, state = file.read_bytes(), file.stat()
+    if what.endswith("comes"):
+        (clip / "00009.jpg").write_bytes(content)
+    elif what.endswith("goes"):
+        file.unlink()
+    else:
+        other = tmp_path / "val" / "falling" / file.relative_to(tmp_path / "val" / "rising")
+        file.write_bytes(other.read_bytes() + b"more")
+    with pytest.raises(DataError, match=f"{clip} has changed since the data was loaded") as caught:
+        data.batch(0, 4)
+    assert "\n" not in str(caught.value)
+    if what.endswith("comes"):
+        (clip / "00009.jpg").unlink()
+    file.write_bytes(content)
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert torch.equal(data.batch(0, 4)[0], before)
+    if clip.is_dir():
+        shutil.rmtree(clip)
+    else:
+        clip.unlink()
+    with pytest.raises(DataError, match=f"the clip {clip} cannot be read"):
+        data.batch(0, 4)
+
+
+def test_arrays_stay_what_they_were_when_they_were_loaded(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(6, 2, 5)).astype(np.float32), np.arange(6) % 2
+    data = load_data(write_arrays(tmp_path / "signals.npz", x=x, y=y))
+    before = data.batch(0, 6)[0]
+    write_arrays(tmp_path / "signals.npz", x=-x, y=y)
+    assert torch.equal(data.batch(0, 6)[0], before) and before.abs().sum() > 0

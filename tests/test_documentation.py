@@ -25,7 +25,13 @@ SHELL = [block for block in blocks() if block.language == "sh"]
 COMMANDS = list(dict.fromkeys(line for block in SHELL if not block.reason for line in block.lines))
 
 # Commands that another file runs, and how it says them.
-ELSEWHERE = {"weanalysis demo --no-dashboard": ("test_commands.py", '"demo", "--no-dashboard"')}
+ELSEWHERE = {
+    "weanalysis demo --no-dashboard": ("test_commands.py", '"demo", "--no-dashboard"'),
+    "torchrun --standalone --nproc_per_node 2 -m weanalysis train --model resnet20 --data digits": (
+        "test_training.py",
+        '"torch.distributed.run", "--standalone", "--nproc_per_node", "2"',
+    ),
+}
 
 # What makes a command short: with it the same code runs, on fewer images, layers and steps.
 SHORT = {

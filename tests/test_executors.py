@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging.handlers
 import os
+import queue
 import signal
 import threading
 import time
@@ -119,7 +121,9 @@ def test_a_process_that_needs_more_memory_than_in_its_first_call_stays(alone, tm
 
 
 def test_a_scheduler_that_is_killed_is_found_again_by_its_file(hosts, alone, tmp_path) -> None:
-    seen = []
+    seen, logged = [], queue.SimpleQueue()
+    handler = logging.handlers.QueueHandler(logged)
+    logging.getLogger("distributed.client").addHandler(handler)
 
     def kill(status) -> None:
         seen.append(status.jobs)
@@ -129,7 +133,11 @@ def test_a_scheduler_that_is_killed_is_found_again_by_its_file(hosts, alone, tmp
             hosts.start_scheduler()
             hosts.start_workers(1)
 
-    table, said = study(Images(), Cache(tmp_path), scheduler=str(hosts.file), scheduler_wait=60.0, report=kill)
+    try:
+        table, said = study(Images(), Cache(tmp_path), scheduler=str(hosts.file), scheduler_wait=60.0, report=kill)
+    finally:
+        logging.getLogger("distributed.client").removeHandler(handler)
+    assert logged.empty(), "Dask's tracebacks stand between what is said"
     pd.testing.assert_frame_equal(table, alone)
     assert count_blocks(Cache(tmp_path)) == NUM_TASKS
     assert "is away: it is looked for during 60 s" in " ".join(said) and "is there again" in " ".join(said)

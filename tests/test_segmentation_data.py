@@ -1,5 +1,6 @@
 """Pictures with masks: scenes of digits, and small files in the layouts of PASCAL VOC and Cityscapes."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +191,26 @@ def test_lists_and_folders_that_do_not_fit_are_named(voc, cityscapes):
 
 def test_a_picture_that_breaks_later_is_named(voc):
     data = wa.load_data(f"voc:{voc}")
-    (voc / "SegmentationClass" / f"{NAMES[1]}.png").write_bytes(b"")
+    file = voc / "SegmentationClass" / f"{NAMES[1]}.png"
+    state = file.stat()
+    file.write_bytes(bytes(state.st_size))
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))  # as one that a disk damages
     with pytest.raises(DataError, match=rf"{NAMES[1]}.png is no mask of its picture"):
+        data.batch(0, 2)
+
+
+@pytest.mark.parametrize("folder, ending", [("SegmentationClass", "png"), ("JPEGImages", "jpg")])
+def test_a_mask_or_its_picture_that_changes_after_it_was_loaded_is_named(folder, ending, voc):
+    data = wa.load_data(f"voc:{voc.parent}", image_size=8)
+    before = data.batch(0, 2)
+    file, other = (voc / folder / f"{name}.{ending}" for name in NAMES[1:])
+    content, state = file.read_bytes(), file.stat()
+    file.write_bytes(other.read_bytes() + b"more")
+    with pytest.raises(DataError, match=f"{file} has changed since the data was loaded"):
+        data.batch(0, 2)
+    file.write_bytes(content)
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert all(torch.equal(*pair) for pair in zip(data.batch(0, 2), before, strict=True))
+    file.unlink()
+    with pytest.raises(DataError, match=str(file)):
         data.batch(0, 2)

@@ -516,27 +516,19 @@ def test_mixed_precision_and_fractions_of_an_epoch(folder, tmp_path):
     assert all(tensor.dtype != torch.bfloat16 for tensor in load_network(str(run.checkpoint)).net.parameters())
 
 
-PROCESSES = """
-import sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from weanalysis.cache import Cache
-from weanalysis.training import Recipe, train
-train(Recipe.from_json(eval(sys.argv[2])), Cache(Path(sys.argv[1])), device="cpu")
-"""
-
-
 @pytest.mark.slow
 def test_two_processes_train_one_network(folder, tmp_path):
     # Without batch norm, whose statistics are those of each process's share.
     recipe = small_recipe(folder, norm="gn", learning_rate=1e-3, accumulation_steps=2)
-    script = tmp_path / "script.py"
-    script.write_text(PROCESSES)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    root = Path(__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    subprocess.run([*launch, str(tmp_path / "two"), repr(recipe.to_json())], check=True, env=environment)
+    changed = (
+        "--norm gn --lr 0.001 --accumulation-steps 2 --warmup-epochs 0 --augmentation pad-crop-flip --image-size 8"
+    )
+    words = ["-m", "weanalysis", "train", "--model", "resnet20", "--recipe", "digits", "--data", recipe.data]
+    words += [*changed.split(), "--epochs", str(EPOCHS), "--batch-size", str(BATCH_SIZE)]
+    words += ["--device", "cpu", "--cache", str(tmp_path / "two")]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]  # torchrun
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([*launch, *words], check=True, env=environment)
     one = train(recipe, Cache(tmp_path / "one"), device="cpu")
     runs = [Run(tmp_path / name / "runs" / one.name) for name in ("one", "two")]
     losses = [read_metrics(run)[["train_loss", "val_loss", "val_top1"]].to_numpy() for run in runs]

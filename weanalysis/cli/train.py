@@ -219,7 +219,7 @@ def check_recipe(given: Mapping[str, Any]) -> tuple[str, list[Recipe]]:
 
 
 def _is_first_process() -> bool:
-    """Tell whether this process speaks for those that `accelerate launch` or `torchrun` started."""
+    """Tell whether this process speaks for those that `torchrun`, or `accelerate launch`, started."""
     return os.environ.get("RANK", "0") == "0"
 
 

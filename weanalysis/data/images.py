@@ -19,7 +19,7 @@ from weanalysis.data.clips import ClipTransform
 from weanalysis.data.decoding import REMARKS
 from weanalysis.data.fingerprint import Examination, examine
 from weanalysis.data.masks import Segmented
-from weanalysis.data.pictures import FilePictures, Pictures, digest, printable
+from weanalysis.data.pictures import OnDisk, Pictures, digest, printable
 from weanalysis.data.sources import IMAGENET_TRANSFORM, SOURCES, Labelled
 from weanalysis.data.transform import RGB, Transform
 from weanalysis.errors import DataError, unknown_name
@@ -111,7 +111,7 @@ class ImageData(Dataset[tuple[Tensor, int]]):
         ((4, 3, 16, 16), True)
         """
         indices = range(len(self))[start:stop]
-        if isinstance(self.pictures, FilePictures):
+        if isinstance(self.pictures, OnDisk):
             for index in indices:
                 self.pictures.refuse_changed(index)
         pixels = torch.empty((len(indices), *self.transform.stored_shape), dtype=self.transform.dtype)

@@ -9,7 +9,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from weanalysis.data.decoding import Unreadable, decode_indices, image_size, read_file
-from weanalysis.data.pictures import Examined, Looked, Pictures, digest, hashed, printable
+from weanalysis.data.pictures import (
+    Examined,
+    Looked,
+    Pictures,
+    digest,
+    hashed,
+    printable,
+    refuse_another,
+    state_of,
+)
 from weanalysis.data.transform import Transform
 from weanalysis.errors import DataError
 
@@ -60,7 +69,8 @@ class FileMasks:
     """Files of masks below one folder, each beside the picture of the same place in `pictures`.
 
     `classes[label]` (256,) is the class of a label in the files, VOID for those that have none, −1 for those that no
-    file may have; `meaning` words the labels that one may have.
+    file may have; `meaning` words the labels that one may have. Of masks that are served, `states` are how they were
+    when they were taken.
     """
 
     root: Path
@@ -68,6 +78,7 @@ class FileMasks:
     pictures: tuple[str, ...]
     classes: np.ndarray
     meaning: str
+    states: tuple[tuple[int, int], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -106,7 +117,14 @@ class FileMasks:
 
     def take(self, indices: np.ndarray) -> FileMasks:
         paths, pictures = (tuple(names[index] for index in indices) for names in (self.paths, self.pictures))
-        return FileMasks(self.root, paths, pictures, self.classes, self.meaning)
+        states = tuple(state_of(self.root / path) for path in paths)
+        return FileMasks(self.root, paths, pictures, self.classes, self.meaning, states)
+
+    def refuse_changed(self, index: int) -> None:
+        """Raise DataError where a mask is not what it was when its contents were hashed."""
+        if self.states is not None:
+            path = self.root / self.paths[index]
+            refuse_another(path, self.states[index], state_of(path))
 
     def _classes_of(self, content: bytes) -> np.ndarray:
         """The classes of a mask's pixels, (H, W); raise Unreadable for labels that no mask has."""

@@ -7,7 +7,7 @@ import json
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -64,6 +64,14 @@ class Pictures(Looked, Protocol):
         """Return the pictures at these positions, in this order."""
 
 
+@runtime_checkable
+class OnDisk(Protocol):
+    """What is read from files while it is served, which may change meanwhile."""
+
+    def refuse_changed(self, index: int) -> None:
+        """Raise DataError where files are not what they were when they were taken; those that are gone are not told."""
+
+
 @dataclass(frozen=True)
 class FilePictures:
     """Picture files below one folder; of those that are served, `states` are how they were when they were taken."""
@@ -107,29 +115,35 @@ class FilePictures:
 
     def take(self, indices: np.ndarray) -> FilePictures:
         paths = tuple(self.paths[index] for index in indices)
-        return FilePictures(self.root, paths, tuple(_state(self.root / path) for path in paths))
+        return FilePictures(self.root, paths, tuple(state_of(self.root / path) for path in paths))
 
     def refuse_changed(self, index: int) -> None:
         """Raise DataError where a file is not what it was when its contents were hashed."""
-        path = self.root / self.paths[index]
-        if self.states is not None and (now := _state(path)) != self.states[index] and now != _MISSING:
-            raise DataError(
-                f"{printable(path)} has changed since the data was loaded, or is another file on this host: what is "
-                "measured on it would not be what the study says; run the same command again, by which it is read anew"
-            )
+        if self.states is not None:
+            path = self.root / self.paths[index]
+            refuse_another(path, self.states[index], state_of(path))
 
 
 # The state of a file that is not there, which is said when it is read.
-_MISSING = (-1, 0)
+MISSING = (-1, 0)
 
 
-def _state(path: Path) -> tuple[int, int]:
-    """The size of a file and when it was last written."""
+def state_of(path: Path) -> tuple[int, int]:
+    """The size of a file and when it was last written; MISSING where there is none."""
     try:
         state = path.stat()
     except OSError:
-        return _MISSING
+        return MISSING
     return state.st_size, state.st_mtime_ns
+
+
+def refuse_another(path: Path, before: Any, now: Any) -> None:
+    """Raise DataError where the state of what lies at a path is not what it was, unless it is gone."""
+    if now not in (before, MISSING):
+        raise DataError(
+            f"{printable(path)} has changed since the data was loaded, or is another file on this host: what is "
+            "measured on it would not be what the study says; run the same command again, by which it is read anew"
+        )
 
 
 @dataclass(frozen=True, eq=False)

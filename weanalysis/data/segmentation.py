@@ -14,7 +14,7 @@ from weanalysis.cache import Cache
 from weanalysis.data.fingerprint import examine
 from weanalysis.data.images import ImageData, fit_classes, served_order
 from weanalysis.data.masks import VOID, Masks, Segmented
-from weanalysis.data.pictures import digest, printable
+from weanalysis.data.pictures import OnDisk, digest, printable
 from weanalysis.data.transform import Transform
 from weanalysis.errors import DataError
 
@@ -68,6 +68,9 @@ class MaskData(ImageData):
         """
         images, _ = super().batch(start, stop, num_threads)
         indices = range(len(self))[start:stop]
+        if isinstance(self.masks, OnDisk):
+            for index in indices:
+                self.masks.refuse_changed(index)
         masks = [self.mask(index) for index in indices]
         return images, torch.stack(masks) if masks else torch.empty((0, *images.shape[2:]), dtype=torch.int64)
 

@@ -16,7 +16,7 @@ from PIL import Image
 from weanalysis.data.clips import Clip
 from weanalysis.data.decoding import MAX_PIXELS, Unreadable, decode, look, read_file
 from weanalysis.data.folders import EXTENSIONS
-from weanalysis.data.pictures import Examined, digest, hashed, printable
+from weanalysis.data.pictures import MISSING, Examined, digest, hashed, printable, refuse_another, state_of
 from weanalysis.errors import DataError
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
@@ -29,10 +29,14 @@ _NEEDED = "videos are read with PyAV, which is not installed: pip install av, or
 
 @dataclass(frozen=True)
 class FileClips:
-    """Clips below one folder: each a video, or a folder of frames in the order of the numbers in their names."""
+    """Clips below one folder: each a video, or a folder of frames in the order of the numbers in their names.
+
+    Of those that are served, `states` are how their files were when they were taken.
+    """
 
     root: Path
     paths: tuple[str, ...]
+    states: tuple[Any, ...] | None = None
 
     kind: ClassVar[str] = "clips"
 
@@ -57,7 +61,14 @@ class FileClips:
         return digest([[name, _states(self.root / name)] for name in self.paths])
 
     def take(self, indices: np.ndarray) -> FileClips:
-        return FileClips(self.root, tuple(self.paths[index] for index in indices))
+        paths = tuple(self.paths[index] for index in indices)
+        return FileClips(self.root, paths, tuple(_written(self.root / path) for path in paths))
+
+    def refuse_changed(self, index: int) -> None:
+        """Raise DataError where a video, or one of a clip's frames, is not what it was when it was hashed."""
+        if self.states is not None:
+            path = self.root / self.paths[index]
+            refuse_another(path, self.states[index], _written(path))
 
 
 @dataclass(frozen=True)
@@ -196,6 +207,16 @@ def _states(path: Path) -> list[Any]:
     except (OSError, DataError):
         return []
     return [[name, state.st_size, state.st_mtime_ns, state.st_ctime_ns] for name, state in states]
+
+
+def _written(path: Path) -> Any:
+    """The names and states of a clip's files, alike on all hosts that see the same; MISSING where there are none."""
+    if not path.is_dir():
+        return state_of(path)
+    try:
+        return tuple((file.name, *state_of(file)) for file in _frame_files(path)) or MISSING
+    except DataError:
+        return MISSING
 
 
 def _alike(frames: list[Image.Image], path: Path) -> list[Image.Image]:

@@ -50,9 +50,9 @@ def train(
 
     The state is kept after each epoch, after every `save_every_s` seconds, and on Ctrl-C (which raises
     KeyboardInterrupt with a line on how to continue). On the CPU, with as many threads, a run that was stopped, also
-    by SIGKILL, ends bit for bit like one that was not. `device` is auto, cpu, cuda or cuda:N; started by `accelerate
-    launch` or `torchrun` on one shared cache, all processes train one network together. `num_workers` processes
-    decode images; none of this changes which images are seen, or how they are augmented.
+    by SIGKILL, ends bit for bit like one that was not. `device` is auto, cpu, cuda or cuda:N; started by `torchrun` on
+    one shared cache, all processes train one network together. `num_workers` processes decode images; none of this
+    changes which images are seen, or how they are augmented.
 
     The run is called `name`, else after its recipe. `resume=False` begins anew and replaces what was there. `wait`
     waits for another process that trains the same run. `skip_bad_images` leaves out files that are no pictures.

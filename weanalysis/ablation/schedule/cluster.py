@@ -85,7 +85,8 @@ class Cluster(Crew):
         self._killed: Counter[str] = Counter()  # keys of tasks, each as often as a worker that had it in hand died
         self._seen: tuple[int, int] | None = None
         self._next_look = 0.0
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong there is said here, in one line
+        for name in ("distributed", "distributed.client"):  # what goes wrong there is said here, in one line
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._client = self._connect(FIRST_WAIT if longest_away is None else longest_away, lambda: False)
 
     @property
