@@ -60,9 +60,7 @@ def curves() -> None:
             if has_end:
                 end(shown[shown["percentile"] >= ENLARGED], b, name)
             if own_layers:
-                st.markdown(
-                    "## All layers", help="Rows are layers in network order; colour is D, mean over the draws."
-                )
+                st.markdown("## All layers", help="Rows are layers in network order; colour is D, mean over the draws.")
                 shared.show(
                     figures.magnitude_map(rows, selected=(str(layer), b), theme=shared.theme()),
                     key="map",

@@ -193,9 +193,7 @@ def show_agreement(scored: pd.DataFrame, study: pd.Series, grid: Any) -> None:
             alt="Rank correlation of each criterion with what was measured",
         )
     with grid.cell():
-        st.markdown(
-            f"### {shared.plain(criterion)} against {against}", help="Each point is one place that was zeroed."
-        )
+        st.markdown(f"### {shared.plain(criterion)} against {against}", help="Each point is one place that was zeroed.")
         shared.show(
             figures.score_against_drop(scored, criterion, AGAINST[against], theme=shared.theme()),
             key="scatter",
