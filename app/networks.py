@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import reading
+import shared
 import streamlit as st
 
 from weanalysis.training.runs import Run
@@ -74,3 +78,55 @@ def _costs(network: str, changed: float, shape: tuple[int, ...]) -> dict[str, An
 
     net = build(json.loads(network)) if network.startswith("{") else load_network(network, "default").net
     return of(net, input_shape=shape, batch_size=2, repeats=1)
+
+
+def offer_costs(studies: Mapping[str, pd.Series]) -> None:
+    """Let the reader compare what the networks of studies, by their labels, cost in training and at inference."""
+    if not st.toggle(
+        "Compare their costs",
+        key="costs",
+        bind="query-params",
+        help="Parameters in training and at inference, and operations an image. Excitation costs parameters in "
+        "training only: it is folded into the weights afterwards. Paper, Table 1.",
+    ):
+        return
+    costs_of = {}
+    for label, study in studies.items():
+        about = reading.describe(study)
+        if not about.get("architecture"):
+            st.caption(f"Of {shared.plain(label)} it is not known how to build its network.")
+            return
+        costs_of[label] = costs(about)
+    st.dataframe(
+        pd.DataFrame(
+            {
+                "network": list(costs_of),
+                "excitation": [known["excitation"] for known in costs_of.values()],
+                "training": [known["train_params"] / 1e6 for known in costs_of.values()],
+                "inference": [known["inference_params"] / 1e6 for known in costs_of.values()],
+                "operations": [known["gflops"] for known in costs_of.values()],
+            }
+        ),
+        hide_index=True,
+        placeholder="–",
+        column_config={
+            "network": st.column_config.TextColumn("Network of"),
+            "excitation": st.column_config.TextColumn("Excitation"),
+            "training": st.column_config.NumberColumn("Parameters in training (millions)", format="%.4f"),
+            "inference": st.column_config.NumberColumn("at inference (millions)", format="%.4f"),
+            "operations": st.column_config.NumberColumn(
+                "GFLOPs an image", format="%.4f", help="Billions of multiply-accumulates at inference."
+            ),
+        },
+    )
+    unknown = [label for label, known in costs_of.items() if known["excitation"] is None]
+    if unknown:
+        st.caption(
+            f"The checkpoint tells what training cost; of {shared.plain(', '.join(unknown))} it is not known here."
+        )
+    st.caption("Memory and seconds a step are measured by a command:")
+    st.code(
+        shlex.join(
+            ["weanalysis", "costs", "--model", str(next(iter(studies.values()))["model"]), "--excitation", "none,lwe"]
+        )
+    )

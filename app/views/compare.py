@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from functools import partial
 
 import choosing
@@ -124,54 +123,6 @@ def needed(compared: StudyComparison) -> None:
     )
     for note in compared.notes:
         st.caption(f":material/info: {shared.plain(note[0].upper() + note[1:])}.")
-
-
-def costs() -> None:
-    """Compare what the two networks cost, in training and at inference."""
-    if not st.toggle(
-        "Compare their costs",
-        key="costs",
-        bind="query-params",
-        help="Parameters in training and at inference, and operations an image. Excitation costs parameters in "
-        "training only: it is folded into the weights afterwards. Paper, Table 1.",
-    ):
-        return
-    costs_of = {}
-    for study in (first, second):
-        about = reading.describe(study)
-        if not about.get("architecture"):
-            st.caption(f"Of {shared.plain(label_of[int(study['id'])])} it is not known how to build its network.")
-            return
-        costs_of[label_of[int(study["id"])]] = networks.costs(about)
-    st.dataframe(
-        pd.DataFrame(
-            {
-                "network": list(costs_of),
-                "excitation": [known["excitation"] for known in costs_of.values()],
-                "training": [known["train_params"] / 1e6 for known in costs_of.values()],
-                "inference": [known["inference_params"] / 1e6 for known in costs_of.values()],
-                "operations": [known["gflops"] for known in costs_of.values()],
-            }
-        ),
-        hide_index=True,
-        placeholder="–",
-        column_config={
-            "network": st.column_config.TextColumn("Network of"),
-            "excitation": st.column_config.TextColumn("Excitation"),
-            "training": st.column_config.NumberColumn("Parameters in training (millions)", format="%.4f"),
-            "inference": st.column_config.NumberColumn("at inference (millions)", format="%.4f"),
-            "operations": st.column_config.NumberColumn(
-                "GFLOPs an image", format="%.4f", help="Billions of multiply-accumulates at inference."
-            ),
-        },
-    )
-    unknown = [label for label, known in costs_of.items() if known["excitation"] is None]
-    if unknown:
-        st.caption(
-            f"The checkpoint tells what training cost; of {shared.plain(', '.join(unknown))} it is not known here."
-        )
-    st.caption("Memory and seconds a step are measured by a command:")
-    st.code(shlex.join(["weanalysis", "costs", "--model", str(first["model"]), "--excitation", "none,lwe"]))
 
 
 def maps(compared: StudyComparison | None) -> None:
@@ -413,7 +364,7 @@ except StudyError as error:
     problem = str(error)
 links()
 accuracies(compared)
-costs()
+networks.offer_costs({label_of[int(study["id"])]: study for study in (first, second)})
 one, two = reading.table(first), reading.table(second)
 if compared is None:
     st.info(f"The two cannot be compared: {shared.plain(problem)}.", icon=":material/compare_arrows:")

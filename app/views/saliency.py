@@ -203,17 +203,21 @@ def show_agreement(scored: pd.DataFrame, study: pd.Series, grid: Any) -> None:
         )
     if SELECTIONS[scored["selection"].iloc[0]].channels:  # else a layer has one score, and nothing to be ranked
         with grid.cell():
-            st.markdown(f"### {shared.plain(criterion)}, layer by layer", help="Grey: the interval holds 0.")
-            shared.show(
-                figures.agreement_by_layer(own, theme=shared.theme()),
-                key="by-layer",
-                data=own[own["layer"].notna()],
-                name=f"agreement-{criterion}-{study['name']}",
-                alt=f"Rank correlation of {criterion} in each layer",
-            )
+            layer_by_layer(study, own)
     with grid.cell():
         st.markdown(f"### The top {TOP:.0%}", help="The share of the highest places that score and measurement name.")
         table_of(whole)
+
+
+def layer_by_layer(study: pd.Series, own: pd.DataFrame) -> None:
+    st.markdown(f"### {shared.plain(criterion)}, layer by layer", help="Grey: the interval holds 0.")
+    shared.show(
+        figures.agreement_by_layer(own, theme=shared.theme()),
+        key="by-layer",
+        data=own[own["layer"].notna()],
+        name=f"agreement-{criterion}-{study['name']}",
+        alt=f"Rank correlation of {criterion} in each layer",
+    )
 
 
 def table_of(whole: pd.DataFrame) -> None:
