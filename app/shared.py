@@ -50,11 +50,16 @@ _STYLE = """
 [class*="st-key-link-"] button p {text-decoration: underline; color: var(--st-primary-color);}
 /* What Streamlit draws paler than a contrast of 4.5 : 1. */
 [data-testid="stCode"] .token.parameter, [data-testid="stPaginationEllipsis"] {color: var(--st-text-color);}
+/* White cannot be read on a blue that can be read on black. */
+:is(button[data-testid="stBaseButton-primary"], [data-testid="stMultiSelect"] [data-tag]),
+:is(button[data-testid="stBaseButton-primary"], [data-testid="stMultiSelect"] [data-tag]) * {
+    color: light-dark(#FFFFFF, #101317);
+}
 /* Captions at less than full strength fall below a contrast of 4.5 : 1. */
 [data-testid="stCaptionContainer"] {color: var(--st-text-color); opacity: 0.8;}
 [data-testid="stCaptionContainer"] * {color: inherit; opacity: 1;}
 [data-testid="stSidebar"] :focus-visible, [data-testid="stHeader"] :focus-visible {
-    outline: 2px solid var(--st-primary-color); outline-offset: -2px;
+    outline: 2px solid var(--st-primary-color) !important; outline-offset: -2px;
 }
 /* Headings are of the level that they have in the page, and smaller than those of a text. */
 [data-testid="stMarkdown"] :is(h2, h3) {font-size: 1rem !important; font-weight: 600 !important;}
@@ -66,20 +71,12 @@ _STYLE = """
 </style>
 """
 
-# White on a blue that is read on black cannot be read itself.
-_STYLE_IN_THE_DARK = """
-<style>
-button[data-testid="stBaseButton-primary"], [data-testid="stMultiSelect"] [data-baseweb="tag"],
-button[data-testid="stBaseButton-primary"] *, [data-testid="stMultiSelect"] [data-baseweb="tag"] * {color: #101317;}
-</style>
-"""
-
 _NOTHING = go.Figure()
 
 
 def style() -> None:
     """Set what Streamlit's configuration cannot: the margins of the page, and that a zoom outlives a new figure."""
-    st.html(_STYLE + (_STYLE_IN_THE_DARK if theme() == "dark" else ""))
+    st.html(_STYLE)
     with st.container(key="keep-zoom"):
         browser.KEEP_ZOOM(key="keeps-zoom")
         known = browser.WIDTH(key="width", data={"room": _room()}, on_room_change=lambda: None)
