@@ -4,7 +4,8 @@
 # disabled or fades away, a slider's value, which stands above its thumb and not on it, and black or white digits, which
 # stand on a cell that is drawn (`figures.colours.readable_on` chooses between the two).
 PALE_TEXT = """() => {
-    const LEFT_OUT = "style, script, [disabled], [aria-disabled=true], [data-testid=stSliderThumbValue], [data-stale=true]";
+    const LEFT_OUT = "style, script, [disabled], [aria-disabled=true], [data-stale=true], "
+        + "[data-testid=stSliderThumbValue]";
     const ON_A_CELL = ["rgb(0, 0, 0)", "rgb(255, 255, 255)"];
     const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
     const parse = colour => {
