@@ -36,8 +36,8 @@ SCREENED = (
     "computed. D on these very images lies between these bounds; what other images would add is in the 95 % interval"
 )
 
-# Streamlit leaves much room above and beside a page; an instrument needs it for its figures. The variables (--st-…) that
-# components have are none of a page.
+# Streamlit leaves much room above and beside a page; an instrument needs it for its figures. A page has none of the
+# variables (--st-…) that its components have.
 _STYLE = """
 <style>
 .stMainBlockContainer {padding: 2.6rem 2rem 3rem 2rem;}
