@@ -83,8 +83,8 @@ def choose(
     elif known[key] not in labels:  # it was deleted while the page was open
         gone, known[key] = known[key], begin
     known[_seen(key)] = asked
-    # Set in every run: where one was broken off before the browser heard of it, as by a click on the way from another
-    # page, the browser would go on showing the first of the labels beside what the page is about.
+    # Set in every run, so that each tells the browser. What a run sends is lost where the next one breaks it off, as on
+    # the way from another page: the browser would go on showing the first of the labels beside what the page is about.
     known[key] = known[key]
 
     chosen = st.selectbox(

@@ -36,7 +36,8 @@ SCREENED = (
     "computed. D on these very images lies between these bounds; what other images would add is in the 95 % interval"
 )
 
-# Streamlit leaves much room above and beside a page; an instrument needs it for its figures.
+# Streamlit leaves much room above and beside a page; an instrument needs it for its figures. A page has none of the
+# variables (--st-…) that its components have.
 _STYLE = """
 <style>
 .stMainBlockContainer {padding: 2.6rem 2rem 3rem 2rem;}
@@ -44,17 +45,22 @@ _STYLE = """
 .weanalysis-names {position: absolute; inset: 0; overflow: hidden; pointer-events: none;}
 .weanalysis-names span {
     position: absolute; padding: 0 0.25rem; font-size: 12px; line-height: 16px;
-    background: var(--st-background-color); color: var(--st-text-color);
+    background: light-dark(LIGHT_PAGE, DARK_PAGE);
 }
 .st-key-preload, .st-key-keep-zoom {display: none;}
-[class*="st-key-link-"] button p {text-decoration: underline; color: var(--st-primary-color);}
+[class*="st-key-link-"] button p {text-decoration: underline;}
 /* What Streamlit draws paler than a contrast of 4.5 : 1. */
-[data-testid="stCode"] .token.parameter, [data-testid="stPaginationEllipsis"] {color: var(--st-text-color);}
+[data-testid="stCode"] .token.parameter, [data-testid="stPaginationEllipsis"] {color: inherit;}
+/* White cannot be read on a blue that can be read on black. */
+:is(button[data-testid="stBaseButton-primary"], [data-testid="stMultiSelect"] [data-tag]),
+:is(button[data-testid="stBaseButton-primary"], [data-testid="stMultiSelect"] [data-tag]) * {
+    color: light-dark(#FFFFFF, #101317);
+}
 /* Captions at less than full strength fall below a contrast of 4.5 : 1. */
-[data-testid="stCaptionContainer"] {color: var(--st-text-color); opacity: 0.8;}
+[data-testid="stCaptionContainer"] {color: inherit; opacity: 0.8;}
 [data-testid="stCaptionContainer"] * {color: inherit; opacity: 1;}
-[data-testid="stSidebar"] :focus-visible, [data-testid="stHeader"] :focus-visible {
-    outline: 2px solid var(--st-primary-color); outline-offset: -2px;
+.stApp :is([data-testid="stSidebar"], [data-testid="stHeader"]) :focus-visible {
+    outline: 2px solid currentColor !important; outline-offset: -2px;
 }
 /* Headings are of the level that they have in the page, and smaller than those of a text. */
 [data-testid="stMarkdown"] :is(h2, h3) {font-size: 1rem !important; font-weight: 600 !important;}
@@ -64,22 +70,14 @@ _STYLE = """
     .stMainBlockContainer {padding: 2.6rem 0.75rem 3rem 0.75rem;}
 }
 </style>
-"""
-
-# White on a blue that is read on black cannot be read itself.
-_STYLE_IN_THE_DARK = """
-<style>
-button[data-testid="stBaseButton-primary"], [data-testid="stMultiSelect"] [data-baseweb="tag"],
-button[data-testid="stBaseButton-primary"] *, [data-testid="stMultiSelect"] [data-baseweb="tag"] * {color: #101317;}
-</style>
-"""
+""".replace("LIGHT_PAGE", figures.THEMES["light"].page).replace("DARK_PAGE", figures.THEMES["dark"].page)
 
 _NOTHING = go.Figure()
 
 
 def style() -> None:
     """Set what Streamlit's configuration cannot: the margins of the page, and that a zoom outlives a new figure."""
-    st.html(_STYLE + (_STYLE_IN_THE_DARK if theme() == "dark" else ""))
+    st.html(_STYLE)
     with st.container(key="keep-zoom"):
         browser.KEEP_ZOOM(key="keeps-zoom")
         known = browser.WIDTH(key="width", data={"room": _room()}, on_room_change=lambda: None)

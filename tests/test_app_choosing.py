@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import streamlit
 from made_studies import (
     label,
     location_plan,
@@ -19,12 +18,10 @@ from made_studies import (
     write_study,
 )
 from pages import drawings, is_well, open_page, words
-from streamlit.testing.v1 import AppTest
 
 from weanalysis import figures
 from weanalysis.cache import Cache
 from weanalysis.comparison import identify_study
-from weanalysis.dashboard import app_folder
 from weanalysis.results import Store
 
 LAYERS = resnet20_layers()[:2]
@@ -159,17 +156,14 @@ def test_the_largest_and_what_differs_from_0_is_drawn_of_many() -> None:
     assert "500 of 800" in shown.name and np.isin(draws.loc[largest, "drop"], shown.y)
 
 
-def test_the_browser_is_told_what_is_chosen_also_when_the_run_that_chose_was_broken_off(demo: Path) -> None:
-    """As by a click on the way from another page: the selector would show the first study, the page another."""
-    last = label(demo, "begun location")
-    app = AppTest.from_file(str(app_folder() / "main.py"), default_timeout=60).run()
-    app.query_params["study"] = last
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streamlit.selectbox", lambda *_, **__: streamlit.stop())
-        app.switch_page("views/location.py").run()
-    app.run()
-    is_well(app)
-    selector = app.selectbox(key="study")
-    assert selector.value == last
-    assert selector.proto.set_value and "begun location" in selector.proto.raw_value
-    assert "of 465 kernels measured" in words(app) and "on 250 images" in words(app)
+@pytest.mark.parametrize(("page", "key", "name"), [("location", "study", "begun"), ("compare", "second", "baseline")])
+def test_every_run_tells_the_browser_what_is_chosen(page: str, key: str, name: str, demo: Path) -> None:
+    """What a run sends is lost where the next one breaks it off; the selector would then show the first study."""
+    last = label(demo, f"{name} location")
+    app = open_page(page, **{"first": label(demo, "lwe location"), key: last})
+    for _ in range(2):
+        is_well(app)
+        selector = app.selectbox(key=key)
+        assert selector.value == last
+        assert selector.proto.set_value and f"{name} location" in selector.proto.raw_value
+        app.run()

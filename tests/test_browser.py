@@ -12,10 +12,12 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from legible import HEADINGS, PALE_TEXT
 from made_studies import channel_plan, label, location_plan, table, write_demo, write_runs, write_study
 from processes import CHECKOUT, free_port
 
@@ -191,13 +193,6 @@ def test_from_the_overview_to_the_maps(visitor: Visitor) -> None:
     page.get_by_text("465 of 465 kernels measured").wait_for()
     cells_and_veil = page.locator(".st-key-mosaic .hm")
     playwright.expect(cells_and_veil, "one heatmap for all layers, and what is pale").to_have_count(2)
-
-
-def test_a_page_opened_by_its_address_has_the_frame(visitor: Visitor) -> None:
-    page = visitor.visit("/magnitude")
-    visitor.chart("curve")
-    page.get_by_role("link", name="Location maps").wait_for()
-    assert "magnitude" in page.url
 
 
 def test_hovering_a_cell_tells_its_kernel(visitor: Visitor) -> None:
@@ -493,22 +488,50 @@ def test_another_page_s_script_opens_no_session(browser: Any, address: str, fram
     context.close()
 
 
+def settle(page: Any) -> None:
+    """Wait until no script runs and nothing is faded any more."""
+    page.wait_for_function(
+        """() => {
+            const busy = "[data-test-script-state=running], [data-testid=stSkeleton], [data-stale=true]";
+            window.calm = document.querySelector(busy) ? performance.now() : window.calm ?? performance.now();
+            return performance.now() - window.calm > 250;
+        }""",
+        polling=50,
+    )
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_page_and_its_figures_follow_the_browser_s_theme(
+def test_every_page_is_read_in_either_theme_and_by_its_headings(
     browser: Any, address: str, cache: Path, theme: str
 ) -> None:
+    """Colours as the browser computes them: 4.5 : 1 for text, 3 : 1 for large text; one h1, and no level left out."""
     from weanalysis.figures import THEMES
 
     visitor = Visitor(browser, address, cache, color_scheme=theme)
-    page = visitor.visit("/location")
-    visitor.chart("mosaic")
-    red, green, blue = (int(THEMES[theme].page[start : start + 2], 16) for start in (1, 3, 5))
-    wanted = f"rgb({red}, {green}, {blue})"
-    page.wait_for_function(
-        "wanted => getComputedStyle(document.querySelector('.stApp')).backgroundColor === wanted", arg=wanted
+    page = visitor.visit("/magnitude")  # a page opened by its address has the frame
+    links = page.locator("[data-testid=stSidebarNavLink]")
+    links.nth(10).wait_for()
+    faults: dict[str, Any] = {}
+    for place, title in enumerate(links.all_inner_texts()):
+        name = title.splitlines()[-1]
+        links.nth(place).click()
+        page.get_by_role("heading", level=1, name=name).wait_for()
+        settle(page)
+        if pale := page.evaluate(PALE_TEXT):
+            faults[name] = pale
+        levels = page.evaluate(HEADINGS)
+        if levels[0] != 1 or levels.count(1) > 1 or any(b > a + 1 for a, b in pairwise(levels)):
+            faults[f"{name}, headings"] = levels
+        if name == "Location maps":
+            ground = "() => getComputedStyle(document.querySelector('.st-key-mosaic .main-svg')).backgroundColor"
+            assert page.evaluate(ground) == "rgb({}, {}, {})".format(*bytes.fromhex(THEMES[theme].page[1:]))
+    assert not faults
+    page.keyboard.press("Shift+Tab")  # from the link that was clicked last
+    style, width, where = page.evaluate(
+        """() => {
+            const focused = document.activeElement, style = getComputedStyle(focused);
+            return [style.outlineStyle, parseFloat(style.outlineWidth), focused.dataset.testid];
+        }"""
     )
-    page.wait_for_function(
-        "wanted => getComputedStyle(document.querySelector('.st-key-mosaic .main-svg')).backgroundColor === wanted",
-        arg=wanted,
-    )
+    assert (style, where) == ("solid", "stSidebarNavLink") and width >= 2
     visitor.leave()
