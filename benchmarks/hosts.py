@@ -170,9 +170,9 @@ class Trial:
         """What the study printed."""
         return (self._folder / "study.txt").read_text(encoding="utf-8", errors="replace")
 
-    def run(self, num_pairs: int, cut: int, back: float | None) -> tuple[float, float | None]:
-        """Run the study to its end; return its seconds, and those since a host was cut off."""
-        began, cut_at = time.monotonic(), None
+    def run(self, num_pairs: int, cut: int, back: float | None) -> dict[str, float]:
+        """Run the study to its end; return its seconds, and those from the cut to what followed."""
+        began, cut_at, seconds = time.monotonic(), None, dict[str, float]()
         try:
             study = self._start()
             while study.is_alive() and time.monotonic() - began < 1200:
@@ -181,11 +181,14 @@ class Trial:
                     cut_at = time.monotonic()
                 if cut_at is not None and back is not None and time.monotonic() - cut_at > back:
                     self._wire.cut(0)
+                if cut_at is not None and "until it was seen" not in seconds and "workers now" in self.said:
+                    seconds["until it was seen"] = time.monotonic() - cut_at
                 study.join(0.1)
-            ended = time.monotonic()
+            if cut_at is not None:
+                seconds["from the cut to the end"] = time.monotonic() - cut_at
             if study.exitcode != 0:
                 raise SystemExit(f"the study has not ended, or with status {study.exitcode}: {self.said[-3000:]}")
-            return ended - began, None if cut_at is None else ended - cut_at
+            return {"in all": time.monotonic() - began, **seconds}
         finally:
             self._wire.cut(0)
             for process in self._running:
@@ -195,16 +198,17 @@ class Trial:
     def compare(self, alone: Path, expected: pd.DataFrame, cut: int, back: float | None) -> int:
         """Run the study, and print what came of it beside what one process measured; return how much is wrong."""
         num_pairs = len(list(pairs(alone)))
-        seconds, since = self.run(num_pairs, cut, back)
+        seconds = self.run(num_pairs, cut, back)
         kept = list(pairs(self.results))
         wrong = {
             "rows different": num_different(table_of(self.results), expected),
             "lost": num_pairs - len(set(kept)),
             "doubled": len(kept) - len(set(kept)),
         }
-        what = "nothing is cut off" if since is None else f"host {cut} is cut off {since:.1f} s before the end"
         numbers = ", ".join(f"{name}: {number}" for name, number in wrong.items())
-        print(f"{what}: {seconds:.1f} s for {len(expected)} rows; {numbers}; {self._wire.num_dropped} packets dropped")
+        times = ", ".join(f"{name} {number:.1f} s" for name, number in seconds.items())
+        print(f"{f'host {cut}' if cut else 'nothing'} is cut off: {times}; {self._wire.num_dropped} packets dropped")
+        print(f"{len(expected)} rows; {numbers}")
         lines = [line for line in self.said.splitlines() if " measurements, " not in line]
         print("\n".join(f"  {line}" for line in lines if "worker" in line or "scheduler" in line), flush=True)
         return sum(map(abs, wrong.values()))

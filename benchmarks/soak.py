@@ -195,16 +195,16 @@ def num_different(table: pd.DataFrame, expected: pd.DataFrame) -> int:
     return int((~pd.concat(same, axis=1).all(axis=1)).sum())
 
 
-def prepare(folder: Path, grid: str) -> tuple[list[str], pd.DataFrame]:
+def prepare(folder: Path, grid: str, image_size: int = 32) -> tuple[list[str], pd.DataFrame]:
     """A network that uses several classes, the words of its study, and the table of the undisturbed study."""
     architecture = {"source": "builtin", "name": "resnet20", "num_classes": 10, "options": {}}
     torch.manual_seed(0)
     net = build(architecture).eval()
     with torch.no_grad():
-        net.fc.bias -= net(torch.randn(64, 3, 32, 32)).mean(0)
+        net.fc.bias -= net(torch.randn(64, 3, image_size, image_size)).mean(0)
     save_checkpoint(folder / "net.safetensors", net, architecture, {})
     study = ["--model", str(folder / "net.safetensors"), "--data", "digits", "--images", "80", "--grid", grid]
-    study += ["--shard-size", "10", "--evaluate", "naive", "--layers", "layer3*"]
+    study += ["--shard-size", "10", "--evaluate", "naive", "--layers", "layer3*", "--image-size", str(image_size)]
     alone = start("study", ["ablate", *study, "--jobs", "1", "--quiet", "--cache", str(folder)], folder)
     alone.join()
     if alone.exitcode != 0:
@@ -219,6 +219,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--by", choices=["workers", "processes", "both"], default="both", help="in turn, where both")
     parser.add_argument("--between", type=float, nargs=2, default=(2.0, 8.0), help="pauses: shortest, longest, seconds")
     parser.add_argument("--grid", default="3x3", help="how long a round is")
+    parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(words)
     chance, blows, sums = random.Random(given.seed), Counter[str](), Counter[str]()
@@ -227,7 +228,7 @@ def main(words: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "undisturbed"
         folder.mkdir()
-        study, expected = prepare(folder, given.grid)
+        study, expected = prepare(folder, given.grid, given.image_size)
         deadline = time.monotonic() + 60 * given.minutes
         while time.monotonic() < deadline or not sums["rounds"]:
             folder = Path(root) / f"round-{sums['rounds']}"

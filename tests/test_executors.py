@@ -6,7 +6,10 @@ import json
 import logging.handlers
 import os
 import queue
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +22,7 @@ import pytest
 from clusters import HARMFUL, DaskHosts, Harmful
 from distributed import LocalCluster
 from joblib.externals.loky.backend.reduction import dumps
-from processes import free_port
+from processes import CHECKOUT, free_port
 from small_networks import Images, Small, count_blocks
 
 from weanalysis.ablation import ablate, schedule
@@ -151,6 +154,21 @@ def test_a_scheduler_that_stays_away_is_one_line_and_nothing_is_lost(hosts, tmp_
     with pytest.raises(DeviceError, match=r"there is no scheduler at .*looked for during 1 s.*measured is kept"):
         study(Images(), Cache(tmp_path), scheduler=str(hosts.file), scheduler_wait=1.0, report=kill)
     assert 1 <= count_blocks(Cache(tmp_path)) < NUM_TASKS
+
+
+def test_a_study_whose_workers_scheduler_and_self_are_killed_at_random_loses_and_doubles_nothing(tmp_path) -> None:
+    """A few seconds of what `benchmarks/soak.py --minutes 10` does for longer."""
+    short = "--by workers --minutes 0.06 --grid 1x1 --image-size 8 --between 0.2 0.6"
+    soak = subprocess.run(
+        [sys.executable, "-m", "benchmarks.soak", *short.split()],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert soak.returncode == 0, soak.stdout + soak.stderr[-2000:]
+    assert "unfinished: 0, lost: 0, doubled: 0, different: 0" in soak.stdout
+    assert int(re.search(r"(\d+) blows", soak.stdout)[1]) >= 3, soak.stdout
 
 
 class Unseen(Images):
