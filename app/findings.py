@@ -197,14 +197,16 @@ def most_important(
             }
         ).dropna(axis=1, how="all"),
         key="most-important",
+        # A telephone has room for which it is, and what it costs.
+        column_order=("layer", "out", "in", "drop") if shared.is_narrow() else None,
         hide_index=True,
         placeholder="–",
         on_select=choose if on_choose else "ignore",
         selection_mode="single-row",
         column_config={
             "layer": st.column_config.TextColumn("Layer"),
-            "out": st.column_config.NumberColumn("Output channel", format="%d"),
-            "in": st.column_config.NumberColumn("Input channel", format="%d"),
+            "out": st.column_config.NumberColumn("Out" if shared.is_narrow() else "Output channel", format="%d"),
+            "in": st.column_config.NumberColumn("In" if shared.is_narrow() else "Input channel", format="%d"),
             "drop": st.column_config.NumberColumn(f"D ({metric.unit})", format=f"%+.{metric.decimals}f"),
             "interval": st.column_config.TextColumn(
                 "Interval",

@@ -11,7 +11,6 @@ HERE = Path(__file__).resolve().parent
 
 st.set_page_config(page_title="weanalysis", page_icon=str(HERE / "icon.png"), layout="wide")
 st.logo(str(HERE / "icon.png"), size="large")
-shared.style()
 
 # A page is one file and one line. The folder must not be called "pages": Streamlit would take its files for pages of
 # their own, and a link to one would open it without this frame.
@@ -39,6 +38,8 @@ page = st.navigation(
     },
     expanded=True,  # else pages are folded away as soon as one has something of its own below them
 )
+# The browser may ask for another run as soon as it has told its width, and by then must know of which page.
+shared.style()
 has_figures = page.title not in ("Overview", "Jobs")
 if has_figures:
     shared.preload_plotly()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import html
+import math
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ POLL_SECONDS = 3.0
 RUNNING = "running"
 _ROOM, _PICTURED = "window-room", "figures-are-of"
 SILENT_MINUTES = 10
+_NAMES_WHEN_NARROW = 10
 
 AXES = "each row is an output channel, each column an input channel"  # of a layer's map
 
@@ -194,6 +196,8 @@ def show(
     called when the reader clicks on a point; the point is then in st.session_state[key].
     """
     figure.update_layout(uirevision=f"{name} {figure.layout.uirevision}")  # another study is another picture
+    if is_narrow():
+        _thin_out_names(figure)
     figures.make_room(figure)
     widest = (figure.layout.meta or {}).get("most_pixels")
     event = st.plotly_chart(
@@ -223,6 +227,13 @@ def show(
             on_click="ignore",
         )
     return event
+
+
+def _thin_out_names(figure: go.Figure) -> None:
+    """Leave out so many of the names along a figure that they are not printed over each other on a telephone."""
+    axis = figure.layout.xaxis
+    if axis.ticktext and axis.tickangle and (step := math.ceil(len(axis.ticktext) / _NAMES_WHEN_NARROW)) > 1:
+        axis.update(tickvals=axis.tickvals[::step], ticktext=axis.ticktext[::step])
 
 
 def not_here(what: str, named: str) -> None:

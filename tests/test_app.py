@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+import streamlit
 from made_studies import (
     label,
     location_plan,
@@ -247,3 +248,15 @@ def test_a_store_that_breaks_while_it_is_watched_is_one_clear_line(cache: Path) 
     app = open_page("location")
     assert not app.exception
     assert "cannot be read" in app.error[0].value
+
+
+def test_the_browser_is_told_the_page_before_it_may_ask_for_another_run(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A narrow window asks for one with the width's component: of a page not told yet it would get the overview."""
+    calls: list[str] = []
+    for name in ("navigation", "html"):
+        own = getattr(streamlit, name)
+        monkeypatch.setattr(streamlit, name, lambda *a, _name=name, _own=own, **b: calls.append(_name) or _own(*a, **b))
+    is_well(open_page("overview"))
+    assert calls.index("navigation") < calls.index("html")

@@ -231,6 +231,7 @@ def drawn() -> None:
     table, score = summary(now), score_words(run.frame for run in now)
     st.dataframe(
         table.dropna(axis=1, how="all"),
+        column_order=("run", "best", "state") if shared.is_narrow() else None,
         hide_index=True,
         placeholder="–",
         column_config={
