@@ -106,7 +106,7 @@ def measured(model: Model, grid: str, num_images: int, how: dict[str, object]) -
     data = load_data("digits", image_size=32, num_images=num_images)
     with tempfile.TemporaryDirectory() as root:
         cpu, began = cpu_seconds(), time.perf_counter()
-        table = ablate(model, data, "location", grid=grid, shard_size=25, cache=Cache(Path(root)), **how)
+        table = ablate(model, data, "location", grid=grid, shard_size=10, cache=Cache(Path(root)), **how)
         return time.perf_counter() - began, cpu_seconds() - cpu, table
 
 

@@ -7,6 +7,7 @@ import logging.handlers
 import os
 import queue
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,16 +20,18 @@ from typing import ClassVar
 
 import pandas as pd
 import pytest
+import torch
 from clusters import HARMFUL, DaskHosts, Harmful
 from distributed import LocalCluster
 from joblib.externals.loky.backend.reduction import dumps
 from processes import CHECKOUT, free_port
 from small_networks import Images, Small, count_blocks
 
-from weanalysis.ablation import ablate, schedule
+from weanalysis.ablation import ablate, execution, schedule
 from weanalysis.ablation.schedule import cluster, crew
 from weanalysis.ablation.schedule.work import Parcel, other_versions
 from weanalysis.cache import Cache
+from weanalysis.data import load_data
 from weanalysis.errors import DataError, DeviceError, StudyError
 from weanalysis.results import Store
 from weanalysis.versions import versions
@@ -210,6 +213,28 @@ def test_pictures_travel_once_a_process_and_not_with_every_task(inside, alone, t
     table, _ = study(Harmful(tmp_path), Cache(tmp_path), scheduler=inside)
     pd.testing.assert_frame_equal(table, alone)
     assert len(sizes[True]) == 1 and len(sizes[False]) == NUM_TASKS and max(sizes[False]) < 4096
+
+
+def test_processes_that_are_used_again_do_not_go_on_with_data_that_were_fewer_or_lay_elsewhere(
+    pictures, tmp_path, monkeypatch
+) -> None:
+    """The contents are the same, and so is what is kept; a process that has the one must be sent the other."""
+    works, measured = [], execution.schedule.open_executor
+
+    def kept(work, *given, **how):
+        works.append(work)
+        return measured(work, *given, **how)
+
+    monkeypatch.setattr(execution.schedule, "open_executor", kept)
+    shutil.copytree(pictures / "images", tmp_path / "elsewhere" / "test")
+    shutil.copytree(pictures / "images", tmp_path / "here" / "test")
+    for place, number in (("here", 4), ("here", 6), ("elsewhere", 6), ("here", 6)):
+        data = load_data(f"imagefolder:{tmp_path / place}", image_size=8, num_images=number)
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten(), torch.nn.Linear(72, len(data.classes)))
+        ablate(net, data, "channel", cache=Cache(tmp_path / "cache"), batch_size=4, jobs=1)
+    keys = [work.key for work in works]
+    assert len(set(keys[:3])) == 3 and keys[3] == keys[1]
 
 
 @pytest.mark.parametrize(

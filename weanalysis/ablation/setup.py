@@ -248,6 +248,12 @@ def _time_forward(evaluator: Evaluator, images: Tensor, targets: Tensor) -> floa
     return min(seconds) / len(images)
 
 
+def _served(images: ImageData | GivenImages) -> list[Any]:
+    """What tells apart data of the same contents: how many are served, from which folder, written when."""
+    parts = [getattr(images, name, None) for name in ("pictures", "masks")]
+    return [len(images), *([str(getattr(one, "root", "")), getattr(one, "states", None)] for one in parts)]
+
+
 def _work(
     settings: Settings,
     prepared: Prepared,
@@ -258,8 +264,8 @@ def _work(
     weights_file: Path,
 ) -> Work:
     return Work(
-        # A process that is used again must not go on with another metric.
-        key=content_key([context, weights_file.name, evaluator.batch_size, settings.metric.name]),
+        # A process that is used again must not go on with another metric, or with images that lie elsewhere.
+        key=content_key([context, weights_file.name, evaluator.batch_size, settings.metric.name, _served(images)]),
         net=None if prepared.is_rebuilt else prepared.model.net,
         architecture=prepared.model.architecture,
         weights=weights_file,
