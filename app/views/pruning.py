@@ -181,7 +181,7 @@ with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         "end of D's 95 % interval is no larger.",
     )
 st.markdown(
-    f"#### {finding(allowed)}",
+    f"## {finding(allowed)}",
     help=f"By the upper ends of the 95 % intervals of D ({METHOD}), each for its own sparsity.",
 )
 intact = metric.words(curves[0].table["intact"].iloc[0], signed=False)
