@@ -52,7 +52,7 @@ _STYLE = """
 .st-key-preload, .st-key-keep-zoom {display: none;}
 [class*="st-key-link-"] button p {text-decoration: underline;}
 /* What Streamlit draws paler than a contrast of 4.5 : 1. */
-[data-testid="stCode"] .token.parameter, [data-testid="stPaginationEllipsis"] {color: inherit;}
+[data-testid="stCode"] .token[class], [data-testid="stPaginationEllipsis"] {color: inherit;}
 /* White cannot be read on a blue that can be read on black. */
 :is(button[data-testid="stBaseButton-primary"], [data-testid="stMultiSelect"] [data-tag]),
 :is(button[data-testid="stBaseButton-primary"], [data-testid="stMultiSelect"] [data-tag]) * {
