@@ -25,7 +25,7 @@ _LOSS = {
 def pruning_curves(
     tables: Mapping[str, pd.DataFrame], unit: str, metric: str, *, theme: str = "light", loss: bool = False
 ) -> go.Figure:
-    """Draw the score that is left over the share of `unit`s that are pruned, a line with its 95 % interval a ranking.
+    """Draw the score that is left over the share of units that are pruned, a line with its 95 % interval a ranking.
 
     `tables` are the tables of `pruning.Pruned` by the ranking's name, all of one network and one set of images;
     `metric` is that of their columns intact, ablated and drop; with `loss`, the mean loss is drawn. Intervals are those
