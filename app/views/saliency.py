@@ -256,7 +256,8 @@ if chosen is None or has_grid:
     layers = [layer for layer in maps.layers if layer.name in of_study] or layers
     shown = pd.concat([drawn(layer, maps) for layer in layers])
     shown = shown[shown["layer"].isin(kernels.page_of_layers(shown, KERNELS_A_PAGE))]
-    columns = min(shared.columns(5) or 5, shown["layer"].nunique())
+    most = 5 if chosen is None else 3  # two pictures stand side by side, and names need their room
+    columns = min(shared.columns(most) or most, shown["layer"].nunique())
 if chosen is None:
     kernel_map()
     st.info(
