@@ -291,8 +291,11 @@ def point_at_kernel(page: Page) -> None:
         """() => {
             const plot = document.querySelector('.st-key-mosaic .js-plotly-plot'), axes = plot._fullLayout;
             const dots = plot._fullData[1], k = dots.customdata.findIndex(c => c[0] === 'layer1.4.conv1');
-            const box = plot.querySelector('.nsewdrag').getBoundingClientRect();
-            return [box.x + axes.xaxis.d2p(dots.x[k]), box.y + axes.yaxis.d2p(dots.y[k])];
+            const drag = plot.querySelector('.nsewdrag'), down = axes.yaxis.d2p(dots.y[k]);
+            const main = document.querySelector('[data-testid=stMain]');
+            main.scrollBy(0, drag.getBoundingClientRect().y + down - innerHeight / 2);
+            const box = drag.getBoundingClientRect();
+            return [box.x + axes.xaxis.d2p(dots.x[k]), box.y + down];
         }"""
     )
     page.mouse.move(left - 2, top)
@@ -317,8 +320,8 @@ def from_menu(title: str, drawn: str) -> Deed:
 
 
 def says(text: str) -> str:
-    """JavaScript that is true once a paragraph of the page says so."""
-    return f"() => [...document.querySelectorAll('[data-testid=stMain] p')].some(p => {text})"
+    """JavaScript that is true once a paragraph or a heading of the page says so."""
+    return f"() => [...document.querySelectorAll('[data-testid=stMain] :is(p, h2, h3)')].some(p => {text})"
 
 
 def link(number: int) -> str:
@@ -405,7 +408,7 @@ VISITS = (
             ),
             Deed(
                 "hide what is no difference",
-                point_at("Hide what cannot be told from zero"),
+                point_at("Only significant differences (q ≤ 0.05)"),
                 click,
                 says("p.textContent.includes('the others are grey')"),
             ),
