@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from made_studies import write_pruning
-from pages import chart, is_well, open_page, words
+from pages import chart, decoded, is_well, open_page, words
 
 from weanalysis.cache import Cache
 from weanalysis.results.pruning import list_curves, load_curve, save_curve
@@ -30,7 +30,7 @@ def test_each_ranking_is_a_line_with_its_interval_and_the_finding_stands_above(c
     assert lines["taylor"]["x"] == pytest.approx([0, *range(10, 100, 10)])
     assert lines["taylor"]["y"] == pytest.approx([90.0, *taylor.table["ablated"]])
     best = taylor.table["intact"] - taylor.table["drop_low"]
-    assert bands["taylor"]["y"][1:10] == pytest.approx(best.tolist())
+    assert decoded(bands["taylor"]["y"])[1:10] == pytest.approx(best.tolist())
     assert [shape["y0"] for shape in chart(app)["layout"]["shapes"]] == [90.0]
     # What is sure to cost no more than a number of points, counted from the kept numbers.
     for allowed in (2.0, 5.0):

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from weanalysis.figures.colours import CATEGORICAL, THEMES, translucent
 from weanalysis.figures.style import (
     MOST_MARKERS,
+    band,
     clickable,
     colour_bar,
     drop_title,
@@ -94,20 +95,9 @@ def _add_curve(figure: go.Figure, name: str, rows: pd.DataFrame, colour: str, me
     num_draws = rows.groupby("percentile").size().to_numpy()
     title = html.escape(name)
     group = None if alone else name  # members of a group stand below each other in the legend
-    figure.add_trace(
-        go.Scatter(
-            x=pd.concat([curve["percentile"], curve["percentile"][::-1]]),
-            y=pd.concat([curve["drop_high"], curve["drop_low"][::-1]]),
-            fill="toself",
-            fillcolor=translucent(colour, 0.18),
-            line={"width": 0},
-            mode="lines",
-            hoverinfo="skip",
-            legendgroup=group,
-            showlegend=alone,
-            name="95 % interval",
-        )
-    )
+    low, high = curve["drop_low"], curve["drop_high"]
+    about = {"legendgroup": group, "showlegend": alone, "name": "95 % interval"}
+    figure.add_trace(band(curve["percentile"], low, high, colour, 0.18, **about))
     if num_draws.max() > 1:
         dots = thinned(rows, np.random.default_rng(0), "percentile")
         figure.add_trace(

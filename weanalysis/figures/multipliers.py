@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from weanalysis.figures.colours import CATEGORICAL, SEQUENTIAL, THEMES, translucent
 from weanalysis.figures.style import (
     MOST_MARKERS,
+    band,
     colour_bar,
     drop_title,
     each,
@@ -136,19 +137,10 @@ def _add_rank_curve(figure: go.Figure, own: pd.DataFrame, name: str, ranked: str
     metric, selection = metric_of(own), own["selection"].iloc[0]
     mean = own.groupby("fraction", as_index=False)[["drop", "drop_low", "drop_high"]].mean()
     share = 100 * mean["fraction"]
-    figure.add_trace(
-        go.Scatter(
-            x=pd.concat([share, share[::-1]]),
-            y=pd.concat([mean["drop_high"], mean["drop_low"][::-1]]),
-            mode="lines",
-            fill="toself",
-            fillcolor=translucent(colour, 0.18),
-            line={"width": 0},
-            hoverinfo="skip",
-            legendgroup=selection,
-            showlegend=False,
-        )
+    interval_of = band(
+        share, mean["drop_low"], mean["drop_high"], colour, 0.18, legendgroup=selection, showlegend=False
     )
+    figure.add_trace(interval_of)
     if len(own) > len(mean):
         dots = thinned(own, np.random.default_rng(0), "fraction")
         figure.add_trace(
@@ -254,18 +246,7 @@ def multiplier_spread(
     figure = new_figure(theme, 400, yaxis_title_text="multiplier m", hovermode="x unified")
     places = np.arange(len(layers))
     for (low, high), name, alpha in (((0, 6), "all", 0.12), ((1, 5), "90 %", 0.2), ((2, 4), "50 %", 0.32)):
-        figure.add_trace(
-            go.Scatter(
-                x=np.concatenate([places, places[::-1]]),
-                y=np.concatenate([table[:, high], table[::-1, low]]),
-                mode="lines",
-                fill="toself",
-                fillcolor=translucent(THEMES[theme].line, alpha),
-                line={"width": 0},
-                name=name,
-                hoverinfo="skip",
-            )
-        )
+        figure.add_trace(band(places, table[:, low], table[:, high], THEMES[theme].line, alpha, name=name))
     figure.add_trace(
         go.Scatter(
             x=places,

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
-from weanalysis.figures.colours import CATEGORICAL, THEMES, translucent
-from weanalysis.figures.style import message_figure, new_figure
+from weanalysis.figures.colours import CATEGORICAL, THEMES
+from weanalysis.figures.style import band, message_figure, new_figure
 from weanalysis.tasks import METRICS, Metric, find_metric
 
 # The columns of a curve's table that hold the score and its paired change, of the network's metric and of its loss.
@@ -75,22 +75,9 @@ def _add_curve(figure: go.Figure, name: str, table: pd.DataFrame, unit: str, met
     """Add a line from the unpruned network on, and its band: a score is as much worse than intact as D says."""
     rows = table.sort_values("num_pruned")
     intact, share = rows["intact"].iloc[0], (100 * rows["num_pruned"] / rows["num_units"]).tolist()
-    bounds = [[intact, *(intact + metric.worse * rows[side])] for side in ("drop_low", "drop_high")]
+    best, worst = ([intact, *(intact + metric.worse * rows[side])] for side in ("drop_low", "drop_high"))
     along = [0.0, *share]
-    figure.add_trace(
-        go.Scatter(
-            x=along + along[::-1],
-            y=bounds[0] + bounds[1][::-1],
-            fill="toself",
-            fillcolor=translucent(colour, 0.14),
-            line={"width": 0},
-            mode="lines",
-            hoverinfo="skip",
-            legendgroup=name,
-            showlegend=False,
-            name="95 % interval",
-        )
-    )
+    figure.add_trace(band(along, worst, best, colour, 0.14, legendgroup=name, showlegend=False, name="95 % interval"))
     said = [
         f"<b>{html.escape(name)}</b><br>{row.num_pruned:,.0f} of {row.num_units:,.0f} {unit}s pruned<br>"
         f"{metric.label} {metric.words(row.ablated, signed=False)}<br>D = {metric.words(row.drop)} {metric.unit}, "

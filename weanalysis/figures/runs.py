@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
 from weanalysis.figures.colours import CATEGORICAL, translucent
-from weanalysis.figures.style import message_figure, new_figure
+from weanalysis.figures.style import band, message_figure, new_figure
 
 X_TITLES = {"epoch": "epoch", "step": "step", "seconds": "time trained (minutes)"}
 METRIC_TITLES = {
@@ -194,18 +194,7 @@ def _add_group(
     if smoothing > 0:
         values = np.stack([exponential_mean(row, smoothing) for row in values])
     if len(members) >= FEWEST_SEEDS and dash == "solid":
-        figure.add_trace(
-            go.Scatter(
-                x=np.concatenate([places, places[::-1]]),
-                y=np.concatenate([values.max(axis=0), values.min(axis=0)[::-1]]),
-                mode="lines",
-                fill="toself",
-                fillcolor=translucent(colour, 0.22),
-                line={"width": 0},
-                hoverinfo="skip",
-                legendgroup=group,
-                showlegend=False,
-            )
-        )
+        low, high = values.min(axis=0), values.max(axis=0)
+        figure.add_trace(band(places, low, high, colour, 0.22, legendgroup=group, showlegend=False))
     title = f"{group} (mean of {len(members)})" if len(members) > 1 else group
     _add_line(figure, title, places, values.mean(axis=0), column, dash, colour, pale=False, legend=True)

@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from weanalysis.figures.colours import CATEGORICAL, THEMES
+from weanalysis.figures.colours import CATEGORICAL, THEMES, translucent
 from weanalysis.tasks import METRICS, Metric, find_metric
 
 _MOST_DOTS = 500  # beyond it dots lie on each other, and each is an element that the browser draws
@@ -276,6 +276,25 @@ def layer_ticks(layers: Sequence[str], most: int, length: int = 20) -> dict[str,
     """Return the ticks of an axis on which the layers lie in order, at even steps and no more than about `most`."""
     shown = range(0, len(layers), -(-len(layers) // most))
     return {"tickvals": list(shown), "ticktext": [shorten(layers[place], length) for place in shown]}
+
+
+def band(x: Any, low: Any, high: Any, colour: str, opacity: float, **given: Any) -> go.Scatter:
+    """Make the trace that fills the area from `low` to `high`, (N,) each like `x`; `given` goes to the trace.
+
+    >>> [value.tolist() for value in (lambda one: (one.x, one.y))(band([0, 1], [2, 3], [4, 5], "#0072B2", 0.2))]
+    [[0, 1, 1, 0], [4, 5, 3, 2]]
+    """
+    x, low, high = (np.asarray(values) for values in (x, low, high))
+    return go.Scatter(
+        x=np.concatenate([x, x[::-1]]),
+        y=np.concatenate([high, low[::-1]]),
+        mode="lines",
+        fill="toself",
+        fillcolor=translucent(colour, opacity),
+        line={"width": 0},
+        hoverinfo="skip",
+        **given,
+    )
 
 
 def whole_numbers(last: int) -> dict[str, Any]:
