@@ -279,8 +279,40 @@ def test_the_layers_are_the_sample_of_a_network():
         assert one == statistics.rank_agreement(first, second, method)
         # More pairs than are laid out at once, and more layers than are left out one by one.
         wide = layered(rng, 50, 30, within=0.5)
-        estimate = statistics.rank_agreement(*wide[:2], method, blocks=wide[2])
-        assert estimate[1:3] == pytest.approx(by_leaving_out(*wide[:2], correlation, wide[2] // 2))
+        # With few different values too, as D has them: places that are equal share a rank, which changes with a layer.
+        for pair in (wide[:2], np.round(wide[:2]), (wide[0], np.round(wide[1]))):
+            estimate = statistics.rank_agreement(*pair, method, blocks=wide[2])
+            assert estimate[1:3] == pytest.approx(by_leaving_out(*pair, correlation, wide[2] // 2))
+            whole = correlation(*pair)
+            assert estimate.value == pytest.approx(whole.statistic)
+            unlayered = statistics.rank_agreement(*pair, method)
+            assert unlayered.p_value == pytest.approx(whole.pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize("places", [30, 1200])
+def test_pairs_within_layers_are_counted_one_by_one(places):
+    """Hirsch's sum of the layers' S: of layers that are laid out pair by pair, and of such as are too large for it."""
+    rng = np.random.default_rng(29)
+    first, second = rng.integers(0, 40, (2, 2 * places)).astype(float)
+    layers = np.repeat([0, 1], places)
+    total, variance = 0, 0.0
+    for layer in range(2):
+        x, y = first[layers == layer], second[layers == layer]
+        total += sum(np.sign(x[i] - x[:i]) @ np.sign(y[i] - y[:i]) for i in range(1, places))
+        t, u = (np.unique(values, return_counts=True)[1].astype(float) for values in (x, y))
+        n = places
+        variance += (n * (n - 1) * (2 * n + 5) - sum((c * (c - 1) * (2 * c + 5)).sum() for c in (t, u))) / 18
+        variance += (t * (t - 1)).sum() * (u * (u - 1)).sum() / (2 * n * (n - 1))
+        variance += np.prod([(c * (c - 1) * (c - 2)).sum() for c in (t, u)]) / (9 * n * (n - 1) * (n - 2))
+    expected = 2 * stats.norm.sf((abs(total) - 1) / np.sqrt(variance))
+    estimate = statistics.rank_agreement(first, second, "kendall", blocks=layers)
+    assert estimate.p_value == pytest.approx(expected, rel=1e-9)
+
+
+def test_layers_in_full_agreement_have_a_p_value_of_0():
+    for sign in (1, -1):
+        estimate = statistics.rank_agreement(range(8), sign * np.arange(8), blocks=np.repeat([0, 1], 4))
+        assert (estimate.value, estimate.p_value) == (pytest.approx(sign), pytest.approx(0, abs=1e-9))
 
 
 def test_top_overlap_and_its_chance_level():

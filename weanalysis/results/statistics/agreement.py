@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,6 +14,9 @@ from weanalysis.results.statistics.ranking import rank_agreement, top_overlap
 # What a score can be held against: the study's own columns.
 MeasuredColumn = Literal["drop", "num_flipped", "size"]
 
+# Over which places a row says how a criterion agrees: over all, or over those of one layer.
+Scope = Literal["network", "layer"]
+
 _RANKINGS = ("spearman", "kendall")
 
 
@@ -23,12 +26,13 @@ def agreement_table(
     top: float = 0.1,
     confidence: float = 0.95,
     measured: MeasuredColumn = "drop",
+    scopes: Collection[Scope] = ("network", "layer"),
 ) -> pd.DataFrame:
     """Return how each criterion agrees with D, a row for the whole network and one for each layer.
 
-    `measured` "num_flipped" takes the number of images that turned right or wrong instead of D, "size" D without its
-    sign. Scores have no sign: a unit whose removal loses as many images as it gains has D = 0, and yet much depends on
-    it.
+    Of the `scopes` that are not named, no rows are computed. `measured` "num_flipped" takes the number of images that
+    turned right or wrong instead of D, "size" D without its sign. Scores have no sign: a unit whose removal loses as
+    many images as it gains has D = 0, and yet much depends on it.
 
     `table` has a row a place, with the columns layer, depth, selection, drop (and num_flipped, where that is asked for)
     and one a criterion; places without D or without a score are left out, and units of different kinds (`selection`)
@@ -55,15 +59,15 @@ def agreement_table(
     table = table[table["drop"].notna()].assign(size=table["drop"].abs())
     rows = []
     for selection, places in table.sort_values("depth", kind="stable").groupby("selection", sort=False):
-        scopes: list[tuple[str | None, float, pd.DataFrame]] = [(None, np.nan, places)]
-        if places["layer"].nunique() > 1 or places["layer"].isna().any():
-            scopes += [
+        compared: list[tuple[str | None, float, pd.DataFrame]] = [(None, np.nan, places)] * ("network" in scopes)
+        if "layer" in scopes and (places["layer"].nunique() > 1 or places["layer"].isna().any()):
+            compared += [
                 (str(layer), float(own["depth"].iloc[0]), own)
                 for layer, own in places.groupby("layer", sort=False)
                 if len(own) > 1
             ]
-        for criterion in criteria:
-            compared = pd.DataFrame(
+        for criterion in criteria if compared else ():
+            agreements = pd.DataFrame(
                 [
                     {
                         "criterion": criterion,
@@ -78,13 +82,13 @@ def agreement_table(
                             confidence,
                         ),
                     }
-                    for layer, depth, own in scopes
+                    for layer, depth, own in compared
                 ]
             )
-            of_layer = compared["layer"].notna()
-            compared["q_value"] = np.nan
-            compared.loc[of_layer, "q_value"] = adjust_bh(compared.loc[of_layer, "spearman_p_value"])
-            rows.append(compared)
+            of_layer = agreements["layer"].notna()
+            agreements["q_value"] = np.nan
+            agreements.loc[of_layer, "q_value"] = adjust_bh(agreements.loc[of_layer, "spearman_p_value"])
+            rows.append(agreements)
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 

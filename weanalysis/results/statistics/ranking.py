@@ -17,6 +17,8 @@ Codes = NDArray[np.intp]
 
 # Up to so many places all pairs are laid out at once; with more, an interval hardly needs each place left out.
 _MOST_PAIRWISE = 1000
+# Up to so many cells a table of the different values of both lists is made.
+_MOST_CELLS = 4_000_000
 # Beyond these, layers that follow each other are left out together, and places are thinned for the interval's width.
 _MOST_BLOCKS, _MOST_PLACES = 25, 20_000
 _FEWEST_BLOCKS = 3
@@ -123,8 +125,23 @@ def _known_pairs(first: ArrayLike, second: ArrayLike, blocks: ArrayLike | None) 
 
 
 def _correlation(one: Floats, other: Floats, method: Method) -> tuple[float, float]:
-    result = (stats.spearmanr if method == "spearman" else stats.kendalltau)(one, other)
-    return float(np.clip(result.statistic, -1, 1)), float(result.pvalue)
+    """Return the correlation of two lists, neither of them constant, and its p-value if they are unrelated."""
+    if method == "kendall":
+        result = stats.kendalltau(one, other)
+        return float(np.clip(result.statistic, -1, 1)), float(result.pvalue)
+    value = _pearson(stats.rankdata(one), stats.rankdata(other))
+    return value, _student(value, len(one) - 2)
+
+
+def _student(correlation: float, free: int) -> float:
+    """Return the two-sided p-value of a correlation by Student's t, 0 for one of 1 or -1."""
+    with np.errstate(divide="ignore"):
+        size = abs(correlation) * np.sqrt(np.divide(free, (1 + correlation) * (1 - correlation)))
+    return float(2 * special.stdtr(free, -size))
+
+
+def _pearson(one: Floats, other: Floats) -> float:
+    return float(np.clip(np.corrcoef(one, other)[0, 1], -1, 1))
 
 
 def _jackknife(one: Floats, other: Floats, method: Method, codes: Codes, confidence: float) -> float:
@@ -140,8 +157,7 @@ def _jackknife(one: Floats, other: Floats, method: Method, codes: Codes, confide
     if len(one) <= _MOST_PAIRWISE:
         left = (_spearman_without if method == "spearman" else _kendall_without)(one, other, codes)
     else:
-        pairs = [(one[codes != block], other[codes != block]) for block in range(num_blocks)]
-        left = np.array([_correlation(*pair, method)[0] if min(map(np.ptp, pair)) > 0 else np.nan for pair in pairs])
+        left = (_spearman_blockwise if method == "spearman" else _kendall_blockwise)(one, other, codes)
     variance = (num_blocks - 1) * left.var()
     return float(stats.t.ppf((1 + confidence) / 2, num_blocks - 1) * np.sqrt(variance))
 
@@ -158,6 +174,66 @@ def _spearman_without(one: Floats, other: Floats, codes: Codes) -> Floats:
     scale = np.sqrt((centred[0] ** 2).sum(axis=0) * (centred[1] ** 2).sum(axis=0))
     product = (centred[0] * centred[1]).sum(axis=0)
     return np.divide(product, scale, out=np.full_like(scale, np.nan), where=scale > 1e-9)
+
+
+def _spearman_blockwise(one: Floats, other: Floats, codes: Codes) -> Floats:
+    """Return what `_spearman_without` does, block after block, so that many places take no more room than they have."""
+    orders = [np.unique(values, return_inverse=True)[1] for values in (one, other)]
+    left = np.full(int(codes.max()) + 1, np.nan)
+    for block in range(len(left)):
+        kept = codes != block
+        pair = [_ranks(order[kept]) for order in orders]
+        if min(map(np.ptp, pair)) > 0:
+            left[block] = _pearson(*pair)
+    return left
+
+
+def _ranks(order: NDArray[np.intp]) -> Floats:
+    """Return the mean ranks of values, given the place of each in the order of different ones; some may be missing."""
+    counts = np.bincount(order)
+    return (np.cumsum(counts) - (counts - 1) / 2)[order]
+
+
+def _kendall_blockwise(one: Floats, other: Floats, codes: Codes) -> Floats:
+    """Return what `_kendall_without` does without laying out all pairs, where either list has few different values."""
+    num_blocks = int(codes.max()) + 1
+    first, second = (np.unique(values, return_inverse=True)[1] for values in (one, other))
+    if (int(first.max()) + 2) * (int(second.max()) + 2) > _MOST_CELLS:
+        pairs = [(one[codes != block], other[codes != block]) for block in range(num_blocks)]
+        left = [_correlation(*pair, "kendall")[0] if min(map(np.ptp, pair)) > 0 else np.nan for pair in pairs]
+        return np.array(left)
+    each = _concordances(first, second)
+    within = np.empty(num_blocks)
+    for block in range(num_blocks):
+        own = codes == block
+        renumbered = (np.unique(order[own], return_inverse=True)[1] for order in (first, second))
+        within[block] = _concordances(*renumbered).sum()
+    concordance = each.sum() - 2 * np.bincount(codes, each) + within
+    num_left, scale = len(one) - np.bincount(codes), np.ones(num_blocks)
+    for order in (first, second):
+        counts = np.zeros((num_blocks, int(order.max()) + 1))
+        np.add.at(counts, (codes, order), 1)
+        counts = counts.sum(axis=0) - counts
+        scale *= num_left * (num_left - 1.0) - (counts * (counts - 1)).sum(axis=1)
+    return np.divide(concordance, np.sqrt(scale), out=np.full(num_blocks, np.nan), where=scale > 0)
+
+
+def _concordances(first: NDArray[np.intp], second: NDArray[np.intp]) -> Floats:
+    """Return for each pair with how many others it is concordant, less with how many discordant, (N,).
+
+    The lists are given as places in the order of their different values.
+    """
+    rows, columns = int(first.max()) + 1, int(second.max()) + 1
+    # How many pairs lie above and to the left of each corner of the table of both orders.
+    corners = np.zeros((rows + 1, columns + 1))
+    corners[1:, 1:] = np.bincount(first * columns + second, minlength=rows * columns).reshape(rows, columns)
+    corners = corners.cumsum(axis=0).cumsum(axis=1)
+    lower, left, num = corners[:, -1], corners[-1], len(first)
+    both_less = corners[first, second]
+    both_more = num - lower[first + 1] - left[second + 1] + corners[first + 1, second + 1]
+    one_less = lower[first] - corners[first, second + 1]
+    other_less = left[second] - corners[first + 1, second]
+    return both_less + both_more - one_less - other_less
 
 
 def _kendall_without(one: Floats, other: Floats, codes: Codes) -> Floats:
@@ -187,8 +263,7 @@ def _within_spearman(one: Floats, other: Floats, codes: Codes) -> float:
     if variance <= 0 or free < 3:
         return np.nan
     correlation = float(np.clip(float(x @ y) / np.sqrt(variance * free), -1, 1))
-    with np.errstate(divide="ignore"):
-        return float(2 * stats.t.sf(abs(correlation) * np.sqrt((free - 1) / (1 - correlation**2)), free - 1))
+    return _student(correlation, free - 1)
 
 
 def _within_kendall(one: Floats, other: Floats, codes: Codes) -> float:
@@ -200,9 +275,7 @@ def _within_kendall(one: Floats, other: Floats, codes: Codes) -> float:
         if n < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
             continue
         t, u = (np.unique(values, return_counts=True)[1].astype(np.float64) for values in (x, y))
-        pairs = n * (n - 1) / 2
-        untied = np.sqrt((pairs - (t * (t - 1)).sum() / 2) * (pairs - (u * (u - 1)).sum() / 2))
-        total += float(np.rint(stats.kendalltau(x, y).statistic * untied))
+        total += _concordance(x, y, t, u)
         variance += (n * (n - 1) * (2 * n + 5) - sum((c * (c - 1) * (2 * c + 5)).sum() for c in (t, u))) / 18
         variance += (t * (t - 1)).sum() * (u * (u - 1)).sum() / (2 * n * (n - 1))
         if n > 2:
@@ -210,6 +283,17 @@ def _within_kendall(one: Floats, other: Floats, codes: Codes) -> float:
     if variance <= 0:
         return np.nan
     return float(min(1.0, 2 * special.ndtr(-max(abs(total) - 1, 0) / np.sqrt(variance))))
+
+
+def _concordance(x: Floats, y: Floats, t: Floats, u: Floats) -> float:
+    """Return Kendall's S, concordant less discordant pairs, of lists whose different values come `t` and `u` times."""
+    n = len(x)
+    if n <= _MOST_PAIRWISE:
+        signs = [np.sign(values[:, None] - values) for values in (x, y)]
+        return float(np.vdot(*signs)) / 2
+    pairs = n * (n - 1) / 2
+    untied = np.sqrt((pairs - (t * (t - 1)).sum() / 2) * (pairs - (u * (u - 1)).sum() / 2))
+    return float(np.rint(stats.kendalltau(x, y).statistic * untied))
 
 
 def _top_share(values: Floats, k: int) -> Floats:
