@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import streamlit as st
 
 from weanalysis.cache import Cache, storable
 from weanalysis.errors import TrainingError, one_line
@@ -145,6 +146,9 @@ def _column_of(place: str, columns: list[str]) -> str | None:
 
 def _numbers(cells: pd.Series, is_place: bool) -> pd.Series:
     """Return what cells of text say as float; NaN for what is no finite number, and for percent beside plain ones."""
+    plain = pd.to_numeric(cells, errors="coerce").astype(float)
+    if np.isfinite(plain).all():
+        return plain  # percent and shares of all would be NaN by now
     if is_place:
         cells = cells.str.replace(_OF_ALL, r"\1", regex=True) if cells.str.fullmatch(_OF_ALL).any() else cells
     percent = cells.str.endswith("%")
@@ -213,7 +217,7 @@ def _own_run(run: Run) -> Curves:
         known["created"] = str(run.description["created"])
         known["result"] = run.result or {}
         if run.metrics_file.is_file():
-            known["frame"], known["notes"] = read_csv(run.metrics_file, f"{name}/{run.metrics_file.name}")
+            known["frame"], known["notes"] = _read_log(run.metrics_file, f"{name}/{run.metrics_file.name}")
     except TrainingError as error:
         known["problem"] = storable(str(error))
     return Curves(name, **known)
@@ -233,7 +237,21 @@ def _foreign_folder(folder: Path) -> Iterator[Curves]:
 
 def _guarded(name: str, path: Path) -> Curves:
     try:
-        frame, notes = read_csv(path, storable(path.name))
+        frame, notes = _read_log(path, storable(path.name))
         return Curves(name, frame, notes=notes)
     except TrainingError as error:
         return Curves(name, problem=str(error))
+
+
+def _read_log(path: Path, name: str) -> tuple[pd.DataFrame, list[str]]:
+    """Read a CSV as `read_csv` does, once for every state that the file was in: pages ask for all logs in each run."""
+    try:
+        state = path.stat()
+    except OSError:
+        return read_csv(path, name)  # which says what is the matter
+    return _read_once(str(path), name, (state.st_mtime_ns, state.st_size, state.st_ino))
+
+
+@st.cache_data(show_spinner=False, max_entries=512)
+def _read_once(path: str, name: str, state: tuple[int, int, int]) -> tuple[pd.DataFrame, list[str]]:
+    return read_csv(Path(path), name)

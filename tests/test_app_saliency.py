@@ -73,9 +73,9 @@ def test_saliency_shows_the_map_the_measured_grid_and_their_agreement(cache: Pat
         rows = store.table(store.find("baseline location"))
     # A score has no sign: whether it finds what matters is told by what changes much, not by D.
     expected = spearmanr(made.scores("taylor", rows), rows["num_flipped"]).statistic
-    drawn = {trace["text"][0]: trace["x"][0] for trace in forest["data"]}
+    drawn = {text: x for trace in forest["data"] for text, x in zip(trace["text"], decoded(trace["x"]), strict=True)}
     assert drawn[next(text for text in drawn if "taylor" in text)] == pytest.approx(expected)
-    assert len(by_layer["data"]) == 19 and len(scatter["data"]) == 1
+    assert sum(len(trace["text"]) for trace in by_layer["data"]) == 19 and len(scatter["data"]) == 1
     listed = app.dataframe[0].value.set_index("criterion")
     assert listed.loc["taylor", "spearman"] == pytest.approx(expected) and listed["spearman"].notna().sum() == 2
     app.selectbox(key="criterion").select("l1").run()

@@ -70,6 +70,19 @@ def test_a_csv_as_people_have_it_is_read_as_it_was_meant(kind: str, cache: Path,
     assert note in "".join(run.notes) and bool(note) == bool(run.notes) and not run.problem
 
 
+def test_a_log_that_goes_on_is_read_again_and_the_one_kept_is_nobodys(cache: Path, curves: ModuleType) -> None:
+    log = cache / "runs" / "log.csv"
+    for epochs in (1, 2, 3):
+        log.write_text("epoch,loss\n" + "".join(f"{epoch},{epoch}.5\n" for epoch in range(epochs)))
+        for _ in range(2):
+            (run,) = curves.find_curves(Cache(cache))
+            assert run.frame["loss"].tolist() == [epoch + 0.5 for epoch in range(epochs)]
+            run.frame["loss"] = 0.0  # as a page might
+    log.write_text("nothing,of\nthe,kind\n")
+    (run,) = curves.find_curves(Cache(cache))
+    assert "no column" in run.problem and run.frame.empty
+
+
 UNREADABLE = {
     "longer": "epoch,loss\n1,0.5,0.9\n2,0.4,0.8\n",
     "nowhere": "epoch,loss\nx,1\n",

@@ -388,6 +388,14 @@ def test_agreement_is_scipy_s_and_keeps_kinds_and_layers_apart() -> None:
     q_values = [by_layer.loc[("kernel", "noisy", layer), "q_value"] for layer in "ab"]
     np.testing.assert_allclose(q_values, stats.false_discovery_control(p_values))
     assert by_layer.loc[("filter", "same", "")]["num_places"] == 10  # one layer: no row of its own
+    of_network, of_layers = (
+        agreement_table(table, ["same", "noisy", "none"], scopes=(scope,)) for scope in ("network", "layer")
+    )
+    is_network = agreement["layer"].isna()
+    for part, rows in ((of_network, agreement[is_network]), (of_layers, agreement[~is_network])):
+        expected = rows.reset_index(drop=True).fillna({"layer": ""})
+        pd.testing.assert_frame_equal(part.fillna({"layer": ""}), expected, check_dtype=False)
+    assert agreement_table(table[table["selection"] == "filter"], ["same"], scopes=("layer",)).empty, "one layer"
     with pytest.raises(ValueError, match="top must be a share"):
         agreement_table(table, ["same"], top=1)
 

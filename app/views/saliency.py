@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import agreeing
 import choosing
 import findings
 import kernels
@@ -16,7 +17,7 @@ import streamlit as st
 from weanalysis import figures
 from weanalysis.kinds import KERNEL, SELECTIONS, kind_of, kinds_where
 from weanalysis.results.saliency import MappedLayer, SaliencyMaps
-from weanalysis.results.statistics import MeasuredColumn, agreement_table
+from weanalysis.results.statistics import MeasuredColumn
 from weanalysis.tasks import find_metric
 
 KERNELS_A_PAGE = 30_000
@@ -154,8 +155,9 @@ def score_and_drop(study: pd.Series, rows: pd.DataFrame, unit: str, grid: Any) -
         )
 
 
-def show_agreement(scored: pd.DataFrame, study: pd.Series, grid: Any) -> None:
+def show_agreement(scored: pd.DataFrame, study: pd.Series) -> None:
     """Show how well the criteria predict the D of units of one kind, given their rows with all scores."""
+    grid = st.grid(columns=2, min_column_width=380, gap="medium")
     if not (scored["num_images"] > 0).any():
         st.caption("The study has not measured anything yet.")
         return
@@ -175,9 +177,8 @@ def show_agreement(scored: pd.DataFrame, study: pd.Series, grid: Any) -> None:
                 "many turned right or wrong. **Size of D**: D for better or worse. **D**: only what makes the network "
                 "worse counts as important.",
             )
-    agreement = agreement_table(scored, usable, TOP, measured=AGAINST[against])
-    whole = agreement[agreement["layer"].isna()]
-    own = agreement[agreement["criterion"] == criterion]
+    state = (*agreeing.state_of(path, study), str(scored["selection"].iloc[0]))
+    whole = agreeing.of_network(scored, usable, AGAINST[against], TOP, state)
     with grid.cell():
         st.markdown(
             "### All criteria, over the network",
@@ -203,7 +204,8 @@ def show_agreement(scored: pd.DataFrame, study: pd.Series, grid: Any) -> None:
         )
     if SELECTIONS[scored["selection"].iloc[0]].channels:  # else a layer has one score, and nothing to be ranked
         with grid.cell():
-            layer_by_layer(study, own)
+            of_layers = agreeing.of_layers(scored, criterion, AGAINST[against], TOP, state)
+            layer_by_layer(study, pd.concat([whole[whole["criterion"] == criterion], of_layers]))
     with grid.cell():
         st.markdown(f"### The top {TOP:.0%}", help="The share of the highest places that score and measurement name.")
         table_of(whole)
@@ -293,7 +295,12 @@ def side_by_side() -> None:
         scored[name] = maps.scores(name, scored)
     grid = st.grid(columns=2, min_column_width=380, gap="medium")
     score_and_drop(study, scored, unit, grid)
-    show_agreement(scored, study, grid)
+
+    @shared.live(False)
+    def agreement() -> None:  # a part of its own, so that what D is compared with draws no map anew
+        show_agreement(scored, study)
+
+    agreement()
 
 
 side_by_side()

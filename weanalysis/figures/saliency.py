@@ -15,6 +15,7 @@ from weanalysis.figures.style import (
     colour_bar,
     drop_title,
     each,
+    error_bars,
     layer_ticks,
     measurement,
     message_figure,
@@ -236,7 +237,7 @@ def agreement_by_layer(agreement: pd.DataFrame, *, theme: str = "light") -> go.F
     >>> agreement = agreement.assign(
     ...     criterion="l1", spearman_low=0.3, spearman_high=0.8, top_overlap=0.4, top_chance=0.1
     ... )
-    >>> [float(trace.y[0]) for trace in agreement_by_layer(agreement).data]
+    >>> agreement_by_layer(agreement).data[0].y.tolist()
     [0.4, 0.7]
     """
     rows = agreement.dropna(subset=["layer"]).reset_index(drop=True)
@@ -269,20 +270,21 @@ def _correlations(
     figure = new_figure(theme, height, margin={"l": 8, "r": 12, "t": 8, "b": 8}, hovermode="closest", showlegend=False)
     named = rows["layer"].where(rows["layer"].notna(), rows["criterion"]) if "layer" in rows else rows["criterion"]
     wanted = ("named", "num_places", "spearman", "spearman_low", "spearman_high", "top_overlap", "top_chance")
-    for place, row in enumerate(each(rows.assign(named=named), *wanted)):
-        name, num, value, low, high, shared, chance = row
-        text = f"<b>{html.escape(str(name))}</b><br>Spearman {value:+.2f}<br>95 % interval {low:+.2f} to {high:+.2f}"
-        text += f"<br>{num:,.0f} places"
-        if not np.isnan(shared):
-            text += f"<br>{100 * shared:.0f} % of the top shared, {100 * chance:.0f} % by chance"
-        error = {"type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - low]}
-        error |= {"thickness": 1.5, "width": 3, "color": colours[place]}
+    texts = [
+        f"<b>{html.escape(str(name))}</b><br>Spearman {value:+.2f}<br>95 % interval {low:+.2f} to {high:+.2f}"
+        f"<br>{num:,.0f} places"
+        + ("" if np.isnan(shared) else f"<br>{100 * shared:.0f} % of the top shared, {100 * chance:.0f} % by chance")
+        for name, num, value, low, high, shared, chance in each(rows.assign(named=named), *wanted)
+    ]
+    # A trace a colour: the browser takes about as long for a hundred of one point as for all else on the page.
+    for colour, own in rows.assign(place=np.arange(len(rows)), text=texts).groupby(np.array(colours), sort=False):
+        error = error_bars(own["spearman"], own["spearman_low"], own["spearman_high"], width=3)
         figure.add_trace(
             go.Scatter(
-                {along: [value], across: [place], f"error_{along}": error},
+                {along: own["spearman"], across: own["place"], f"error_{along}": {**error, "color": colour}},
                 mode="markers",
-                marker={"size": 8, "color": colours[place]},
-                text=[text],
+                marker={"size": 8, "color": colour},
+                text=own["text"],
                 hovertemplate="%{text}<extra></extra>",
             )
         )

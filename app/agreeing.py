@@ -1,0 +1,44 @@
+"""How well criteria predict what a study measured, computed once for every state that scores and study were in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from weanalysis.results.statistics import MeasuredColumn, agreement_table
+
+# What the scores and the measurements of a table follow from.
+State = tuple[str | int | float, ...]
+
+
+def state_of(maps: Path, study: pd.Series) -> State:
+    """Return what tells the file of saliency maps and the study, as they are now, from any others."""
+    return str(maps), maps.stat().st_mtime_ns, int(study["id"]), float(study["updated"]), str(study["metric"])
+
+
+def of_network(
+    scored: pd.DataFrame, criteria: Sequence[str], measured: MeasuredColumn, top: float, state: State
+) -> pd.DataFrame:
+    """Return how each criterion agrees with a study over the network, a row each, as `agreement_table` has it.
+
+    `scored` holds the study's rows of one kind of unit with a column a criterion, which follow from `state`.
+    """
+    return pd.concat([_of_network(scored, name, measured, top, state) for name in criteria], ignore_index=True)
+
+
+@st.cache_data(show_spinner=False, max_entries=128)
+def _of_network(
+    _scored: pd.DataFrame, criterion: str, measured: MeasuredColumn, top: float, state: State
+) -> pd.DataFrame:
+    return agreement_table(_scored, [criterion], top, measured=measured, scopes=("network",))
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def of_layers(
+    _scored: pd.DataFrame, criterion: str, measured: MeasuredColumn, top: float, state: State
+) -> pd.DataFrame:
+    """Return how a criterion agrees with a study in each layer, a row each; none where there is but one layer."""
+    return agreement_table(_scored, [criterion], top, measured=measured, scopes=("layer",))
