@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
+from weanalysis.results.saliency import SaliencyMaps
 from weanalysis.results.statistics import MeasuredColumn, agreement_table
 
 # What the scores and the measurements of a table follow from.
@@ -20,25 +21,27 @@ def state_of(maps: Path, study: pd.Series) -> State:
 
 
 def of_network(
-    scored: pd.DataFrame, criteria: Sequence[str], measured: MeasuredColumn, top: float, state: State
+    rows: pd.DataFrame, maps: SaliencyMaps, criteria: Sequence[str], measured: MeasuredColumn, top: float, state: State
 ) -> pd.DataFrame:
     """Return how each criterion agrees with a study over the network, a row each, as `agreement_table` has it.
 
-    `scored` holds the study's rows of one kind of unit with a column a criterion, which follow from `state`.
+    `rows` are those of the study that zero units of one kind; they and the `maps` follow from `state`.
     """
-    return pd.concat([_of_network(scored, name, measured, top, state) for name in criteria], ignore_index=True)
+    return pd.concat([_of_network(rows, maps, name, measured, top, state) for name in criteria], ignore_index=True)
 
 
 @st.cache_data(show_spinner=False, max_entries=128)
 def _of_network(
-    _scored: pd.DataFrame, criterion: str, measured: MeasuredColumn, top: float, state: State
+    _rows: pd.DataFrame, _maps: SaliencyMaps, criterion: str, measured: MeasuredColumn, top: float, state: State
 ) -> pd.DataFrame:
-    return agreement_table(_scored, [criterion], top, measured=measured, scopes=("network",))
+    scored = _rows.assign(**{criterion: _maps.scores(criterion, _rows)})
+    return agreement_table(scored, [criterion], top, measured=measured, scopes=["network"])
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
 def of_layers(
-    _scored: pd.DataFrame, criterion: str, measured: MeasuredColumn, top: float, state: State
+    _rows: pd.DataFrame, _maps: SaliencyMaps, criterion: str, measured: MeasuredColumn, top: float, state: State
 ) -> pd.DataFrame:
     """Return how a criterion agrees with a study in each layer, a row each; none where there is but one layer."""
-    return agreement_table(_scored, [criterion], top, measured=measured, scopes=("layer",))
+    scored = _rows.assign(**{criterion: _maps.scores(criterion, _rows)})
+    return agreement_table(scored, [criterion], top, measured=measured, scopes=["layer"])

@@ -93,7 +93,11 @@ def choose(rows: pd.DataFrame, hint: str) -> int | None:
 
 def page_of_layers(rows: pd.DataFrame, most: int = KERNELS_A_PAGE) -> list[str]:
     """Return the layers that fit one picture of `most` kernels; let the reader turn the page where there are more."""
-    sizes = _sizes(rows)
+    return page_of_sizes(_sizes(rows), most)
+
+
+def page_of_sizes(sizes: dict[str, int], most: int) -> list[str]:
+    """Do what `page_of_layers` does, given how many kernels each layer has, in order."""
     pages = pages_of(sizes, most)
     if len(pages) <= 1:
         return list(sizes)

@@ -521,6 +521,10 @@ def test_scores_are_drawn_against_d_where_both_are_known() -> None:
     points = markers(figures.score_against_drop(table, "good"))
     assert len(points.x) == len(table) - 2
     np.testing.assert_allclose(points.y, table["drop"][2:])
+    for text, row in zip(points.text, table[2:].itertuples(), strict=True):  # each its own, though many D are equal
+        said = f"good = {row.good:.3g}<br>D = {figures.points(row.drop)} points"
+        assert f"output {row.out_channel:.0f}<br>input {row.in_channel:.0f}<br>{said}" in text
+        assert figures.interval(row.drop_low, row.drop_high) in text
     assert "No place" in figures.score_against_drop(table, "none").layout.annotations[0].text
 
 

@@ -88,12 +88,17 @@ st.caption(
 )
 
 
-def drawn(layer: MappedLayer, maps: SaliencyMaps) -> pd.DataFrame:
-    """Return the scores of a layer's kernels, of equidistant channels where it has more than a map can show."""
-    scores = maps.of(criterion, "kernel", layer.name)
+def drawn_channels(layer: MappedLayer) -> tuple[np.ndarray, np.ndarray]:
+    """Return which output and input channels of a layer are drawn: equidistant ones where a map can't show all."""
     outs, ins = (
-        np.unique(np.linspace(0, side - 1, min(side, CHANNELS_A_SIDE)).round().astype(int)) for side in scores.shape
+        np.unique(np.linspace(0, side - 1, min(side, CHANNELS_A_SIDE)).round().astype(int)) for side in layer.shape
     )
+    return outs, ins
+
+
+def drawn(layer: MappedLayer, maps: SaliencyMaps) -> pd.DataFrame:
+    """Return the scores of those of a layer's kernels that are drawn."""
+    scores, (outs, ins) = maps.of(criterion, "kernel", layer.name), drawn_channels(layer)
     down, across = np.meshgrid(outs, ins, indexing="ij")
     return pd.DataFrame(
         {
@@ -156,7 +161,7 @@ def score_and_drop(study: pd.Series, rows: pd.DataFrame, unit: str, grid: Any) -
 
 
 def show_agreement(scored: pd.DataFrame, study: pd.Series) -> None:
-    """Show how well the criteria predict the D of units of one kind, given their rows with all scores."""
+    """Show how well the criteria predict the D of units of one kind, given their rows with the score that is chosen."""
     grid = st.grid(columns=2, min_column_width=380, gap="medium")
     if not (scored["num_images"] > 0).any():
         st.caption("The study has not measured anything yet.")
@@ -178,7 +183,7 @@ def show_agreement(scored: pd.DataFrame, study: pd.Series) -> None:
                 "worse counts as important.",
             )
     state = (*agreeing.state_of(path, study), str(scored["selection"].iloc[0]))
-    whole = agreeing.of_network(scored, usable, AGAINST[against], TOP, state)
+    whole = agreeing.of_network(scored, maps, usable, AGAINST[against], TOP, state)
     with grid.cell():
         st.markdown(
             "### All criteria, over the network",
@@ -204,7 +209,7 @@ def show_agreement(scored: pd.DataFrame, study: pd.Series) -> None:
         )
     if SELECTIONS[scored["selection"].iloc[0]].channels:  # else a layer has one score, and nothing to be ranked
         with grid.cell():
-            of_layers = agreeing.of_layers(scored, criterion, AGAINST[against], TOP, state)
+            of_layers = agreeing.of_layers(scored, maps, criterion, AGAINST[against], TOP, state)
             layer_by_layer(study, pd.concat([whole[whole["criterion"] == criterion], of_layers]))
     with grid.cell():
         st.markdown(f"### The top {TOP:.0%}", help="The share of the highest places that score and measurement name.")
@@ -256,8 +261,10 @@ layers = list(maps.layers)
 if chosen is None or has_grid:
     of_study = set(reading.describe(chosen).get("layers") or ()) if chosen is not None else set()
     layers = [layer for layer in maps.layers if layer.name in of_study] or layers
-    shown = pd.concat([drawn(layer, maps) for layer in layers])
-    shown = shown[shown["layer"].isin(kernels.page_of_layers(shown, KERNELS_A_PAGE))]
+    in_order = sorted(layers, key=lambda layer: (layer.depth, layer.name))
+    sizes = {layer.name: int(np.prod([len(side) for side in drawn_channels(layer)])) for layer in in_order}
+    on_page = kernels.page_of_sizes(sizes, KERNELS_A_PAGE)
+    shown = pd.concat([drawn(layer, maps) for layer in layers if layer.name in on_page])
     most = 5 if chosen is None else 3  # two pictures stand side by side, and names need their room
     columns = min(shared.columns(most) or most, shown["layer"].nunique())
 if chosen is None:
@@ -291,8 +298,7 @@ def side_by_side() -> None:
             bind="query-params",
         )
     scored = rows[(rows["selection"] == unit) & rows["layer"].notna()].copy()
-    for name in usable:
-        scored[name] = maps.scores(name, scored)
+    scored[criterion] = maps.scores(criterion, scored)
     grid = st.grid(columns=2, min_column_width=380, gap="medium")
     score_and_drop(study, scored, unit, grid)
 

@@ -33,7 +33,7 @@ from urllib.parse import urlencode
 
 import pandas as pd
 import psutil
-from playwright.sync_api import BrowserContext, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Error, Page, sync_playwright
 
 from benchmarks.dashboard.store import NUM_STUDIES, make_cache
 from benchmarks.dashboard.visits import JOBS, VISITS, Deed, Visit, drawn, from_menu
@@ -95,15 +95,24 @@ def memory_gb(process: psutil.Process) -> float:
 
 @contextmanager
 def visiting(browser: BrowserContext, url: str, opened: str) -> Iterator[tuple[Page, float]]:
-    """Open `url` in a new tab; yield the page and the seconds until it is `opened`, which JavaScript tells."""
+    """Open `url` in a new tab; yield the page and the seconds until it is `opened`, which JavaScript tells.
+
+    Where the page does not open, or what is done there is not answered, a picture of the tab is left behind.
+    """
     page = browser.new_page()
     page.set_default_timeout(PATIENCE_MS)
-    begun = time.perf_counter()
-    page.goto(url, wait_until="commit")
-    page.wait_for_function(opened, polling="raf")
-    seconds = time.perf_counter() - begun
-    page.wait_for_function(STILL)
-    yield page, seconds
+    try:
+        begun = time.perf_counter()
+        page.goto(url, wait_until="commit")
+        page.wait_for_function(opened, polling="raf")
+        seconds = time.perf_counter() - begun
+        page.wait_for_function(STILL)
+        yield page, seconds
+    except Error:
+        picture = Path(tempfile.gettempdir()) / "weanalysis-dashboard.png"
+        page.screenshot(path=picture)
+        print(f"{url} did not answer; {picture} is what it showed", file=sys.stderr)
+        raise
     page.close()
 
 
@@ -122,10 +131,11 @@ def seconds_of(deed: Deed, page: Page) -> float:
 
 def go_round(browser: BrowserContext, address: str, visit: Visit, turn: int) -> dict[str, float]:
     """Open a page in all ways and do all that is done there; return the seconds of each."""
-    url, taken = f"{address}{visit.path}?{urlencode(visit.address(turn))}", {}
-    with visiting(browser, url, visit.opened) as (_, taken[OPENED[0]]):
-        pass
-    with visiting(browser, url, visit.opened) as (page, taken[OPENED[1]]):
+    url = f"{address}{visit.path}?{urlencode(visit.address(turn))}"
+    with visiting(browser, url, visit.opened) as (_, seconds):
+        taken = {OPENED[0]: seconds}
+    with visiting(browser, url, visit.opened) as (page, seconds):
+        taken[OPENED[1]] = seconds
         for deed in visit.deeds:
             taken[deed.name] = seconds_of(deed, page)
         seconds_of(from_menu("Jobs", JOBS), page)

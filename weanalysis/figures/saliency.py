@@ -21,6 +21,7 @@ from weanalysis.figures.style import (
     message_figure,
     metric_of,
     new_figure,
+    worded_once,
 )
 
 
@@ -164,6 +165,9 @@ def score_against_drop(
     rows = rows.assign(size=rows["drop"].abs())
     titles = {"num_flipped": "images flipped", "size": f"size of D ({metric.unit})"}
     title = titles.get(measured, drop_title(metric))
+    counted = ("drop", "drop_low", "drop_high")
+    different, place = worded_once(rows, *counted)
+    words = [measurement(drop, low, high, metric) for drop, low, high in each(different, *counted)]
     figure = new_figure(
         theme,
         360,
@@ -187,16 +191,18 @@ def score_against_drop(
                 # The scale's dark end would vanish on a dark page.
                 "line": {"width": 1, "color": THEMES[theme].muted},
             },
-            text=[
-                f"<b>{html.escape(str(layer))}</b>"
-                + ("" if np.isnan(out) else f"<br>output {out:.0f}")
-                + ("" if np.isnan(into) else f"<br>input {into:.0f}")
-                + f"<br>{html.escape(criterion)} = {score:.3g}"
-                + measurement(drop, low, high, metric)
-                for layer, out, into, score, drop, low, high in each(
-                    rows, "layer", "out_channel", "in_channel", criterion, "drop", "drop_low", "drop_high"
-                )
-            ],
+            text=np.array(
+                [
+                    f"<b>{html.escape(str(layer))}</b>"
+                    + ("" if np.isnan(out) else f"<br>output {out:.0f}")
+                    + ("" if np.isnan(into) else f"<br>input {into:.0f}")
+                    + f"<br>{html.escape(criterion)} = {score:.3g}{words[number]}"
+                    for (layer, out, into, score), number in zip(
+                        each(rows, "layer", "out_channel", "in_channel", criterion), place.tolist(), strict=True
+                    )
+                ],
+                dtype=object,
+            ),
             hovertemplate="%{text}<extra></extra>",
         )
     )
