@@ -184,7 +184,8 @@ class Magnified:
 def stages_of(chains: Sequence[Any], num_weights: int, alone: bool) -> list[Stage] | None:
     """The stages of chains of parametrizations that are alike, for output channels of so many weights.
 
-    `alone` says that there is one chain, of a layer large enough to be computed in few passes over memory. None where one is not of this package, or where a stage after the first reads its input in its backward pass.
+    `alone` says that there is one chain, of a layer large enough to be computed in few passes over memory. None where
+    one is not of this package, or where a stage after the first reads its input in its backward pass.
     """
     stages: list[Stage] = []
     for modules in zip(*chains, strict=True):
