@@ -454,26 +454,34 @@ def _grouped(layers: list[_Excited], stacked: bool | None) -> list[_Alone | _Sta
         settings = settings_of(layer.chain, layer.weight) if stacked is None else None
         if settings is not None and kernels_for(settings.device) is not None:
             tabled.setdefault(settings, []).append(layer)
-            continue
-        key: Any = layer.name
-        if layer.chain.is_tensor:
-            raw = layer.chain.original
-            if stacked is None or stacked:
-                alone = stacked is None and raw.is_cpu and raw.numel() > _SMALL
-                key = layer.name if alone else "", raw.shape, raw.dtype, raw.device, kind_of_chain(layer.chain)
-        alike.setdefault(key, []).append(layer)
+        else:
+            alike.setdefault(_what_is_alike(layer, stacked), []).append(layer)
     groups: list[_Alone | _Stacked | Tables] = []
     for settings, members in tabled.items():
         if (kernels := kernels_for(settings.device)) is not None:
             chains, weights = [layer.chain for layer in members], [layer.weight for layer in members]
             groups.append(Tables(kernels, settings, chains, weights))
-    for key, members in alike.items():
+    for members in alike.values():
+        chains, first = [layer.chain for layer in members], members[0]
         stages = None
-        if not isinstance(key, str):
-            raw = members[0].chain.original
-            stages = stages_of([layer.chain for layer in members], raw[0].numel(), alone=bool(key[0]))
+        if stacked is not False and first.chain.is_tensor:
+            alone = stacked is None and _is_large(first)
+            stages = stages_of(chains, first.chain.original[0].numel(), alone)
         groups += [_Alone(layer) for layer in members] if stages is None else [_Stacked(members, stages)]
     return groups
+
+
+def _what_is_alike(layer: _Excited, stacked: bool | None) -> Any:
+    """A key that layers share which can be stacked, and should be."""
+    if stacked is False or not layer.chain.is_tensor or (stacked is None and _is_large(layer)):
+        return layer.name
+    raw = layer.chain.original
+    return raw.shape, raw.dtype, raw.device, kind_of_chain(layer.chain)
+
+
+def _is_large(layer: _Excited) -> bool:
+    """Whether a layer lies on a CPU, where copying its weights takes longer than starting operations for it alone."""
+    return layer.weight.is_cpu and layer.weight.numel() > _SMALL
 
 
 def _become_plain(one: _Excited) -> None:
