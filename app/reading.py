@@ -205,9 +205,11 @@ def confirmed(study: pd.Series) -> list[int]:
 
 
 def contrast(study: pd.Series) -> Contrast | None:
-    """Return D_L and D_H of a study with their difference; None for a study without them."""
+    """Return D_L and D_H of a study with their difference; None for a study without them, or that has neither yet."""
     with Store.open(cache().results) as store:
-        return lowest_and_highest(store, int(study["id"]), study["metric"])
+        contrast = lowest_and_highest(store, int(study["id"]), study["metric"])
+    is_begun = contrast and (pd.notna(contrast.lowest["drop"]) or pd.notna(contrast.highest["drop"]))
+    return contrast if is_begun else None
 
 
 def compare_studies(first: pd.Series, second: pd.Series) -> comparison.StudyComparison:
