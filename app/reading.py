@@ -205,14 +205,16 @@ def confirmed(study: pd.Series) -> list[int]:
 
 
 def contrast(study: pd.Series) -> Contrast | None:
-    """Return D_L and D_H of a study with their difference; None for a study without them."""
+    """Return D_L and D_H of a study with their difference; None for a study without them, or that has neither yet."""
     return _contrast(str(cache().results), int(study["id"]), study["metric"], float(study["updated"]))
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
 def _contrast(path: str, study_id: int, metric: str, updated: float) -> Contrast | None:
     with Store.open(path) as store:
-        return lowest_and_highest(store, study_id, metric)
+        contrast = lowest_and_highest(store, study_id, metric)
+    is_begun = contrast and (pd.notna(contrast.lowest["drop"]) or pd.notna(contrast.highest["drop"]))
+    return contrast if is_begun else None
 
 
 def compare_studies(first: pd.Series, second: pd.Series) -> comparison.StudyComparison:

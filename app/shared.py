@@ -29,6 +29,7 @@ RUNNING = "running"
 _ROOM, _PICTURED = "window-room", "figures-are-of"
 SILENT_MINUTES = 10
 _NAMES_WHEN_NARROW = 10
+_TELEPHONE_PIXELS = 358  # what is left for a figure of a window 390 pixels wide
 
 AXES = "each row is an output channel, each column an input channel"  # of a layer's map
 
@@ -200,6 +201,8 @@ def show(
         _thin_out_names(figure)
     figures.make_room(figure)
     widest = (figure.layout.meta or {}).get("most_pixels")
+    if widest and is_narrow():
+        _shrink_to_telephone(figure, widest)
     event = st.plotly_chart(
         figure,
         width=widest + figure.layout.margin.l + figure.layout.margin.r if widest else "stretch",
@@ -227,6 +230,14 @@ def show(
             on_click="ignore",
         )
     return event
+
+
+def _shrink_to_telephone(figure: go.Figure, widest: int) -> None:
+    """Make a picture of square cells as low as a telephone's width makes it, so that there is no hole below it."""
+    margin = figure.layout.margin
+    shrunk = min(1.0, (_TELEPHONE_PIXELS - margin.l - margin.r) / widest)
+    around = margin.t + margin.b
+    figure.update_layout(height=around + (figure.layout.height - around) * shrunk)
 
 
 def _thin_out_names(figure: go.Figure) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import sqlite3
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,20 @@ def test_location_draws_the_chosen_study(demo: Path) -> None:
     assert "465 of 465 kernels measured" in words(app)
     assert "700 images" in words(app)
     assert any("Measured twice: not recorded" in (one.help or "") for one in app.markdown)
+
+
+@pytest.mark.parametrize("page", ["location", "saliency"])
+def test_on_a_telephone_the_maps_leave_no_hole_below_them(
+    monkeypatch: pytest.MonkeyPatch, demo: Path, page: str
+) -> None:
+    """Cells are squares, so that a picture as high as on a wide screen would be drawn small at its top."""
+    app = open_page(page)
+    monkeypatch.setattr(sys.modules["shared"], "_room", lambda: "narrow")
+    layout = next(one for one in charts(app.run()) if one["data"][0]["type"] == "heatmap")["layout"]
+    across, down = (abs(end - begin) for begin, end in (layout[axis]["range"] for axis in ("xaxis", "yaxis")))
+    margin = layout["margin"]
+    high, wide = layout["height"] - margin["t"] - margin["b"], 358 - margin["l"] - margin["r"]
+    assert high <= 1.02 * down * wide / across
 
 
 def test_a_running_study_is_shown_as_far_as_it_is(cache: Path) -> None:

@@ -28,9 +28,10 @@ def test_a_card_each_way_has_its_difference_over_seeds_and_its_studies(cache: Pa
     is_well(app)
     text = words(app).replace("\\", "")
     apart = compare_runs(lasts(cache, "baseline", range(3)), lasts(cache, "lwe", range(3)))
-    assert f"**{apart.value:+.2f} points** [{apart.low:+.2f}, {apart.high:+.2f}] (95 %, Welch)" in text
+    value, low, high = (f"{one:+.2f}".replace("-", "−") for one in (apart.value, apart.low, apart.high))
+    assert f"**{value} points** [{low}, {high}] (95 %, Welch)" in text
     alone = compare_runs(lasts(cache, "baseline", range(3)), lasts(cache, "mwe", range(1)))
-    assert f"**{alone.value:+.2f} points** (no interval" in text, "one seed has none"
+    assert f"**{alone.value:+.2f} points** (no interval".replace("-", "−") in text, "one seed has none"
     assert [one.label for one in app.metric] == ["Last top-1, 3 seeds", "Last top-1, 3 seeds", "Last top-1, 1 seed"]
     assert "ms a step" in text
     targets = [(one.proto.page, one.proto.query_string) for one in app.get("page_link")]

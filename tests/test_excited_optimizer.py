@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from weanalysis.errors import ExcitationError
 from weanalysis.excitation import ExcitedOptimizer, excitation_of, excite, fold, multipliers
+from weanalysis.excitation import optimizer as optimizer_module
 
 KINDS = ("lwe", "mwe", "lwe+mwe", "we", "ws", "wn")
 
@@ -86,7 +87,7 @@ def state_of(net: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
         return copy.deepcopy(net.state_dict())
 
 
-@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("stacked", [False, True, None])
 @pytest.mark.parametrize(
     ("kind", "maker", "options"),
     [
@@ -98,7 +99,10 @@ def state_of(net: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
         *((kind, "sgd", {"unbiased": True, "constant_maximum": False}) for kind in ("ws", "lwe+mwe")),
     ],
 )
-def test_it_trains_as_the_parametrization_does(kind: str, maker: str, options: dict[str, Any], stacked: bool) -> None:
+def test_it_trains_as_the_parametrization_does(
+    monkeypatch: pytest.MonkeyPatch, kind: str, maker: str, options: dict[str, Any], stacked: bool | None
+) -> None:
+    monkeypatch.setattr(optimizer_module, "_SMALL", 200)  # None has stacks of one beside those of several
     usual, net = network(kind, **options), network(kind, **options)
     plain_names = list(network(None).state_dict())
     one = MAKERS[maker](usual.parameters())
@@ -115,6 +119,20 @@ def test_it_trains_as_the_parametrization_does(kind: str, maker: str, options: d
     torch.testing.assert_close(net.eval()(images), usual.eval()(images), rtol=1e-4, atol=1e-4)
     close(fold(usual).state_dict(), fold(net).state_dict())
     assert excitation_of(net) is None
+
+
+@pytest.mark.parametrize("stacked", [False, True, None])
+def test_a_step_within_autocast_is_in_full_precision(stacked: bool | None) -> None:
+    """Autocast is meant for the network; the excitation's own products stay what they are outside of it."""
+    results = []
+    for enabled in (False, True):
+        net = network("lwe").float()
+        optimizer = ExcitedOptimizer(SGD(net.parameters(), lr=0.1), net, stacked)
+        F.cross_entropy(net(batches(1)[0][0].float()), batches(1)[0][1]).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            optimizer.step()
+        results.append(state_of(net, optimizer))
+    close(*results)
 
 
 def test_gradients_are_pulled_back_however_often_they_are_looked_at() -> None:

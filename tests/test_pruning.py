@@ -21,6 +21,7 @@ from weanalysis.ablation import ablate
 from weanalysis.cache import Cache
 from weanalysis.errors import ModelError, StoreError, StudyError
 from weanalysis.excitation import excite, fold
+from weanalysis.figures.pruning import pruning_curves
 from weanalysis.models import Model, build, load_network, save_checkpoint
 from weanalysis.models.pruned import apply_sizes, sizes_of
 from weanalysis.pruning import prune
@@ -28,7 +29,9 @@ from weanalysis.pruning.channels import find_groups, group_scores, remove_channe
 from weanalysis.pruning.units import choose_lowest
 from weanalysis.results import Store
 from weanalysis.results.pruning import list_curves, load_curve
+from weanalysis.results.saliency import MappedLayer, SaliencyMaps, load_maps, save_maps
 from weanalysis.results.statistics import mcnemar_exact, paired_difference
+from weanalysis.results.store import Writer
 from weanalysis.saliency import saliency_maps
 
 
@@ -392,6 +395,44 @@ def test_curves_are_listed_sized_and_deleted_and_one_that_cannot_be_read_is_name
     for name in ("../evil", "a/b", "", ".hidden"):
         with pytest.raises(StoreError, match="no name of a pruning"):
             Cache(tmp_path).pruning_file(name)
+
+
+def test_merging_a_cache_brings_its_curves_and_maps_but_for_those_that_cannot_be_read(tmp_path, capsys) -> None:
+    one, two = Cache(tmp_path / "one").ready(), Cache(tmp_path / "two").ready()
+    names = write_pruning(two.root)
+    with Writer.open(two.results):
+        pass
+    (two.pruning / "torn.json").write_text("{")
+    two.saliency.mkdir()
+    layer = MappedLayer("one", 0, "conv", 1, (4, 3), (3, 3))
+    save_maps(SaliencyMaps((layer,), ("l1",), {"created": 1}, {}), two.saliency_file("whole"))
+    two.saliency_file("torn").write_bytes(b"no maps")
+    for expected in ({"pruning": 2, "saliency": 1}, {"pruning": 0, "saliency": 0}):
+        assert run("cache", "merge", "--from", str(two.root), "--cache", str(one.root), "--json") == 0
+        captured = capsys.readouterr()
+        assert json.loads(captured.out).items() >= expected.items()
+        assert captured.err.count("note: left out: ") == 2 and captured.err.count("torn") == 2
+    assert [curve.name for curve in list_curves(one)[0]] == names[::-1] and not list_curves(one)[1]
+    assert load_maps(one.saliency_file("whole")).criteria == ("l1",)
+    assert not list(one.root.rglob("*.part")) and not list(one.root.rglob("torn*"))
+
+
+def test_a_band_ends_where_the_score_does() -> None:
+    """An accuracy of 98 % with D in [-4, 1] is drawn from 97 to 100 %; a loss has no upper end."""
+    table = pd.DataFrame({"num_units": 10, "num_pruned": [2], "num_nonzero": 9, "intact": 98.0, "ablated": 98.0})
+    table = table.assign(drop=0.0, drop_low=-4.0, drop_high=1.0)
+    table = table.assign(loss_intact=0.1, loss=90.0, loss_drop=89.9, loss_low=-0.2, loss_high=120.0)
+    ends = [
+        [
+            value
+            for trace in pruning_curves({"l1": table}, "kernel", "top1", loss=loss).data
+            if trace.fill
+            for value in trace.y
+        ]
+        for loss in (False, True)
+    ]
+    assert (min(ends[0]), max(ends[0])) == (97.0, 100.0)
+    assert min(ends[1]) == 0 and max(ends[1]) == pytest.approx(120.1)
 
 
 def test_a_curve_that_cannot_be_kept_is_said_and_the_network_is_there(tmp_path) -> None:

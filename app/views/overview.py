@@ -203,9 +203,8 @@ def running() -> None:
     now = reading.studies()
     for _, study in now[now["state"] == shared.RUNNING].iterrows():
         share = study["done"] / study["total"] if study["total"] else 0.0
-        st.progress(
-            min(share, 1.0), text=f"{shared.plain(study['name'])}: {study['done']:,} of {study['total']:,} steps"
-        )
+        done = f"{study['done']:,} of {study['total']:,} steps" if study["total"] else "starting"
+        st.progress(min(share, 1.0), text=f"{shared.plain(study['name'])}: {done}")
 
 
 if len(all_studies):

@@ -89,10 +89,9 @@ def accuracy(way: Way, baseline: Way | None, score: str) -> None:
         return
     apart = compare_runs(baseline.scores, scores)
     sure = min(len(scores), len(baseline.scores)) >= figures.FEWEST_SEEDS and apart.low == apart.low
-    reach = (
-        f"\\[{apart.low:+.2f}, {apart.high:+.2f}\\] (95 %, Welch)" if sure else "(no interval: it takes three seeds)"
-    )
-    st.markdown(f"**{apart.value:+.2f} points** {reach} against the {BASELINE}")
+    value, low, high = (find_metric("top1").words(one) for one in (apart.value, apart.low, apart.high))
+    reach = f"\\[{low}, {high}\\] (95 %, Welch)" if sure else "(no interval: it takes three seeds)"
+    st.markdown(f"**{value} points** {reach} against the {BASELINE}")
 
 
 def contrast(way: Way) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ ACTION:
   delete    delete studies (--study), runs (--run), curves of pruning (--pruning), or all older than --older-than DAYS;
             asks first
   rename    call a study (--study) what --name says, and keep a --note beside it; "" takes either away
-  merge     add another cache's results to this one's (--from)
+  merge     add another cache's results, curves of pruning and saliency maps to this one's (--from)
 
 \b
 Examples:
@@ -227,19 +227,52 @@ def _rename(cache: Cache, given: dict[str, Any]) -> dict[str, Any]:
 
 def _merge(cache: Cache, given: dict[str, Any]) -> dict[str, Any]:
     from weanalysis.cache import Cache
+    from weanalysis.results.pruning import load_curve
+    from weanalysis.results.saliency import load_maps
     from weanalysis.results.store.upkeep import merge
 
     if not given["other"]:
         raise StoreError("say with --from DIR which cache is to be added")
     other = Cache(Path(given["other"]).expanduser().resolve())
-    added = merge(cache.ready().results, _results(other), lambda line: click.echo(f"note: {line}", err=True))
-    weights = [path for path in other.weights.glob("*.safetensors") if not (cache.weights / path.name).exists()]
-    for path in weights:
-        cache.weights.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, cache.weights / f".{path.name}.part")
-        (cache.weights / f".{path.name}.part").replace(cache.weights / path.name)
-    line = f"{added:,} blocks of results and {len(weights)} files of weights are added from {other.root}"
-    return {"line": line, "blocks": added, "weights": len(weights)}
+    added = merge(cache.ready().results, _results(other), _note)
+    copied = {
+        "weights": _copy_missing(other.weights.glob("*.safetensors"), cache.weights),
+        "pruning": _copy_missing(_readable(other.pruning_files(), load_curve), cache.pruning),
+        "saliency": _copy_missing(_readable(other.saliency.glob("*.safetensors"), load_maps), cache.saliency),
+    }
+    line = (
+        f"{added:,} blocks of results, {copied['weights']} files of weights, {copied['pruning']} curves of pruning and "
+        f"{copied['saliency']} saliency maps are added from {other.root}"
+    )
+    return {"line": line, "blocks": added, **copied}
+
+
+def _note(line: str) -> None:
+    click.echo(f"note: {line}", err=True)
+
+
+def _readable(paths: Iterable[Path], load: Callable[[Path], Any]) -> Iterator[Path]:
+    """Yield the files that can be read, and note those that cannot."""
+    for path in paths:
+        try:
+            load(path)
+        except StoreError as error:
+            _note(f"left out: {error}")
+        else:
+            yield path
+
+
+def _copy_missing(paths: Iterable[Path], folder: Path) -> int:
+    """Copy the files whose names, which tell their contents, a folder lacks, each whole or not at all."""
+    number = 0
+    for path in sorted(paths):
+        if not path.name.startswith(".") and not (folder / path.name).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            part = folder / f".{path.name}.part"
+            shutil.copy2(path, part)
+            part.replace(folder / path.name)
+            number += 1
+    return number
 
 
 ACTIONS: dict[str, Callable[[Cache, dict[str, Any]], dict[str, Any]]] = {

@@ -205,7 +205,7 @@ def _print(console: Console, pruned: Pruned, output: Path | None, cache: Cache) 
         f"{intact['gflops']:.3f} GFLOPs",
     )
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("sparsity", "pruned", "left", "GFLOPs", metric.label, "D, points [95 %]", "loss, nats [95 %]"):
+    for title in ("sparsity", "pruned", "left", "GFLOPs", metric.label, "D, points [95 %]", "D of loss, nats [95 %]"):
         shown.add_column(title, justify="right", no_wrap=True)
     for row in table.itertuples():
         style = "bold" if row.sparsity == about["sparsity"] else None

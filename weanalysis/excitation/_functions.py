@@ -8,7 +8,7 @@ every temporary. Second derivatives are not provided.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,86 +66,119 @@ def _group_norm_sizes(kernels: Tensor) -> tuple[int, int, int, int]:
     return 1, num_out * num_in, num_positions, num_out
 
 
-def _scale_and_shift(kernels: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
-    """A new kernels * factor + shift, where the last two are (Out, In/groups)."""
-    if kernels.is_cpu:  # batch normalization with given statistics does this faster than addcmul() here
-        zeros, ones = torch.zeros_like(factor).view(-1), torch.ones_like(factor).view(-1)
-        channels = kernels.view(1, -1, kernels.shape[2])
-        scaled, _, _ = torch.native_batch_norm(channels, factor.view(-1), shift.view(-1), zeros, ones, False, 0.0, 0.0)
-        return scaled.view_as(kernels)
-    return torch.addcmul(shift.unsqueeze(2), kernels, factor.unsqueeze(2))
+class Location(NamedTuple):
+    """What the pass back through `locate` needs; mean and scale are of output channels, where they are standardized."""
+
+    kernels: Tensor
+    mean: Tensor
+    scale: Tensor
+    average: Tensor
+    hidden: Tensor
+    multiplier: Tensor
+    fc1: Tensor
+    fc2: Tensor
+
+
+def locate(
+    kernels: Tensor, fc1: Tensor, bias1: Tensor, fc2: Tensor, bias2: Tensor, normalize: bool
+) -> tuple[Tensor, Location]:
+    """W * m, where two fully connected layers give m from the average of W over each kernel (equation 1).
+
+    With `normalize`, the standardized W_n takes the place of W. Kernels of one position are their own averages. Those
+    of more are standardized and multiplied in one pass: W_n * m is group normalization, with the output channels as
+    its groups, the kernels as its channels, and m as its weight.
+    """
+    num_positions = kernels.shape[2]
+    mean, scale = kernels.new_zeros(1), kernels.new_ones(1)
+    if normalize and num_positions == 1:
+        rows = kernels.squeeze(2)
+        average, mean, scale = torch.native_layer_norm(rows, rows.shape[1:], None, None, VARIANCE_FLOOR)
+    else:
+        average = _sum_positions(kernels, 1 / num_positions)
+        if normalize:
+            mean = average.mean(1, keepdim=True)
+            square = torch.linalg.vector_norm(kernels, dim=(1, 2)).square_().div_(kernels.numel() / len(kernels))
+            variance = torch.addcmul(square.unsqueeze(1), mean, mean, value=-1).clamp_min_(0)
+            average.sub_(mean).mul_(variance.add_(VARIANCE_FLOOR).rsqrt_())
+    hidden = F.linear(average, fc1, bias1).relu_()
+    multiplier = F.linear(hidden, fc2, bias2).sigmoid_()
+    if normalize and num_positions > 1:
+        sizes = _group_norm_sizes(kernels)
+        excited, mean, scale = torch.native_group_norm(
+            kernels.view(*sizes[:3]), multiplier.view(-1), None, *sizes, VARIANCE_FLOOR
+        )
+        excited = excited.view_as(kernels)
+    else:
+        excited = (average.unsqueeze(2) if normalize else kernels) * multiplier.unsqueeze(2)
+    return excited, Location(kernels, mean, scale, average, hidden, multiplier, fc1, fc2)
+
+
+def pull_located(grad: Tensor, location: Location, normalize: bool, out: Tensor | None = None) -> tuple[Tensor, ...]:
+    """The gradients of all tensors that `locate` was given, from that of W * m, which may be `out`.
+
+    The gradient of kernels of several positions is written to `out`, where one is given.
+    """
+    kernels, mean, scale, average, hidden, multiplier, fc1, fc2 = location
+    num_positions = kernels.shape[2]
+    grad_sums = grad
+    if normalize and num_positions > 1:
+        sizes = _group_norm_sizes(kernels)
+        _, d_multiplier, grad_sums = torch.ops.aten.native_group_norm_backward(
+            grad.view(*sizes[:3]),
+            kernels.view(*sizes[:3]),
+            mean,
+            scale,
+            multiplier.view(-1),
+            *sizes,
+            (False, True, True),
+        )
+        d_multiplier, grad_sums = d_multiplier.view_as(multiplier), grad_sums.view_as(multiplier)
+    elif normalize:
+        d_multiplier = grad.squeeze(2) * average
+    else:
+        d_multiplier = _sum_positions(grad * kernels)
+    d_output = torch.ops.aten.sigmoid_backward(d_multiplier, multiplier)
+    d_hidden = torch.ops.aten.threshold_backward(d_output @ fc2, hidden, 0)
+    d_average = d_hidden @ fc1
+    if not normalize:
+        d_kernels = torch.addcmul((d_average / num_positions).unsqueeze(2), grad, multiplier.unsqueeze(2), out=out)
+    elif num_positions == 1:
+        d_rows = torch.addcmul(d_average, grad.squeeze(2), multiplier)
+        d_kernels, _, _ = torch.ops.aten.native_layer_norm_backward(
+            d_rows, kernels.squeeze(2), d_rows.shape[1:], mean, scale, None, None, (True, False, False)
+        )
+        d_kernels = d_kernels.unsqueeze(2)
+    else:
+        # dW_n = grad * m + d_average / positions, dW = (dW_n - mean(dW_n) - W_n mean(dW_n W_n)) / deviation.
+        mean, scale, size = mean.view(-1, 1), scale.view(-1, 1), kernels.numel() / len(kernels)
+        sums = torch.addcmul(d_average, grad_sums, multiplier).sum(1, keepdim=True)
+        along = torch.addcmul(d_multiplier * multiplier, d_average, average).sum(1, keepdim=True)
+        slope = along * scale.square() / size
+        shift = torch.addcmul(mean * slope - sums * scale / size, d_average, scale, value=1 / num_positions)
+        d_kernels = torch.addcmul(shift.unsqueeze(2), grad, (multiplier * scale).unsqueeze(2), out=out)
+        d_kernels.addcmul_(kernels, slope.unsqueeze(2), value=-1)
+    return d_kernels, d_hidden.t() @ average, d_hidden.sum(0), d_output.t() @ hidden, d_output.sum(0)
 
 
 class Locate(Function):
-    """(W * m, m), where two fully connected layers give m from the average of W over each kernel (equation 1).
-
-    With `normalize`, the standardized W_n takes the place of W: W_n * m is group normalization in one pass, with the
-    output channels as its groups, the kernels as its channels, and m as its weight. The gradient goes through the
-    first output only.
-    """
+    """(W * m, m) of `locate`, for autograd; the gradient goes through the first only."""
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, fc1: Tensor, bias1: Tensor, fc2: Tensor, bias2: Tensor, normalize: bool
+        ctx: Any, kernels: Tensor, fc1: Tensor, bias1: Tensor, fc2: Tensor, bias2: Tensor, normalize: bool
     ) -> tuple[Tensor, Tensor]:
-        with full_precision(weight):
-            average = _sum_positions(weight, 1 / weight.shape[2])
-            if normalize:
-                mean = average.mean(1, keepdim=True)
-                square = torch.linalg.vector_norm(weight, dim=(1, 2)).square_().div_(weight.numel() / len(weight))
-                variance = torch.addcmul(square.unsqueeze(1), mean, mean, value=-1).clamp_min_(0)
-                average.sub_(mean).mul_(variance.add_(VARIANCE_FLOOR).rsqrt_())
-            hidden = F.linear(average, fc1, bias1).relu_()
-            multiplier = F.linear(hidden, fc2, bias2).sigmoid_()
-            if normalize:
-                sizes = _group_norm_sizes(weight)
-                excited, mean, scale = torch.native_group_norm(
-                    weight.view(*sizes[:3]), multiplier.view(-1), None, *sizes, VARIANCE_FLOOR
-                )
-                excited = excited.view_as(weight)
-            else:
-                excited, mean, scale = weight * multiplier.unsqueeze(2), weight.new_zeros(1), weight.new_ones(1)
-        ctx.save_for_backward(weight, mean, scale, average, hidden, multiplier, fc1, fc2)
+        with full_precision(kernels):
+            excited, location = locate(kernels, fc1, bias1, fc2, bias2, normalize)
+        ctx.save_for_backward(*location)
         ctx.normalize = normalize
-        ctx.mark_non_differentiable(multiplier)
-        return excited, multiplier
+        ctx.mark_non_differentiable(location.multiplier)
+        return excited, location.multiplier
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        weight, mean, scale, average, hidden, multiplier, fc1, fc2 = ctx.saved_tensors
-        grad, num_positions = grad.contiguous(), weight.shape[2]
-        with full_precision(weight):
-            if ctx.normalize:
-                sizes = _group_norm_sizes(weight)
-                _, d_multiplier, grad_sums = torch.ops.aten.native_group_norm_backward(
-                    grad.view(*sizes[:3]),
-                    weight.view(*sizes[:3]),
-                    mean,
-                    scale,
-                    multiplier.view(-1),
-                    *sizes,
-                    (False, True, True),
-                )
-                d_multiplier, grad_sums = d_multiplier.view_as(multiplier), grad_sums.view_as(multiplier)
-            else:
-                d_multiplier = _sum_positions(grad * weight)
-            d_output = torch.ops.aten.sigmoid_backward(d_multiplier, multiplier)
-            d_hidden = torch.ops.aten.threshold_backward(d_output @ fc2, hidden, 0)
-            d_average = d_hidden @ fc1
-            if ctx.normalize:
-                # dW_n = grad * m + d_average / positions, dW = (dW_n - mean(dW_n) - W_n mean(dW_n W_n)) / deviation.
-                mean, scale, size = mean.view(-1, 1), scale.view(-1, 1), weight.numel() / len(weight)
-                sums = torch.addcmul(d_average, grad_sums, multiplier).sum(1, keepdim=True)
-                along = torch.addcmul(d_multiplier * multiplier, d_average, average).sum(1, keepdim=True)
-                slope = along * scale.square() / size
-                shift = torch.addcmul(mean * slope - sums * scale / size, d_average, scale, value=1 / num_positions)
-                d_weight = _scale_and_shift(grad, multiplier * scale, shift)
-                d_weight.addcmul_(weight, slope.unsqueeze(2), value=-1)
-            else:
-                d_weight = _scale_and_shift(grad, multiplier, d_average / num_positions)
-            d_fc1, d_fc2 = d_hidden.t() @ average, d_output.t() @ hidden
-            return d_weight, d_fc1, d_hidden.sum(0), d_fc2, d_output.sum(0), None
+        with full_precision(grad):
+            return *pull_located(grad.contiguous(), Location(*ctx.saved_tensors), ctx.normalize), None
 
 
 class Magnify(Function):

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from weanalysis.excitation._functions import DEVIATION_FLOOR, VARIANCE_FLOOR
+from weanalysis.excitation._functions import DEVIATION_FLOOR, VARIANCE_FLOOR, Location, locate, pull_located
 from weanalysis.excitation.modules import LWE, MWE, WeightStandardization
 
 
@@ -133,6 +133,31 @@ class Located:
         return d_multiplier.view_as(multiplier)
 
 
+class LocatedAlone:
+    """LWE of a single layer on a CPU, where passes over memory, not the number of operations, take the time."""
+
+    def __init__(self, module: LWE, normalize: bool) -> None:
+        self._module = module
+        self._standardized = Standardized([module]) if normalize and module.unbiased else None
+        self._normalize = normalize and not module.unbiased
+        self._location: Location | None = None
+
+    def _fully_connected(self) -> list[nn.Parameter]:
+        return [*self._module.fc1.parameters(), *self._module.fc2.parameters()]
+
+    def forward(self, stack: Tensor) -> Tensor:
+        kernels = stack if self._standardized is None else self._standardized.forward(stack)
+        fc1, bias1, fc2, bias2 = (one.detach().to(stack.dtype) for one in self._fully_connected())
+        excited, self._location = locate(kernels[0], fc1, bias1, fc2, bias2, self._normalize)
+        return excited.unsqueeze(0)
+
+    def backward(self, grad: Tensor, stack: Tensor) -> Tensor:
+        assert self._location is not None
+        pulled, *grads = pull_located(grad[0], self._location, self._normalize, out=grad[0])
+        add_gradients(self._fully_connected(), grads)
+        return pulled.unsqueeze(0) if self._standardized is None else self._standardized.backward(pulled, stack)
+
+
 class Magnified:
     """M_A artanh(w / M_A) of every weight, with M_A = (1 + eps) times the layer's largest |w| (MWE, equation 2)."""
 
@@ -156,16 +181,18 @@ class Magnified:
         return pulled if self._standardized is None else self._standardized.backward(pulled, stack)
 
 
-def stages_of(chains: Sequence[Any], num_weights: int) -> list[Stage] | None:
+def stages_of(chains: Sequence[Any], num_weights: int, alone: bool) -> list[Stage] | None:
     """The stages of chains of parametrizations that are alike, for output channels of so many weights.
 
-    None where one is not of this package, or where a stage after the first reads its input in its backward pass.
+    `alone` says that there is one chain, of a layer large enough to be computed in few passes over memory. None where
+    one is not of this package, or where a stage after the first reads its input in its backward pass.
     """
     stages: list[Stage] = []
     for modules in zip(*chains, strict=True):
         first = modules[0]
         if isinstance(first, LWE) and not stages:
-            stages.append(Located(modules, first.normalize and num_weights > 1))
+            normalize = first.normalize and num_weights > 1
+            stages.append(LocatedAlone(first, normalize) if alone else Located(modules, normalize))
         elif isinstance(first, MWE) and first.constant_maximum and not (stages and first.normalize):
             stages.append(Magnified(modules, first.normalize and num_weights > 1))
         elif isinstance(first, WeightStandardization) and not stages:

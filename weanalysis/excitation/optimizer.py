@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from weanalysis.errors import ExcitationError
+from weanalysis.excitation._functions import full_precision
 from weanalysis.excitation._layers import Stage, add_gradients, kind_of_chain, stages_of
 from weanalysis.excitation._tables import Settings, Tables, kernels_for, settings_of
 from weanalysis.excitation.network import BESIDE, chain_of, excited_modules
@@ -59,7 +60,7 @@ class _Excited:
 
 
 class _Alone:
-    """One layer, whose excitation is that of its parametrization: what suits a CPU, and chains of any kind."""
+    """One layer, whose excitation is that of its parametrization, through autograd: chains of any kind."""
 
     def __init__(self, layer: _Excited) -> None:
         self._layer = layer
@@ -86,7 +87,7 @@ class _Alone:
 
 
 class _Stacked:
-    """Layers of one shape and one excitation, all at once: what a GPU needs."""
+    """Layers of one shape and one excitation, all at once, without autograd; one layer is a stack of one."""
 
     def __init__(self, layers: list[_Excited], stages: list[Stage]) -> None:
         self._layers, self._stages = layers, stages
@@ -95,9 +96,14 @@ class _Stacked:
     @torch.no_grad()
     def refresh(self) -> list[tuple[Tensor, Tensor]]:
         """Compute the excited weights; return each weight with what is to be copied into it."""
-        stack = _stack(self._raw)
-        for stage in self._stages:
-            stack = stage.forward(stack)
+        with full_precision(self._raw[0]):
+            stack = _stack(self._raw)
+            for stage in self._stages:
+                stack = stage.forward(stack)
+        weight = self._layers[0].weight
+        if len(stack) == 1 and weight.is_cpu and weight.dtype == stack.dtype and weight.is_contiguous():
+            weight.data = stack.view_as(weight)  # takes over the memory, so that nothing is to copy
+            return []
         return [(layer.weight, one.view_as(layer.weight)) for layer, one in zip(self._layers, stack, strict=True)]
 
     @torch.no_grad()
@@ -114,8 +120,9 @@ class _Stacked:
         grad = _stack(
             [torch.zeros_like(one) if own is None else own for own, one in zip(grads, self._raw, strict=True)]
         )
-        for stage in reversed(self._stages):
-            grad = stage.backward(grad, raw)
+        with full_precision(grad):
+            for stage in reversed(self._stages):
+                grad = stage.backward(grad, raw)
         add_gradients(self._raw, grad)
         for source, own in before:  # an optimizer leaves alone what has no gradient; zeros would not be the same
             source.grad = own
@@ -145,8 +152,9 @@ class ExcitedOptimizer(Optimizer):
     `param_groups` and `state` are those of the optimizer that was given: raw weights and the excitation's parameters.
     Looking at `param_groups` pulls back the gradients that are there, so that gradient scaling and clipping by
     `clip_grad_norm_(optimizer.parameters(), ...)` see those that the step uses. With `stacked`, layers of one shape are
-    computed together, in few operations; None does so on a GPU, all layers at once where it has Triton, and layer by
-    layer on a CPU. Spectral normalization keeps a state from pass to pass and stays a parametrization.
+    computed together, in few operations; None does so on a GPU, all layers at once where it has Triton, and with small
+    layers on a CPU; False computes each by its parametrization. Spectral normalization keeps a state from pass to pass
+    and stays a parametrization.
     `parametrized()` gives the network back its parametrizations for a while, to save and to load its state dict.
     Shards of parameters (FSDP) are not supported, and refused.
 
@@ -430,11 +438,15 @@ def _take_out(name: str, module: Any) -> _Excited:
     return one
 
 
+# Weights of a layer up to which stacking its like saves more time on a CPU than copying them takes.
+_SMALL = 2**18
+
+
 def _grouped(layers: list[_Excited], stacked: bool | None) -> list[_Alone | _Stacked | Tables]:
     """Put layers together whose excitation is computed at once: all of them where there are kernels for that.
 
-    Elsewhere all of one shape, where launches cost more than memory. On a CPU each layer is by itself, since stacking
-    copies weights, and starting an operation costs little there.
+    Elsewhere all of one shape, where starting operations costs more than copying weights: on a GPU, and small ones on
+    a CPU. There, larger ones are stacks of one, which are not copied.
     """
     tabled: dict[Settings, list[_Excited]] = {}
     alike: dict[Any, list[_Excited]] = {}
@@ -442,25 +454,34 @@ def _grouped(layers: list[_Excited], stacked: bool | None) -> list[_Alone | _Sta
         settings = settings_of(layer.chain, layer.weight) if stacked is None else None
         if settings is not None and kernels_for(settings.device) is not None:
             tabled.setdefault(settings, []).append(layer)
-            continue
-        key: Any = layer.name
-        if layer.chain.is_tensor:
-            raw = layer.chain.original
-            if raw.is_cuda if stacked is None else stacked:
-                key = tuple(raw.shape), raw.dtype, raw.device, kind_of_chain(layer.chain)
-        alike.setdefault(key, []).append(layer)
+        else:
+            alike.setdefault(_what_is_alike(layer, stacked), []).append(layer)
     groups: list[_Alone | _Stacked | Tables] = []
     for settings, members in tabled.items():
         if (kernels := kernels_for(settings.device)) is not None:
             chains, weights = [layer.chain for layer in members], [layer.weight for layer in members]
             groups.append(Tables(kernels, settings, chains, weights))
-    for key, members in alike.items():
+    for members in alike.values():
+        chains, first = [layer.chain for layer in members], members[0]
         stages = None
-        if not isinstance(key, str):
-            raw = members[0].chain.original
-            stages = stages_of([layer.chain for layer in members], raw[0].numel())
+        if stacked is not False and first.chain.is_tensor:
+            alone = stacked is None and _is_large(first)
+            stages = stages_of(chains, first.chain.original[0].numel(), alone)
         groups += [_Alone(layer) for layer in members] if stages is None else [_Stacked(members, stages)]
     return groups
+
+
+def _what_is_alike(layer: _Excited, stacked: bool | None) -> Any:
+    """A key that layers share which can be stacked, and should be."""
+    if stacked is False or not layer.chain.is_tensor or (stacked is None and _is_large(layer)):
+        return layer.name
+    raw = layer.chain.original
+    return raw.shape, raw.dtype, raw.device, kind_of_chain(layer.chain)
+
+
+def _is_large(layer: _Excited) -> bool:
+    """Whether a layer lies on a CPU, where copying its weights takes longer than starting operations for it alone."""
+    return layer.weight.is_cpu and layer.weight.numel() > _SMALL
 
 
 def _become_plain(one: _Excited) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -75,6 +76,11 @@ class Metric:
     def decimals(self) -> int:
         """With how many decimals a value or a D is shown."""
         return {"proportion": 2, "mean": 4, "aggregate": 3}[self.inference]
+
+    @property
+    def most(self) -> float:
+        """The largest value that it can have: 100 % of a share, without bound for a loss or a caller's own."""
+        return 100.0 if self.mark == "%" else math.inf
 
     def words(self, value: float, signed: bool = True) -> str:
         """Word a D or a value in the metric's unit, with a true minus sign; "not measured" where it is missing.
