@@ -7,7 +7,8 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 VENV := .venv
 RUN := $(VENV)/bin/python -m
-PIP := $(RUN) pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# Without --no-compile pip compiles all of torch's and plotly's modules, one after another; Python compiles what it imports.
+PIP := $(RUN) pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 # There while a setup is under way, and after one that was interrupted: the next one then starts from nothing.
@@ -54,7 +55,7 @@ test: $(READY_DEV)  ## set everything up and run all tests
 check: $(READY_DEV)  ## lint and types
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
-	$(RUN) mypy
+	$(RUN) mypy --num-workers auto
 
 docs: $(READY_DOCS)  ## build the documentation, gallery and all, into docs/_build/html
 	OMP_NUM_THREADS=1 $(RUN) sphinx --builder html --fail-on-warning --keep-going --quiet --jobs auto docs docs/_build/html
