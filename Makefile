@@ -7,9 +7,15 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 VENV := .venv
 RUN := $(VENV)/bin/python -m
-PIP := $(RUN) pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# pip compiles modules one after another, `compile` by every core; some that packages bring along are of another Python.
+PIP := $(RUN) pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
+COMPILE := @$(RUN) compileall -qq -j 0 $(VENV)/lib || true
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
+# One more than there are cores: many tests wait, for a process to start, a browser or a worker that hangs.
+TESTERS = $$($(VENV)/bin/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
+# Modules are compiled once, and not by every process that a test starts.
+unexport PYTHONDONTWRITEBYTECODE
 # There while a setup is under way, and after one that was interrupted: the next one then starts from nothing.
 PENDING := .ready-pending
 
@@ -29,6 +35,7 @@ define set-up
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(PIP) --no-deps --index-url $(TORCH_INDEX) torch)
 	$(PIP) --editable $(1)
+	$(COMPILE)
 	@rm -f $(PENDING)
 endef
 
@@ -43,18 +50,19 @@ $(READY_DEV): pyproject.toml constraints.txt
 # Beside what the tests need, or alone.
 $(READY_DOCS): pyproject.toml constraints.txt | $(if $(wildcard $(READY_DEV)),,$(READY))
 	$(PIP) --editable '.[docs]'
+	$(COMPILE)
 	@touch $@
 
 demo: $(READY)  ## train on the embedded digits, run the studies, open the dashboard
 	$(RUN) weanalysis demo
 
 test: $(READY_DEV)  ## set everything up and run all tests
-	$(RUN) pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+	$(RUN) pytest --numprocesses $(TESTERS) --dist worksteal
 
 check: $(READY_DEV)  ## lint and types
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
-	$(RUN) mypy
+	$(RUN) mypy --num-workers auto
 
 docs: $(READY_DOCS)  ## build the documentation, gallery and all, into docs/_build/html
 	OMP_NUM_THREADS=1 $(RUN) sphinx --builder html --fail-on-warning --keep-going --quiet --jobs auto docs docs/_build/html

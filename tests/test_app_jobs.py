@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -189,6 +190,20 @@ def end_jobs(cache: Path, *ended: tuple[list[str], str, str]) -> None:
         path.write_text(log)
 
 
+@pytest.mark.parametrize("looks", range(1, 7))
+def test_a_job_that_ends_while_the_page_is_drawn_is_shown_once(
+    looks: int, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs at so many looks at the jobs, and at the next one has ended."""
+    end_jobs(cache, (["ablate"], "finished", ""))
+    (ended,), left = Jobs(Cache(cache)).all(), iter(range(looks))
+    runs = replace(ended, state="running", ended=None)
+    monkeypatch.setattr(Jobs, "all", lambda jobs: [ended if next(left, None) is None else runs])
+    app = open_page("jobs")
+    is_well(app)
+    assert words(app).count("## Job 1") == 1
+
+
 def test_what_each_job_made_is_opened_and_what_cannot_work_is_not_resumed(cache: Path) -> None:
     """One page of jobs that have ended, of each command; of those that failed, only one may be given again."""
     number = write_study(cache / "results.sqlite", "location", location_plan(grid=1), "made", num_images=250)
@@ -279,7 +294,7 @@ def test_own_networks_are_chosen_and_an_estimate_says_what_it_is_based_on(cache:
         ("train --model resnet20 --excitation lwa", "lwa"),
         ("saliency --criteria tailor", "unknown criterion 'tailor'"),
         ("saliency --top 100", "--top 100 is not allowed"),
-        ("saliency --study 7", "7"),
+        ("saliency --study 7", "there are no results at"),
         ("saliency -o x.txt", "its name must end in"),
         ("prune --sparsity 1", "--sparsity 1 is not allowed"),
         ("prune --by nonsense", "unknown ranking 'nonsense'"),

@@ -195,7 +195,22 @@ def test_from_the_overview_to_the_maps(visitor: Visitor) -> None:
     playwright.expect(cells_and_veil, "one heatmap for all layers, and what is pale").to_have_count(2)
 
 
-def test_hovering_a_cell_tells_its_kernel(visitor: Visitor) -> None:
+def labels_fit(visitor: Visitor, *keys: str) -> None:
+    """Hold figures to the margins that they were given: else Plotly widens these and draws the figure a second time."""
+    for key in keys:
+        visitor.chart(key)
+        taken, given = visitor.page.evaluate(
+            """key => {
+                const plot = document.querySelector(`.st-key-${key} .js-plotly-plot`);
+                return [plot._fullLayout._size, plot.layout.margin];
+            }""",
+            key,
+        )
+        for side in "lb":
+            assert taken[side] == pytest.approx(given[side], abs=1), (key, side)
+
+
+def test_hovering_a_cell_tells_its_kernel_and_labels_fit_their_margins(visitor: Visitor) -> None:
     page = visitor.visit("/location")
     mosaic = visitor.chart("mosaic")
     mosaic.scroll_into_view_if_needed()
@@ -205,6 +220,7 @@ def test_hovering_a_cell_tells_its_kernel(visitor: Visitor) -> None:
     label = page.locator(".st-key-mosaic .hoverlayer .hovertext")
     playwright.expect(label).to_contain_text("conv1output")
     playwright.expect(label).to_contain_text("95 % interval")
+    labels_fit(visitor, "spread")
 
 
 def test_settings_are_in_the_address_and_open_elsewhere(
@@ -348,14 +364,11 @@ def test_a_click_on_a_strip_opens_the_channel(visitor: Visitor) -> None:
     page.get_by_text("The filters of layer2.0.conv1").wait_for()
 
 
-def comparing(cache: Path) -> str:
-    """The address of the page that compares the two location studies."""
-    return f"/compare?first={label(cache, 'baseline location')}&second={label(cache, 'lwe location')}"
-
-
 def test_two_networks_are_compared(visitor: Visitor) -> None:
-    page = visitor.visit(comparing(visitor.cache))
+    cache = visitor.cache
+    page = visitor.visit(f"/compare?first={label(cache, 'baseline location')}&second={label(cache, 'lwe location')}")
     visitor.chart("mosaic-difference")
+    labels_fit(visitor, "distributions", "agreement")
     page.get_by_text("Difference (points)").wait_for()
     page.get_by_text("Only significant").first.click()
     page.get_by_text("the others are grey").wait_for()
@@ -366,28 +379,9 @@ def test_two_networks_are_compared(visitor: Visitor) -> None:
     page.get_by_text("of 465 differences have q").wait_for()
 
 
-@pytest.mark.parametrize(
-    ("path", "keys"),
-    [
-        ("/location", ["spread"]),
-        ("/magnitude", ["curve"]),
-        (None, ["distributions", "agreement"]),
-    ],
-)
-def test_labels_fit_the_margins_that_a_figure_was_given(visitor: Visitor, path: str | None, keys: list[str]) -> None:
-    """Where they do not, Plotly widens the margins and draws the figure a second time."""
-    page = visitor.visit(path or comparing(visitor.cache))
-    for key in keys:
-        visitor.chart(key)
-        taken, given = page.evaluate(
-            """key => {
-                const plot = document.querySelector(`.st-key-${key} .js-plotly-plot`);
-                return [plot._fullLayout._size, plot.layout.margin];
-            }""",
-            key,
-        )
-        for side in "lb":
-            assert taken[side] == pytest.approx(given[side], abs=1), (key, side)
+def test_labels_of_curves_fit_their_margins(visitor: Visitor) -> None:
+    visitor.visit("/magnitude")
+    labels_fit(visitor, "curve")
 
 
 def test_curves_of_runs_are_smoothed_and_grouped(visitor: Visitor) -> None:

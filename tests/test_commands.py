@@ -575,7 +575,7 @@ def test_what_the_commands_do_is_public() -> None:
 
 def test_demo_goes_from_nothing_to_the_comparison_and_does_nothing_twice(tmp_path, capsys, monkeypatch) -> None:
     """The whole demo, shortened: all that it runs is real."""
-    monkeypatch.setitem(PRESETS, "digits", {**PRESETS["digits"], "epochs": 0.2, "warmup_epochs": 0})
+    monkeypatch.setitem(PRESETS, "digits", {**PRESETS["digits"], "epochs": 0.2, "warmup_epochs": 0, "image_size": 8})
     monkeypatch.setattr(demo, "NUM_IMAGES", 10)
     monkeypatch.setattr(demo, "PERCENTILES", "50,100")
     words = ["demo", "--no-dashboard", "--cache", str(tmp_path)]

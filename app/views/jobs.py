@@ -77,13 +77,18 @@ with st.container(border=True):
         start(command)
 
 
-@shared.live(any(job.active for job in jobs.all()))
+# Of one moment: by two looks, a job that ends in between would stand in both lists, which Streamlit refuses.
+running = {job.id for job in jobs.all() if job.active}
+
+
+@shared.live(bool(running))
 def now() -> None:
-    for job in (job for job in jobs.all() if job.active):
-        show(job)
+    for job in jobs.all():
+        if job.id in running:
+            show(job)
 
 
-@shared.live(any(job.active for job in jobs.all()))
+@shared.live(bool(running))
 def listed() -> None:
     all_jobs = jobs.all()
     for line in jobs.unreadable():
@@ -91,11 +96,9 @@ def listed() -> None:
     if not all_jobs:
         st.caption("No job yet.")
         return
-    if st.session_state.get("any-active", False) != any(job.active for job in all_jobs):
-        # A first job begins, or the last one ended: the whole page polls, or stops polling.
-        st.session_state["any-active"] = any(job.active for job in all_jobs)
-        st.rerun()
-    ended = [job for job in all_jobs if not job.active]
+    if running != {job.id for job in all_jobs if job.active}:
+        st.rerun()  # of the whole page, which polls as long as a job runs
+    ended = [job for job in all_jobs if job.id not in running]
     for job in ended[:SHOWN]:
         show(job)
     if len(ended) > SHOWN:
