@@ -526,6 +526,10 @@ def test_scores_are_drawn_against_d_where_both_are_known() -> None:
         assert f"output {row.out_channel:.0f}<br>input {row.in_channel:.0f}<br>{said}" in text
         assert figures.interval(row.drop_low, row.drop_high) in text
     assert "No place" in figures.score_against_drop(table, "none").layout.annotations[0].text
+    many = pd.concat([table[2:]] * 40, ignore_index=True).assign(good=1.0)
+    many.loc[77, ["drop", "good"]] = 99.0, 5.0
+    points = markers(figures.score_against_drop(many, "good"))
+    assert len(points.x) < len(many) and (5.0, 99.0) in zip(points.x, points.y, strict=True)
 
 
 def test_agreement_draws_places_of_the_same_two_drops_as_one_point() -> None:

@@ -64,8 +64,7 @@ def maps() -> None:
     now = reading.again(study)
     rows = reading.table(now)
     findings.headline(now, rows, on_choose=kernels.take_row)
-    at = kernels.chosen()
-    network.show(now, rows, at and at[0], on_choose=kernels.take_layer)
+    overview = st.container()
     layers = kernels.page_of_layers(rows)
     # Left to right and line by line; what fits into a gap is drawn up, so that two columns leave none.
     grid = st.grid(columns=3, min_column_width=300, gap="medium", dense=True)
@@ -76,6 +75,9 @@ def maps() -> None:
         )
         if position is not None:
             show_kernel(now, rows.loc[position])
+    with overview:  # after the kernel, for which a reader who clicked waits
+        at = kernels.chosen()
+        network.show(now, rows, at and at[0], on_choose=kernels.take_layer)
     with mosaic:
         shared.show(
             figures.location_mosaic(

@@ -125,8 +125,26 @@ def kernel_map() -> None:
         st.caption(f"Layers with more than {CHANNELS_A_SIDE} channels a side are drawn by equidistant ones.")
 
 
-def score_and_drop(study: pd.Series, rows: pd.DataFrame, unit: str, grid: Any) -> None:
-    """Show the score of what the study zeroed, and beside it in the same shape the D that was measured."""
+def show_scores(rows: pd.DataFrame, unit: str) -> None:
+    """Show the score of what the study zeroed."""
+    if unit == KERNEL.name:
+        kernel_map()
+        return
+    st.markdown(f"## {shared.plain(criterion)} of every {unit}")
+    shared.show(
+        figures.score_strips(rows, criterion, WITHIN[within], theme=shared.theme())
+        if SELECTIONS[unit].channels
+        else figures.score_by_layer(rows, criterion, theme=shared.theme()),
+        key="criterion-map",
+        data=rows,
+        name=f"saliency-{about['model']}-{criterion}-{unit}",
+        alt=f"{criterion} of the {unit}s of {rows['layer'].nunique()} layers",
+    )
+
+
+def show_measured(study: pd.Series, rows: pd.DataFrame, unit: str) -> None:
+    """Show the D that the study measured, in the shape in which the scores are shown."""
+    st.markdown("## Measured D", help=f"What zeroing one {unit} costs. What is high or red was needed.")
     if unit == KERNEL.name:
         rows = rows[rows["layer"].isin(shown["layer"].unique())]
         drawn = figures.location_mosaic(rows, num_columns=columns, theme=shared.theme())
@@ -134,30 +152,13 @@ def score_and_drop(study: pd.Series, rows: pd.DataFrame, unit: str, grid: Any) -
         drawn = figures.channel_strips(rows, theme=shared.theme())
     else:
         drawn = figures.drop_by_layer(rows, theme=shared.theme())
-    with grid.cell():
-        if unit == KERNEL.name:
-            kernel_map()
-        else:
-            st.markdown(f"## {shared.plain(criterion)} of every {unit}")
-            of_channels = bool(SELECTIONS[unit].channels)
-            shared.show(
-                figures.score_strips(rows, criterion, WITHIN[within], theme=shared.theme())
-                if of_channels
-                else figures.score_by_layer(rows, criterion, theme=shared.theme()),
-                key="criterion-map",
-                data=rows,
-                name=f"saliency-{about['model']}-{criterion}-{unit}",
-                alt=f"{criterion} of the {unit}s of {rows['layer'].nunique()} layers",
-            )
-    with grid.cell():
-        st.markdown("## Measured D", help=f"What zeroing one {unit} costs. What is high or red was needed.")
-        shared.show(
-            drawn,
-            key="measured",
-            data=rows,
-            name=f"{study['kind']}-{study['name']}",
-            alt=f"Measured D of the {unit}s" + (f": {shared.AXES}" if unit == KERNEL.name else ""),
-        )
+    shared.show(
+        drawn,
+        key="measured",
+        data=rows,
+        name=f"{study['kind']}-{study['name']}",
+        alt=f"Measured D of the {unit}s" + (f": {shared.AXES}" if unit == KERNEL.name else ""),
+    )
 
 
 def show_agreement(scored: pd.DataFrame, study: pd.Series) -> None:
@@ -183,8 +184,22 @@ def show_agreement(scored: pd.DataFrame, study: pd.Series) -> None:
                 "worse counts as important.",
             )
     state = (*agreeing.state_of(path, study), str(scored["selection"].iloc[0]))
+    criteria_at, scatter_at = grid.cell(), grid.cell()
+    with scatter_at:
+        st.markdown(
+            f"### {shared.plain(criterion)} against {against}",
+            help="Each point is one place that was zeroed. Of very many, those are drawn whose D differs from 0 or is "
+            "extreme, and others at random; the correlations are of all.",
+        )
+        shared.show(
+            figures.score_against_drop(scored, criterion, AGAINST[against], theme=shared.theme()),
+            key="scatter",
+            data=scored[["layer", "out_channel", "in_channel", "drop", "num_flipped", criterion]],
+            name=f"{criterion}-against-d-{study['name']}",
+            alt=f"{against} against {criterion}",
+        )
     whole = agreeing.of_network(scored, maps, usable, AGAINST[against], TOP, state)
-    with grid.cell():
+    with criteria_at:
         st.markdown(
             "### All criteria, over the network",
             help="Spearman's rank correlation of score and measurement with its 95 % interval, for which the layers "
@@ -197,15 +212,6 @@ def show_agreement(scored: pd.DataFrame, study: pd.Series) -> None:
             data=whole,
             name=f"agreement-{study['name']}",
             alt="Rank correlation of each criterion with what was measured",
-        )
-    with grid.cell():
-        st.markdown(f"### {shared.plain(criterion)} against {against}", help="Each point is one place that was zeroed.")
-        shared.show(
-            figures.score_against_drop(scored, criterion, AGAINST[against], theme=shared.theme()),
-            key="scatter",
-            data=scored[["layer", "out_channel", "in_channel", "drop", "num_flipped", criterion]],
-            name=f"{criterion}-against-d-{study['name']}",
-            alt=f"{against} against {criterion}",
         )
     if SELECTIONS[scored["selection"].iloc[0]].channels:  # else a layer has one score, and nothing to be ranked
         with grid.cell():
@@ -300,13 +306,18 @@ def side_by_side() -> None:
     scored = rows[(rows["selection"] == unit) & rows["layer"].notna()].copy()
     scored[criterion] = maps.scores(criterion, scored)
     grid = st.grid(columns=2, min_column_width=380, gap="medium")
-    score_and_drop(study, scored, unit, grid)
+    with grid.cell():
+        show_scores(scored, unit)
+    measured_at, below = grid.cell(), st.container()
 
     @shared.live(False)
     def agreement() -> None:  # a part of its own, so that what D is compared with draws no map anew
         show_agreement(scored, study)
 
-    agreement()
+    with below:
+        agreement()
+    with measured_at:  # last, since another criterion changes all but this
+        show_measured(study, scored, unit)
 
 
 side_by_side()

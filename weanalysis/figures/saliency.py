@@ -21,6 +21,7 @@ from weanalysis.figures.style import (
     message_figure,
     metric_of,
     new_figure,
+    thinned,
     worded_once,
 )
 
@@ -82,13 +83,13 @@ def saliency_mosaic(
     named = rows.loc[[index for tile in mosaic.tiles for index in tile.rows.index]]
     figure.add_trace(
         go.Scatter(
-            x=np.concatenate([x for _, x in centres]),
-            y=np.concatenate([y for y, _ in centres]),
+            x=np.concatenate([x for _, x in centres]).astype(np.float32),
+            y=np.concatenate([y for y, _ in centres]).astype(np.float32),
             mode="text",  # nothing to see, and so nothing to draw
             # Numbers, not a text a kernel: thirty thousand texts would be most of the page.
             customdata=np.column_stack(
                 [*(named[name] for name in ("out_channel", "in_channel", criterion)), ranks[named.index]]
-            ),
+            ).astype(np.float32),
             hovertext=np.array([html.escape(str(layer)) for layer in named["layer"]], dtype=object),
             hovertemplate="<b>%{hovertext}</b><br>output %{customdata[0]}, input %{customdata[1]}"
             f"<br>{html.escape(criterion)} = %{{customdata[2]:.3g}}<br>higher than %{{customdata[3]:.1f}} % of the "
@@ -148,7 +149,8 @@ def score_against_drop(
     """Draw the measured D of every place against its score, coloured by depth.
 
     `measured` is "drop", D, or "num_flipped", the images flipped, or "size", D without its sign.
-    `scored` holds the rows of a study with a column called `criterion`. The scores' axis is logarithmic.
+    `scored` holds the rows of a study with a column called `criterion`. The scores' axis is logarithmic. Of very many
+    places those are drawn that `thinned` keeps.
 
     >>> from weanalysis.results import COLUMNS
     >>> table = pd.DataFrame({"out_channel": [0, 1], "drop": [0.5, 3.0]})
@@ -162,7 +164,7 @@ def score_against_drop(
     if rows.empty:
         return message_figure(f"No place has both a D and a score above 0 under {criterion}.", theme)
     metric = metric_of(rows)
-    rows = rows.assign(size=rows["drop"].abs())
+    rows = thinned(rows, np.random.default_rng(0), "layer").assign(size=lambda kept: kept["drop"].abs())
     titles = {"num_flipped": "images flipped", "size": f"size of D ({metric.unit})"}
     title = titles.get(measured, drop_title(metric))
     counted = ("drop", "drop_low", "drop_high")
@@ -178,7 +180,7 @@ def score_against_drop(
         showlegend=False,
     )
     figure.add_trace(
-        go.Scattergl(
+        go.Scatter(
             x=rows[criterion],
             y=rows[measured],
             mode="markers",
