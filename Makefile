@@ -12,8 +12,6 @@ PIP := $(RUN) pip --disable-pip-version-check install --quiet --no-compile --con
 COMPILE := @$(RUN) compileall -qq -j 0 $(VENV)/lib || true
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
-# One more than there are cores: many tests wait, for a process to start, a browser or a worker that hangs.
-TESTERS = $$($(VENV)/bin/python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
 # Modules are compiled once, and not by every process that a test starts.
 unexport PYTHONDONTWRITEBYTECODE
 # There while a setup is under way, and after one that was interrupted: the next one then starts from nothing.
@@ -57,7 +55,7 @@ demo: $(READY)  ## train on the embedded digits, run the studies, open the dashb
 	$(RUN) weanalysis demo
 
 test: $(READY_DEV)  ## set everything up and run all tests
-	$(RUN) pytest --numprocesses $(TESTERS) --dist worksteal
+	$(RUN) pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 check: $(READY_DEV)  ## lint and types
 	$(RUN) ruff check .

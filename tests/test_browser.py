@@ -122,7 +122,7 @@ class Visitor:
         # On a page's own address Streamlit first looks for its server below that address, which is not found.
         probing = "/_stcore/" in str(message.location.get("url", ""))
         if message.type == "error" and not probing:
-            self.errors.append(message.text)
+            self.errors.append(f"{message.text} {message.location.get('url', '')}")
 
     def visit(self, path: str) -> Any:
         self.page.goto(self.address + path)
@@ -483,9 +483,10 @@ def test_another_page_s_script_opens_no_session(browser: Any, address: str, fram
 
 
 def settle(page: Any) -> None:
-    """Wait until no script runs and nothing is faded any more."""
+    """Wait until no script runs, nothing is faded any more, and all pictures are there."""
     page.wait_for_function(
         """() => {
+            if ([...document.images].some(picture => !picture.complete)) window.calm = performance.now();
             const busy = "[data-test-script-state=running], [data-testid=stSkeleton], [data-stale=true]";
             window.calm = document.querySelector(busy) ? performance.now() : window.calm ?? performance.now();
             return performance.now() - window.calm > 250;

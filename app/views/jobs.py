@@ -81,9 +81,17 @@ with st.container(border=True):
 running = {job.id for job in jobs.all() if job.active}
 
 
+def begin_anew_if_changed(all_jobs: list[Job]) -> None:
+    """Run the whole page again, which polls as long as a job runs, before a job is shown that moves to another list."""
+    if running != {job.id for job in all_jobs if job.active}:
+        st.rerun()
+
+
 @shared.live(bool(running))
 def now() -> None:
-    for job in jobs.all():
+    all_jobs = jobs.all()
+    begin_anew_if_changed(all_jobs)
+    for job in all_jobs:
         if job.id in running:
             show(job)
 
@@ -96,8 +104,7 @@ def listed() -> None:
     if not all_jobs:
         st.caption("No job yet.")
         return
-    if running != {job.id for job in all_jobs if job.active}:
-        st.rerun()  # of the whole page, which polls as long as a job runs
+    begin_anew_if_changed(all_jobs)
     ended = [job for job in all_jobs if job.id not in running]
     for job in ended[:SHOWN]:
         show(job)
