@@ -96,9 +96,9 @@ def page_of_layers(rows: pd.DataFrame, most: int = KERNELS_A_PAGE) -> list[str]:
     return page_of_sizes(_sizes(rows), most)
 
 
-def page_of_sizes(sizes: dict[str, int], most: int) -> list[str]:
+def page_of_sizes(sizes: dict[str, int], most: int, most_layers: int = LAYERS_A_PAGE) -> list[str]:
     """Do what `page_of_layers` does, given how many kernels each layer has, in order."""
-    pages = pages_of(sizes, most)
+    pages = pages_of(sizes, most, most_layers)
     if len(pages) <= 1:
         return list(sizes)
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -118,31 +118,31 @@ def _sizes(rows: pd.DataFrame) -> dict[str, int]:
     return {str(layer): int(count) for (_, layer), count in counts.items()}
 
 
-def pages_of(sizes: dict[str, int], most: int = KERNELS_A_PAGE) -> list[list[str]]:
-    """Share layers out to pages, in order, given each one's number of kernels and how many a page may have.
+def pages_of(sizes: dict[str, int], most: int = KERNELS_A_PAGE, most_layers: int = LAYERS_A_PAGE) -> list[list[str]]:
+    """Share layers out to pages, in order, given each one's number of kernels and how many a page may have of both.
 
     A stage begins a new page where it would be cut otherwise; one that is too large for a page is cut in even parts.
     """
     pages: list[list[str]] = [[]]
     for _, members in groupby(sizes, _stage):
-        for part in _parts(list(members), sizes, most):
-            if pages[-1] and not _fits([*pages[-1], *part], sizes, most):
+        for part in _parts(list(members), sizes, most, most_layers):
+            if pages[-1] and not _fits([*pages[-1], *part], sizes, most, most_layers):
                 pages.append([])
             pages[-1] += part
     return pages
 
 
-def _parts(layers: list[str], sizes: dict[str, int], most: int) -> list[list[str]]:
+def _parts(layers: list[str], sizes: dict[str, int], most: int, most_layers: int) -> list[list[str]]:
     for number in range(1, len(layers) + 1):
         ends = [round(part * len(layers) / number) for part in range(number + 1)]
         parts = [layers[start:end] for start, end in pairwise(ends)]
-        if all(_fits(part, sizes, most) for part in parts):
+        if all(_fits(part, sizes, most, most_layers) for part in parts):
             return parts
     return [[layer] for layer in layers]
 
 
-def _fits(layers: list[str], sizes: dict[str, int], most: int) -> bool:
-    return len(layers) <= LAYERS_A_PAGE and sum(sizes[layer] for layer in layers) <= most
+def _fits(layers: list[str], sizes: dict[str, int], most: int, most_layers: int) -> bool:
+    return len(layers) <= most_layers and sum(sizes[layer] for layer in layers) <= most
 
 
 def _stage(layer: str) -> str:

@@ -269,7 +269,8 @@ if chosen is None or has_grid:
     layers = [layer for layer in maps.layers if layer.name in of_study] or layers
     in_order = sorted(layers, key=lambda layer: (layer.depth, layer.name))
     sizes = {layer.name: int(np.prod([len(side) for side in drawn_channels(layer)])) for layer in in_order}
-    on_page = kernels.page_of_sizes(sizes, KERNELS_A_PAGE)
+    # Beside a study each layer is drawn twice.
+    on_page = kernels.page_of_sizes(sizes, KERNELS_A_PAGE, kernels.LAYERS_A_PAGE // (1 if chosen is None else 2))
     shown = pd.concat([drawn(layer, maps) for layer in layers if layer.name in on_page])
     most = 5 if chosen is None else 3  # two pictures stand side by side, and names need their room
     columns = min(shared.columns(most) or most, shown["layer"].nunique())
