@@ -10,6 +10,7 @@ import streamlit as st
 
 from weanalysis.results.saliency import SaliencyMaps
 from weanalysis.results.statistics import MeasuredColumn, agreement_table
+from weanalysis.results.statistics.agreement import Scope
 
 # What the scores and the measurements of a table follow from.
 State = tuple[str | int | float, ...]
@@ -27,21 +28,26 @@ def of_network(
 
     `rows` are those of the study that zero units of one kind; they and the `maps` follow from `state`.
     """
-    return pd.concat([_of_network(rows, maps, name, measured, top, state) for name in criteria], ignore_index=True)
+    own = [_agreement(rows, maps, criterion, measured, top, "network", state) for criterion in criteria]
+    return pd.concat(own, ignore_index=True)
 
 
-@st.cache_data(show_spinner=False, max_entries=128)
-def _of_network(
-    _rows: pd.DataFrame, _maps: SaliencyMaps, criterion: str, measured: MeasuredColumn, top: float, state: State
-) -> pd.DataFrame:
-    scored = _rows.assign(**{criterion: _maps.scores(criterion, _rows)})
-    return agreement_table(scored, [criterion], top, measured=measured, scopes=["network"])
-
-
-@st.cache_data(show_spinner=False, max_entries=64)
 def of_layers(
-    _rows: pd.DataFrame, _maps: SaliencyMaps, criterion: str, measured: MeasuredColumn, top: float, state: State
+    rows: pd.DataFrame, maps: SaliencyMaps, criterion: str, measured: MeasuredColumn, top: float, state: State
 ) -> pd.DataFrame:
     """Return how a criterion agrees with a study in each layer, a row each; none where there is but one layer."""
+    return _agreement(rows, maps, criterion, measured, top, "layer", state)
+
+
+@st.cache_data(show_spinner=False, max_entries=192)
+def _agreement(
+    _rows: pd.DataFrame,
+    _maps: SaliencyMaps,
+    criterion: str,
+    measured: MeasuredColumn,
+    top: float,
+    scope: Scope,
+    state: State,
+) -> pd.DataFrame:
     scored = _rows.assign(**{criterion: _maps.scores(criterion, _rows)})
-    return agreement_table(scored, [criterion], top, measured=measured, scopes=["layer"])
+    return agreement_table(scored, [criterion], top, measured=measured, scopes=[scope])

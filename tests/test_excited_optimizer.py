@@ -135,6 +135,26 @@ def test_a_step_within_autocast_is_in_full_precision(stacked: bool | None) -> No
     close(*results)
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("stacked", [False, True, None])
+def test_the_memory_of_the_network_s_gradients_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, stacked: bool | None, normalize: bool
+) -> None:
+    """It may be that of a bucket of DDP, which the next backward pass fills, whatever was made of the gradient."""
+    monkeypatch.setattr(optimizer_module, "_SMALL", 200)
+    net = network("lwe", normalize=normalize)
+    optimizer = ExcitedOptimizer(SGD(net.parameters(), lr=0.1), net, stacked)
+    F.cross_entropy(net(batches(1)[0][0]), batches(1)[0][1]).backward()
+    trained = set(optimizer.optimizer.param_groups[0]["params"])
+    before = [one.grad for one in net.parameters() if one.grad is not None and one not in trained]
+    kept, places = [one.clone() for one in before], {one.untyped_storage().data_ptr() for one in before}
+    optimizer.pull()
+    raw = [one.grad for one in trained - set(net.parameters()) if one.grad is not None and one.dim() == 4]
+    assert len(before) == len(raw) >= 6
+    assert all(torch.equal(one, other) for one, other in zip(before, kept, strict=True))
+    assert not places & {one.untyped_storage().data_ptr() for one in raw}
+
+
 def test_gradients_are_pulled_back_however_often_they_are_looked_at() -> None:
     usual, net = network("lwe+mwe"), network("lwe+mwe")
     optimizer = ExcitedOptimizer(SGD(net.parameters(), lr=0.1), net)

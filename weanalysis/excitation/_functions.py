@@ -113,14 +113,13 @@ def locate(
     return excited, Location(kernels, mean, scale, average, hidden, multiplier, fc1, fc2)
 
 
-def pull_located(grad: Tensor, location: Location, normalize: bool, out: Tensor | None = None) -> tuple[Tensor, ...]:
-    """The gradients of all tensors that `locate` was given, from that of W * m, which may be `out`.
+def pull_located(grad: Tensor, location: Location, normalize: bool) -> tuple[Tensor, ...]:
+    """The gradients of all tensors that `locate` was given, from that of W * m, which stays as it is.
 
-    The gradient of kernels of several positions is written to `out`, where one is given.
+    Its memory may be another's: that of a bucket of DDP, into which the next backward pass writes.
     """
     kernels, mean, scale, average, hidden, multiplier, fc1, fc2 = location
     num_positions = kernels.shape[2]
-    grad_sums = grad
     if normalize and num_positions > 1:
         sizes = _group_norm_sizes(kernels)
         _, d_multiplier, grad_sums = torch.ops.aten.native_group_norm_backward(
@@ -141,7 +140,7 @@ def pull_located(grad: Tensor, location: Location, normalize: bool, out: Tensor 
     d_hidden = torch.ops.aten.threshold_backward(d_output @ fc2, hidden, 0)
     d_average = d_hidden @ fc1
     if not normalize:
-        d_kernels = torch.addcmul((d_average / num_positions).unsqueeze(2), grad, multiplier.unsqueeze(2), out=out)
+        d_kernels = torch.addcmul((d_average / num_positions).unsqueeze(2), grad, multiplier.unsqueeze(2))
     elif num_positions == 1:
         d_rows = torch.addcmul(d_average, grad.squeeze(2), multiplier)
         d_kernels, _, _ = torch.ops.aten.native_layer_norm_backward(
@@ -155,7 +154,7 @@ def pull_located(grad: Tensor, location: Location, normalize: bool, out: Tensor 
         along = torch.addcmul(d_multiplier * multiplier, d_average, average).sum(1, keepdim=True)
         slope = along * scale.square() / size
         shift = torch.addcmul(mean * slope - sums * scale / size, d_average, scale, value=1 / num_positions)
-        d_kernels = torch.addcmul(shift.unsqueeze(2), grad, (multiplier * scale).unsqueeze(2), out=out)
+        d_kernels = torch.addcmul(shift.unsqueeze(2), grad, (multiplier * scale).unsqueeze(2))
         d_kernels.addcmul_(kernels, slope.unsqueeze(2), value=-1)
     return d_kernels, d_hidden.t() @ average, d_hidden.sum(0), d_output.t() @ hidden, d_output.sum(0)
 

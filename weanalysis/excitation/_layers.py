@@ -25,7 +25,7 @@ class Stage(Protocol):
         """What the stage makes of a stack, which stays as it is."""
 
     def backward(self, grad: Tensor, stack: Tensor) -> Tensor:
-        """The gradient of the stack from that of what was made of it, which may be written over."""
+        """The gradient of the stack from that of what was made of it, whose memory is left alone: it may be DDP's."""
 
 
 class Standardized:
@@ -112,7 +112,7 @@ class Located:
         if num_positions == 1:
             pulled = torch.addcmul(d_average, grad.squeeze(3), multiplier).unsqueeze(3)
         else:
-            pulled = grad.mul_(multiplier.unsqueeze(3)).add_(d_average.unsqueeze(3), alpha=1 / num_positions)
+            pulled = (grad * multiplier.unsqueeze(3)).add_(d_average.unsqueeze(3), alpha=1 / num_positions)
         return pulled if self._standardized is None else self._standardized.backward(pulled, stack)
 
     def _of_multiplier(self, grad: Tensor, stack: Tensor, multiplier: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class LocatedAlone:
 
     def backward(self, grad: Tensor, stack: Tensor) -> Tensor:
         assert self._location is not None
-        pulled, *grads = pull_located(grad[0], self._location, self._normalize, out=grad[0])
+        pulled, *grads = pull_located(grad[0], self._location, self._normalize)
         add_gradients(self._fully_connected(), grads)
         return pulled.unsqueeze(0) if self._standardized is None else self._standardized.backward(pulled, stack)
 
